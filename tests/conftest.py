@@ -1,0 +1,93 @@
+"""Fixtures for all tests: an offline environment and tiny random models that stock Sentence Transformers saved."""
+
+from __future__ import annotations
+
+import os
+
+# Read when the libraries are imported, so they are set before that.
+os.environ.update(
+    {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+)
+
+import json  # noqa: E402
+import string  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from sentence_transformers import SentenceTransformer  # noqa: E402
+from sentence_transformers.base.modules import Normalize, Transformer  # noqa: E402
+from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
+from transformers import BertConfig, BertModel  # noqa: E402
+
+torch.set_num_threads(2)
+
+_WORDS = "the a of in file read line number list string return sort open close value query document how what".split()
+_CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
+
+
+def _write_bert(folder: Path) -> None:
+    """A BERT of 2 layers, 32 dimensions and random weights; its WordPiece knows some words and all ASCII letters."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_CHARACTERS, *(f"##{c}" for c in _CHARACTERS)]
+    vocabulary += [word for word in _WORDS if word not in vocabulary]
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        # Far above the usual 0.02: texts that share most of their letters still get clearly different embeddings.
+        initializer_range=0.5,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    tokenizer_config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config), encoding="utf-8")
+
+
+def _save_model(folder: Path, bert: Path, *, normalize: bool = True, prompts: dict[str, str] | None = None) -> Path:
+    modules = [Transformer(str(bert)), Pooling(32, "mean"), *([Normalize()] if normalize else [])]
+    SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _bert_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    _write_bert(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_path(tmp_path_factory: pytest.TempPathFactory, _bert_path: Path) -> Path:
+    """Folder of a model of 32 dimensions and 64 tokens: BERT, mean pooling, Normalize. Do not write into it."""
+    return _save_model(tmp_path_factory.mktemp("models") / "tiny", _bert_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_prompt_model_path(tmp_path_factory: pytest.TempPathFactory, _bert_path: Path) -> Path:
+    """The same with the prompts "query: " and "document: "."""
+    prompts = {"query": "query: ", "document": "document: "}
+    return _save_model(tmp_path_factory.mktemp("models") / "tiny-prompt", _bert_path, prompts=prompts)
+
+
+@pytest.fixture(scope="session")
+def tiny_unnormalized_model_path(tmp_path_factory: pytest.TempPathFactory, _bert_path: Path) -> Path:
+    """The same without Normalize: vectors of length other than 1."""
+    return _save_model(tmp_path_factory.mktemp("models") / "tiny-unnormalized", _bert_path, normalize=False)
+
+
+@pytest.fixture
+def tiny_model(tiny_model_path: Path) -> SentenceTransformer:
+    """A fresh model from ``tiny_model_path`` on the CPU, free to be changed."""
+    return SentenceTransformer(str(tiny_model_path), device="cpu")
