@@ -1,0 +1,405 @@
+"""Embed a retrieval data set once with the base model, and keep the vectors in a cache keyed by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, Value
+from datasets import Sequence as SequenceFeature
+from datasets.arrow_writer import ArrowWriter
+from huggingface_hub.constants import HF_HOME
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from st_adapter.data import RetrievalDataset
+
+Role = Literal["query", "document"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Similarity = Literal["cosine", "dot"]
+
+# A killed run loses at most the texts of one unfinished shard.
+_SHARD_TEXTS = 2048
+_CHUNK_TEXTS = 256
+_UNIT_TOLERANCE = 1e-3
+
+
+class EmbeddedQrels(NamedTuple):
+    """The judgements of one split as indices: P judged (query, document) pairs.
+
+    Attributes:
+        query_index: (P,) int64 into the queries.
+        corpus_index: (P,) int64 into the corpus.
+        relevance: (P,) float32; > 0 is relevant.
+    """
+
+    query_index: Tensor
+    corpus_index: Tensor
+    relevance: Tensor
+
+
+@dataclass(frozen=True)
+class EmbeddedSplit:
+    """The queries of one split, the whole corpus and the judgements between them; all tensors on one device.
+
+    Attributes:
+        name: ``train``, ``dev``, ``test`` or another split.
+        query_ids: Q ids, row by row.
+        corpus_ids: N ids, row by row.
+        query_embeddings: (Q, D) float32, as the base model gives them.
+        corpus_embeddings: (N, D) float32; unit rows if ``similarity`` is cosine.
+        qrels: judgements, indices into the two matrices.
+        similarity: ``cosine`` or ``dot``, how the model compares a query with a document.
+        unit: whether the base model's vectors have unit length.
+
+    Raises:
+        ValueError: ids, matrices and indices do not fit together, or a vector is not finite.
+    """
+
+    name: str
+    query_ids: list[str]
+    corpus_ids: list[str]
+    query_embeddings: Tensor
+    corpus_embeddings: Tensor
+    qrels: EmbeddedQrels
+    similarity: Similarity = "cosine"
+    unit: bool = True
+
+    def __post_init__(self) -> None:
+        _check_rows("query", self.query_ids, self.query_embeddings)
+        _check_rows("corpus", self.corpus_ids, self.corpus_embeddings)
+        if self.query_embeddings.shape[1] != self.corpus_embeddings.shape[1]:
+            raise ValueError(
+                f"query_embeddings have {self.query_embeddings.shape[1]} dimensions, but corpus_embeddings have "
+                f"{self.corpus_embeddings.shape[1]}. Embed both with the same base model."
+            )
+        for index, size, side in (
+            (self.qrels.query_index, len(self.query_ids), "query"),
+            (self.qrels.corpus_index, len(self.corpus_ids), "corpus"),
+        ):
+            if len(index) and not (0 <= int(index.min()) and int(index.max()) < size):
+                raise ValueError(f"The judgements point to {side} rows outside 0..{size - 1}. Rebuild the split.")
+
+    @property
+    def dim(self) -> int:
+        """D, the number of dimensions."""
+        return int(self.query_embeddings.shape[1])
+
+    @property
+    def num_pairs(self) -> int:
+        """How many judged pairs are relevant."""
+        return int((self.qrels.relevance > 0).sum())
+
+
+@dataclass(frozen=True)
+class EmbeddedDataset:
+    """A retrieval data set as vectors: ``embedded["train"]`` is what training and evaluation take.
+
+    Attributes:
+        query_ids: Q ids of all splits, row by row.
+        corpus_ids: N ids, row by row.
+        query_embeddings: (Q, D) float32, as the base model gives them.
+        corpus_embeddings: (N, D) float32; unit rows if ``similarity`` is cosine. One tensor, shared by all splits.
+        qrels: split -> judgements.
+        similarity: ``cosine`` or ``dot``.
+        unit: whether the base model's vectors have unit length.
+    """
+
+    query_ids: list[str]
+    corpus_ids: list[str]
+    query_embeddings: Tensor
+    corpus_embeddings: Tensor
+    qrels: dict[str, EmbeddedQrels]
+    similarity: Similarity
+    unit: bool
+
+    def __getitem__(self, split: str) -> EmbeddedSplit:
+        """The queries that a split judges, in data set order, with the whole corpus.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        if split not in self.qrels:
+            raise ValueError(
+                f"There is no split {split!r}; this data set has {list(self.qrels)}. Ask for one of these."
+            )
+        qrels = self.qrels[split]
+        rows, query_index = qrels.query_index.unique(return_inverse=True)
+        return EmbeddedSplit(
+            name=split,
+            query_ids=[self.query_ids[row] for row in rows.tolist()],
+            corpus_ids=self.corpus_ids,
+            query_embeddings=self.query_embeddings[rows],
+            corpus_embeddings=self.corpus_embeddings,
+            qrels=qrels._replace(query_index=query_index),
+            similarity=self.similarity,
+            unit=self.unit,
+        )
+
+    def to(self, device: str | torch.device) -> EmbeddedDataset:
+        """The same data set with all tensors on ``device``."""
+        return EmbeddedDataset(
+            self.query_ids,
+            self.corpus_ids,
+            self.query_embeddings.to(device),
+            self.corpus_embeddings.to(device),
+            {split: EmbeddedQrels(*(part.to(device) for part in qrels)) for split, qrels in self.qrels.items()},
+            self.similarity,
+            self.unit,
+        )
+
+
+def embed(
+    model: SentenceTransformer,
+    dataset: RetrievalDataset,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    batch_size: int = 32,
+    precision: Precision = "fp32",
+    show_progress_bar: bool = True,
+) -> EmbeddedDataset:
+    """Embed every query with ``encode_query`` and every document with ``encode_document``, each distinct text once.
+
+    Vectors are cached as Arrow files under a key made of the model's weights and configuration, the prompt, the
+    sequence length and the precision, and within it by text. So a second run embeds nothing, a killed run goes on after
+    its last finished shard of 2,048 texts, and a changed model or text never meets an old vector.
+
+    Args:
+        model: base model, on the device it shall run on.
+        dataset: queries, corpus and judgements.
+        cache_dir: where the cache lies; ``st_adapter`` in ``HF_HOME`` if None.
+        batch_size: texts per forward pass, >= 1.
+        precision: ``bf16`` or ``fp16`` run the model under autocast (GPUs); vectors are kept in float32 all the same.
+        show_progress_bar: one bar for the queries, one for the documents, if there is anything to embed.
+
+    Returns:
+        Tensors on the model's device, rows in data set order.
+
+    Raises:
+        ValueError: the model compares by Euclidean or Manhattan distance, truncates its vectors, gives a vector that is
+            not finite, or a cached file cannot be read.
+    """
+    similarity = _similarity(model)
+    store = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
+    fingerprint = model_fingerprint(model)
+
+    def embed_role(role: Role, texts: list[str]) -> Tensor:
+        key = _digest([fingerprint, _prompt(model, role), precision, model.max_seq_length])
+        cache = _VectorCache(store / "embeddings" / key[:32], model.get_embedding_dimension())
+        todo = cache.missing(texts)
+        if todo:
+            _fill(cache, model, role, todo, batch_size, precision, show_progress_bar)
+        return torch.from_numpy(cache.read(texts)).to(model.device)
+
+    queries = embed_role("query", list(dataset.queries["text"]))
+    corpus = embed_role("document", list(dataset.corpus["text"]))
+    norms = torch.cat([queries.norm(dim=1), corpus.norm(dim=1)])
+    unit = bool(((norms - 1).abs() < _UNIT_TOLERANCE).all())
+    if similarity == "cosine" and not unit:
+        corpus = torch.nn.functional.normalize(corpus)
+    query_rows = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
+    corpus_rows = {corpus_id: row for row, corpus_id in enumerate(dataset.corpus["id"])}
+    qrels = {
+        split: EmbeddedQrels(
+            torch.tensor([query_rows[query_id] for query_id in judged["query_id"]], device=model.device),
+            torch.tensor([corpus_rows[corpus_id] for corpus_id in judged["corpus_id"]], device=model.device),
+            torch.tensor(list(judged["score"]), dtype=torch.float32, device=model.device),
+        )
+        for split, judged in dataset.qrels.items()
+    }
+    return EmbeddedDataset(list(query_rows), list(corpus_rows), queries, corpus, qrels, similarity, unit)
+
+
+def model_fingerprint(model: SentenceTransformer) -> str:
+    """SHA-256 over everything of a model that shapes its vectors: weights, module configurations, tokenizer, lengths.
+
+    Two models with the same fingerprint give the same vectors; where they were loaded from does not matter.
+
+    Raises:
+        ValueError: the model does not run on the torch backend, so its weights cannot be read.
+    """
+    if model.get_backend() != "torch":
+        raise ValueError(
+            f"This model runs on the {model.get_backend()!r} backend, whose weights cannot be read to tell its cached "
+            "vectors from those of another model. Load it with backend='torch' for training."
+        )
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for module in model:
+        digest.update(_digest([type(module).__name__, _module_config(module)]).encode())
+    return digest.hexdigest()
+
+
+def _module_config(module: Any) -> dict[str, Any]:
+    config = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
+    if hasattr(module, "auto_model"):
+        # Where the files lay and which version wrote them says nothing about the vectors.
+        passing = ("_name_or_path", "transformers_version")
+        backbone = module.auto_model.config.to_dict()
+        config = {**config, "backbone": {k: v for k, v in backbone.items() if k not in passing}}
+    tokenizer = getattr(module, "tokenizer", None)
+    if tokenizer is not None:
+        config["tokenizer"] = _tokenizer_config(tokenizer)
+        config["max_seq_length"] = getattr(module, "max_seq_length", None)
+    return config
+
+
+def _tokenizer_config(tokenizer: Any) -> object:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return sorted(tokenizer.get_vocab().items())
+    # Truncation and padding hold what the last call asked for, so they change as the model is used.
+    return {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
+
+
+def _similarity(model: SentenceTransformer) -> Similarity:
+    name = str(getattr(model.similarity_fn_name, "value", model.similarity_fn_name))
+    if name not in ("cosine", "dot"):
+        raise ValueError(
+            f"This model compares by {name!r}, but an adapter needs a similarity that is linear in the query: cosine "
+            "or dot. Load the model with similarity_fn_name='cosine' or 'dot' if your index compares that way."
+        )
+    dim = model.get_embedding_dimension()
+    full_dim = next(
+        (m.get_embedding_dimension() for m in reversed(model) if hasattr(m, "get_embedding_dimension")), dim
+    )
+    if dim != full_dim:
+        raise ValueError(
+            f"This model truncates its vectors to {dim} of {full_dim} dimensions, but the adapter stands before the "
+            "truncation. Load the model without truncate_dim."
+        )
+    return "cosine" if name == "cosine" else "dot"
+
+
+def _prompt(model: SentenceTransformer, role: Role) -> str:
+    """The prompt that ``encode_query`` or ``encode_document`` puts before a text."""
+    names = ("query",) if role == "query" else ("document", "passage", "corpus")
+    name = next((name for name in names if name in model.prompts), model.default_prompt_name)
+    return model.prompts.get(name) or ""
+
+
+def _fill(
+    cache: _VectorCache,
+    model: SentenceTransformer,
+    role: Role,
+    texts: list[str],
+    batch_size: int,
+    precision: Precision,
+    show_progress_bar: bool,
+) -> None:
+    encode = model.encode_query if role == "query" else model.encode_document
+    # Texts of like length share a batch, so little of it is padding.
+    texts = sorted(texts, key=len, reverse=True)
+    noun = "queries" if role == "query" else "documents"
+    with tqdm(total=len(texts), desc=f"Embedding {noun}", unit="text", disable=not show_progress_bar) as progress:
+        for start in range(0, len(texts), _SHARD_TEXTS):
+            shard = texts[start : start + _SHARD_TEXTS]
+            parts = []
+            for offset in range(0, len(shard), _CHUNK_TEXTS):
+                chunk = shard[offset : offset + _CHUNK_TEXTS]
+                with _autocast(model.device, precision):
+                    vectors = encode(chunk, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)
+                parts.append(vectors.float().cpu().numpy())
+                progress.update(len(chunk))
+            cache.write(shard, np.concatenate(parts))
+
+
+def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+class _VectorCache:
+    """Vectors of one model and prompt in a folder of Arrow shards, found again by the SHA-256 of their text."""
+
+    def __init__(self, folder: Path, dim: int) -> None:
+        self.folder = folder
+        self.dim = dim
+        self._shards: list[NDArray[np.float32]] = []
+        self._where: dict[str, tuple[int, int]] = {}
+        for path in sorted(folder.glob("*.arrow")):
+            self._add(path)
+
+    def missing(self, texts: Iterable[str]) -> list[str]:
+        """The distinct texts without a vector, in order."""
+        return [text for text in dict.fromkeys(texts) if _text_key(text) not in self._where]
+
+    def read(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The (T, D) vectors of texts that all have one."""
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        for row, text in enumerate(texts):
+            shard, index = self._where[_text_key(text)]
+            vectors[row] = self._shards[shard][index]
+        return vectors
+
+    def write(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Keep the (T, D) vectors of some texts in a new shard, whole or not at all."""
+        bad = ~np.isfinite(vectors).all(axis=1)
+        if bad.any():
+            first = [texts[row][:60] for row in np.flatnonzero(bad)[:3]]
+            raise ValueError(
+                f"The base model gave NaN or infinite values for {int(bad.sum())} texts, the first: {first}. "
+                "Check these texts and the model's weights; with fp16 try bf16 or fp32."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = uuid.uuid4().hex
+        unfinished, finished = self.folder / f"{name}.part", self.folder / f"{name}.arrow"
+        features = Features({"key": Value("string"), "embedding": SequenceFeature(Value("float32"), length=self.dim)})
+        try:
+            with ArrowWriter(path=str(unfinished), features=features) as writer:
+                writer.write_batch({"key": [_text_key(text) for text in texts], "embedding": vectors})
+                writer.finalize()
+            unfinished.replace(finished)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        self._add(finished)
+
+    def _add(self, path: Path) -> None:
+        try:
+            table = Dataset.from_file(str(path)).data.table
+            keys = table["key"].to_pylist()
+            vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(keys), self.dim)
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"The cached embeddings in {path} cannot be read as vectors of {self.dim} dimensions ({error}). "
+                "Delete that file; its texts will be embedded again."
+            ) from error
+        self._where.update((key, (len(self._shards), row)) for row, key in enumerate(keys))
+        self._shards.append(vectors)
+
+
+def _check_rows(side: str, ids: Sequence[str], embeddings: Tensor) -> None:
+    if embeddings.ndim != 2 or len(ids) != len(embeddings):
+        raise ValueError(
+            f"{side}_embeddings have shape {tuple(embeddings.shape)}, but there are {len(ids)} ids. "
+            "Pass one row of D numbers per id."
+        )
+    bad = ~torch.isfinite(embeddings).all(dim=1)
+    if bad.any():
+        rows = bad.nonzero().squeeze(1).tolist()
+        raise ValueError(
+            f"{len(rows)} rows of {side}_embeddings hold NaN or infinite values, the first: "
+            f"{[ids[row] for row in rows[:3]]}. Embed these texts again."
+        )
+
+
+def _text_key(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

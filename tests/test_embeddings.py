@@ -1,0 +1,226 @@
+"""Embeddings against stock encode; the cache against changed models, killed runs and broken files."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer
+
+from st_adapter import embeddings
+from st_adapter.data import RetrievalDataset
+from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit, embed, model_fingerprint
+
+WORDS = ["red", "green", "blue", "round", "square", "old", "new", "fast", "slow", "warm"]
+
+
+def make_dataset(num_documents=12):
+    texts = [
+        f"{WORDS[i % 10]} {WORDS[(i * 7 + 3) % 10]} {WORDS[(i // 3) % 10]} number {i}" for i in range(num_documents)
+    ]
+    queries = [f"which one is {text}" for text in texts[:6]]
+    return RetrievalDataset(
+        queries=Dataset.from_dict({"id": [f"q{i}" for i in range(6)], "text": queries}),
+        corpus=Dataset.from_dict({"id": [f"d{i}" for i in range(num_documents)], "text": texts}),
+        qrels={
+            "train": Dataset.from_dict(
+                {"query_id": ["q3", "q0", "q0"], "corpus_id": ["d3", "d0", "d5"], "score": [1.0, 2.0, 0.0]}
+            ),
+            "dev": Dataset.from_dict({"query_id": ["q4"], "corpus_id": ["d4"], "score": [1.0]}),
+        },
+    )
+
+
+def counting(model, monkeypatch):
+    """Count the texts that reach the model."""
+    seen = []
+    encode = type(model).encode
+    monkeypatch.setattr(
+        type(model),
+        "encode",
+        lambda self, inputs, *args, **kwargs: seen.extend(inputs) or encode(self, inputs, *args, **kwargs),
+    )
+    return seen
+
+
+def test_equal_to_stock_encoding_with_prompts(tiny_prompt_model_path, tmp_path):
+    model = SentenceTransformer(str(tiny_prompt_model_path), device="cpu")
+    dataset = make_dataset()
+    embedded = embed(model, dataset, cache_dir=tmp_path, show_progress_bar=False)
+    queries = model.encode_query(list(dataset.queries["text"]), convert_to_tensor=True)
+    documents = model.encode_document(list(dataset.corpus["text"]), convert_to_tensor=True)
+    torch.testing.assert_close(embedded.query_embeddings, queries, atol=1e-6, rtol=0)
+    torch.testing.assert_close(embedded.corpus_embeddings, documents, atol=1e-6, rtol=0)
+    assert embedded.similarity == "cosine" and embedded.unit
+    plain = model.encode(list(dataset.queries["text"]), convert_to_tensor=True)
+    assert (embedded.query_embeddings - plain).abs().max() > 1e-3, "the query prompt must reach the model"
+
+
+def test_a_split_holds_its_own_queries_and_the_whole_corpus(tiny_model, tmp_path):
+    embedded = embed(tiny_model, make_dataset(), cache_dir=tmp_path, show_progress_bar=False)
+    train = embedded["train"]
+    assert train.query_ids == ["q0", "q3"] and train.num_pairs == 2
+    pairs = zip(*(part.tolist() for part in train.qrels), strict=True)
+    assert {(train.query_ids[q], train.corpus_ids[c], r) for q, c, r in pairs} == {
+        ("q3", "d3", 1.0),
+        ("q0", "d0", 2.0),
+        ("q0", "d5", 0.0),
+    }
+    assert torch.equal(train.query_embeddings, embedded.query_embeddings[[0, 3]])
+    assert train.corpus_embeddings is embedded["dev"].corpus_embeddings
+    with pytest.raises(ValueError, match=r"There is no split 'test'; this data set has \['train', 'dev'\]"):
+        embedded["test"]
+
+
+def test_a_second_run_embeds_nothing(tiny_model, tmp_path, monkeypatch):
+    first = embed(tiny_model, make_dataset(), cache_dir=tmp_path, show_progress_bar=False)
+    seen = counting(tiny_model, monkeypatch)
+    again = embed(tiny_model, make_dataset(), cache_dir=tmp_path, show_progress_bar=False)
+    assert seen == []
+    assert torch.equal(first.query_embeddings, again.query_embeddings)
+    assert torch.equal(first.corpus_embeddings, again.corpus_embeddings)
+
+
+def test_only_new_texts_are_embedded_and_each_distinct_text_once(tiny_model, tmp_path, monkeypatch):
+    embed(tiny_model, make_dataset(10), cache_dir=tmp_path, show_progress_bar=False)
+    seen = counting(tiny_model, monkeypatch)
+    embed(tiny_model, make_dataset(12), cache_dir=tmp_path, show_progress_bar=False)
+    assert sorted(seen) == sorted(make_dataset(12).corpus["text"][10:])
+
+
+def test_a_killed_run_goes_on_after_its_last_finished_shard(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "_SHARD_TEXTS", 4)
+    monkeypatch.setattr(embeddings, "_CHUNK_TEXTS", 2)
+    dataset = make_dataset()
+    encode = type(tiny_model).encode_document
+    calls = []
+
+    def killed(self, texts, **kwargs):
+        calls.append(texts)
+        if len(calls) == 4:  # two chunks make a shard: the second shard is half done
+            raise KeyboardInterrupt
+        return encode(self, texts, **kwargs)
+
+    monkeypatch.setattr(type(tiny_model), "encode_document", killed)
+    with pytest.raises(KeyboardInterrupt):
+        embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
+    monkeypatch.setattr(type(tiny_model), "encode_document", encode)
+    seen = counting(tiny_model, monkeypatch)
+    embedded = embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
+    assert len(seen) == 12 - 4, "the queries and the first shard of four documents were finished"
+    documents = tiny_model.encode_document(list(dataset.corpus["text"]), convert_to_tensor=True)
+    torch.testing.assert_close(embedded.corpus_embeddings, documents, atol=1e-6, rtol=0)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def changed_weight(model):
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-3
+
+
+def changed_length(model):
+    model.max_seq_length = 3
+
+
+def changed_prompt(model):
+    model.prompts = {"query": "find: ", "document": "text: "}
+
+
+def changed_dtype(model):
+    model.to(torch.bfloat16)
+
+
+@pytest.mark.parametrize("change", [changed_weight, changed_length, changed_prompt, changed_dtype])
+def test_a_changed_model_never_meets_an_old_vector(tiny_model, tmp_path, monkeypatch, change):
+    dataset = make_dataset()
+    embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
+    change(tiny_model)
+    seen = counting(tiny_model, monkeypatch)
+    embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
+    assert len(seen) == len(dataset.queries) + len(dataset.corpus)
+
+
+def test_the_fingerprint_does_not_depend_on_where_a_model_lies(tiny_model_path, tiny_model, tmp_path):
+    tiny_model.save(str(tmp_path / "copy"), create_model_card=False)
+    elsewhere = SentenceTransformer(str(tmp_path / "copy"), device="cpu")
+    assert model_fingerprint(elsewhere) == model_fingerprint(tiny_model)
+    changed = copy.deepcopy(tiny_model)
+    changed_weight(changed)
+    assert model_fingerprint(changed) != model_fingerprint(tiny_model)
+
+
+def test_vectors_that_are_not_unit_are_normalised_on_the_corpus_side_only(tiny_unnormalized_model_path, tmp_path):
+    model = SentenceTransformer(str(tiny_unnormalized_model_path), device="cpu")
+    dataset = make_dataset()
+    embedded = embed(model, dataset, cache_dir=tmp_path, show_progress_bar=False)
+    assert not embedded.unit
+    torch.testing.assert_close(embedded.corpus_embeddings.norm(dim=1), torch.ones(len(dataset.corpus)))
+    queries = model.encode_query(list(dataset.queries["text"]), convert_to_tensor=True)
+    torch.testing.assert_close(embedded.query_embeddings, queries, atol=1e-5, rtol=1e-5)
+
+
+def test_bf16_on_request(tiny_model, tmp_path):
+    dataset = make_dataset()
+    full = embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
+    half = embed(tiny_model, dataset, cache_dir=tmp_path, precision="bf16", show_progress_bar=False)
+    assert half.corpus_embeddings.dtype == torch.float32
+    difference = (full.corpus_embeddings - half.corpus_embeddings).abs().max()
+    assert 0 < difference < 0.05
+
+
+def test_an_unreadable_shard_is_named(tiny_model, tmp_path):
+    embed(tiny_model, make_dataset(), cache_dir=tmp_path, show_progress_bar=False)
+    shard = next(tmp_path.rglob("*.arrow"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(ValueError, match=rf"{shard.name} cannot be read as vectors of \d+ dimensions"):
+        embed(tiny_model, make_dataset(), cache_dir=tmp_path, show_progress_bar=False)
+
+
+def test_a_cache_of_another_dimension_is_refused(tiny_model, tmp_path):
+    embed(tiny_model, make_dataset(), cache_dir=tmp_path, show_progress_bar=False)
+    folder = next(tmp_path.rglob("*.arrow")).parent
+    with pytest.raises(ValueError, match=r"cannot be read as vectors of 7 dimensions"):
+        embeddings._VectorCache(folder, 7)
+
+
+def test_nan_from_the_model_is_reported_and_not_cached(tiny_model, tmp_path):
+    with torch.no_grad():
+        for parameter in tiny_model.parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"NaN or infinite values for 6 texts, the first: \['which one is"):
+        embed(tiny_model, make_dataset(), cache_dir=tmp_path, show_progress_bar=False)
+    assert not list(tmp_path.rglob("*.arrow"))
+
+
+def test_distances_and_truncation_are_refused(tiny_model, tiny_model_path, tmp_path):
+    tiny_model.similarity_fn_name = "euclidean"
+    with pytest.raises(ValueError, match=r"compares by 'euclidean'"):
+        embed(tiny_model, make_dataset(), cache_dir=tmp_path)
+    truncated = SentenceTransformer(str(tiny_model_path), device="cpu", truncate_dim=8)
+    with pytest.raises(ValueError, match=r"truncates its vectors to 8 of \d+ dimensions"):
+        embed(truncated, make_dataset(), cache_dir=tmp_path)
+
+
+def split_of(queries, documents, query_index=(0,), corpus_index=(0,)):
+    return EmbeddedSplit(
+        name="dev",
+        query_ids=[f"q{i}" for i in range(len(queries))],
+        corpus_ids=[f"d{i}" for i in range(len(documents))],
+        query_embeddings=queries,
+        corpus_embeddings=documents,
+        qrels=EmbeddedQrels(torch.tensor(query_index), torch.tensor(corpus_index), torch.ones(len(query_index))),
+    )
+
+
+def test_what_does_not_fit_together_is_refused():
+    with pytest.raises(
+        ValueError, match=r"2 rows of corpus_embeddings hold NaN or infinite values, the first: \['d0', 'd2'\]"
+    ):
+        split_of(torch.eye(3), torch.from_numpy(np.diag([np.nan, 1, np.inf]).astype(np.float32)))
+    with pytest.raises(ValueError, match=r"have 2 dimensions, but corpus_embeddings have 3"):
+        split_of(torch.eye(2), torch.eye(3))
+    with pytest.raises(ValueError, match=r"point to corpus rows outside 0..1"):
+        split_of(torch.eye(2), torch.eye(2), corpus_index=(2,))
+    with pytest.raises(ValueError, match=r"query_embeddings have shape \(4,\), but there are 4 ids"):
+        split_of(torch.ones(4), torch.eye(2))
