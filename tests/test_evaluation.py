@@ -1,0 +1,112 @@
+"""Evaluation of a split against the dictionary form of the metrics and a slow search."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from st_adapter.adapter import QueryAdapter
+from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit
+from st_adapter.evaluation import adapt, evaluate
+from st_adapter.metrics import run_metrics
+
+
+def random_split(seed, num_queries=6, num_documents=15, dim=8):
+    """Random unit vectors, graded judgements in no order, and repeated documents so that ties occur."""
+    generator = torch.Generator().manual_seed(seed)
+    queries = torch.nn.functional.normalize(torch.randn(num_queries, dim, generator=generator))
+    documents = torch.nn.functional.normalize(torch.randn(num_documents, dim, generator=generator))
+    documents[num_documents // 2] = documents[0]
+    judged = torch.rand(num_queries, num_documents, generator=generator) < 0.4
+    judged[torch.arange(num_queries), torch.arange(num_queries) % num_documents] = True
+    pairs = judged.nonzero()[torch.randperm(int(judged.sum()), generator=generator)]
+    grades = torch.randint(0, 4, (len(pairs),), generator=generator).float()
+    grades[pairs[:, 0] == pairs[:, 1]] = 2.0
+    return EmbeddedSplit(
+        name="test",
+        query_ids=[f"q{i}" for i in range(num_queries)],
+        corpus_ids=[f"d{i}" for i in range(num_documents)],
+        query_embeddings=queries,
+        corpus_embeddings=documents,
+        qrels=EmbeddedQrels(pairs[:, 0], pairs[:, 1], grades),
+    )
+
+
+def as_dictionaries(split, queries):
+    """Judgements and an exhaustive run, ties in corpus order because dictionaries keep it."""
+    qrels = {query_id: {} for query_id in split.query_ids}
+    for query, document, grade in zip(*(part.tolist() for part in split.qrels), strict=True):
+        qrels[split.query_ids[query]][split.corpus_ids[document]] = grade
+    scores = (torch.nn.functional.normalize(queries).double() @ split.corpus_embeddings.double().T).float()
+    run = {
+        q: dict(zip(split.corpus_ids, row, strict=True))
+        for q, row in zip(split.query_ids, scores.tolist(), strict=True)
+    }
+    return qrels, run
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**31))
+def test_base_and_adapted_equal_the_dictionary_form(seed):
+    split = random_split(seed)
+    matrix = torch.eye(8) + 0.3 * torch.randn(8, 8, generator=torch.Generator().manual_seed(seed))
+    adapter = QueryAdapter.from_matrix(matrix)
+    result = evaluate(split, adapter, ks=[1, 3, 10])
+    for side, queries in ((result.base, split.query_embeddings), (result.adapted, split.query_embeddings @ matrix.T)):
+        expected = run_metrics(*as_dictionaries(split, queries), ks=[1, 3, 10])
+        assert set(side) == set(expected)
+        for name, values in side.items():
+            assert dict(zip(result.query_ids, values.tolist(), strict=True)) == pytest.approx(expected[name], abs=1e-9)
+
+
+def test_the_modules_of_a_saved_model_count_as_an_adapter():
+    split = random_split(0)
+    adapter = QueryAdapter.from_matrix(torch.eye(8) + 0.3 * torch.randn(8, 8))
+    torch.testing.assert_close(
+        adapt(adapter.fold(), split.query_embeddings),
+        adapter.transform(split.query_embeddings).detach(),
+        atol=1e-6,
+        rtol=0,
+    )
+    assert torch.equal(adapt([], split.query_embeddings), split.query_embeddings)
+
+
+def test_queries_without_a_relevant_document_are_reported():
+    split = random_split(1)
+    relevance = split.qrels.relevance.clone()
+    relevance[split.qrels.query_index == 2] = 0.0
+    partly = EmbeddedSplit(**{**vars(split), "qrels": split.qrels._replace(relevance=relevance)})
+    result = evaluate(partly)
+    assert result.unjudged_query_ids == ["q2"] and "q2" not in result.query_ids
+    assert result.to_dict()["num_queries"] == 5 and result.to_dict()["num_unjudged_queries"] == 1
+    full = evaluate(split)
+    kept = [i for i in range(6) if i != 2]
+    assert result.base["ndcg@10"].tolist() == full.base["ndcg@10"][kept].tolist()
+
+    nothing = EmbeddedSplit(**{**vars(split), "qrels": split.qrels._replace(relevance=0 * relevance)})
+    with pytest.raises(ValueError, match=r"No query of the split 'test' has a relevant document"):
+        evaluate(nothing)
+
+
+def test_corpus_order_changes_nothing_without_ties():
+    split = random_split(3)
+    documents = split.corpus_embeddings.clone()
+    documents[7] = torch.nn.functional.normalize(torch.arange(1.0, 9.0), dim=0)
+    split = EmbeddedSplit(**{**vars(split), "corpus_embeddings": documents})
+    order = torch.randperm(15, generator=torch.Generator().manual_seed(3))
+    place = order.argsort()
+    shuffled = EmbeddedSplit(
+        **{
+            **vars(split),
+            "corpus_ids": [split.corpus_ids[i] for i in order.tolist()],
+            "corpus_embeddings": documents[order],
+            "qrels": split.qrels._replace(corpus_index=place[split.qrels.corpus_index]),
+        }
+    )
+    for name, values in evaluate(split).base.items():
+        assert values.tolist() == evaluate(shuffled).base[name].tolist()
+
+
+def test_an_adapter_of_another_dimension_is_refused():
+    with pytest.raises(ValueError, match=r"8.*16|16.*8"):
+        evaluate(random_split(0), QueryAdapter(16))
