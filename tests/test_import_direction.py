@@ -1,0 +1,52 @@
+"""Data flows one way: a file of the package imports only files that stand above it here."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import st_adapter
+
+ORDER = [
+    "retrieval",
+    "metrics",
+    "losses",
+    "data_files",
+    "data_columns",
+    "data",
+    "demo",
+    "embeddings",
+    "adapter",
+    "evaluation",
+    "model",
+    "hub",
+    "training_args",
+    "sampling",
+    "trainer",
+    "pipeline",
+    "cli",
+]
+PACKAGE = Path(st_adapter.__file__).parent
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The files of the package that a file imports, anywhere in it."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("st_adapter"):
+            module = (node.module or "").split(".")[1:]
+            rooms.update(module[:1] or [alias.name for alias in node.names])
+        elif isinstance(node, ast.Import):
+            rooms.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("st_adapter."))
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path.name} has a relative import"
+    return rooms
+
+
+def test_every_file_has_its_place():
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"} == set(ORDER)
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_a_file_imports_only_what_lies_before_it(room):
+    below = imported_rooms(PACKAGE / f"{room}.py") - set(ORDER[: ORDER.index(room)]) - {"__version__"}
+    assert not below, f"{room}.py imports {sorted(below)}, which lie behind it"

@@ -1,0 +1,171 @@
+"""The main job from end to end on a tiny real model, through the command line as users call it."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from st_adapter import cli
+from st_adapter.data import RetrievalDataset
+from st_adapter.embeddings import embed
+from st_adapter.model import detach
+from st_adapter.pipeline import run_training
+from st_adapter.training_args import AdapterTrainingArguments
+
+COLORS = ["red", "green", "blue", "black", "white"]
+THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
+
+
+@pytest.fixture(scope="module")
+def pairs_file(tmp_path_factory):
+    """Pairs whose two sides name things differently, so that there is something to learn."""
+    rows = [
+        {"question": f"where is the {color} {thing}", "passage": f"{thing} : this {thing} has the color {color}"}
+        for color in COLORS
+        for thing in THINGS
+    ]
+    path = tmp_path_factory.mktemp("data") / "pairs.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(pairs_file, tiny_model_path, tmp_path_factory):
+    """One training run through the command line; the folder it leaves behind."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    cache = str(tmp_path_factory.mktemp("cache"))
+    status = cli.main(
+        ["train", "--model", str(tiny_model_path), "--data", str(pairs_file), "--output-dir", str(folder)]
+        + ["--cache-dir", cache, "--num-train-epochs", "20", "--learning-rate", "0.02", "--device", "cpu"]
+    )
+    assert status == 0
+    return folder
+
+
+def test_results_hold_what_is_needed_to_judge_and_to_repeat(finished, tiny_model_path):
+    results = json.loads((finished / "results.json").read_text())
+    for split in ("dev", "test"):
+        for side in ("base", "adapted"):
+            assert set(results[split][side]) >= {"ndcg@10", "mrr@10", "accuracy@10", "recall@10", "map@100"}
+        assert results[split]["num_queries"] == len(results[split]["per_query"]["base"]["ndcg@10"])
+    assert (
+        results["dev"]["num_queries"] + results["test"]["num_queries"] + results["data"]["train"]["num_queries"] == 50
+    )
+    assert results["data"]["num_documents"] == 50
+    assert results["adopted"] is (results["adapter"]["step"] > 0)
+    assert set(results["seconds"]) == {"embedding", "fitting", "evaluating", "saving"}
+    assert results["arguments"]["learning_rate"] == 0.02 and results["seed"] == 0
+    assert results["base_model"] == str(tiny_model_path)
+    assert set(results["versions"]) >= {"python", "torch", "sentence-transformers"}
+
+
+def test_the_saved_model_reaches_the_reported_figures(finished, pairs_file, tmp_path, capsys):
+    results = json.loads((finished / "results.json").read_text())
+    output = tmp_path / "evaluation.json"
+    arguments = ["evaluate", "--model", str(finished / "model"), "--data", str(pairs_file), "--output", str(output)]
+    assert cli.main([*arguments, "--cache-dir", str(tmp_path)]) == 0
+    again = json.loads(output.read_text())
+    for side in ("base", "adapted"):
+        assert again[side] == pytest.approx(results["test"][side], abs=1e-6)
+    assert f"{results['test']['adapted']['ndcg@10']:.4f}" in capsys.readouterr().out
+
+
+def test_queries_are_adapted_and_documents_are_not(finished, tiny_model_path):
+    results = json.loads((finished / "results.json").read_text())
+    assert results["adopted"], "the pairs are made so that an adapter helps on dev"
+    base = SentenceTransformer(str(tiny_model_path), device="cpu")
+    saved = SentenceTransformer(str(finished / "model"), device="cpu")
+    texts = ["where is the red car", "a window : blue"]
+    assert (saved.encode_document(texts) == base.encode_document(texts)).all()
+    assert (saved.encode(texts) == base.encode(texts)).all()
+    assert abs(saved.encode_query(texts) - base.encode_query(texts)).max() > 1e-3
+
+
+def test_a_second_run_replaces_the_first_and_finds_its_embeddings(finished, pairs_file, tiny_model_path, tmp_path):
+    dataset = RetrievalDataset.load(str(pairs_file))
+    model = SentenceTransformer(str(tiny_model_path), device="cpu")
+    args = AdapterTrainingArguments(output_dir=str(tmp_path / "out"), num_train_epochs=1, disable_tqdm=True)
+    first = run_training(model, dataset, args, cache_dir=tmp_path)
+    again = run_training(model, dataset, args, cache_dir=tmp_path)
+    first.results.pop("seconds"), again.results.pop("seconds")
+    assert first.results == again.results
+    assert json.loads(again.results_file.read_text())["test"] == again.results["test"]
+
+
+def test_when_nothing_helps_the_base_model_is_saved(pairs_file, tiny_model_path, tmp_path, capsys):
+    arguments = ["train", "--model", str(tiny_model_path), "--data", str(pairs_file), "--cache-dir", str(tmp_path)]
+    # A learning rate too small to change any ranking.
+    status = cli.main([*arguments, "--output-dir", str(tmp_path / "out"), "--learning-rate", "1e-12"])
+    assert status == 0 and "The base model is kept" in capsys.readouterr().out
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["adopted"] is False and results["test"]["adapted"] == results["test"]["base"]
+    saved = SentenceTransformer(str(tmp_path / "out" / "model"), device="cpu")
+    assert detach(saved)[1] == []
+    base = SentenceTransformer(str(tiny_model_path), device="cpu")
+    assert (saved.encode_query(["the red car"]) == base.encode_query(["the red car"])).all()
+
+
+def test_bad_input_is_one_clear_message_and_status_2(pairs_file, tiny_model_path, tmp_path, capsys):
+    def fails(message, *changes):
+        options = {"--model": str(tiny_model_path), "--data": str(pairs_file), "--output-dir": str(tmp_path / "new")}
+        options |= {"--cache-dir": str(tmp_path / "cache"), **dict(zip(changes[::2], changes[1::2], strict=True))}
+        assert cli.main(["train", *(word for pair in options.items() for word in pair)]) == 2
+        error = capsys.readouterr().err
+        assert message in error.replace("\n", " ") and "Traceback" not in error
+
+    fails("nowhere.csv", "--data", str(tmp_path / "nowhere.csv"))
+    fails("learning_rate is -1.0", "--learning-rate", "-1")
+    fails("no_such_column", "--query-column", "no_such_column")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    fails("holds files that are not from an earlier run", "--output-dir", str(foreign))
+    assert (foreign / "thesis.txt").read_text() == "mine" and len(list(foreign.iterdir())) == 1
+    fails("is a file", "--output-dir", str(foreign / "thesis.txt"))
+
+
+def test_unknown_options_and_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--modell", "x"])
+    assert stop.value.code == 2
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--learning-rate" in shown and "Peak learning rate of AdamW" in shown
+
+
+def test_an_unknown_split_is_named(finished, pairs_file, tmp_path, capsys):
+    arguments = ["evaluate", "--model", str(finished / "model"), "--data", str(pairs_file), "--split", "holdout"]
+    assert cli.main([*arguments, "--cache-dir", str(tmp_path)]) == 2
+    assert "There is no split 'holdout'; the data have ['train', 'dev', 'test']" in capsys.readouterr().err.replace(
+        "\n", " "
+    )
+
+
+def test_the_test_split_chooses_nothing(pairs_file, tiny_model_path, tmp_path):
+    """Judgements of the test split may be anything: the adapter stays the same to the last bit."""
+    dataset = RetrievalDataset.load(str(pairs_file))
+    model = SentenceTransformer(str(tiny_model_path), device="cpu")
+    embedded = embed(model, dataset, cache_dir=tmp_path, show_progress_bar=False)
+    weights = []
+    for change in (0, 7):
+        frame = dataset.qrels["test"].to_pandas()
+        frame["corpus_id"] = frame["corpus_id"].tolist()[change:] + frame["corpus_id"].tolist()[:change]
+        changed = RetrievalDataset(
+            dataset.queries,
+            dataset.corpus,
+            {**dataset.qrels, "test": type(dataset.qrels["test"]).from_pandas(frame)},
+        )
+        args = AdapterTrainingArguments(
+            output_dir=str(tmp_path / str(change)), num_train_epochs=3, learning_rate=0.02, disable_tqdm=True
+        )
+        run = run_training(model, changed, args, cache_dir=tmp_path)
+        saved = SentenceTransformer(str(run.model_dir), device="cpu")
+        features = {"sentence_embedding": torch.eye(embedded.query_embeddings.shape[1])}
+        for module in detach(saved)[1]:
+            features = module(features)
+        weights.append(features["sentence_embedding"])
+    assert torch.equal(*weights)

@@ -1,0 +1,202 @@
+"""The trainer on a problem with a known answer, and the promises it makes about the base model."""
+
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from st_adapter import embeddings
+from st_adapter.adapter import QueryAdapter
+from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels
+from st_adapter.evaluation import evaluate
+from st_adapter.trainer import AdapterTrainer
+from st_adapter.training_args import AdapterTrainingArguments
+
+DIM = 16
+
+
+def rotated_problem(seed=0, num_queries=240, num_documents=160, noise=0.05):
+    """Queries are their document turned by an unknown rotation, so a linear adapter can put everything right."""
+    generator = torch.Generator().manual_seed(seed)
+    documents = torch.nn.functional.normalize(torch.randn(num_documents, DIM, generator=generator))
+    turn = 0.25 * torch.randn(DIM, DIM, generator=generator)
+    rotation = torch.linalg.matrix_exp(turn - turn.T)
+    answers = torch.randint(0, num_documents, (num_queries,), generator=generator)
+    queries = documents[answers] @ rotation + noise * torch.randn(num_queries, DIM, generator=generator)
+    cut, end = int(0.6 * num_queries), int(0.8 * num_queries)
+    qrels = {
+        name: EmbeddedQrels(torch.arange(num_queries)[part], answers[part], torch.ones(len(answers[part])))
+        for name, part in (("train", slice(cut)), ("dev", slice(cut, end)), ("test", slice(end, None)))
+    }
+    return EmbeddedDataset(
+        [f"q{i}" for i in range(num_queries)],
+        [f"d{i}" for i in range(num_documents)],
+        torch.nn.functional.normalize(queries),
+        documents,
+        qrels,
+        "cosine",
+        True,
+    )
+
+
+def arguments(**changes):
+    return AdapterTrainingArguments(**{"disable_tqdm": True, "num_train_epochs": 12, "learning_rate": 0.02, **changes})
+
+
+@pytest.mark.parametrize("negatives", ["corpus", "positives", "batch"])
+@pytest.mark.parametrize("kind", ["linear", "low_rank", "mlp"])
+def test_training_helps_on_queries_it_never_saw(kind, negatives):
+    embedded = rotated_problem()
+    trainer = AdapterTrainer(None, arguments(kind=kind, rank=DIM, negatives=negatives), train_dataset=embedded)
+    trainer.train()
+    result = evaluate(embedded["test"], trainer.best_adapter)
+    assert result.adapted_means["ndcg@10"] > result.base_means["ndcg@10"] + 0.1
+    assert trainer.best_adapter.kind == kind
+
+
+def test_the_base_model_is_step_zero_and_is_kept_when_nothing_helps():
+    embedded = rotated_problem()
+    shuffled = embedded.qrels["train"]._replace(
+        corpus_index=embedded.qrels["train"].corpus_index[
+            torch.randperm(144, generator=torch.Generator().manual_seed(5))
+        ]
+    )
+    misled = EmbeddedDataset(**{**vars(embedded), "qrels": {**embedded.qrels, "train": shuffled}})
+    trainer = AdapterTrainer(None, arguments(early_stopping_patience=3), train_dataset=misled)
+    trainer.train()
+    assert trainer.state.best_global_step == 0 and trainer.best_adapter is None
+    assert trainer.state.best_metric == pytest.approx(evaluate(embedded["dev"]).base_means["ndcg@10"], abs=1e-12)
+    assert trainer.state.epoch == 3, "stopped after three evaluations without a new best"
+    assert torch.equal(trainer.adapter.transform(torch.eye(DIM)), torch.eye(DIM)), "put back to the identity"
+
+
+def test_the_kept_adapter_is_the_one_that_was_measured_best():
+    embedded = rotated_problem(noise=0.3)
+    args = arguments(num_train_epochs=200, early_stopping_patience=4, learning_rate=0.5, lr_scheduler_type="constant")
+    trainer = AdapterTrainer(None, args, train_dataset=embedded)
+    trainer.train()
+    measured = [log["eval_ndcg@10"] for log in trainer.state.log_history if "eval_ndcg@10" in log]
+    assert trainer.state.best_metric == max(measured) and measured[-1] < max(measured)
+    dev = evaluate(embedded["dev"], trainer.best_adapter).adapted_means["ndcg@10"]
+    assert dev == pytest.approx(max(measured), abs=1e-12)
+    assert trainer.evaluate()["eval_ndcg@10"] == pytest.approx(max(measured), abs=1e-12)
+
+
+def test_seeds_repeat_a_run_and_differ_from_each_other():
+    def weights(seed):
+        trainer = AdapterTrainer(None, arguments(seed=seed, num_train_epochs=2), train_dataset=rotated_problem())
+        trainer.train()
+        return trainer.adapter.transform(torch.eye(DIM))
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_documents_and_queries_are_left_as_they_are():
+    embedded = rotated_problem()
+    documents, queries = embedded.corpus_embeddings.clone(), embedded.query_embeddings.clone()
+    AdapterTrainer(None, arguments(num_train_epochs=1), train_dataset=embedded).train()
+    assert torch.equal(embedded.corpus_embeddings, documents) and torch.equal(embedded.query_embeddings, queries)
+
+
+def test_a_callback_that_writes_to_the_documents_is_found_out():
+    embedded = rotated_problem()
+
+    class Vandal(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            embedded.corpus_embeddings[0, 0] += 1e-3
+
+    trainer = AdapterTrainer(None, arguments(num_train_epochs=1), train_dataset=embedded, callbacks=[Vandal()])
+    with pytest.raises(RuntimeError, match=r"document embeddings changed while training"):
+        trainer.train()
+
+
+def test_a_loss_that_is_no_number_keeps_the_best_step():
+    embedded = rotated_problem()
+
+    class Poison(TrainerCallback):
+        def on_epoch_end(self, args, state, control, model, **kwargs):
+            if state.epoch == 2:
+                with torch.no_grad():
+                    next(model.parameters()).fill_(float("nan"))
+
+    trainer = AdapterTrainer(None, arguments(eval_strategy="steps", eval_steps=3), embedded, callbacks=[Poison()])
+    with pytest.raises(FloatingPointError, match=r"The loss is nan at step \d+. The adapter of step \d+ is kept"):
+        trainer.train()
+    kept = evaluate(embedded["dev"], trainer.adapter).adapted_means["ndcg@10"]
+    assert trainer.state.best_global_step > 0 and kept == pytest.approx(trainer.state.best_metric, abs=1e-12)
+
+
+def test_callbacks_see_every_event_in_order():
+    events = []
+
+    class Recorder(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            events.append("train_begin")
+
+        def on_evaluate(self, args, state, control, metrics, **kwargs):
+            events.append(("evaluate", state.global_step, set(metrics) >= {"eval_ndcg@10", "eval_mrr@10"}))
+
+        def on_epoch_end(self, args, state, control, **kwargs):
+            events.append(("epoch_end", state.epoch))
+
+        def on_train_end(self, args, state, control, **kwargs):
+            events.append("train_end")
+
+    trainer = AdapterTrainer(None, arguments(num_train_epochs=2), rotated_problem(), callbacks=[Recorder()])
+    trainer.train()
+    steps = math.ceil(144 / 64)
+    assert events == [
+        "train_begin",
+        ("evaluate", 0, True),
+        ("epoch_end", 1.0),
+        ("evaluate", steps, True),
+        ("epoch_end", 2.0),
+        ("evaluate", 2 * steps, True),
+        "train_end",
+    ]
+
+
+def test_pairs_as_sentence_transformers_users_have_them(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "HF_HOME", str(tmp_path))
+    pairs = [
+        (f"which {color} thing {i}", f"the {color} thing number {i}") for i, color in enumerate(["red", "blue"] * 4)
+    ]
+    train = Dataset.from_dict({"anchor": [a for a, _ in pairs[:5]], "positive": [p for _, p in pairs[:5]]})
+    dev = Dataset.from_dict({"anchor": [a for a, _ in pairs[5:]], "positive": [p for _, p in pairs[5:]]})
+    trainer = AdapterTrainer(tiny_model, arguments(num_train_epochs=1), train_dataset=train, eval_dataset=dev)
+    assert len(trainer.train_dataset.query_ids) == 5 and len(trainer.eval_dataset.query_ids) == 3
+    assert len(trainer.train_dataset.corpus_ids) == 8, "documents of both are one corpus"
+    calls = []
+    monkeypatch.setattr(type(tiny_model), "encode", lambda self, *a, **k: calls.append(a))
+    trainer.train()
+    assert not calls, "the base model must not be called inside the loop"
+
+
+def test_what_cannot_be_trained_on_is_refused():
+    embedded = rotated_problem()
+    with pytest.raises(ValueError, match=r"train_dataset is NoneType and eval_dataset is NoneType"):
+        AdapterTrainer(None, arguments())
+    with pytest.raises(ValueError, match=r"The adapter takes 8 dimensions, but the embeddings have 16"):
+        AdapterTrainer(None, arguments(), embedded, adapter=QueryAdapter(8))
+    with pytest.raises(ValueError, match=r"search different corpora"):
+        other = rotated_problem(num_documents=150)
+        AdapterTrainer(None, arguments(), embedded["train"], other["dev"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": -1.0}, r"learning_rate is -1.0, but has to be a number above 0"),
+        ({"num_train_epochs": 0}, r"num_train_epochs is 0, but has to be at least 1"),
+        ({"warmup_ratio": 1.0}, r"warmup_ratio is 1.0"),
+        ({"negatives": "all"}, r"negatives is 'all', but has to be corpus, positives or batch"),
+        ({"lr_scheduler_type": "up"}, r"lr_scheduler_type is 'up', but has to be one of linear, cosine"),
+        ({"kind": "conv"}, r"kind is 'conv'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        AdapterTrainingArguments(**change)
