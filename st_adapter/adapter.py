@@ -128,9 +128,7 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
             )
         _check_finite("matrix", matrix)
         adapter = cls(matrix.shape[0], kind="linear", normalize=normalize)
-        identity = torch.eye(matrix.shape[0], dtype=torch.float64)
-        with torch.no_grad():
-            adapter.delta.copy_(matrix.detach().to("cpu", torch.float64) - identity)
+        adapter.set_matrix(matrix)
         return adapter
 
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
@@ -168,6 +166,16 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
                 "the base model that the adapter was made for."
             )
         x = query_embeddings.to(next(self.parameters()).dtype)
+        y = self.project(x)
+        if self.normalize:
+            input_length = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # (B, 1)
+            length = torch.linalg.vector_norm(y, dim=1, keepdim=True)
+            # A ratio of exactly 1 for an untrained adapter, where dividing by the length would shift the last bit.
+            y = y * (input_length / length.masked_fill(length == 0, 1.0))
+        return y.to(query_embeddings.dtype)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The residual map itself, without rescaling: (B, D) in the adapter's dtype -> (B, D)."""
         if self.kind == "linear":
             change = x @ self.delta.T
         else:
@@ -177,13 +185,49 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
             change = self._activation_function(hidden) @ self.up.T
         if self.bias:
             change = change + self.output_bias
-        y = x + change
-        if self.normalize:
-            input_length = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # (B, 1)
-            length = torch.linalg.vector_norm(y, dim=1, keepdim=True)
-            # A ratio of exactly 1 for an untrained adapter, where dividing by the length would shift the last bit.
-            y = y * (input_length / length.masked_fill(length == 0, 1.0))
-        return y.to(query_embeddings.dtype)
+        return x + change
+
+    def set_matrix(self, matrix: Tensor) -> None:
+        """Make ``project`` the linear map ``matrix x``, or as close to it as this kind and its size can come.
+
+        A ``low_rank`` adapter takes the leading singular directions of ``matrix - I``. So does an ``mlp``, each in two
+        hidden units of opposite sign, since ``g(x) - g(-x) = x`` for its activations.
+
+        Args:
+            matrix: (D, D), floating point.
+        """
+        change = matrix.detach().to("cpu", torch.float64) - torch.eye(self.embedding_dimension, dtype=torch.float64)
+        with torch.no_grad():
+            if self.bias:
+                self.output_bias.zero_()
+            if self.kind == "linear":
+                self.delta.copy_(change)
+                return
+            left, singular, right = torch.linalg.svd(change)
+            root = singular.sqrt()
+            up, down = left * root, root.unsqueeze(1) * right
+            if self.kind == "mlp":
+                up, down = torch.cat([up, -up], dim=1), torch.cat([down, -down])
+                half = min(self.hidden_dim // 2, self.embedding_dimension)
+                kept = torch.cat([torch.arange(half), self.embedding_dimension + torch.arange(half)])
+                self.up[:, 2 * half :] = 0.0
+                self.up[:, : 2 * half].copy_(up[:, kept])
+                self.down[: 2 * half].copy_(down[kept])
+                if self.bias:
+                    self.hidden_bias.zero_()
+            else:
+                self.up.copy_(up[:, : self.rank])
+                self.down.copy_(down[: self.rank])
+
+    def distance(self) -> Tensor:
+        """Squared Frobenius norm of the change the adapter makes: 0 for the identity; a penalty for training.
+
+        Of ``delta`` for ``linear``, of ``up @ down`` for the other two (for ``mlp`` a stand-in that ignores the
+        activation).
+        """
+        if self.kind == "linear":
+            return self.delta.square().sum()
+        return ((self.up.T @ self.up) * (self.down @ self.down.T)).sum()
 
     def fold(self) -> list[Module]:
         """The same map as stock Sentence Transformers modules: ``Dense`` [, ``Dense``] [, ``Normalize``].

@@ -78,8 +78,7 @@ def _read_location(location: str) -> PairTables | BeirTables:
 def _as_frame(table: Any) -> pd.DataFrame:
     frame: pd.DataFrame
     if isinstance(table, pd.DataFrame):
-        frame = table.reset_index(drop=True)
-        return frame
+        return table
     if isinstance(table, datasets.Dataset):
         frame = table.with_format(None).to_pandas()
         return frame

@@ -7,39 +7,66 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def softmax_ranking_loss(
-    scores: Tensor, excluded: Tensor, rows: Tensor, positive_scores: Tensor, weights: Tensor
-) -> Tensor:
-    """Softmax cross-entropy of every (query, positive) pair against the negatives of its query.
+def softmax_ranking_loss(scores: Tensor, positive_scores: Tensor, excluded: Tensor, weights: Tensor) -> Tensor:
+    """Softmax cross-entropy of every (query, positive) pair against its negatives.
 
-    For a pair with score ``s+`` the loss is ``-log(exp(s+) / (exp(s+) + sum_n exp(s_n)))`` over the negatives ``n`` of
-    its query; the other positives of the query are neither rewarded nor pushed away. This is InfoNCE (van den Oord et
-    al. 2018, https://arxiv.org/abs/1807.03748), in Sentence Transformers ``MultipleNegativesRankingLoss``, with the
-    candidates given instead of taken from the batch.
+    For a pair with score ``s+`` the loss is ``-log(exp(s+) / (exp(s+) + sum_n exp(s_n)))`` over its negatives ``n``.
+    This is InfoNCE (van den Oord et al. 2018, https://arxiv.org/abs/1807.03748), in Sentence Transformers
+    ``MultipleNegativesRankingLoss``, with the candidates given instead of taken from the batch. Adding ``log(p_n)`` to
+    the scores of a candidate counts it ``p_n`` times, which makes a sampled sum an estimate of the whole one (Bengio &
+    Senécal 2008, "Adaptive importance sampling to accelerate training of a neural probabilistic language model").
 
     Args:
-        scores: (B, M) similarity of every query with every candidate, times the scale (1 / temperature).
-        excluded: (B, M) bool, True where the candidate must not count as a negative: it is a positive of that query.
-        rows: (P,) int64, the query (row of ``scores``) of each pair; 0 <= rows < B.
-        positive_scores: (P,) score of each pair, on the same scale.
-        weights: (P,) weight of each pair, >= 0, not all 0.
+        scores: (B, M) similarity of each pair's query with every candidate, times the scale (1 / temperature).
+        positive_scores: (B,) similarity of each pair, on the same scale.
+        excluded: (B, M) bool, True where the candidate must not count as a negative of the pair.
+        weights: (B,) weight of each pair, >= 0.
 
     Returns:
-        Scalar, >= 0: the weighted mean over the pairs. A query whose candidates are all excluded contributes 0.
+        Scalar, >= 0: the mean over the pairs, each times its weight. A pair without negatives contributes 0.
 
     Inputs:
-        One row of scores per query of the batch, and one entry per (query, positive) pair: a query with three positives
-        has three entries.
+        One row per (query, positive) pair: a query with three positives has three rows, and in each of them the other
+        two positives are excluded.
 
     Example:
-        >>> scores = torch.tensor([[2.0, 1.0, 0.0]])
         >>> excluded = torch.tensor([[True, True, False]])
-        >>> pairs = dict(rows=torch.tensor([0, 0]), positive_scores=torch.tensor([2.0, 1.0]), weights=torch.ones(2))
-        >>> round(softmax_ranking_loss(scores, excluded, **pairs).item(), 4)  # (log(1 + e^-2) + log(1 + e^-1)) / 2
-        0.2201
+        >>> loss = softmax_ranking_loss(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([2.0]), excluded, torch.ones(1))
+        >>> round(loss.item(), 4)  # log(1 + e^-2)
+        0.1269
     """
     # Finite, because the gradient of a logsumexp over -inf alone is NaN.
     floor = torch.finfo(scores.dtype).min / 2
     negatives = scores.masked_fill(excluded, floor).logsumexp(dim=1)  # (B,)
-    losses = F.softplus(negatives[rows] - positive_scores)  # (P,)
-    return (losses * weights).sum() / weights.sum()
+    return (F.softplus(negatives - positive_scores) * weights).mean()
+
+
+def pairwise_logistic_loss(scores: Tensor, positive_scores: Tensor, excluded: Tensor, weights: Tensor) -> Tensor:
+    """Logistic loss of every positive against each of its negatives apart.
+
+    For a pair with score ``s+`` the loss is the mean over its negatives of ``log(1 + exp(s_n - s+))``: RankNet's cost
+    (Burges et al. 2005, "Learning to rank using gradient descent") and BPR (Rendle et al. 2009,
+    https://arxiv.org/abs/1205.2618). All negatives count alike, not mainly the hardest.
+
+    Args:
+        scores: (B, M) similarity of each pair's query with every candidate, times the scale (1 / temperature).
+        positive_scores: (B,) similarity of each pair, on the same scale.
+        excluded: (B, M) bool, True where the candidate must not count as a negative of the pair.
+        weights: (B,) weight of each pair, >= 0.
+
+    Returns:
+        Scalar, >= 0: the mean over the pairs, each times its weight. A pair without negatives contributes 0.
+
+    Inputs:
+        As for ``softmax_ranking_loss``.
+
+    Example:
+        >>> excluded = torch.tensor([[True, False, False]])
+        >>> scores = torch.tensor([[1.0, 1.0, 0.0]])
+        >>> loss = pairwise_logistic_loss(scores, torch.tensor([1.0]), excluded, torch.ones(1))
+        >>> round(loss.item(), 4)  # (log 2 + log(1 + e^-1)) / 2
+        0.5032
+    """
+    kept = (~excluded).to(scores.dtype)
+    losses = F.softplus(scores - positive_scores.unsqueeze(1)) * kept  # (B, M)
+    return (losses.sum(dim=1) / kept.sum(dim=1).clamp_min(1) * weights).mean()

@@ -6,7 +6,6 @@ import copy
 import itertools
 import json
 import os
-import re
 import shutil
 import uuid
 import warnings
@@ -300,9 +299,6 @@ def _find_base_files(model: SentenceTransformer, base_model: str | Path | None) 
         )
     if Path(name).is_dir():
         folder = Path(name).resolve()
-        # Old repositories keep the transformer in a folder of its own, and it is the one that remembers.
-        if base_model is None and not (folder / "modules.json").is_file():
-            folder = next((parent for parent in [folder.parent] if (parent / "modules.json").is_file()), folder)
         source = _BaseFiles(folder, folder.name, None, on_hub=False)
     else:
         # Sentence Transformers' own short names.
@@ -310,9 +306,8 @@ def _find_base_files(model: SentenceTransformer, base_model: str | Path | None) 
         hub_id = name if "/" in name else f"{organization}/{name}"
         revision = card.base_model_revision if card.base_model == hub_id else None
         folder = _download(hub_id, revision)
-        # The cache names a snapshot after its commit, which a branch or tag name may no longer mean tomorrow.
-        commit = folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else revision
-        source = _BaseFiles(folder, hub_id, commit, on_hub=True)
+        # The cache names a snapshot after its commit; a branch or tag may mean another one tomorrow.
+        source = _BaseFiles(folder, hub_id, folder.name, on_hub=True)
     if not (source.folder / "modules.json").is_file():
         raise ValueError(
             f"The base model's folder {source.folder} has no modules.json, but a Sentence Transformers repository is "

@@ -1,85 +1,60 @@
-"""From the judgements of a split to batches of anchors, candidates and positives."""
+"""From the judgements of a split to batches of anchors, positives and negatives, without work per sample in Python."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from st_adapter.embeddings import EmbeddedSplit
-from st_adapter.training_args import NegativePool
+from st_adapter.retrieval import search
+from st_adapter.training_args import AdapterTrainingArguments
+
+_NOBODY = -1
 
 
 class Batch(NamedTuple):
-    """What one training step sees.
+    """What one training step sees: B (query, positive) pairs and M candidates that all of them share.
 
     Attributes:
         anchors: (B, D) query embeddings.
-        candidates: (M, D) document embeddings that every anchor is scored against.
-        rows: (P,) int64, the anchor of each positive pair.
-        columns: (P,) int64, the candidate of each positive pair.
-        weights: (P,) share of each positive in its query, by relevance; those of one query sum to 1.
+        anchor_scale: (B, 1) factor that turns products with a document into similarities of about unit size.
+        positives: (B, D) document embeddings.
+        candidates: (M, D) document embeddings.
+        log_priors: (M,) logarithm of how many documents each candidate stands for.
+        excluded: (B, M) bool, True where a candidate is no negative of the pair.
+        weights: (B,) weight of each pair; their mean over the whole split is 1.
     """
 
     anchors: Tensor
+    anchor_scale: Tensor
+    positives: Tensor
     candidates: Tensor
-    rows: Tensor
-    columns: Tensor
+    log_priors: Tensor
+    excluded: Tensor
     weights: Tensor
 
-    @property
-    def excluded(self) -> Tensor:
-        """(B, M) bool, True where a candidate is a positive of the anchor and so no negative."""
-        mask = torch.zeros(len(self.anchors), len(self.candidates), dtype=torch.bool, device=self.anchors.device)
-        mask[self.rows, self.columns] = True
-        return mask
 
-
-@dataclass(frozen=True)
-class TrainingPool:
-    """The training queries of a split with their positives, ready to be cut into batches without a Python loop.
+class LabelledPairs(NamedTuple):
+    """The relevant pairs of a split, ordered by query.
 
     Attributes:
-        anchors: (Q, D) embeddings of the queries that have a positive.
-        candidates: (M, D) documents that serve as candidates.
-        offsets: (Q + 1,) int64; the positives of query i are ``columns[offsets[i]:offsets[i + 1]]``.
-        columns: (P,) int64 into ``candidates``.
-        weights: (P,) float32 as in ``Batch``.
-        in_batch: whether only the positives of the batch are candidates.
+        queries: (Q, D) embeddings of the queries with a relevant document.
+        rows: (P,) int64, the query of each pair.
+        documents: (P,) int64 into the corpus.
+        weights: (P,) float32: each query counts alike, its positives by relevance; their mean is 1.
     """
 
-    anchors: Tensor
-    candidates: Tensor
-    offsets: Tensor
-    columns: Tensor
+    queries: Tensor
+    rows: Tensor
+    documents: Tensor
     weights: Tensor
-    in_batch: bool
-
-    def __len__(self) -> int:
-        """Q, the number of training queries."""
-        return len(self.anchors)
-
-    def batch(self, queries: Tensor) -> Batch:
-        """The batch of the given (B,) queries, in that order."""
-        counts = self.offsets[queries + 1] - self.offsets[queries]
-        rows = torch.repeat_interleave(torch.arange(len(queries), device=queries.device), counts)
-        within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-        pairs = self.offsets[queries][rows] + within
-        candidates, columns = self.candidates, self.columns[pairs]
-        if self.in_batch:
-            kept, columns = columns.unique(return_inverse=True)
-            candidates = candidates[kept]
-        return Batch(self.anchors[queries], candidates, rows, columns, self.weights[pairs])
 
 
-def training_pool(split: EmbeddedSplit, negatives: NegativePool) -> TrainingPool:
-    """Collect the queries of a split that have a positive, and the documents they are trained against.
-
-    Args:
-        split: the training split.
-        negatives: ``corpus`` keeps every document, ``positives`` and ``batch`` those that are a positive of some query.
+def labelled_pairs(split: EmbeddedSplit) -> LabelledPairs:
+    """Collect the relevant pairs of a split.
 
     Raises:
         ValueError: no query has a relevant document.
@@ -91,16 +66,203 @@ def training_pool(split: EmbeddedSplit, negatives: NegativePool) -> TrainingPool
             "Check the relevance scores: > 0 is relevant."
         )
     query_index, order = split.qrels.query_index[relevant].sort(stable=True)
-    columns = split.qrels.corpus_index[relevant][order]
     relevance = split.qrels.relevance[relevant][order]
     queries, rows = query_index.unique_consecutive(return_inverse=True)
-    total = torch.zeros(len(queries), device=relevance.device).index_add_(0, rows, relevance)
-    offsets = torch.zeros(len(queries) + 1, dtype=torch.int64, device=rows.device)
-    offsets[1:] = torch.bincount(rows, minlength=len(queries)).cumsum(0)
-    candidates = split.corpus_embeddings
-    if negatives != "corpus":
-        kept, columns = columns.unique(return_inverse=True)
-        candidates = candidates[kept]
-    return TrainingPool(
-        split.query_embeddings[queries], candidates, offsets, columns, relevance / total[rows], negatives == "batch"
-    )
+    share = relevance / torch.zeros(len(queries), device=rows.device).index_add_(0, rows, relevance)[rows]
+    documents = split.qrels.corpus_index[relevant][order]
+    return LabelledPairs(split.query_embeddings[queries], rows, documents, share * (len(share) / len(queries)))
+
+
+class BatchSampler:
+    """Draw batches of pairs, reshuffled each time all have been seen, with candidates from the chosen pool.
+
+    Documents with the very same vector are one candidate, and none of them is ever a negative of a query that has one
+    of them as a positive. Shapes do not change from batch to batch.
+
+    Args:
+        split: the training split.
+        args: settings; ``negatives``, ``num_negatives``, ``unlabelled_weight``, ``per_device_train_batch_size`` and
+            ``seed`` are read.
+
+    Raises:
+        ValueError: no query has a relevant document, or given negatives were asked for and there are none.
+    """
+
+    def __init__(self, split: EmbeddedSplit, args: AdapterTrainingArguments) -> None:
+        self.args = args
+        self.device = split.query_embeddings.device
+        self.generator = torch.Generator().manual_seed(args.seed)
+        self.corpus = split.corpus_embeddings
+        self.first = first = first_of_equal_rows(self.corpus)
+        pairs = labelled_pairs(split)
+        self.pairs = pairs._replace(documents=first[pairs.documents])
+        self._scale = _similarity_scale(split, pairs.queries)
+        self.batch_size = min(args.per_device_train_batch_size, len(pairs.rows))
+        self.positives = _padded(self.pairs.rows, self.pairs.documents, len(pairs.queries))  # (Q, most positives)
+        self.labelled = self.pairs.documents.unique()
+        rest = first == torch.arange(len(first), device=self.device)
+        rest[self.labelled] = False
+        self.unlabelled = rest.nonzero().squeeze(1) if args.negatives == "corpus" else self.labelled[:0]
+        self.given: Tensor | None = None  # (Q, most negatives) further candidates of each query
+        if args.negatives == "given":
+            self.given = _given_negatives(split, first)
+        self._column = torch.full((len(self.corpus) + 1,), _NOBODY, device=self.device)
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._at = 0
+
+    @property
+    def starts_epoch(self) -> bool:
+        """Whether the next batch is the first of a new order."""
+        return self._at + self.batch_size > len(self._order)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until every pair has been seen once (the last incomplete batch is left to the next epoch)."""
+        return max(1, len(self.pairs.rows) // self.batch_size)
+
+    def mine(self, queries: Tensor) -> None:
+        """Search the corpus with the adapted (Q, D) training queries and keep each one's hardest negatives.
+
+        Documents scoring above 95 % of the query's best positive are taken for relevant ones without a judgement and
+        left out (positive-aware mining: Moreira et al. 2024, https://arxiv.org/abs/2407.15831, TopK-PercPos).
+        """
+        depth = self.args.num_hard_negatives + self.positives.shape[1] + 16
+        found = search(queries, self.corpus, depth)
+        best = (queries[self.pairs.rows] * self.corpus[self.pairs.documents]).sum(dim=1)
+        best = torch.full((len(queries),), -math.inf, device=self.device).scatter_reduce(
+            0, self.pairs.rows, best, "amax"
+        )
+        documents = self.first[found.indices]
+        kept = found.scores < 0.95 * best.unsqueeze(1)
+        kept &= ~(documents.unsqueeze(2) == self.positives.unsqueeze(1)).any(dim=2)
+        # A stable sort puts the kept documents first, hardest first.
+        order = kept.long().sort(dim=1, descending=True, stable=True).indices[:, : self.args.num_hard_negatives]
+        self.given = torch.where(kept.gather(1, order), documents.gather(1, order), _NOBODY)
+
+    def next(self) -> Batch:
+        """The next batch."""
+        pairs = self._next_pairs()
+        rows, documents = self.pairs.rows[pairs], self.pairs.documents[pairs]
+        if self.args.negatives in ("corpus", "positives"):
+            labelled, labelled_prior = self._sample(self.labelled, 1.0)
+            rest, rest_prior = self._sample(self.unlabelled, self.args.unlabelled_weight)
+            candidates, log_priors = torch.cat([labelled, rest]), torch.cat([labelled_prior, rest_prior])
+            repeated = None
+        else:
+            candidates = documents if self.given is None else torch.cat([documents, self.given[rows].flatten()])
+            log_priors = torch.zeros(len(candidates), device=self.device)
+            repeated = _is_repeated(candidates)
+        excluded = self._is_positive(rows, candidates)
+        if repeated is not None:
+            excluded |= repeated
+        return Batch(
+            self.pairs.queries[rows],
+            self._scale[rows],
+            self.corpus[documents],
+            self.corpus[candidates],
+            log_priors,
+            excluded,
+            self.pairs.weights[pairs],
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What ``load_state_dict`` needs to go on with the very same batches."""
+        state = {"generator": self.generator.get_state(), "order": self._order, "at": torch.tensor(self._at)}
+        return state if self.given is None else {**state, "given": self.given}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self.generator.set_state(state["generator"])
+        self._order, self._at = state["order"], int(state["at"])
+        if "given" in state:
+            self.given = state["given"].to(self.device)
+
+    def _next_pairs(self) -> Tensor:
+        if self.starts_epoch:
+            self._order = torch.randperm(len(self.pairs.rows), generator=self.generator)
+            self._at = 0
+        pairs = self._order[self._at : self._at + self.batch_size]
+        self._at += self.batch_size
+        return pairs.to(self.device)
+
+    def _sample(self, pool: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """Up to ``num_negatives`` documents of a pool, and the log of how many each stands for, times ``weight``."""
+        size = min(len(pool), self.args.num_negatives)
+        if size == 0 or weight == 0:
+            return pool[:0], torch.zeros(0, device=self.device)
+        prior = torch.full((size,), math.log(weight * len(pool) / size), device=self.device)
+        if size < len(pool):
+            pool = pool[torch.randint(len(pool), (size,), generator=self.generator).to(self.device)]
+        return pool, prior
+
+    def _is_positive(self, rows: Tensor, candidates: Tensor) -> Tensor:
+        """(B, M) bool: the candidate is a positive of the query, or nobody."""
+        # The slot of a candidate drawn twice is one of its two; the other is found by comparing documents below.
+        slots = torch.arange(len(candidates), device=self.device)
+        self._column[candidates] = slots
+        owner = self._column[candidates]  # one slot per distinct document
+        columns = self._column[self.positives[rows]]  # (B, most positives)
+        self._column[candidates] = _NOBODY
+        mask = torch.zeros(len(rows), len(candidates) + 1, dtype=torch.bool, device=self.device)
+        mask.scatter_(1, torch.where(columns == _NOBODY, len(candidates), columns), True)
+        return mask[:, :-1][:, owner] | (candidates == _NOBODY)
+
+
+def first_of_equal_rows(matrix: Tensor) -> Tensor:
+    """For each of N rows, the index of the first row with exactly the same numbers: (N,) int64.
+
+    Example:
+        >>> first_of_equal_rows(torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]])).tolist()
+        [0, 1, 0]
+    """
+    # Wrapping integer sums do not depend on the order of addition, so equal rows always get equal keys.
+    factors = torch.randint(-(2**62), 2**62, (matrix.shape[1],), generator=torch.Generator().manual_seed(0))
+    factors = factors.to(matrix.device)
+    # + 0.0 makes -0.0 and 0.0 the same bits.
+    keys = torch.cat([((part + 0.0).view(torch.int32).long() * factors).sum(dim=1) for part in matrix.split(2**14)])
+    distinct, group = keys.unique(return_inverse=True)
+    rows = torch.arange(len(keys), device=keys.device)
+    return torch.full_like(distinct, len(keys)).scatter_reduce(0, group, rows, "amin")[group]
+
+
+def _similarity_scale(split: EmbeddedSplit, queries: Tensor) -> Tensor:
+    """(Q, 1): 1 / |query| where the cosine counts; for dot products of any size one number for all queries."""
+    lengths = queries.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    if split.similarity == "dot":
+        lengths = (lengths.mean() * split.corpus_embeddings.norm(dim=1).mean().clamp_min(1e-12)).expand_as(lengths)
+    scale: Tensor = 1 / lengths
+    return scale
+
+
+def _padded(rows: Tensor, values: Tensor, num_rows: int) -> Tensor:
+    """Values grouped by (sorted) row as a matrix, filled up with nobody."""
+    counts = torch.bincount(rows, minlength=num_rows)
+    place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    padded = torch.full((num_rows, int(counts.max())), _NOBODY, device=rows.device)
+    padded[rows, place] = values
+    return padded
+
+
+def _is_repeated(candidates: Tensor) -> Tensor:
+    """(M,) bool: the same candidate stands further left as well."""
+    ordered, order = candidates.sort(stable=True)
+    same = torch.zeros_like(candidates, dtype=torch.bool)
+    same[order[1:]] = ordered[1:] == ordered[:-1]
+    return same
+
+
+def _given_negatives(split: EmbeddedSplit, first: Tensor) -> Tensor:
+    """The documents judged not relevant, by training query: (Q, most negatives)."""
+    relevant = split.qrels.relevance > 0
+    place = torch.full((len(split.query_ids),), _NOBODY, device=relevant.device)
+    trained = split.qrels.query_index[relevant].unique()
+    place[trained] = torch.arange(len(trained), device=relevant.device)
+    rows = place[split.qrels.query_index]
+    judged = ~relevant & (rows != _NOBODY)
+    if not judged.any():
+        raise ValueError(
+            f"negatives is 'given', but the split {split.name!r} has no document judged not relevant (a negative "
+            "column, or a score of 0). Add some, or choose negatives='corpus'."
+        )
+    rows, order = rows[judged].sort(stable=True)
+    return _padded(rows, first[split.qrels.corpus_index[judged][order]], len(trained))

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import shutil
 import time
+import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from datasets import Dataset, DatasetDict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, get_scheduler
-from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback, ProgressCallback
+from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback, ExportableState, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, embed
 from st_adapter.evaluation import EvaluationResult, adapt, evaluate, query_metrics
+from st_adapter.gradient import GradientFit
 from st_adapter.hub import push_to_hub
-from st_adapter.losses import softmax_ranking_loss
 from st_adapter.model import save_pretrained
-from st_adapter.sampling import TrainingPool, training_pool
 from st_adapter.training_args import AdapterTrainingArguments
+
+_CHECKPOINT = "checkpoint-"
 
 TrainDataset: TypeAlias = RetrievalDataset | EmbeddedDataset | EmbeddedSplit | Dataset
 EvalDataset: TypeAlias = EmbeddedSplit | Dataset
@@ -72,96 +79,86 @@ class AdapterTrainer:
         callbacks: Sequence[TrainerCallback] | None = None,
     ) -> None:
         self.model = model
-        self.args = args if args is not None else AdapterTrainingArguments()
+        self.args = args = args if args is not None else AdapterTrainingArguments()
         self.train_dataset, self.eval_dataset = _splits(model, train_dataset, eval_dataset)
-        if adapter is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.args.seed)
-                adapter = QueryAdapter(
-                    self.train_dataset.dim,
-                    kind=self.args.kind,
-                    rank=self.args.rank,
-                    hidden_dim=self.args.hidden_dim,
-                    normalize=self.train_dataset.unit,
-                )
-        if adapter.embedding_dimension != self.train_dataset.dim:
-            raise ValueError(
-                f"The adapter takes {adapter.embedding_dimension} dimensions, but the embeddings have "
-                f"{self.train_dataset.dim}. Start from an adapter of this base model, or from none."
-            )
-        self.adapter = adapter.to(self.train_dataset.query_embeddings.device)
+        # One run per seed, side by side; the average of linear maps is a linear map.
+        self._fits = [
+            GradientFit(self.train_dataset, replace(args, seed=args.seed + number), copy.deepcopy(adapter))
+            for number in range(args.num_seeds)
+        ]
+        self.adapter = copy.deepcopy(self._fits[0].averaged)
         self.state = TrainerState()
         self.control = TrainerControl()
-        self._best: dict[str, Tensor] | None = None
-        progress = [] if self.args.disable_tqdm else [_Progress()]
-        stopping = EarlyStoppingCallback(self.args.early_stopping_patience)
+        self._best: dict[str, Tensor] = {}
+        progress = [] if args.disable_tqdm else [_Progress()]
+        stopping = EarlyStoppingCallback(args.early_stopping_patience)
         self.callback_handler = CallbackHandler(
-            [DefaultFlowCallback(), *progress, stopping, *(callbacks or [])], self.adapter, None, None, None
+            [DefaultFlowCallback(), *progress, stopping, *(callbacks or [])],
+            self._fits[0].adapter,
+            None,
+            self._fits[0].optimizer,
+            None,
         )
-        self.control = self.callback_handler.on_init_end(self.args, self.state, self.control)
+        self.control = self.callback_handler.on_init_end(args, self.state, self.control)
 
     def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         """Add a callback, as with ``transformers.Trainer``."""
         self.callback_handler.add_callback(callback)
 
-    def train(self) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None) -> TrainOutput:
         """Train until the last epoch or until the dev metric stops rising, and keep the best step.
+
+        Args:
+            resume_from_checkpoint: folder of a checkpoint, or True for the newest one in ``args.output_dir``. On the
+                CPU the result is, bit for bit, that of a run which was never interrupted.
 
         Returns:
             ``TrainOutput(global_step, training_loss, metrics)``.
 
         Raises:
             FloatingPointError: the loss is no longer a finite number; ``adapter`` then holds the best step so far.
+            ValueError: there is no checkpoint, or it belongs to another run.
         """
-        args, device = self.args, self.train_dataset.query_embeddings.device
+        args = self.args
         start = time.perf_counter()
         before = _checksum(self.train_dataset.corpus_embeddings)
-        pool = training_pool(self.train_dataset, args.negatives)
-        steps_per_epoch = math.ceil(len(pool) / args.per_device_train_batch_size)
+        steps_per_epoch = self._fits[0].sampler.steps_per_epoch
         max_steps = steps_per_epoch * args.num_train_epochs
-        optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
-        scheduler = get_scheduler(
-            args.lr_scheduler_type, optimizer, round(args.warmup_ratio * max_steps), num_training_steps=max_steps
-        )
-        generator = torch.Generator().manual_seed(args.seed)
+        self._schedulers = [
+            get_scheduler(args.lr_scheduler_type, fit.optimizer, round(args.warmup_ratio * max_steps), max_steps)
+            for fit in self._fits
+        ]
+        self.callback_handler.lr_scheduler = self._schedulers[0]
         self.state = TrainerState(
             max_steps=max_steps,
             num_train_epochs=args.num_train_epochs,
             logging_steps=args.logging_steps,
             eval_steps=args.eval_steps,
+            save_steps=args.save_steps,
             train_batch_size=args.per_device_train_batch_size,
         )
-        self._best = None
-        self.callback_handler.optimizer, self.callback_handler.lr_scheduler = optimizer, scheduler
+        self._total_loss = torch.zeros((), dtype=torch.float64, device=self._fits[0].sampler.device)
+        self._logged_loss, self._logged_step = 0.0, 0
+        if resume_from_checkpoint:
+            self._load_checkpoint(resume_from_checkpoint)
         self.control = self.callback_handler.on_train_begin(args, self.state, self.control)
-        self._evaluate_step(adapted=False)
+        if not resume_from_checkpoint:
+            self._evaluate_step(adapted=False)
 
-        total_loss = torch.zeros((), device=device)
-        logged_loss, logged_step = 0.0, 0
         while self.state.global_step < max_steps and not self.control.should_training_stop:
-            self.control = self.callback_handler.on_epoch_begin(args, self.state, self.control)
-            order = torch.randperm(len(pool), generator=generator).to(device)
-            for queries in order.split(args.per_device_train_batch_size):
-                self.control = self.callback_handler.on_step_begin(args, self.state, self.control)
-                total_loss += self._step(pool, queries, optimizer)
+            if self.state.global_step % steps_per_epoch == 0:
+                self.control = self.callback_handler.on_epoch_begin(args, self.state, self.control)
+            self.control = self.callback_handler.on_step_begin(args, self.state, self.control)
+            for fit, scheduler in zip(self._fits, self._schedulers, strict=True):
+                self._total_loss += fit.step() / len(self._fits)
                 scheduler.step()
-                self.state.global_step += 1
-                self.state.epoch = self.state.global_step / steps_per_epoch
-                self.control = self.callback_handler.on_step_end(args, self.state, self.control)
-                if self.control.should_log:
-                    loss = self._finite(total_loss)
-                    steps = self.state.global_step - logged_step
-                    self._log({"loss": (loss - logged_loss) / steps, "learning_rate": scheduler.get_last_lr()[0]})
-                    logged_loss, logged_step = loss, self.state.global_step
-                if self.control.should_evaluate:
-                    self._finite(total_loss)
-                    self._evaluate_step()
-                if self.control.should_training_stop:
-                    break
-            self.control = self.callback_handler.on_epoch_end(args, self.state, self.control)
-            if self.control.should_evaluate:
-                self._finite(total_loss)
-                self._evaluate_step()
+            self.state.global_step += 1
+            self.state.epoch = self.state.global_step / steps_per_epoch
+            self.control = self.callback_handler.on_step_end(args, self.state, self.control)
+            self._log_evaluate_save()
+            if self.state.global_step % steps_per_epoch == 0:
+                self.control = self.callback_handler.on_epoch_end(args, self.state, self.control)
+                self._log_evaluate_save()
 
         self._restore_best()
         if _checksum(self.train_dataset.corpus_embeddings) != before:
@@ -171,8 +168,7 @@ class AdapterTrainer:
             "train_runtime": seconds,
             "train_samples_per_second": self.state.global_step * args.per_device_train_batch_size / seconds,
             "train_steps_per_second": self.state.global_step / seconds,
-            "train_loss": total_loss.item() / max(1, self.state.global_step),
-            "epoch": self.state.epoch,
+            "train_loss": float(self._total_loss) / max(1, self.state.global_step),
         }
         self._log(metrics)
         self.control = self.callback_handler.on_train_end(args, self.state, self.control)
@@ -207,24 +203,28 @@ class AdapterTrainer:
         """
         return push_to_hub(self.best_adapter, self.model, repo_id, private=private, token=token)
 
-    def _step(self, pool: TrainingPool, queries: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
-        batch = pool.batch(queries)
-        anchors = self.adapter.transform(batch.anchors)
-        if self.train_dataset.similarity == "cosine":
-            anchors = torch.nn.functional.normalize(anchors)
-        scores = self.args.scale * anchors @ batch.candidates.T  # (B, M)
-        positive_scores = scores[batch.rows, batch.columns]
-        loss = softmax_ranking_loss(scores, batch.excluded, batch.rows, positive_scores, batch.weights)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.args.max_grad_norm)
-        optimizer.step()
-        return loss.detach()
+    def _log_evaluate_save(self) -> None:
+        """Do what the callbacks asked for."""
+        if self.control.should_log:
+            loss = self._finite_loss()
+            steps = max(1, self.state.global_step - self._logged_step)
+            rate = self._schedulers[0].get_last_lr()[0]
+            self._log({"loss": (loss - self._logged_loss) / steps, "learning_rate": rate})
+            self._logged_loss, self._logged_step = loss, self.state.global_step
+        if self.control.should_evaluate:
+            self._finite_loss()
+            self._evaluate_step()
+        if self.control.should_save:
+            self._save_checkpoint()
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
     def _evaluate_step(self, adapted: bool = True) -> None:
         """Measure the current step (or, before the first, the base model) and keep it if it is the best so far."""
         split = self.eval_dataset
-        queries = adapt(self.adapter, split.query_embeddings) if adapted else split.query_embeddings
+        queries = split.query_embeddings
+        if adapted:
+            self._average_fits()
+            queries = adapt(self.adapter, queries)
         metrics = {
             f"eval_{name}": float(values.mean()) for name, values in query_metrics(split, queries, ks=(10,)).items()
         }
@@ -236,12 +236,17 @@ class AdapterTrainer:
             self.state.best_global_step = self.state.global_step
             self._best = copy.deepcopy(self.adapter.state_dict())
 
-    def _restore_best(self) -> None:
-        if self._best is not None:
-            self.adapter.load_state_dict(self._best)
+    def _average_fits(self) -> None:
+        with torch.no_grad():
+            for name, parameter in self.adapter.named_parameters():
+                values = [fit.averaged.get_parameter(name) for fit in self._fits]
+                parameter.copy_(torch.stack(values).mean(dim=0) if len(values) > 1 else values[0])
 
-    def _finite(self, total_loss: Tensor) -> float:
-        loss = float(total_loss)
+    def _restore_best(self) -> None:
+        self.adapter.load_state_dict(self._best)
+
+    def _finite_loss(self) -> float:
+        loss = float(self._total_loss)
         if not math.isfinite(loss):
             self._restore_best()
             raise FloatingPointError(
@@ -255,6 +260,67 @@ class AdapterTrainer:
         logs = {**logs, "epoch": self.state.epoch or 0.0}
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs=logs)
+
+    def _save_checkpoint(self) -> None:
+        """Write ``checkpoint-<step>``, whole or not at all: adapters, optimizers, samplers and the loop's place."""
+        folder = Path(self.args.output_dir) / f"{_CHECKPOINT}{self.state.global_step}"
+        unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+        tensors = {f"best.{name}": value for name, value in self._best.items()}
+        tensors["loss"] = torch.tensor(
+            [float(self._total_loss), self._logged_loss, self._logged_step], dtype=torch.float64
+        )
+        for number, fit in enumerate(self._fits):
+            tensors |= {f"fit{number}.{name}": value for name, value in fit.state_dict().items()}
+        callbacks = [c for c in self.callback_handler.callbacks if isinstance(c, ExportableState)]
+        self.state.stateful_callbacks = {type(callback).__name__: callback.state() for callback in callbacks}
+        try:
+            unfinished.mkdir(parents=True)
+            save_file(
+                {k: v.contiguous().clone() for k, v in tensors.items()}, unfinished / "training_state.safetensors"
+            )
+            self.state.save_to_json(str(unfinished / "trainer_state.json"))
+            (unfinished / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+            if folder.exists():
+                shutil.rmtree(folder)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _load_checkpoint(self, checkpoint: str | Path | bool) -> None:
+        folder = _newest_checkpoint(Path(self.args.output_dir)) if checkpoint is True else Path(str(checkpoint))
+        try:
+            tensors = load_file(folder / "training_state.safetensors")
+            state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+            args = json.loads((folder / "training_args.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError, SafetensorError) as error:
+            raise ValueError(
+                f"{folder} is no readable checkpoint ({error}). Name a checkpoint-<step> folder."
+            ) from error
+        passing = ("output_dir", "disable_tqdm", "num_train_epochs", "torch_compile")
+        changed = {k for k, v in self.args.to_dict().items() if args.get(k) != v and k not in passing}
+        if changed:
+            raise ValueError(
+                f"The checkpoint {folder} was written with other settings: {', '.join(sorted(changed))}. "
+                "Resume with the settings it was written with."
+            )
+        state.max_steps, state.num_train_epochs = self.state.max_steps, self.state.num_train_epochs
+        self.state = state
+        self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+        total, self._logged_loss, logged_step = tensors["loss"].tolist()
+        self._total_loss.fill_(total)
+        self._logged_step = int(logged_step)
+        for number, (fit, scheduler) in enumerate(zip(self._fits, self._schedulers, strict=True)):
+            prefix = f"fit{number}."
+            fit.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+            scheduler.last_epoch = state.global_step
+            for group, rate, at in zip(
+                fit.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+            ):
+                group["lr"] = rate * at(state.global_step)
+        for callback in self.callback_handler.callbacks:
+            saved = state.stateful_callbacks.get(type(callback).__name__)
+            if saved is not None:
+                vars(callback).update(vars(type(callback).from_state(saved)))
 
 
 class _Progress(ProgressCallback):  # type: ignore[misc]  # transformers is not typed
@@ -285,6 +351,13 @@ def _splits(
         f"train_dataset is {type(train).__name__} and eval_dataset is {type(dev).__name__}. Pass a whole data set with "
         "the splits 'train' and 'dev' as train_dataset, or two embedded splits, or two datasets.Dataset of pairs."
     )
+
+
+def _newest_checkpoint(folder: Path) -> Path:
+    checkpoints = [path for path in folder.glob(f"{_CHECKPOINT}*") if path.name.removeprefix(_CHECKPOINT).isdigit()]
+    if not checkpoints:
+        raise ValueError(f"There is no checkpoint in {folder}. Train with save_strategy='epoch' to have some.")
+    return max(checkpoints, key=lambda path: int(path.name.removeprefix(_CHECKPOINT)))
 
 
 def _checksum(embeddings: Tensor) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from transformers import SchedulerType
 from transformers.trainer_utils import IntervalStrategy
 
-NegativePool = Literal["corpus", "positives", "batch"]
+NegativePool = Literal["corpus", "positives", "batch", "given", "hard"]
 
 
 @dataclass(frozen=True)
@@ -22,43 +22,68 @@ class AdapterTrainingArguments:
     """
 
     output_dir: str = "adapter_output"
-    """Folder that ``save_model()`` and logging callbacks write to."""
+    """Folder that ``save_model()``, checkpoints and logging callbacks write to."""
     kind: Literal["linear", "low_rank", "mlp"] = "linear"
     """Form of the adapter: a full matrix, a matrix of low rank, or a network with one hidden layer; all residual."""
     rank: int = 32
     """Rank of a low_rank adapter."""
     hidden_dim: int = 128
     """Hidden units of an mlp adapter."""
+    start: Literal["closed_form", "identity"] = "closed_form"
+    """Where training starts: from the closed form, which few steps improve on, or from the base model."""
+    start_ridge: float = 1.0
+    """Ridge of the closed form that training starts from."""
     num_train_epochs: int = 30
-    """Passes over the training queries at most; the best evaluation is kept."""
-    per_device_train_batch_size: int = 64
-    """Queries per step."""
+    """Passes over the training pairs at most; the best evaluation is kept."""
+    per_device_train_batch_size: int = 128
+    """(query, positive) pairs per step."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.0
     """Decoupled decay of the adapter's weights, that is, towards the base model."""
-    lr_scheduler_type: str = "cosine"
+    lr_scheduler_type: str = "constant"
     """Name of a transformers scheduler."""
-    warmup_ratio: float = 0.05
+    warmup_ratio: float = 0.0
     """Share of the steps in which the learning rate rises from 0."""
-    max_grad_norm: float = 1.0
-    """Gradients longer than this are scaled back to it."""
+    max_grad_norm: float = 0.0
+    """Gradients longer than this are scaled back to it; 0 leaves them as they are."""
+    ema_decay: float = 0.95
+    """The adapter is the moving average of the iterates with this decay per step; 0 takes the last iterate."""
+    penalty: float = 0.003
+    """Weight of the squared distance of the adapter from the base model in the loss."""
+    loss: Literal["softmax", "pairwise"] = "softmax"
+    """Softmax over the negatives, where the hardest count most, or a logistic loss in which all count alike."""
     scale: float = 20.0
-    """Factor on the similarities before the softmax, 1 / temperature."""
-    negatives: NegativePool = "positives"
-    """Documents a query is trained against: the whole corpus, those that are a positive of some training query, or
-    those of the same batch. The whole corpus pushes away documents nobody asked for yet, so it pays only where queries
-    to come ask for the same documents as the training queries."""
+    """Factor on the similarities in the loss, 1 / temperature."""
+    negatives: NegativePool = "corpus"
+    """Documents a query is trained against: the whole corpus; those that are a positive of some training query; those
+    of its batch; those of its batch and its given negatives; those of its batch and the hardest found by search."""
+    unlabelled_weight: float = 0.1
+    """With negatives 'corpus': how much a document that is no positive of any training query counts as a negative. At 1
+    such documents are pushed away as strongly as others, which pays only where queries to come never ask for them."""
+    num_negatives: int = 512
+    """With negatives 'corpus' or 'positives': documents drawn per step from those that are a positive, and as many from
+    the others, weighted so that they stand for all."""
+    num_hard_negatives: int = 8
+    """With negatives 'hard': documents mined per query, anew in every epoch."""
     eval_strategy: Literal["epoch", "steps"] = "epoch"
     """When to evaluate on the dev split."""
     eval_steps: int = 50
     """Steps between evaluations with eval_strategy 'steps'."""
     early_stopping_patience: int = 5
     """Stop after this many evaluations without a new best."""
+    save_strategy: Literal["no", "epoch", "steps"] = "no"
+    """When to write a checkpoint to output_dir, from which train(resume_from_checkpoint=...) goes on."""
+    save_steps: int = 50
+    """Steps between checkpoints with save_strategy 'steps'."""
     logging_steps: int = 10
     """Steps between entries of the training loss in the log."""
     seed: int = 0
-    """Seed of the order of the queries and of random weights."""
+    """Seed of the order of the pairs, of drawn negatives and of random weights."""
+    num_seeds: int = 1
+    """Train this many times, with seeds seed, seed + 1, ..., and average the adapters (linear ones only)."""
+    torch_compile: bool = False
+    """Compile the loss, which on a GPU fuses its kernels and closes the gaps between them."""
     disable_tqdm: bool = False
     """Hide progress bars."""
 
@@ -69,17 +94,30 @@ class AdapterTrainingArguments:
             "num_train_epochs",
             "per_device_train_batch_size",
             "eval_steps",
+            "num_negatives",
+            "num_hard_negatives",
             "early_stopping_patience",
+            "save_steps",
             "logging_steps",
+            "num_seeds",
         ):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("learning_rate", "scale", "max_grad_norm"):
+        for name in ("learning_rate", "scale", "start_ridge"):
             _require(self, name, 0 < getattr(self, name) < float("inf"), "a number above 0")
-        _require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
-        _require(self, "warmup_ratio", 0 <= self.warmup_ratio < 1, "at least 0 and below 1")
-        _require(self, "kind", self.kind in ("linear", "low_rank", "mlp"), "linear, low_rank or mlp")
-        _require(self, "negatives", self.negatives in ("corpus", "positives", "batch"), "corpus, positives or batch")
-        _require(self, "eval_strategy", self.eval_strategy in ("epoch", "steps"), "epoch or steps")
+        for name in ("weight_decay", "penalty", "unlabelled_weight", "max_grad_norm"):
+            _require(self, name, 0 <= getattr(self, name) < float("inf"), "a number of at least 0")
+        for name in ("warmup_ratio", "ema_decay"):
+            _require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        for name in ("kind", "start", "loss", "negatives", "eval_strategy", "save_strategy"):
+            choices = get_args(get_type_hints(AdapterTrainingArguments)[name])
+            _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        if self.kind != "linear":
+            _require(
+                self,
+                "num_seeds",
+                self.num_seeds == 1,
+                f"1 for an adapter of kind {self.kind!r}: only linear maps average",
+            )
         schedulers = [scheduler.value for scheduler in SchedulerType]
         _require(self, "lr_scheduler_type", self.lr_scheduler_type in schedulers, f"one of {', '.join(schedulers)}")
 
@@ -114,11 +152,6 @@ class AdapterTrainingArguments:
     def eval_delay(self) -> float:
         """Evaluation starts at once."""
         return 0
-
-    @property
-    def save_strategy(self) -> IntervalStrategy:
-        """No checkpoints are written while training."""
-        return IntervalStrategy.NO
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain values."""

@@ -22,6 +22,8 @@ ORDER = [
     "hub",
     "training_args",
     "sampling",
+    "closed_form",
+    "gradient",
     "trainer",
     "pipeline",
     "cli",

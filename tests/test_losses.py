@@ -1,4 +1,4 @@
-"""The loss against a slow Python loop."""
+"""Each loss against a slow Python loop."""
 
 import math
 
@@ -7,50 +7,68 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from st_adapter.losses import softmax_ranking_loss
+from st_adapter.losses import pairwise_logistic_loss, softmax_ranking_loss
 
 
-def slow_loss(scores, excluded, rows, positive_scores, weights):
-    total = 0.0
-    for row, positive, weight in zip(rows.tolist(), positive_scores.tolist(), weights.tolist(), strict=True):
-        negatives = [s for s, out in zip(scores[row].tolist(), excluded[row].tolist(), strict=True) if not out]
-        denominator = math.exp(positive) + sum(math.exp(s) for s in negatives)
-        total += weight * -math.log(math.exp(positive) / denominator)
-    return total / sum(weights.tolist())
+def slow_softmax(positive, negatives):
+    return -math.log(math.exp(positive) / (math.exp(positive) + sum(math.exp(s) for s in negatives)))
+
+
+def slow_pairwise(positive, negatives):
+    return sum(math.log(1 + math.exp(s - positive)) for s in negatives) / max(1, len(negatives))
+
+
+LOSSES = [(softmax_ranking_loss, slow_softmax), (pairwise_logistic_loss, slow_pairwise)]
 
 
 @st.composite
 def problems(draw):
+    """Scores, positives, exclusions (sometimes of every candidate) and weights."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    num_queries, num_candidates = draw(st.integers(1, 5)), draw(st.integers(1, 8))
-    scores = 3 * torch.randn(num_queries, num_candidates, generator=generator, dtype=torch.float64)
+    num_pairs, num_candidates = draw(st.integers(1, 5)), draw(st.integers(1, 8))
+    scores = 3 * torch.randn(num_pairs, num_candidates, generator=generator, dtype=torch.float64)
+    positive_scores = 3 * torch.randn(num_pairs, generator=generator, dtype=torch.float64)
     excluded = torch.rand(scores.shape, generator=generator) < draw(st.sampled_from([0.2, 0.9]))
-    excluded[:, 0] = True  # every query has at least one positive
-    rows, columns = excluded.nonzero(as_tuple=True)
-    weights = 0.1 + torch.rand(len(rows), generator=generator, dtype=torch.float64)
-    return scores, excluded, rows, columns, weights
+    weights = torch.rand(num_pairs, generator=generator, dtype=torch.float64)
+    return scores, positive_scores, excluded, weights
 
 
-@given(problems())
-def test_equal_to_a_slow_loop(problem):
-    scores, excluded, rows, columns, weights = problem
-    fast = softmax_ranking_loss(scores, excluded, rows, scores[rows, columns], weights)
-    assert fast.item() == pytest.approx(slow_loss(scores, excluded, rows, scores[rows, columns], weights), rel=1e-9)
+@pytest.mark.parametrize(("loss", "slow"), LOSSES)
+@given(problem=problems())
+def test_equal_to_a_slow_loop(loss, slow, problem):
+    scores, positive_scores, excluded, weights = problem
+    expected = 0.0
+    for row, positive, out, weight in zip(*(part.tolist() for part in problem), strict=True):
+        negatives = [score for score, gone in zip(row, out, strict=True) if not gone]
+        expected += weight * slow(positive, negatives) / len(scores)
+    assert loss(scores, positive_scores, excluded, weights).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-@given(problems())
-def test_gradients_are_finite_and_other_positives_are_not_pushed_away(problem):
-    scores, excluded, rows, columns, weights = problem
-    scores.requires_grad_()
-    softmax_ranking_loss(scores, excluded, rows, scores[rows, columns], weights).backward()
-    assert torch.isfinite(scores.grad).all()
-    assert (scores.grad[excluded] <= 0).all(), "a positive must only ever be pulled closer"
-    assert (scores.grad[~excluded] >= 0).all(), "a negative must only ever be pushed away"
+@pytest.mark.parametrize(("loss", "slow"), LOSSES)
+@given(problem=problems())
+def test_gradients_are_finite_and_spare_what_is_excluded(loss, slow, problem):
+    scores, positive_scores, excluded, weights = problem
+    scores.requires_grad_(), positive_scores.requires_grad_()
+    loss(scores, positive_scores, excluded, weights).backward()
+    assert torch.isfinite(scores.grad).all() and torch.isfinite(positive_scores.grad).all()
+    assert (scores.grad[excluded] == 0).all(), "other positives are neither pulled nor pushed"
+    assert (scores.grad[~excluded] >= 0).all() and (positive_scores.grad <= 0).all()
 
 
-def test_no_negatives_give_no_loss():
+@pytest.mark.parametrize(("loss", "slow"), LOSSES)
+def test_no_negatives_give_no_loss(loss, slow):
     scores = torch.tensor([[1.0, 2.0]], requires_grad=True)
-    rows, columns = torch.tensor([0, 0]), torch.tensor([0, 1])
-    loss = softmax_ranking_loss(scores, torch.ones(1, 2, dtype=torch.bool), rows, scores[rows, columns], torch.ones(2))
-    loss.backward()
-    assert loss.item() == 0 and torch.equal(scores.grad, torch.zeros(1, 2))
+    value = loss(scores, torch.tensor([0.0]), torch.ones(1, 2, dtype=torch.bool), torch.ones(1))
+    value.backward()
+    assert value.item() == 0 and torch.equal(scores.grad, torch.zeros(1, 2))
+
+
+def test_a_log_prior_counts_a_candidate_several_times():
+    scores, positive = torch.randn(1, 3), torch.zeros(1)
+    three = torch.cat([scores, scores[:, :1], scores[:, :1]], dim=1)
+    prior = torch.tensor([math.log(3), 0.0, 0.0])
+    nothing = torch.zeros(1, 5, dtype=torch.bool)
+    torch.testing.assert_close(
+        softmax_ranking_loss(scores + prior, positive, nothing[:, :3], torch.ones(1)),
+        softmax_ranking_loss(three, positive, nothing, torch.ones(1)),
+    )

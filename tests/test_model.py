@@ -402,6 +402,15 @@ def test_base_from_the_hub_cache(hub_cache: str, tiny_model_path: Path, tmp_path
     assert ModelCard.load(saved / "README.md").data.base_model == "org/tiny"
 
 
+def test_the_commit_that_was_loaded_is_the_one_saved(hub_cache: str, tmp_path: Path) -> None:
+    base = SentenceTransformer("org/tiny", device="cpu")
+    repository = tmp_path / "cache" / "models--org--tiny"
+    (repository / "snapshots" / ("f" * 40)).mkdir()
+    (repository / "refs" / "main").write_text("f" * 40)
+    saved = save_pretrained(make_adapter(), base, tmp_path / "saved")
+    assert json.loads((saved / CONFIG_FILE_NAME).read_text())["base_model"]["revision"] == hub_cache
+
+
 def test_an_incomplete_hub_cache_is_saved_with_a_warning(
     hub_cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

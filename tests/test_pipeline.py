@@ -97,7 +97,9 @@ def test_a_second_run_replaces_the_first_and_finds_its_embeddings(finished, pair
 def test_when_nothing_helps_the_base_model_is_saved(pairs_file, tiny_model_path, tmp_path, capsys):
     arguments = ["train", "--model", str(tiny_model_path), "--data", str(pairs_file), "--cache-dir", str(tmp_path)]
     # A learning rate too small to change any ranking.
-    status = cli.main([*arguments, "--output-dir", str(tmp_path / "out"), "--learning-rate", "1e-12"])
+    status = cli.main(
+        [*arguments, "--output-dir", str(tmp_path / "out"), "--learning-rate", "1e-12", "--start", "identity"]
+    )
     assert status == 0 and "The base model is kept" in capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["adopted"] is False and results["test"]["adapted"] == results["test"]["base"]

@@ -1,11 +1,11 @@
 """The trainer on a problem with a known answer, and the promises it makes about the base model."""
 
-import math
-
 import pytest
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.integrations import TensorBoardCallback
 
 from st_adapter import embeddings
 from st_adapter.adapter import QueryAdapter
@@ -15,6 +15,13 @@ from st_adapter.trainer import AdapterTrainer
 from st_adapter.training_args import AdapterTrainingArguments
 
 DIM = 16
+DEFAULTS = {
+    "disable_tqdm": True,
+    "num_train_epochs": 20,
+    "learning_rate": 0.02,
+    "start": "identity",
+    "per_device_train_batch_size": 64,
+}
 
 
 def rotated_problem(seed=0, num_queries=240, num_documents=160, noise=0.05):
@@ -42,10 +49,10 @@ def rotated_problem(seed=0, num_queries=240, num_documents=160, noise=0.05):
 
 
 def arguments(**changes):
-    return AdapterTrainingArguments(**{"disable_tqdm": True, "num_train_epochs": 12, "learning_rate": 0.02, **changes})
+    return AdapterTrainingArguments(**{**DEFAULTS, **changes})
 
 
-@pytest.mark.parametrize("negatives", ["corpus", "positives", "batch"])
+@pytest.mark.parametrize("negatives", ["corpus", "positives", "batch", "hard"])
 @pytest.mark.parametrize("kind", ["linear", "low_rank", "mlp"])
 def test_training_helps_on_queries_it_never_saw(kind, negatives):
     embedded = rotated_problem()
@@ -147,7 +154,7 @@ def test_callbacks_see_every_event_in_order():
 
     trainer = AdapterTrainer(None, arguments(num_train_epochs=2), rotated_problem(), callbacks=[Recorder()])
     trainer.train()
-    steps = math.ceil(144 / 64)
+    steps = 144 // 64
     assert events == [
         "train_begin",
         ("evaluate", 0, True),
@@ -157,6 +164,102 @@ def test_callbacks_see_every_event_in_order():
         ("evaluate", 2 * steps, True),
         "train_end",
     ]
+
+
+@pytest.mark.parametrize("start", ["identity", "closed_form"])
+@pytest.mark.parametrize("loss", ["softmax", "pairwise"])
+def test_losses_and_starts(start, loss):
+    embedded = rotated_problem()
+    trainer = AdapterTrainer(None, arguments(start=start, loss=loss), train_dataset=embedded)
+    trainer.train()
+    result = evaluate(embedded["test"], trainer.best_adapter)
+    assert result.adapted_means["ndcg@10"] > result.base_means["ndcg@10"] + 0.1
+
+
+class Interrupt(TrainerCallback):
+    """Stop as a killed process would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"negatives": "corpus", "num_negatives": 20, "lr_scheduler_type": "cosine", "warmup_ratio": 0.2},
+        {"negatives": "hard", "kind": "mlp"},
+        {"negatives": "batch", "kind": "low_rank", "ema_decay": 0.0, "weight_decay": 0.01},
+        {"num_seeds": 3, "start": "closed_form"},
+    ],
+)
+def test_a_resumed_run_ends_with_the_very_same_weights(changes, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 3, "num_train_epochs": 6, **changes}
+    embedded = rotated_problem(noise=0.3)
+    whole = AdapterTrainer(None, arguments(**settings, output_dir=str(tmp_path / "whole")), train_dataset=embedded)
+    whole.train()
+
+    args = arguments(**settings, output_dir=str(tmp_path / "cut"))
+    with pytest.raises(KeyboardInterrupt):
+        AdapterTrainer(None, args, train_dataset=embedded, callbacks=[Interrupt(8)]).train()
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["checkpoint-3", "checkpoint-6"]
+    resumed = AdapterTrainer(None, args, train_dataset=embedded)
+    resumed.train(resume_from_checkpoint=True)
+
+    assert resumed.state.best_global_step == whole.state.best_global_step
+    losses = [[log["loss"] for log in trainer.state.log_history if "loss" in log] for trainer in (whole, resumed)]
+    assert losses[0] == losses[1]
+    for name, value in whole.adapter.state_dict().items():
+        assert torch.equal(value, resumed.adapter.state_dict()[name])
+    for name, value in whole._fits[0].state_dict().items():
+        assert torch.equal(value, resumed._fits[0].state_dict()[name]), name
+
+
+def test_a_checkpoint_holds_no_pickle_and_refuses_another_run(tmp_path):
+    embedded = rotated_problem()
+    args = arguments(save_strategy="epoch", num_train_epochs=2, output_dir=str(tmp_path))
+    AdapterTrainer(None, args, train_dataset=embedded).train()
+    files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"training_state.safetensors", "trainer_state.json", "training_args.json"}
+    other = arguments(save_strategy="epoch", num_train_epochs=2, output_dir=str(tmp_path), penalty=0.5)
+    with pytest.raises(ValueError, match=r"written with other settings: penalty"):
+        AdapterTrainer(None, other, train_dataset=embedded).train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match=r"no readable checkpoint"):
+        AdapterTrainer(None, args, train_dataset=embedded).train(resume_from_checkpoint=str(tmp_path / "checkpoint-99"))
+    empty = arguments(output_dir=str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match=r"There is no checkpoint in .*empty"):
+        AdapterTrainer(None, empty, train_dataset=embedded).train(resume_from_checkpoint=True)
+
+
+def test_adapters_of_several_seeds_are_averaged_into_one():
+    embedded = rotated_problem()
+    together = AdapterTrainer(None, arguments(num_seeds=2, num_train_epochs=1, seed=4), train_dataset=embedded)
+    together.train()
+    apart = []
+    for seed in (4, 5):
+        trainer = AdapterTrainer(None, arguments(num_train_epochs=1, seed=seed), train_dataset=embedded)
+        trainer.train()
+        apart.append(trainer.adapter.delta.detach())
+    torch.testing.assert_close(together.adapter.delta.detach(), (apart[0] + apart[1]) / 2)
+    with pytest.raises(ValueError, match=r"num_seeds is 2, but has to be 1 for an adapter of kind 'mlp'"):
+        arguments(num_seeds=2, kind="mlp")
+
+
+def test_transformers_own_callbacks_work_unmodified(tmp_path):
+    args = arguments(num_train_epochs=3, output_dir=str(tmp_path), logging_steps=1)
+    callbacks = [TensorBoardCallback(), EarlyStoppingCallback(2, 0.001)]
+    trainer = AdapterTrainer(None, args, train_dataset=rotated_problem(), callbacks=callbacks)
+    trainer.train()
+    events = EventAccumulator(str(next(tmp_path.rglob("events.out.tfevents.*")).parent))
+    events.Reload()
+    scalars = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert scalars["eval/ndcg@10"] == [0, 2, 4, 6]
+    assert scalars["train/loss"] == [1, 2, 3, 4, 5, 6]
+    best = max(event.value for event in events.Scalars("eval/ndcg@10"))
+    assert best == pytest.approx(trainer.state.best_metric, abs=1e-6)
 
 
 def test_pairs_as_sentence_transformers_users_have_them(tiny_model, tmp_path, monkeypatch):
@@ -192,7 +295,7 @@ def test_what_cannot_be_trained_on_is_refused():
         ({"learning_rate": -1.0}, r"learning_rate is -1.0, but has to be a number above 0"),
         ({"num_train_epochs": 0}, r"num_train_epochs is 0, but has to be at least 1"),
         ({"warmup_ratio": 1.0}, r"warmup_ratio is 1.0"),
-        ({"negatives": "all"}, r"negatives is 'all', but has to be corpus, positives or batch"),
+        ({"negatives": "all"}, r"negatives is 'all', but has to be one of corpus, positives, batch"),
         ({"lr_scheduler_type": "up"}, r"lr_scheduler_type is 'up', but has to be one of linear, cosine"),
         ({"kind": "conv"}, r"kind is 'conv'"),
     ],
