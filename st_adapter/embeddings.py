@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -90,6 +90,19 @@ class EmbeddedSplit:
         ):
             if len(index) and not (0 <= int(index.min()) and int(index.max()) < size):
                 raise ValueError(f"The judgements point to {side} rows outside 0..{size - 1}. Rebuild the split.")
+
+    def subset(self, kept: Tensor) -> EmbeddedSplit:
+        """The split without the queries (and their judgements) for which ``kept``, (Q,) bool, is False."""
+        rows = torch.full((len(kept),), -1, device=kept.device)
+        rows[kept] = torch.arange(int(kept.sum()), device=kept.device)
+        judged = kept[self.qrels.query_index]
+        query_index, corpus_index, relevance = (part[judged] for part in self.qrels)
+        return replace(
+            self,
+            query_ids=[query_id for query_id, keep in zip(self.query_ids, kept.tolist(), strict=True) if keep],
+            query_embeddings=self.query_embeddings[kept],
+            qrels=EmbeddedQrels(rows[query_index], corpus_index, relevance),
+        )
 
     @property
     def dim(self) -> int:

@@ -5,27 +5,34 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sentence_transformers import SentenceTransformer
 
+from st_adapter.adapter import QueryAdapter
+from st_adapter.auto import fit
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, Precision, embed
 from st_adapter.evaluation import EvaluationResult, evaluate
 from st_adapter.model import detach, save_pretrained
+from st_adapter.statistics import gate
 from st_adapter.trainer import AdapterTrainer
 from st_adapter.training_args import AdapterTrainingArguments
 
+Method = Literal["auto", "closed-form", "gradient"]
+
 MODEL_FOLDER = "model"
 RESULTS_FILE = "results.json"
+CHECKPOINT_FOLDER = "checkpoints"
 # Metrics kept query by query, so that two runs can be compared query by query.
-_PER_QUERY = ("ndcg@10", "mrr@100")
+PER_QUERY = ("ndcg@10", "mrr@100")
 
 
 @dataclass(frozen=True)
@@ -33,13 +40,13 @@ class TrainingRun:
     """What a finished run leaves behind.
 
     Attributes:
-        model_dir: the saved repository.
+        model_dir: the saved repository; None if the base model is kept and was not to be saved.
         results_file: the results as JSON.
         results: the content of that file.
         evaluations: split (``dev`` and, if the data have one, ``test``) -> base and adapted, per query.
     """
 
-    model_dir: Path
+    model_dir: Path | None
     results_file: Path
     results: dict[str, Any]
     evaluations: dict[str, EvaluationResult]
@@ -48,45 +55,79 @@ class TrainingRun:
 def run_training(
     model: SentenceTransformer,
     dataset: RetrievalDataset,
-    args: AdapterTrainingArguments,
+    output_dir: str | Path,
     *,
+    method: Method = "auto",
+    seed: int = 0,
+    alpha: float = 0.05,
+    args: AdapterTrainingArguments | None = None,
+    resume_from_checkpoint: bool = False,
+    save_base: bool = True,
     base_model: str | Path | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     embedding_batch_size: int = 32,
     precision: Precision = "fp32",
+    show_progress_bar: bool = True,
 ) -> TrainingRun:
-    """Embed, train, evaluate and save.
+    """Embed, fit, test, evaluate and save.
 
-    Writes ``model/`` and ``results.json`` to ``args.output_dir``; what lay there from an earlier run is replaced only
-    once the new model is complete. If no adapter was better on the dev split, the saved model is the base model.
+    Writes ``model/`` and ``results.json`` to ``output_dir``; what lay there from an earlier run is replaced only once
+    the new model is complete. If held-out queries do not say that the adapter is better than the base model, the base
+    model is kept: it is what is saved then, with nothing added.
 
     Args:
         model: base model, on the device to work on.
         dataset: with the splits ``train`` and ``dev``; ``test`` is evaluated if it is there and used for nothing else.
-        args: settings.
+        output_dir: a new or empty folder, or one of an earlier run.
+        method: ``auto`` and ``closed-form``: see ``fit``; ``gradient`` is one run of ``AdapterTrainer`` with ``args``.
+        seed: of the whole run.
+        alpha: level of the test that an adapter has to pass, 0 < alpha < 1.
+        args: settings of method ``gradient``; the other methods take none. ``seed`` and ``output_dir`` of this
+            function count, not theirs.
+        resume_from_checkpoint: go on with a ``gradient`` run that was cut off, from its newest checkpoint.
+        save_base: whether to save the base model if it is kept.
         base_model: Hub id or folder that the base model came from, if the model itself no longer knows it.
         cache_dir: where embeddings are cached; see ``embed``.
         embedding_batch_size: texts per forward pass of the base model.
         precision: of the base model's forward pass; see ``embed``.
+        show_progress_bar: bars for embedding and fitting.
 
     Raises:
         ValueError: the output folder holds something else, or model, data and settings do not fit together.
     """
-    output_dir = Path(args.output_dir)
+    output_dir = Path(output_dir)
     _check_output_dir(output_dir)
     missing = [split for split in ("train", "dev") if split not in dataset.qrels]
     if missing:
         raise ValueError(f"The data have no split {missing[0]!r}, only {list(dataset.qrels)}. Training needs both.")
+    if args is not None and method != "gradient":
+        raise ValueError(f"Training settings were given, but method {method!r} takes none. Choose method='gradient'.")
     seconds: dict[str, float] = {}
 
     start = time.perf_counter()
-    embedded = embed(model, dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision)
+    embedded = embed(
+        model,
+        dataset,
+        cache_dir=cache_dir,
+        batch_size=embedding_batch_size,
+        precision=precision,
+        show_progress_bar=show_progress_bar,
+    )
     seconds["embedding"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    trainer = AdapterTrainer(model, args, train_dataset=embedded)
-    trainer.train()
-    adapter = trainer.best_adapter
+    adapter: QueryAdapter | None
+    if method == "gradient":
+        args = replace(
+            args or AdapterTrainingArguments(),
+            seed=seed,
+            output_dir=str(output_dir / CHECKPOINT_FOLDER),
+            disable_tqdm=not show_progress_bar,
+        )
+        adapter, selection = _fit_gradient(model, embedded, args, alpha, resume_from_checkpoint)
+    else:
+        fitted = fit(embedded, method=method, seed=seed, alpha=alpha, show_progress_bar=show_progress_bar)
+        adapter, selection = fitted.adapter, fitted.to_dict()
     seconds["fitting"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -100,7 +141,12 @@ def run_training(
         "data": dataset.name,
         "ndcg@10": {split: [e.base_means["ndcg@10"], e.adapted_means["ndcg@10"]] for split, e in evaluations.items()},
     }
-    model_dir = save_pretrained(adapter, model, output_dir / MODEL_FOLDER, base_model=base_model, metadata=summary)
+    model_dir = output_dir / MODEL_FOLDER
+    if adapter is not None or save_base:
+        save_pretrained(adapter, model, model_dir, base_model=base_model, metadata=summary)
+    elif model_dir.exists():
+        # An adapter of an earlier run must not pass for the outcome of this one.
+        shutil.rmtree(model_dir)
     seconds["saving"] = time.perf_counter() - start
 
     results = {
@@ -112,17 +158,17 @@ def run_training(
             "num_documents": len(dataset.corpus),
             "train": _split_numbers(embedded, "train"),
         },
+        "method": method,
         "adopted": adapter is not None,
-        "adapter": {
-            "kind": args.kind,
-            "step": trainer.state.best_global_step,
-            "num_steps": trainer.state.global_step,
-            "num_parameters": sum(parameter.numel() for parameter in trainer.adapter.parameters()),
-        },
-        **{split: evaluation.to_dict(per_query=_PER_QUERY) for split, evaluation in evaluations.items()},
+        # Figures of a split that the adapter was fitted on say how well it fits, not how well it does.
+        "fitted_on": ["train"] if method == "gradient" else ["train", "dev"],
+        "adapter": None if adapter is None else adapter.get_config_dict(),
+        "selection": selection,
+        **{split: evaluation.to_dict(per_query=PER_QUERY) for split, evaluation in evaluations.items()},
         "seconds": seconds,
-        "seed": args.seed,
-        "arguments": args.to_dict(),
+        "seed": seed,
+        "arguments": None if args is None else args.to_dict(),
+        "alpha": alpha,
         "precision": precision,
         "device": str(model.device),
         "versions": {
@@ -132,7 +178,28 @@ def run_training(
     }
     results_file = output_dir / RESULTS_FILE
     write_json(results_file, results)
-    return TrainingRun(model_dir, results_file, results, evaluations)
+    return TrainingRun(model_dir if model_dir.exists() else None, results_file, results, evaluations)
+
+
+def _fit_gradient(
+    model: SentenceTransformer,
+    embedded: EmbeddedDataset,
+    args: AdapterTrainingArguments,
+    alpha: float,
+    resume_from_checkpoint: bool,
+) -> tuple[QueryAdapter | None, dict[str, Any]]:
+    """One run of the trainer, and the gate on the dev split."""
+    trainer = AdapterTrainer(model, args, train_dataset=embedded)
+    trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+    dev = evaluate(embedded["dev"], trainer.best_adapter)
+    verdict = gate(dev.adapted["ndcg@10"] - dev.base["ndcg@10"], alpha=alpha, seed=args.seed)
+    selection = {
+        "chosen": f"{args.kind}, step {trainer.state.best_global_step}",
+        "step": trainer.state.best_global_step,
+        "num_steps": trainer.state.global_step,
+        "gate": verdict._asdict(),
+    }
+    return (trainer.best_adapter if verdict.adopted else None), selection
 
 
 def evaluate_saved(
@@ -179,15 +246,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _check_output_dir(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The output folder {folder} is a file. Name a folder.")
-    if folder.is_dir() and any(folder.iterdir()):
-        try:
-            ours = "st_adapter" in json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            ours = False
-        if not ours:
+    if folder.is_dir():
+        foreign = sorted({path.name for path in folder.iterdir()} - {MODEL_FOLDER, RESULTS_FILE, CHECKPOINT_FOLDER})
+        if foreign:
             raise ValueError(
-                f"The output folder {folder} holds files that are not from an earlier run (no {RESULTS_FILE} of "
-                "st-adapter). Name a new or empty folder."
+                f"The output folder {folder} holds files that are not from an earlier run, the first: {foreign[:3]}. "
+                "Name a new or empty folder."
             )
 
 

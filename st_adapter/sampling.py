@@ -7,12 +7,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from st_adapter.embeddings import EmbeddedSplit
 from st_adapter.retrieval import search
 from st_adapter.training_args import AdapterTrainingArguments
 
 _NOBODY = -1
+# Splits and runs share one corpus tensor, so what is found out about its rows is kept with it.
+_first_rows: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 class Batch(NamedTuple):
@@ -93,19 +96,21 @@ class BatchSampler:
         self.device = split.query_embeddings.device
         self.generator = torch.Generator().manual_seed(args.seed)
         self.corpus = split.corpus_embeddings
-        self.first = first = first_of_equal_rows(self.corpus)
+        if self.corpus not in _first_rows:
+            _first_rows[self.corpus] = first_of_equal_rows(self.corpus)
+        self.first: Tensor = _first_rows[self.corpus]
         pairs = labelled_pairs(split)
-        self.pairs = pairs._replace(documents=first[pairs.documents])
+        self.pairs = pairs._replace(documents=self.first[pairs.documents])
         self._scale = _similarity_scale(split, pairs.queries)
         self.batch_size = min(args.per_device_train_batch_size, len(pairs.rows))
         self.positives = _padded(self.pairs.rows, self.pairs.documents, len(pairs.queries))  # (Q, most positives)
         self.labelled = self.pairs.documents.unique()
-        rest = first == torch.arange(len(first), device=self.device)
+        rest = self.first == torch.arange(len(self.first), device=self.device)
         rest[self.labelled] = False
         self.unlabelled = rest.nonzero().squeeze(1) if args.negatives == "corpus" else self.labelled[:0]
         self.given: Tensor | None = None  # (Q, most negatives) further candidates of each query
         if args.negatives == "given":
-            self.given = _given_negatives(split, first)
+            self.given = _given_negatives(split, self.first)
         self._column = torch.full((len(self.corpus) + 1,), _NOBODY, device=self.device)
         self._order = torch.empty(0, dtype=torch.int64)
         self._at = 0

@@ -22,12 +22,16 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 from sentence_transformers.base.modules import Normalize, Transformer  # noqa: E402
 from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
 from transformers import BertConfig, BertModel  # noqa: E402
 
 torch.set_num_threads(2)
+# No test asserts a time; in CI the same examples are tried every time.
+settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("project")
 
 _WORDS = "the a of in file read line number list string return sort open close value query document how what".split()
 _CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation

@@ -12,9 +12,8 @@ from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import embed
 from st_adapter.model import detach
 from st_adapter.pipeline import run_training
-from st_adapter.training_args import AdapterTrainingArguments
 
-COLORS = ["red", "green", "blue", "black", "white"]
+COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
 THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
 
 
@@ -38,7 +37,7 @@ def finished(pairs_file, tiny_model_path, tmp_path_factory):
     cache = str(tmp_path_factory.mktemp("cache"))
     status = cli.main(
         ["train", "--model", str(tiny_model_path), "--data", str(pairs_file), "--output-dir", str(folder)]
-        + ["--cache-dir", cache, "--num-train-epochs", "20", "--learning-rate", "0.02", "--device", "cpu"]
+        + ["--cache-dir", cache, "--device", "cpu", "--alpha", "0.5"]
     )
     assert status == 0
     return folder
@@ -50,14 +49,15 @@ def test_results_hold_what_is_needed_to_judge_and_to_repeat(finished, tiny_model
         for side in ("base", "adapted"):
             assert set(results[split][side]) >= {"ndcg@10", "mrr@10", "accuracy@10", "recall@10", "map@100"}
         assert results[split]["num_queries"] == len(results[split]["per_query"]["base"]["ndcg@10"])
-    assert (
-        results["dev"]["num_queries"] + results["test"]["num_queries"] + results["data"]["train"]["num_queries"] == 50
-    )
-    assert results["data"]["num_documents"] == 50
-    assert results["adopted"] is (results["adapter"]["step"] > 0)
+    num_train = results["data"]["train"]["num_queries"]
+    assert results["dev"]["num_queries"] + results["test"]["num_queries"] + num_train == len(COLORS) * len(THINGS)
+    assert results["data"]["num_documents"] == len(COLORS) * len(THINGS)
+    assert results["method"] == "auto" and results["fitted_on"] == ["train", "dev"] and results["alpha"] == 0.5
+    selection = results["selection"]
+    assert results["adopted"] is selection["gate"]["adopted"]
+    assert selection["candidates"][0]["name"] == selection["chosen"]
     assert set(results["seconds"]) == {"embedding", "fitting", "evaluating", "saving"}
-    assert results["arguments"]["learning_rate"] == 0.02 and results["seed"] == 0
-    assert results["base_model"] == str(tiny_model_path)
+    assert results["base_model"] == str(tiny_model_path) and results["seed"] == 0
     assert set(results["versions"]) >= {"python", "torch", "sentence-transformers"}
 
 
@@ -83,30 +83,47 @@ def test_queries_are_adapted_and_documents_are_not(finished, tiny_model_path):
     assert abs(saved.encode_query(texts) - base.encode_query(texts)).max() > 1e-3
 
 
-def test_a_second_run_replaces_the_first_and_finds_its_embeddings(finished, pairs_file, tiny_model_path, tmp_path):
+def test_a_second_run_replaces_the_first_and_finds_its_embeddings(pairs_file, tiny_model_path, tmp_path):
     dataset = RetrievalDataset.load(str(pairs_file))
     model = SentenceTransformer(str(tiny_model_path), device="cpu")
-    args = AdapterTrainingArguments(output_dir=str(tmp_path / "out"), num_train_epochs=1, disable_tqdm=True)
-    first = run_training(model, dataset, args, cache_dir=tmp_path)
-    again = run_training(model, dataset, args, cache_dir=tmp_path)
-    first.results.pop("seconds"), again.results.pop("seconds")
+    options = {"method": "closed-form", "cache_dir": tmp_path / "cache", "show_progress_bar": False}
+    first = run_training(model, dataset, tmp_path / "out", **options)
+    again = run_training(model, dataset, tmp_path / "out", **options)
+    for run in (first, again):
+        run.results.pop("seconds"), run.results["selection"].pop("seconds")
     assert first.results == again.results
     assert json.loads(again.results_file.read_text())["test"] == again.results["test"]
 
 
+NOTHING_HELPS = ["--method", "gradient", "--learning-rate", "1e-12", "--start", "identity", "--num-train-epochs", "1"]
+
+
 def test_when_nothing_helps_the_base_model_is_saved(pairs_file, tiny_model_path, tmp_path, capsys):
     arguments = ["train", "--model", str(tiny_model_path), "--data", str(pairs_file), "--cache-dir", str(tmp_path)]
-    # A learning rate too small to change any ranking.
-    status = cli.main(
-        [*arguments, "--output-dir", str(tmp_path / "out"), "--learning-rate", "1e-12", "--start", "identity"]
-    )
-    assert status == 0 and "The base model is kept" in capsys.readouterr().out
+    arguments += ["--output-dir", str(tmp_path / "out"), *NOTHING_HELPS]
+    assert cli.main(arguments) == 0
+    assert "The base model is kept. Not better than the base model: +0.000" in capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["adopted"] is False and results["test"]["adapted"] == results["test"]["base"]
     saved = SentenceTransformer(str(tmp_path / "out" / "model"), device="cpu")
     assert detach(saved)[1] == []
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
     assert (saved.encode_query(["the red car"]) == base.encode_query(["the red car"])).all()
+
+    assert cli.main([*arguments, "--fail-if-not-better"]) == 3
+    assert cli.main([*arguments, "--no-save-base"]) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"], "an old model must not stay"
+
+
+def test_the_gate_keeps_the_base_model_when_the_gain_may_be_chance(pairs_file, tiny_model_path, tmp_path, capsys):
+    arguments = ["train", "--model", str(tiny_model_path), "--data", str(pairs_file), "--cache-dir", str(tmp_path)]
+    arguments += ["--output-dir", str(tmp_path / "out"), "--method", "gradient", "--learning-rate", "0.02"]
+    assert cli.main([*arguments, "--alpha", "1e-9"]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    gate = results["selection"]["gate"]
+    assert results["adopted"] is False and gate["gain"] > 0 and gate["p_value"] > 1e-9
+    assert "Not surely better than the base model" in capsys.readouterr().out.replace("\n", " ")
+    assert results["test"]["adapted"] == results["test"]["base"]
 
 
 def test_bad_input_is_one_clear_message_and_status_2(pairs_file, tiny_model_path, tmp_path, capsys):
@@ -119,11 +136,13 @@ def test_bad_input_is_one_clear_message_and_status_2(pairs_file, tiny_model_path
 
     fails("nowhere.csv", "--data", str(tmp_path / "nowhere.csv"))
     fails("learning_rate is -1.0", "--learning-rate", "-1")
+    fails("--kind, --learning-rate came with --method auto", "--learning-rate", "0.1", "--kind", "mlp")
+    fails("alpha is 2.0", "--alpha", "2")
     fails("no_such_column", "--query-column", "no_such_column")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
-    fails("holds files that are not from an earlier run", "--output-dir", str(foreign))
+    fails("holds files that are not from an earlier run, the first: ['thesis.txt']", "--output-dir", str(foreign))
     assert (foreign / "thesis.txt").read_text() == "mine" and len(list(foreign.iterdir())) == 1
     fails("is a file", "--output-dir", str(foreign / "thesis.txt"))
 
@@ -161,10 +180,8 @@ def test_the_test_split_chooses_nothing(pairs_file, tiny_model_path, tmp_path):
             dataset.corpus,
             {**dataset.qrels, "test": type(dataset.qrels["test"]).from_pandas(frame)},
         )
-        args = AdapterTrainingArguments(
-            output_dir=str(tmp_path / str(change)), num_train_epochs=3, learning_rate=0.02, disable_tqdm=True
-        )
-        run = run_training(model, changed, args, cache_dir=tmp_path)
+        options = {"alpha": 0.5, "cache_dir": tmp_path / "cache", "show_progress_bar": False}
+        run = run_training(model, changed, tmp_path / str(change), **options)
         saved = SentenceTransformer(str(run.model_dir), device="cpu")
         features = {"sentence_embedding": torch.eye(embedded.query_embeddings.shape[1])}
         for module in detach(saved)[1]:

@@ -1,0 +1,163 @@
+"""How many labelled queries are enough: test nDCG@10 of `auto` with 25, 50, 100, 200, 400 and all of them.
+
+Labelled queries are drawn at random from train and dev, each keeping its share, several times; with all of them only
+the seed differs. Corpus and test stay whole. Writes scripts/results/label_curve.json after every size and prints a
+table.
+
+    python scripts/benchmark_label_curve.py                 # scifact and feedbackqa of ../shared/data
+    python scripts/benchmark_label_curve.py --data DIR DIR  # folders with corpus, queries and qrels
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from benchmark_quality import (
+    METRIC,
+    ROOT,
+    SHARED_DATA,
+    Material,
+    Values,
+    add_arguments,
+    compare,
+    fraction,
+    ours,
+    rounded,
+    seen_queries,
+    signed,
+    start_results,
+    summary,
+    write_results,
+)
+
+from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels
+from st_adapter.evaluation import query_metrics
+
+OUTPUT = ROOT / "scripts" / "results" / "label_curve.json"
+DEFAULT_DATA = ("scifact", "feedbackqa")
+SIZES = [25, 50, 100, 200, 400]
+ALL = "all"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add_arguments(parser, OUTPUT)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of labelled queries, besides all")
+    parser.add_argument("--draws", type=int, default=5)
+    arguments = parser.parse_args()
+
+    default = [SHARED_DATA / name for name in DEFAULT_DATA if (SHARED_DATA / name).is_dir()]
+    material = Material(arguments, arguments.data if arguments.data is not None else default, with_demo=False)
+    results = start_results(
+        arguments,
+        {
+            "script": "benchmark_label_curve.py",
+            "metric": METRIC,
+            "model": material.model_name,
+            "model_fingerprint": material.fingerprint,
+            "sizes": arguments.sizes,
+            "draws": arguments.draws,
+        },
+        ["--sizes", *map(str, arguments.sizes), "--draws", str(arguments.draws)],
+        material,
+    )
+    for name in material.names:
+        embedded = material.embedded(name)
+        test = embedded["test"]
+        base = query_metrics(test, test.query_embeddings, [10])[METRIC]
+        num_labelled = sum(len(embedded[split].query_ids) for split in ("train", "dev"))
+        entry = results["datasets"].setdefault(
+            name,
+            {
+                "num_documents": len(embedded.corpus_ids),
+                "num_labelled": num_labelled,
+                "test_query_ids": test.query_ids,
+                "base": {"mean": round(float(base.mean()), 5), "per_query": rounded(base)},
+                "sizes": {},
+            },
+        )
+        sizes = {str(size): size for size in arguments.sizes if size < num_labelled} | {ALL: num_labelled}
+        for key, size in sizes.items():
+            if key in entry["sizes"]:
+                print(f"{name}, {key} labelled queries: already there", flush=True)
+                continue
+            entry["sizes"][key] = measure_size(name, embedded, base, size, arguments.draws)
+            write_results(arguments.output, results)
+    write_results(arguments.output, results)
+    print(markdown_table(results))
+
+
+def measure_size(name: str, embedded: EmbeddedDataset, base: Values, size: int, draws: int) -> dict[str, Any]:
+    """Fit on every draw of one size; seen and unseen are those of the drawn labels."""
+    test = embedded["test"]
+    runs, values = {}, []
+    for draw in range(draws):
+        drawn = draw_labels(embedded, size, seed=draw)
+        start = time.perf_counter()
+        fitted = ours(drawn, embedded.corpus_embeddings, seed=draw)
+        seconds = time.perf_counter() - start
+        adapted = query_metrics(test, fitted.transform(test.query_embeddings), [10])[METRIC]
+        values.append(adapted)
+        runs[str(draw)] = {
+            **compare(base, adapted, seen_queries(drawn)),
+            "num_queries_by_split": {split: len(drawn[split].query_ids) for split in ("train", "dev")},
+            "seconds": round(seconds, 3),
+            **fitted.facts,
+            "per_query": rounded(adapted),
+        }
+        print(f"{name}, {size} labelled queries, draw {draw}: {adapted.mean():.4f} after {seconds:.1f} s", flush=True)
+    # Each draw sees other documents, so a mean over draws has no seen and unseen part.
+    whole = summary(list(runs.values()), base, values, np.ones(len(base), dtype=np.bool_))
+    return {**{key: value for key, value in whole.items() if key not in ("seen", "unseen")}, "runs": runs}
+
+
+def draw_labels(embedded: EmbeddedDataset, size: int, seed: int) -> EmbeddedDataset:
+    """Keep `size` random queries of train and dev together, each with its share and at least one; test stays whole.
+
+    A larger draw with the same seed contains every smaller one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    numbers = {split: len(embedded[split].query_ids) for split in ("train", "dev")}
+    num_dev = min(max(1, round(size * numbers["dev"] / sum(numbers.values()))), numbers["dev"], size - 1)
+    qrels = dict(embedded.qrels)
+    for split, wanted in (("train", size - num_dev), ("dev", num_dev)):
+        rows = embedded.qrels[split].query_index
+        queries = rows.unique().cpu()
+        drawn = queries[torch.randperm(len(queries), generator=generator)[:wanted]].to(rows.device)
+        kept = torch.isin(rows, drawn)
+        qrels[split] = EmbeddedQrels(*(part[kept] for part in embedded.qrels[split]))
+    return replace(embedded, qrels=qrels)
+
+
+def markdown_table(results: Mapping[str, Any]) -> str:
+    """One row per data set, one column per number of labels, means over the draws; from the result file's content."""
+    keys = [*map(str, results["settings"]["sizes"]), ALL]
+    lines = [f"| labelled queries | base | {' | '.join(keys)} |", f"|---|{'---:|' * (1 + len(keys))}"]
+    num_runs = num_below = 0
+    for name, entry in results["datasets"].items():
+        cells = [fraction(entry["base"]["mean"])]
+        for key in keys:
+            size = entry["sizes"].get(key)
+            if size is None:
+                cells.append("–")
+                continue
+            num_runs += size["num_runs"]
+            num_below += size["num_significantly_below"]
+            cells.append(f"{fraction(size['mean'])} ({signed(size['gain'])}; lowest {signed(size['lowest_gain'])})")
+        lines.append(f"| {name} (all: {entry['num_labelled']:,}) | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Test nDCG@10 of auto, mean of {results['settings']['draws']} draws, with the difference to base and that of "
+        f"the lowest draw. Significantly below base (95 % bootstrap interval): {num_below} of {num_runs} draws.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

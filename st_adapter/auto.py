@@ -1,0 +1,254 @@
+"""Find the best query adapter by cross-fitting a small portfolio, or keep the base model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from st_adapter.adapter import QueryAdapter
+from st_adapter.closed_form import mix, within_class_whitening
+from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit
+from st_adapter.folds import NUM_FOLDS, cross_fit_folds, labelled_split, unseen_share
+from st_adapter.gradient import GradientFit
+from st_adapter.sampling import labelled_pairs
+from st_adapter.selection import Candidate, Measure, Part, Scoreboard, Source, Verdict
+from st_adapter.training_args import AdapterTrainingArguments
+
+FitMethod = Literal["auto", "closed-form"]
+
+# Queries about documents without a training query never weigh less: a user's dev split understates what is to come.
+_MIN_UNSEEN_WEIGHT = 0.3
+# After a fold of at least _PRUNE_FROM queries, or after all folds, only the most promising runs go on.
+_KEPT_RUNS, _PRUNE_FROM = 3, 100
+# Refits of the chosen runs with different seeds, averaged: an average of linear maps is one linear map.
+_REFIT_SEEDS = 3
+# From this weight of unseen documents on, the models of the folds are averaged in; each of them missed some documents,
+# which costs where documents are known and helps where they are new.
+_BAG_FROM = 0.9
+
+_CLOSED_FORM = "closed form"
+_RIDGES = {"auto": (0.3, 1.0, 3.0), "closed-form": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)}
+_CLOSED_FORM_SHARES = {"auto": (0.5, 1.0), "closed-form": (0.25, 0.5, 0.75, 1.0)}
+
+_RUN = AdapterTrainingArguments(scale=20.0, unlabelled_weight=0.1, penalty=0.003)
+# From cautious to bold.
+_RUNS = {
+    f"softmax, scale {run.scale:g}, unlabelled weight {run.unlabelled_weight:g}, penalty {run.penalty:g}": run
+    for run in (
+        replace(_RUN, unlabelled_weight=0.0, penalty=0.01),
+        replace(_RUN, unlabelled_weight=0.0),
+        replace(_RUN, scale=50.0, penalty=0.01),
+        _RUN,
+        replace(_RUN, penalty=0.001),
+        replace(_RUN, unlabelled_weight=1.0, penalty=0.001),
+    )
+}
+_CHECKPOINTS = (80, 160)
+_RUN_SHARES = (0.75, 1.0)
+# From this many pairs on, twice as many pairs and negatives per step.
+_LARGE = 1500
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The outcome of a fit.
+
+    Attributes:
+        adapter: None if the base model is kept.
+        verdict: the gate with its reason, and what every candidate did.
+        seconds: wall time by step.
+    """
+
+    adapter: QueryAdapter | None
+    verdict: Verdict
+    seconds: dict[str, float]
+
+    @property
+    def adopted(self) -> bool:
+        """Whether there is an adapter."""
+        return self.adapter is not None
+
+    @property
+    def chosen(self) -> str:
+        """Name of the best candidate, adopted or not."""
+        return self.verdict.candidates[0].name
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready summary, without the adapter."""
+        verdict = self.verdict._asdict()
+        gate = verdict.pop("gate")._asdict()
+        candidates = [
+            # JSON has no NaN: a part without queries has no gain.
+            {key: None if value != value else value for key, value in vars(candidate).items()}
+            for candidate in verdict.pop("candidates")
+        ]
+        return {**verdict, "chosen": self.chosen, "gate": gate, "candidates": candidates, "seconds": self.seconds}
+
+
+def fit(
+    embedded: EmbeddedDataset,
+    *,
+    method: FitMethod = "auto",
+    seed: int = 0,
+    alpha: float = 0.05,
+    show_progress_bar: bool = False,
+) -> FitResult:
+    """Choose, test and fit an adapter on the splits ``train`` and ``dev``; no other split is looked at.
+
+    All labelled queries are cut into folds, some documents held out whole, so that every candidate is measured on
+    queries its fit did not see, both with documents that other training queries asked for and with documents that
+    nobody asked for. The two are weighted as the given dev split shows them (unseen ones by at least .3). Candidates
+    are closed forms, gradient runs that start there, each also shrunk towards the identity, and averages of the best.
+    The best one has to pass a paired test against the base model; then it is fitted again on all labels.
+
+    Args:
+        embedded: with the splits ``train`` and ``dev``.
+        method: ``closed-form`` leaves the gradient runs out.
+        seed: of folds, batches and tests; the same seed gives the same adapter.
+        alpha: level of the test, 0 < alpha < 1.
+        show_progress_bar: one step per fold, and one for the last fit.
+
+    Raises:
+        ValueError: a split is missing or has no relevant pair, or alpha is out of range.
+    """
+    clock = _Clock()
+    generator = torch.Generator().manual_seed(seed)
+    labelled = labelled_split(embedded)
+    unseen_weight = max(_MIN_UNSEEN_WEIGHT, unseen_share(embedded))
+    ridges = _RIDGES[method]
+    runs = list(_RUNS) if method == "auto" else []
+    candidates: list[Candidate] = [
+        (Part(_closed_form(ridge), share),) for ridge in ridges for share in _CLOSED_FORM_SHARES[method]
+    ]
+    candidates += [(Part(_checkpoint(r, s), a),) for r in runs for s in _CHECKPOINTS for a in _RUN_SHARES]
+    board = Scoreboard(candidates, len(labelled.query_ids), unseen_weight)
+
+    folds = list(cross_fit_folds(labelled, unseen_weight, generator))
+    fitted: list[tuple[Measure, Tensor, Tensor, dict[Source, Tensor]]] = []
+    with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
+        for number, fold in enumerate(folds):
+            with clock("training"):
+                matrices = _matrices(labelled.subset(fold.train), ridges, runs, seed * 1000 + number)
+            with clock("measuring"):
+                measure = Measure(labelled.subset(fold.measured))
+                rows = fold.measured.nonzero().squeeze(1)
+                unseen = fold.unseen[rows].long()
+                board.add(rows, unseen, measure.base, measure.gains(board.candidates, matrices))
+                fitted.append((measure, rows, unseen, matrices))
+                last_of_round = (number + 1) % NUM_FOLDS == 0
+                if len(runs) > _KEPT_RUNS and (len(rows) >= _PRUNE_FROM or last_of_round):
+                    kept = board.best_families(_KEPT_RUNS, among=runs)
+                    board.drop_families([run for run in runs if run not in kept])
+                    runs = kept
+            progress.update()
+
+        with clock("measuring"):
+            averages = board.averages_of_the_best()
+            gains = [measure.gains(averages, matrices) for measure, _, _, matrices in fitted]
+            board.extend(averages, [(rows, unseen) for _, rows, unseen, _ in fitted], gains)
+        with clock("testing"):
+            verdict = board.verdict(alpha, seed)
+        adapter = None
+        if verdict.gate.adopted:
+            with clock("refitting"):
+                matrix = _refit(labelled, verdict.chosen, ridges, seed)
+                if unseen_weight >= _BAG_FROM:
+                    bags = [_combine(verdict.chosen, matrices) for *_, matrices in fitted]
+                    matrix = (matrix + torch.stack(bags).mean(dim=0)) / 2
+                adapter = QueryAdapter.from_matrix(matrix, normalize=labelled.unit).to(matrix.device)
+        progress.update()
+    return FitResult(adapter, verdict, clock.seconds)
+
+
+class _Clock:
+    """Wall time by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._name, self._start = "", 0.0
+
+    def __call__(self, name: str) -> _Clock:
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        elapsed = time.perf_counter() - self._start
+        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + elapsed
+
+
+def _closed_form(ridge: float) -> Source:
+    return Source(_CLOSED_FORM, f"ridge {ridge:g}")
+
+
+def _checkpoint(run: str, step: int) -> Source:
+    return Source(run, f"{step} steps")
+
+
+def _matrices(train: EmbeddedSplit, ridges: Sequence[float], runs: Sequence[str], seed: int) -> dict[Source, Tensor]:
+    """Fit every source on one training side: (D, D) each."""
+    pairs = labelled_pairs(train)
+    matrices = {_closed_form(r): within_class_whitening(pairs, train.corpus_embeddings, r) for r in ridges}
+    for fitted in _side_by_side([(train, run, seed) for run in runs]):
+        matrices |= fitted
+    return matrices
+
+
+def _side_by_side(runs: Sequence[tuple[EmbeddedSplit, str, int]]) -> list[dict[Source, Tensor]]:
+    """Do independent runs at once: on a CPU one core each, because the products of a step are too small to share.
+
+    Cores that share a product wait for each other at every step, which on a busy machine costs many times the product.
+    """
+    if not runs or runs[0][0].query_embeddings.device.type != "cpu":
+        return [_run(*run) for run in runs]
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(max_workers=min(num_threads, len(runs))) as pool:
+            return list(pool.map(_run, *zip(*runs, strict=True)))
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _run(train: EmbeddedSplit, run: str, seed: int) -> dict[Source, Tensor]:
+    """The averaged iterates of one gradient run at its checkpoints."""
+    args = replace(_RUNS[run], seed=seed)
+    if train.num_pairs >= _LARGE:
+        args = replace(
+            args,
+            per_device_train_batch_size=2 * args.per_device_train_batch_size,
+            num_negatives=2 * args.num_negatives,
+        )
+    gradient_fit = GradientFit(train, args)
+    identity = torch.eye(train.dim, device=train.query_embeddings.device)
+    matrices: dict[Source, Tensor] = {}
+    for step in range(1, max(_CHECKPOINTS) + 1):
+        gradient_fit.step()
+        if step in _CHECKPOINTS:
+            with torch.no_grad():
+                matrices[_checkpoint(run, step)] = gradient_fit.averaged.project(identity).T.clone()
+    return matrices
+
+
+def _combine(candidate: Candidate, matrices: dict[Source, Tensor]) -> Tensor:
+    return torch.stack([mix(matrices[part.source], part.share) for part in candidate]).mean(dim=0)
+
+
+def _refit(labelled: EmbeddedSplit, candidate: Candidate, ridges: Sequence[float], seed: int) -> Tensor:
+    """Fit a candidate on all labels, with several seeds if it comes from a gradient run."""
+    runs = [run for run in _RUNS if any(part.source.family == run for part in candidate)]
+    seeds = [seed * 1000 + 900 + number for number in range(_REFIT_SEEDS if runs else 1)]
+    tasks = [(labelled, run, each) for each in seeds for run in runs]
+    refits = [_matrices(labelled, ridges, [], seed) for _ in seeds]
+    for number, fitted in enumerate(_side_by_side(tasks)):
+        refits[number // len(runs)] |= fitted
+    return torch.stack([_combine(candidate, matrices) for matrices in refits]).mean(dim=0)

@@ -1,0 +1,285 @@
+"""Measure candidates on queries their fit did not see, choose the best one, and test it against the base model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from st_adapter.embeddings import EmbeddedSplit
+from st_adapter.statistics import Gate, gate, sign_flip_p_values
+
+_K = 10  # the cut-off of nDCG
+# A candidate that loses on either part by more than this many standard errors is out.
+_REJECTED_BEYOND = 1.28
+# A part of fewer queries says nothing of its own.
+_MIN_PART = 8
+# Scores held at once while measuring: 2**25 float32 are 128 MiB.
+_BLOCK_SCORES = 2**25
+
+
+class Source(NamedTuple):
+    """A linear map that was fitted in every fold.
+
+    Attributes:
+        family: what was fitted; of a family the best member may enter an average.
+        detail: the member, such as ``ridge 1`` or ``160 steps``.
+    """
+
+    family: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.family}, {self.detail}"
+
+
+class Part(NamedTuple):
+    """One source, shrunk towards the identity: ``(1 - share) I + share W``."""
+
+    source: Source
+    share: float
+
+    def __str__(self) -> str:
+        return f"{self.source}, share {self.share:g}"
+
+
+Candidate = tuple[Part, ...]
+"""The parts whose maps are averaged; usually one."""
+
+
+@dataclass(frozen=True)
+class CandidateResult:
+    """What a candidate did on queries that its fit had not seen; gains are nDCG@10 above the base model's.
+
+    Attributes:
+        name: what it is.
+        gain: weighted mean of the two parts.
+        gain_seen: on queries whose documents were positives of some training query; NaN if there were none.
+        gain_unseen: on queries none of whose documents was.
+        p_value: that it is no better than the base, one-sided, adjusted for the number of candidates.
+        rejected: whether it was clearly worse on one of the parts.
+    """
+
+    name: str
+    gain: float
+    gain_seen: float
+    gain_unseen: float
+    p_value: float
+    rejected: bool
+
+
+class Measure:
+    """nDCG@10 of many maps on the same queries, from the ranks of their relevant documents.
+
+    A rank is one more than the number of documents that score higher, which needs no sorting; equal scores count in
+    favour of base and candidate alike.
+    """
+
+    def __init__(self, split: EmbeddedSplit) -> None:
+        self.split = split
+        order = split.qrels.query_index.argsort(stable=True)
+        self.rows, self.documents = split.qrels.query_index[order], split.qrels.corpus_index[order]
+        self.relevance = split.qrels.relevance[order]
+        self.one_each = len(self.rows) == len(split.query_ids)
+        self.ideal = self._ideal()
+        self.block = max(1, _BLOCK_SCORES // len(split.corpus_ids))
+        self.base = torch.cat([self._ndcg(base, start) for start, _, base in self._blocks()])
+
+    def gains(self, candidates: Sequence[Candidate], matrices: dict[Source, Tensor]) -> dict[Candidate, Tensor]:
+        """Gain over the base, (Q,), of every candidate whose sources were fitted."""
+        possible = [c for c in candidates if all(part.source in matrices for part in c)]
+        sources = list(dict.fromkeys(part.source for candidate in possible for part in candidate))
+        values: dict[Candidate, list[Tensor]] = {candidate: [] for candidate in possible}
+        for start, queries, base in self._blocks():
+            # Scores are linear in the map, so shrunk and averaged maps need no product of their own.
+            scores = {s: (queries @ matrices[s].T) @ self.split.corpus_embeddings.T for s in sources}
+            for candidate in possible:
+                mixed = base * (1 - sum(part.share for part in candidate) / len(candidate))
+                for part in candidate:
+                    mixed += scores[part.source] * (part.share / len(candidate))
+                values[candidate].append(self._ndcg(mixed, start))
+        return {candidate: torch.cat(parts) - self.base for candidate, parts in values.items()}
+
+    def _blocks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """First row, queries and base scores of blocks that fit into memory."""
+        for start in range(0, len(self.split.query_ids), self.block):
+            queries = self.split.query_embeddings[start : start + self.block]
+            if self.split.similarity == "cosine":
+                queries = torch.nn.functional.normalize(queries)
+            yield start, queries, queries @ self.split.corpus_embeddings.T
+
+    def _ndcg(self, scores: Tensor, start: int) -> Tensor:
+        first, last = torch.searchsorted(
+            self.rows, torch.tensor([start, start + len(scores)], device=scores.device)
+        ).tolist()
+        dcg = torch.zeros(len(scores), device=scores.device)
+        for low in range(first, last, self.block):
+            pairs = slice(low, min(low + self.block, last))
+            rows = self.rows[pairs] - start
+            own = scores[rows, self.documents[pairs]]
+            # With one relevant document a query, the rows follow each other and need not be copied.
+            every = scores[low - first : low - first + len(rows)] if self.one_each else scores[rows]
+            rank = (every > own.unsqueeze(1)).sum(dim=1)  # from 0
+            gain = torch.where(rank < _K, self.relevance[pairs] / torch.log2(rank + 2.0), torch.zeros_like(own))
+            dcg.index_add_(0, rows, gain)
+        return dcg / self.ideal[start : start + len(scores)]
+
+    def _ideal(self) -> Tensor:
+        order = self.relevance.argsort(descending=True, stable=True)
+        order = order[self.rows[order].argsort(stable=True)]
+        counts = torch.bincount(self.rows, minlength=len(self.split.query_ids))
+        place = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.rows[order]]
+        gain = torch.where(place < _K, self.relevance[order] / torch.log2(place + 2.0), 0.0)
+        return torch.zeros(len(counts), device=order.device).index_add_(0, self.rows[order], gain)
+
+
+class Verdict(NamedTuple):
+    """What the scoreboard says in the end.
+
+    Attributes:
+        chosen: the best candidate.
+        gate: its test against the base model.
+        candidates: all of them, best first.
+        base: nDCG@10 of the base model, weighted as the gains are.
+        num_seen: queries measured whose documents were positives of a training query.
+        num_unseen: queries measured for which none was.
+        unseen_weight: weight of the latter.
+    """
+
+    chosen: Candidate
+    gate: Gate
+    candidates: list[CandidateResult]
+    base: float
+    num_seen: int
+    num_unseen: int
+    unseen_weight: float
+
+
+class Scoreboard:
+    """Gains of all candidates on all queries, seen and unseen apart."""
+
+    def __init__(self, candidates: list[Candidate], num_queries: int, unseen_weight: float) -> None:
+        self.candidates = candidates
+        self.unseen_weight = unseen_weight
+        self._counts = np.zeros((2, num_queries))  # how often each query was measured as seen (0) and unseen (1)
+        self._base = np.zeros((2, num_queries))
+        self._gains = np.zeros((2, len(candidates), num_queries))
+
+    def add(self, rows: Tensor, unseen: Tensor, base: Tensor, gains: dict[Candidate, Tensor]) -> None:
+        """Enter what one fold measured: its queries, which of them are unseen, and every candidate's gains on them."""
+        at = (unseen.cpu().numpy(), rows.cpu().numpy())
+        self._counts[at] += 1
+        self._base[at] += base.cpu().numpy()
+        for number, candidate in enumerate(self.candidates):
+            if candidate in gains:
+                self._gains[at[0], number, at[1]] += gains[candidate].cpu().numpy()
+
+    def extend(
+        self,
+        candidates: list[Candidate],
+        places: list[tuple[Tensor, Tensor]],
+        gains: list[dict[Candidate, Tensor]],
+    ) -> None:
+        """Add candidates that were measured after the others, on the same queries."""
+        more = np.zeros((2, len(candidates), self._counts.shape[1]))
+        for (rows, unseen), values in zip(places, gains, strict=True):
+            for number, candidate in enumerate(candidates):
+                more[unseen.cpu().numpy(), number, rows.cpu().numpy()] += values[candidate].cpu().numpy()
+        self.candidates = self.candidates + candidates
+        self._gains = np.concatenate([self._gains, more], axis=1)
+
+    def best_families(self, number: int, among: Sequence[str]) -> list[str]:
+        """The given families whose best members gained most so far, in the given order."""
+        gains = self._weighted(self._gains).sum(axis=1)
+        reached = {family: -math.inf for family in among}
+        for candidate, gain in zip(self.candidates, gains, strict=True):
+            family = candidate[0].source.family
+            if family in reached:
+                reached[family] = max(reached[family], float(gain))
+        best = sorted(among, key=lambda family: -reached[family])[:number]
+        return [family for family in among if family in best]
+
+    def drop_families(self, families: Sequence[str]) -> None:
+        """Forget the candidates of families that were not measured in every fold."""
+        kept = [n for n, candidate in enumerate(self.candidates) if candidate[0].source.family not in families]
+        self.candidates = [self.candidates[number] for number in kept]
+        self._gains = self._gains[:, kept]
+
+    def averages_of_the_best(self) -> list[Candidate]:
+        """The best candidate of each family, two and three of them averaged."""
+        ranked = self._ranked()
+        best: dict[str, Candidate] = {}
+        for number in np.argsort(-ranked, kind="stable"):
+            if ranked[number] > 0:
+                best.setdefault(self.candidates[number][0].source.family, self.candidates[number])
+        top = [candidate[0] for candidate in best.values()]
+        return [tuple(top[:size]) for size in (2, 3) if len(top) >= size]
+
+    def verdict(self, alpha: float, seed: int) -> Verdict:
+        """Choose the best candidate that is not rejected, and test it."""
+        ranked, rejected = self._ranked(), self._rejected()
+        measured = self._counts.sum(axis=0) > 0
+        weighted = self._weighted(self._gains)[:, measured]  # (C, Q); sums over the queries are gains
+        p_values = sign_flip_p_values(weighted, seed)
+        seen_gains, unseen_gains = self._part_means(self._gains)
+        order = np.argsort(-ranked, kind="stable")
+        results = [
+            CandidateResult(
+                name=" + ".join(map(str, self.candidates[number])),
+                gain=float(weighted[number].sum()),
+                gain_seen=float(seen_gains[number]),
+                gain_unseen=float(unseen_gains[number]),
+                p_value=float(p_values[number]),
+                rejected=bool(rejected[number]),
+            )
+            for number in order
+        ]
+        best = int(order[0])
+        # As differences whose plain mean is the weighted gain.
+        differences = weighted[best] * measured.sum()
+        num_seen, num_unseen = (self._counts > 0).sum(axis=1).tolist()
+        return Verdict(
+            chosen=self.candidates[best],
+            gate=gate(differences, float(p_values[best]), alpha=alpha, seed=seed, rejected=bool(rejected[best])),
+            candidates=results,
+            base=float(self._weighted(self._base[:, None]).sum()),
+            num_seen=num_seen,
+            num_unseen=num_unseen,
+            unseen_weight=float(self._weights()[1]),
+        )
+
+    def _weights(self) -> NDArray[np.float64]:
+        """Weights of the two parts; their natural shares if one is too small to speak for itself."""
+        sizes = self._counts.sum(axis=1)
+        if sizes.min() < _MIN_PART:
+            return np.asarray(sizes / sizes.sum())
+        return np.array([1 - self.unseen_weight, self.unseen_weight])
+
+    def _weighted(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(2, C, Q) sums -> (C, Q) so weighted that the sum over the queries is the weighted mean."""
+        sizes = self._counts.sum(axis=1).clip(min=1)
+        return np.asarray(np.tensordot(self._weights() / sizes, values, axes=1))
+
+    def _part_means(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(2, C, Q) sums -> (2, C) means, NaN for a part without queries."""
+        sizes = self._counts.sum(axis=1)[:, None]
+        return np.asarray(np.where(sizes > 0, values.sum(axis=2) / sizes.clip(min=1), np.nan))
+
+    def _rejected(self) -> NDArray[np.bool_]:
+        rejected = np.zeros(len(self.candidates), dtype=bool)
+        for counts, gains in zip(self._counts, self._gains, strict=True):
+            there = counts > 0
+            if counts.sum() >= _MIN_PART and there.sum() > 1:
+                each = gains[:, there] / counts[there]
+                error = each.std(axis=1, ddof=1) / math.sqrt(there.sum())
+                rejected |= gains.sum(axis=1) / counts.sum() < -_REJECTED_BEYOND * error
+        return rejected
+
+    def _ranked(self) -> NDArray[np.float64]:
+        return np.where(self._rejected(), -np.inf, self._weighted(self._gains).sum(axis=1))

@@ -1,0 +1,110 @@
+"""The numbers of the quality benchmarks by hand: interval, seen and unseen queries, and the draw of labels."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+
+
+@pytest.fixture
+def quality(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module("benchmark_quality")
+
+
+@pytest.fixture
+def label_curve(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module("benchmark_label_curve")
+
+
+def embedded_dataset(num_queries, num_documents, qrels):
+    return EmbeddedDataset(
+        [f"q{i}" for i in range(num_queries)],
+        [f"d{i}" for i in range(num_documents)],
+        torch.eye(num_queries, 8),
+        torch.eye(num_documents, 8),
+        {
+            split: EmbeddedQrels(
+                torch.tensor([query for query, _, _ in rows]),
+                torch.tensor([document for _, document, _ in rows]),
+                torch.tensor([float(relevance) for _, _, relevance in rows]),
+            )
+            for split, rows in qrels.items()
+        },
+        "cosine",
+        True,
+    )
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_interval_is_that_of_the_resampled_mean_difference(quality, sign):
+    base = np.full(4, 0.5)
+    adapted = base + sign * np.array([0.0, 0.4, 0.0, 0.0])
+    part = quality.compare_part(base, adapted)
+    # Of 4 draws, k hit the query that changed, k ~ Bin(4, 1/4): P(0) = .316 and P(k >= 3) = 13/256 = .051 are above
+    # .025, P(4) = .004 is below. So the interval ends at k = 0 and k = 3, that is at 0 and 3/4 of .4.
+    assert part["interval"] == pytest.approx(sorted([0.0, sign * 0.3]))
+    assert part["gain"] == pytest.approx(sign * 0.1) and part["mean"] == pytest.approx(0.5 + sign * 0.1)
+    assert (part["wins"], part["losses"]) == ((1, 0) if sign > 0 else (0, 1))
+
+
+def test_a_query_is_seen_if_a_document_relevant_to_it_was_relevant_in_train_or_dev(quality):
+    embedded = embedded_dataset(
+        8,
+        4,
+        {
+            "train": [(0, 0, 1), (0, 2, 0)],  # document 2 is judged not relevant
+            "dev": [(1, 1, 2)],
+            "test": [
+                (3, 0, 1),  # relevant in train
+                (4, 1, 1),  # relevant in dev
+                (5, 2, 1),  # only judged in train
+                (6, 3, 1),  # nowhere, and ...
+                (6, 0, 0),  # ... not relevant to this query
+                (7, 3, 2),  # nowhere, but ...
+                (7, 0, 1),  # ... one of two in train
+            ],
+        },
+    )
+    seen = quality.seen_queries(embedded)
+    assert seen.tolist() == [True, True, False, False, True]
+
+    base, adapted = np.array([0.2, 0.4, 0.6, 0.8, 0.0]), np.array([0.3, 0.6, 0.6, 0.4, 0.6])
+    compared = quality.compare(base, adapted, seen)
+    assert (compared["num_queries"], compared["gain"]) == (5, 0.1)  # (.1 + .2 + 0 - .4 + .6) / 5
+    assert (compared["seen"]["num_queries"], compared["seen"]["gain"]) == (3, 0.3)  # (.1 + .2 + .6) / 3
+    assert (compared["unseen"]["num_queries"], compared["unseen"]["gain"]) == (2, -0.2)  # (0 - .4) / 2
+    assert quality.compare(base, adapted, np.ones(5, dtype=bool))["unseen"] is None
+
+
+def test_the_mean_of_runs_counts_those_significantly_below(quality):
+    base = np.full(3, 0.5)
+    values = [base + 0.3, base - 0.1, base]
+    seen = np.ones(3, dtype=bool)
+    runs = [{**quality.compare(base, value, seen), "seconds": 1.0} for value in values]
+    whole = quality.summary(runs, base, values, seen)
+    assert (whole["num_significantly_above"], whole["num_significantly_below"], whole["num_runs"]) == (1, 1, 3)
+    assert (whole["gain"], whole["lowest_gain"]) == (0.06667, -0.1)  # (.3 - .1 + 0) / 3
+
+
+def test_a_draw_of_labels_keeps_the_share_of_dev_and_grows(label_curve):
+    qrels = {
+        "train": [(query, query % 5, 1) for query in range(60)] + [(query, 7, 1) for query in range(60)],
+        "dev": [(query, 6, 1) for query in range(60, 80)],
+        "test": [(query, 6, 1) for query in range(80, 90)],
+    }
+    embedded = embedded_dataset(90, 8, qrels)
+    small, large, again = (label_curve.draw_labels(embedded, size, seed) for size, seed in ((8, 0), (40, 0), (8, 1)))
+    for split, num_small, num_large in (("train", 6, 30), ("dev", 2, 10)):  # 60 to 20 in all
+        assert (len(small[split].query_ids), len(large[split].query_ids)) == (num_small, num_large)
+        assert set(small[split].query_ids) < set(large[split].query_ids)
+        assert small[split].query_ids != again[split].query_ids
+    assert len(small.qrels["train"].query_index) == 12  # both documents of each query
+    assert small.qrels["test"] is embedded.qrels["test"]
