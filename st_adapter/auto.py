@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -25,10 +26,10 @@ FitMethod = Literal["auto", "closed-form"]
 
 # Queries about documents without a training query never weigh less: a user's dev split understates what is to come.
 _MIN_UNSEEN_WEIGHT = 0.3
-# After a fold of at least _PRUNE_FROM queries, or after all folds, only the most promising runs go on.
+# After a first fold of at least _PRUNE_FROM queries, or else a first round of folds, only the best runs go on.
 _KEPT_RUNS, _PRUNE_FROM = 3, 100
 # Refits of the chosen runs with different seeds, averaged: an average of linear maps is one linear map.
-_REFIT_SEEDS = 3
+_REFIT_SEEDS = 4
 # From this weight of unseen documents on, the models of the folds are averaged in; each of them missed some documents,
 # which costs where documents are known and helps where they are new.
 _BAG_FROM = 0.9
@@ -51,7 +52,7 @@ _RUNS = {
     )
 }
 _CHECKPOINTS = (80, 160)
-_RUN_SHARES = (0.75, 1.0)
+_RUN_SHARES = (0.75, 0.9, 1.0)
 # From this many pairs on, twice as many pairs and negatives per step.
 _LARGE = 1500
 
@@ -131,23 +132,24 @@ def fit(
     board = Scoreboard(candidates, len(labelled.query_ids), unseen_weight)
 
     folds = list(cross_fit_folds(labelled, unseen_weight, generator))
+    num_first = 1 if int(folds[0].measured.sum()) >= _PRUNE_FROM else NUM_FOLDS
     fitted: list[tuple[Measure, Tensor, Tensor, dict[Source, Tensor]]] = []
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
-        for number, fold in enumerate(folds):
+        for group in (folds[:num_first], folds[num_first:]):
             with clock("training"):
-                matrices = _matrices(labelled.subset(fold.train), ridges, runs, seed * 1000 + number)
+                fits = [(labelled.subset(f.train), seed * 1000 + len(fitted) + n) for n, f in enumerate(group)]
+                group_matrices = _matrices(fits, ridges, runs)
             with clock("measuring"):
-                measure = Measure(labelled.subset(fold.measured))
-                rows = fold.measured.nonzero().squeeze(1)
-                unseen = fold.unseen[rows].long()
-                board.add(rows, unseen, measure.base, measure.gains(board.candidates, matrices))
-                fitted.append((measure, rows, unseen, matrices))
-                last_of_round = (number + 1) % NUM_FOLDS == 0
-                if len(runs) > _KEPT_RUNS and (len(rows) >= _PRUNE_FROM or last_of_round):
-                    kept = board.best_families(_KEPT_RUNS, among=runs)
-                    board.drop_families([run for run in runs if run not in kept])
-                    runs = kept
-            progress.update()
+                for fold, matrices in zip(group, group_matrices, strict=True):
+                    measure = Measure(labelled.subset(fold.measured))
+                    rows = fold.measured.nonzero().squeeze(1)
+                    unseen = fold.unseen[rows].long()
+                    board.add(rows, unseen, measure.base, measure.gains(board.candidates, matrices))
+                    fitted.append((measure, rows, unseen, matrices))
+                    progress.update()
+                kept = board.best_families(_KEPT_RUNS, among=runs)
+                board.drop_families([run for run in runs if run not in kept])
+                runs = kept
 
         with clock("measuring"):
             averages = board.averages_of_the_best()
@@ -194,29 +196,19 @@ def _checkpoint(run: str, step: int) -> Source:
     return Source(run, f"{step} steps")
 
 
-def _matrices(train: EmbeddedSplit, ridges: Sequence[float], runs: Sequence[str], seed: int) -> dict[Source, Tensor]:
-    """Fit every source on one training side: (D, D) each."""
-    pairs = labelled_pairs(train)
-    matrices = {_closed_form(r): within_class_whitening(pairs, train.corpus_embeddings, r) for r in ridges}
-    for fitted in _side_by_side([(train, run, seed) for run in runs]):
-        matrices |= fitted
+def _matrices(
+    fits: Sequence[tuple[EmbeddedSplit, int]], ridges: Sequence[float], runs: Sequence[str]
+) -> list[dict[Source, Tensor]]:
+    """Fit every source on each of several (training split, seed): (D, D) matrices."""
+    matrices: list[dict[Source, Tensor]] = []
+    for train, _ in fits:
+        pairs = labelled_pairs(train)
+        matrices.append({_closed_form(r): within_class_whitening(pairs, train.corpus_embeddings, r) for r in ridges})
+    numbers = [number for number in range(len(fits)) for _ in runs]
+    tasks = [partial(_run, train, run, seed) for train, seed in fits for run in runs]
+    for number, fitted in zip(numbers, _side_by_side(tasks), strict=True):
+        matrices[number] |= fitted
     return matrices
-
-
-def _side_by_side(runs: Sequence[tuple[EmbeddedSplit, str, int]]) -> list[dict[Source, Tensor]]:
-    """Do independent runs at once: on a CPU one core each, because the products of a step are too small to share.
-
-    Cores that share a product wait for each other at every step, which on a busy machine costs many times the product.
-    """
-    if not runs or runs[0][0].query_embeddings.device.type != "cpu":
-        return [_run(*run) for run in runs]
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(max_workers=min(num_threads, len(runs))) as pool:
-            return list(pool.map(_run, *zip(*runs, strict=True)))
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def _run(train: EmbeddedSplit, run: str, seed: int) -> dict[Source, Tensor]:
@@ -247,8 +239,21 @@ def _refit(labelled: EmbeddedSplit, candidate: Candidate, ridges: Sequence[float
     """Fit a candidate on all labels, with several seeds if it comes from a gradient run."""
     runs = [run for run in _RUNS if any(part.source.family == run for part in candidate)]
     seeds = [seed * 1000 + 900 + number for number in range(_REFIT_SEEDS if runs else 1)]
-    tasks = [(labelled, run, each) for each in seeds for run in runs]
-    refits = [_matrices(labelled, ridges, [], seed) for _ in seeds]
-    for number, fitted in enumerate(_side_by_side(tasks)):
-        refits[number // len(runs)] |= fitted
+    refits = _matrices([(labelled, each) for each in seeds], ridges, runs)
     return torch.stack([_combine(candidate, matrices) for matrices in refits]).mean(dim=0)
+
+
+def _side_by_side(tasks: Sequence[partial[dict[Source, Tensor]]]) -> list[dict[Source, Tensor]]:
+    """Do independent runs at once: on a CPU one core each, because the products of a step are too small to share.
+
+    Cores that share a product wait for each other at every step, which on a busy machine costs many times the product.
+    """
+    if not tasks or tasks[0].args[0].query_embeddings.device.type != "cpu":
+        return [task() for task in tasks]
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(max_workers=min(num_threads, len(tasks))) as pool:
+            return [future.result() for future in [pool.submit(task) for task in tasks]]
+    finally:
+        torch.set_num_threads(num_threads)

@@ -104,21 +104,23 @@ class BatchSampler:
         self._scale = _similarity_scale(split, pairs.queries)
         self.batch_size = min(args.per_device_train_batch_size, len(pairs.rows))
         self.positives = _padded(self.pairs.rows, self.pairs.documents, len(pairs.queries))  # (Q, most positives)
-        self.labelled = self.pairs.documents.unique()
+        labelled = self.pairs.documents.unique()
         rest = self.first == torch.arange(len(self.first), device=self.device)
-        rest[self.labelled] = False
-        self.unlabelled = rest.nonzero().squeeze(1) if args.negatives == "corpus" else self.labelled[:0]
+        rest[labelled] = False
+        self._shuffled = {
+            "pairs": _Shuffled(torch.arange(len(pairs.rows), device=self.device)),
+            "labelled": _Shuffled(labelled),
+            "unlabelled": _Shuffled(rest.nonzero().squeeze(1) if args.negatives == "corpus" else labelled[:0]),
+        }
         self.given: Tensor | None = None  # (Q, most negatives) further candidates of each query
         if args.negatives == "given":
             self.given = _given_negatives(split, self.first)
         self._column = torch.full((len(self.corpus) + 1,), _NOBODY, device=self.device)
-        self._order = torch.empty(0, dtype=torch.int64)
-        self._at = 0
 
     @property
     def starts_epoch(self) -> bool:
         """Whether the next batch is the first of a new order."""
-        return self._at + self.batch_size > len(self._order)
+        return self._shuffled["pairs"].is_used_up(self.batch_size)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -146,25 +148,22 @@ class BatchSampler:
 
     def next(self) -> Batch:
         """The next batch."""
-        pairs = self._next_pairs()
+        pairs = self._shuffled["pairs"].take(self.batch_size, self.generator)
         rows, documents = self.pairs.rows[pairs], self.pairs.documents[pairs]
         if self.args.negatives in ("corpus", "positives"):
-            labelled, labelled_prior = self._sample(self.labelled, 1.0)
-            rest, rest_prior = self._sample(self.unlabelled, self.args.unlabelled_weight)
+            labelled, labelled_prior = self._sample(self._shuffled["labelled"], 1.0)
+            rest, rest_prior = self._sample(self._shuffled["unlabelled"], self.args.unlabelled_weight)
             candidates, log_priors = torch.cat([labelled, rest]), torch.cat([labelled_prior, rest_prior])
-            repeated = None
         else:
             candidates = documents if self.given is None else torch.cat([documents, self.given[rows].flatten()])
             log_priors = torch.zeros(len(candidates), device=self.device)
-            repeated = _is_repeated(candidates)
-        excluded = self._is_positive(rows, candidates)
-        if repeated is not None:
-            excluded |= repeated
+            candidates = torch.where(_is_repeated(candidates), _NOBODY, candidates)
+        excluded = self._is_positive(rows, candidates) | (candidates == _NOBODY)
         return Batch(
-            self.pairs.queries[rows],
+            self.pairs.queries.index_select(0, rows),
             self._scale[rows],
-            self.corpus[documents],
-            self.corpus[candidates],
+            self.corpus.index_select(0, documents),
+            self.corpus.index_select(0, candidates.clamp_min(0)),
             log_priors,
             excluded,
             self.pairs.weights[pairs],
@@ -172,45 +171,62 @@ class BatchSampler:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What ``load_state_dict`` needs to go on with the very same batches."""
-        state = {"generator": self.generator.get_state(), "order": self._order, "at": torch.tensor(self._at)}
+        state = {"generator": self.generator.get_state()}
+        for name, shuffled in self._shuffled.items():
+            state |= {f"{name}.{key}": value for key, value in shuffled.state_dict().items()}
         return state if self.given is None else {**state, "given": self.given}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on where ``state_dict`` was taken."""
         self.generator.set_state(state["generator"])
-        self._order, self._at = state["order"], int(state["at"])
+        for name, shuffled in self._shuffled.items():
+            shuffled.load_state_dict({key: state[f"{name}.{key}"] for key in ("order", "at")})
         if "given" in state:
             self.given = state["given"].to(self.device)
 
-    def _next_pairs(self) -> Tensor:
-        if self.starts_epoch:
-            self._order = torch.randperm(len(self.pairs.rows), generator=self.generator)
-            self._at = 0
-        pairs = self._order[self._at : self._at + self.batch_size]
-        self._at += self.batch_size
-        return pairs.to(self.device)
-
-    def _sample(self, pool: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    def _sample(self, pool: _Shuffled, weight: float) -> tuple[Tensor, Tensor]:
         """Up to ``num_negatives`` documents of a pool, and the log of how many each stands for, times ``weight``."""
-        size = min(len(pool), self.args.num_negatives)
+        size = min(len(pool.items), self.args.num_negatives)
         if size == 0 or weight == 0:
-            return pool[:0], torch.zeros(0, device=self.device)
-        prior = torch.full((size,), math.log(weight * len(pool) / size), device=self.device)
-        if size < len(pool):
-            pool = pool[torch.randint(len(pool), (size,), generator=self.generator).to(self.device)]
-        return pool, prior
+            return pool.items[:0], torch.zeros(0, device=self.device)
+        prior = torch.full((size,), math.log(weight * len(pool.items) / size), device=self.device)
+        return (pool.items if size == len(pool.items) else pool.take(size, self.generator)), prior
 
     def _is_positive(self, rows: Tensor, candidates: Tensor) -> Tensor:
-        """(B, M) bool: the candidate is a positive of the query, or nobody."""
-        # The slot of a candidate drawn twice is one of its two; the other is found by comparing documents below.
-        slots = torch.arange(len(candidates), device=self.device)
-        self._column[candidates] = slots
-        owner = self._column[candidates]  # one slot per distinct document
-        columns = self._column[self.positives[rows]]  # (B, most positives)
+        """(B, M) bool: the candidate, all of them different, is a positive of the query."""
+        self._column[candidates] = torch.arange(len(candidates), device=self.device)
+        columns = self._column[self.positives.index_select(0, rows)]  # (B, most positives)
         self._column[candidates] = _NOBODY
         mask = torch.zeros(len(rows), len(candidates) + 1, dtype=torch.bool, device=self.device)
         mask.scatter_(1, torch.where(columns == _NOBODY, len(candidates), columns), True)
-        return mask[:, :-1][:, owner] | (candidates == _NOBODY)
+        return mask[:, :-1]
+
+
+class _Shuffled:
+    """Items that are handed out in random order, each once before any comes again."""
+
+    def __init__(self, items: Tensor) -> None:
+        self.items = items
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._at = 0
+
+    def is_used_up(self, size: int) -> bool:
+        """Whether the next ``size`` items start a new order (a rest too small for them is left out)."""
+        return self._at + size > len(self._order)
+
+    def take(self, size: int, generator: torch.Generator) -> Tensor:
+        """The next ``size`` items, all different."""
+        if self.is_used_up(size):
+            self._order, self._at = torch.randperm(len(self.items), generator=generator), 0
+        chosen = self._order[self._at : self._at + size]
+        self._at += size
+        return self.items.index_select(0, chosen.to(self.items.device))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"order": self._order, "at": torch.tensor(self._at)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._order, self._at = state["order"], int(state["at"])
 
 
 def first_of_equal_rows(matrix: Tensor) -> Tensor:
