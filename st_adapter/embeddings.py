@@ -58,7 +58,7 @@ class EmbeddedSplit:
         query_ids: Q ids, row by row.
         corpus_ids: N ids, row by row.
         query_embeddings: (Q, D) float32, as the base model gives them.
-        corpus_embeddings: (N, D) float32; unit rows if ``similarity`` is cosine.
+        corpus_embeddings: (N, D) float32; brought to unit length if ``similarity`` is cosine.
         qrels: judgements, indices into the two matrices.
         similarity: ``cosine`` or ``dot``, how the model compares a query with a document.
         unit: whether the base model's vectors have unit length.
@@ -77,6 +77,8 @@ class EmbeddedSplit:
     unit: bool = True
 
     def __post_init__(self) -> None:
+        # The only attribute that is not kept as given, so that no user of the split has to ask for the similarity.
+        object.__setattr__(self, "corpus_embeddings", _comparable(self.corpus_embeddings, self.similarity))
         _check_rows("query", self.query_ids, self.query_embeddings)
         _check_rows("corpus", self.corpus_ids, self.corpus_embeddings)
         if self.query_embeddings.shape[1] != self.corpus_embeddings.shape[1]:
@@ -123,7 +125,7 @@ class EmbeddedDataset:
         query_ids: Q ids of all splits, row by row.
         corpus_ids: N ids, row by row.
         query_embeddings: (Q, D) float32, as the base model gives them.
-        corpus_embeddings: (N, D) float32; unit rows if ``similarity`` is cosine. One tensor, shared by all splits.
+        corpus_embeddings: (N, D) float32; of unit length if ``similarity`` is cosine. One tensor for all splits.
         qrels: split -> judgements.
         similarity: ``cosine`` or ``dot``.
         unit: whether the base model's vectors have unit length.
@@ -136,6 +138,9 @@ class EmbeddedDataset:
     qrels: dict[str, EmbeddedQrels]
     similarity: Similarity
     unit: bool
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "corpus_embeddings", _comparable(self.corpus_embeddings, self.similarity))
 
     def __getitem__(self, split: str) -> EmbeddedSplit:
         """The queries that a split judges, in data set order, with the whole corpus.
@@ -219,8 +224,6 @@ def embed(
     corpus = embed_role("document", list(dataset.corpus["text"]))
     norms = torch.cat([queries.norm(dim=1), corpus.norm(dim=1)])
     unit = bool(((norms - 1).abs() < _UNIT_TOLERANCE).all())
-    if similarity == "cosine" and not unit:
-        corpus = torch.nn.functional.normalize(corpus)
     query_rows = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
     corpus_rows = {corpus_id: row for row, corpus_id in enumerate(dataset.corpus["id"])}
     qrels = {
@@ -393,6 +396,14 @@ class _VectorCache:
             ) from error
         self._where.update((key, (len(self._shards), row)) for row, key in enumerate(keys))
         self._shards.append(vectors)
+
+
+def _comparable(corpus_embeddings: Tensor, similarity: Similarity) -> Tensor:
+    """Documents whose dot product with a unit query is the similarity; the same tensor if nothing has to change."""
+    if similarity == "dot" or corpus_embeddings.ndim != 2:
+        return corpus_embeddings
+    off = (corpus_embeddings.norm(dim=1) - 1).abs() > _UNIT_TOLERANCE
+    return torch.nn.functional.normalize(corpus_embeddings) if off.any() else corpus_embeddings
 
 
 def _check_rows(side: str, ids: Sequence[str], embeddings: Tensor) -> None:

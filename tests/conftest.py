@@ -13,6 +13,8 @@ os.environ.update(
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # Threads that wait for a core they share with others do not spin.
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
 )
 
