@@ -51,9 +51,9 @@ class GradientFit:
                 f"{split.dim}. Start from an adapter of this base model, or from none."
             )
         self.averaged = copy.deepcopy(self.adapter) if args.ema_decay else self.adapter
-        fused = self.sampler.device.type in ("cpu", "cuda")
+        self._fused = self.sampler.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(
-            self.adapter.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay, fused=fused
+            self.adapter.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay, fused=self._fused
         )
         self._objective = softmax_ranking_loss if args.loss == "softmax" else pairwise_logistic_loss
         self._loss = torch.compile(self._batch_loss) if args.torch_compile else self._batch_loss
@@ -98,7 +98,8 @@ class GradientFit:
                 self.averaged.get_parameter(name).copy_(state[f"averaged.{name}"])
                 prefix = f"optimizer.{name}."
                 self.optimizer.state[parameter] = {
-                    key.removeprefix(prefix): value.to(parameter.device if value.ndim else "cpu")
+                    # A fused optimizer counts its steps on the device, another one on the CPU.
+                    key.removeprefix(prefix): value.to(parameter.device if value.ndim or self._fused else "cpu")
                     for key, value in state.items()
                     if key.startswith(prefix)
                 }
