@@ -117,8 +117,9 @@ def fit(
         show_progress_bar: one step per fold, and one for the last fit.
 
     Raises:
-        ValueError: a split is missing or has no relevant pair, or alpha is out of range.
+        ValueError: a split is missing or has no relevant pair, or seed or alpha is out of range.
     """
+    check_seed_and_level(seed, alpha)
     clock = _Clock()
     generator = torch.Generator().manual_seed(seed)
     labelled = labelled_split(embedded)
@@ -132,6 +133,11 @@ def fit(
     board = Scoreboard(candidates, len(labelled.query_ids), unseen_weight)
 
     folds = list(cross_fit_folds(labelled, unseen_weight, generator))
+    if not folds:
+        raise ValueError(
+            f"The {len(labelled.query_ids)} labelled queries cannot be cut into a part to fit on and a part to "
+            "measure: they are one query to the model, or too few. Add labelled queries."
+        )
     num_first = 1 if int(folds[0].measured.sum()) >= _PRUNE_FROM else NUM_FOLDS
     fitted: list[tuple[Measure, Tensor, Tensor, dict[Source, Tensor]]] = []
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
@@ -167,6 +173,14 @@ def fit(
                 adapter = QueryAdapter.from_matrix(matrix, normalize=labelled.unit).to(matrix.device)
         progress.update()
     return FitResult(adapter, verdict, clock.seconds)
+
+
+def check_seed_and_level(seed: int, alpha: float) -> None:
+    """Refuse before any work what would fail after it."""
+    if seed < 0:
+        raise ValueError(f"seed is {seed}, but has to be at least 0.")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha is {alpha}, but the level of a test lies between 0 and 1.")
 
 
 class _Clock:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +20,7 @@ from st_adapter.data import RetrievalDataset
 from st_adapter.demo import demo_model_path, standard_library_dataset
 from st_adapter.embeddings import Precision
 from st_adapter.evaluation import EvaluationResult
+from st_adapter.model import saved_metadata
 from st_adapter.pipeline import (
     PER_QUERY,
     RESULTS_FILE,
@@ -81,7 +83,7 @@ def train(
     dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=args.seed)
     _print_dataset(dataset)
     run = run_training(
-        SentenceTransformer(model, device=device),
+        _load(model, device),
         dataset,
         args.output_dir,
         method=method,
@@ -108,7 +110,7 @@ def evaluate(
     output: Path | None = None,
     query_column: str | None = None,
     document_column: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     device: str | None = None,
     cache_dir: Path | None = None,
     embedding_batch_size: int = 32,
@@ -123,15 +125,20 @@ def evaluate(
         output: JSON file to write the result to, with values per query.
         query_column: Column of the queries, if it has an unusual name.
         document_column: Column of the relevant documents, if it has an unusual name.
-        seed: Seed of the split, if the data come without one: the seed that the model was trained with.
+        seed: Seed of the split, if the data come without one; that of the model's training if not given.
         device: Where to work, such as cpu or cuda:0; the best there is if not given.
         cache_dir: Where embeddings are kept; st_adapter in the Hugging Face home if not given.
         embedding_batch_size: Texts per forward pass of the base model.
         precision: Precision of the base model's forward pass; bf16 and fp16 are for GPUs.
     """
+    trained = saved_metadata(model)
+    if seed is None:
+        seed = int(trained.get("seed", 0))
     dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=seed)
+    if split in trained.get("fitted_on", []) and dataset.name == trained.get("data"):
+        console.print(f"The adapter was fitted on the split {split!r}: the figures say how well it fits, no more.")
     result = evaluate_saved(
-        SentenceTransformer(model, device=device),
+        _load(model, device),
         dataset,
         split,
         cache_dir=cache_dir,
@@ -158,7 +165,7 @@ def demo(output_dir: Path = Path("st-adapter-demo"), model: str | None = None, s
     base_model = model if model is not None else str(demo_model_path())
     dataset = standard_library_dataset(seed)
     _print_dataset(dataset)
-    run = run_training(SentenceTransformer(base_model), dataset, output_dir, seed=seed, base_model=base_model)
+    run = run_training(_load(base_model, None), dataset, output_dir, seed=seed, base_model=base_model)
     _print_run(run)
     _print_examples(dataset, run.evaluations["test"])
     return 0
@@ -173,12 +180,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     transformers_logging.disable_progress_bar()
     try:
         return int(app.cli(prog="st-adapter", args=argv))
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
         return _BAD_INPUT
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted. Embeddings finished so far are kept and will not be computed again.")
         return 130
+
+
+def _load(model: str, device: str | None) -> SentenceTransformer:
+    if device is not None:
+        try:
+            torch.zeros(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"The device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return SentenceTransformer(model, device=device)
 
 
 def _columns(query_column: str | None, document_column: str | None) -> dict[str, str]:

@@ -77,8 +77,12 @@ class EmbeddedSplit:
     unit: bool = True
 
     def __post_init__(self) -> None:
-        # The only attribute that is not kept as given, so that no user of the split has to ask for the similarity.
-        object.__setattr__(self, "corpus_embeddings", _comparable(self.corpus_embeddings, self.similarity))
+        # Not kept as given, so that no user of the split has to ask for dtypes or for the similarity.
+        given = self.qrels
+        qrels = EmbeddedQrels(given.query_index.long(), given.corpus_index.long(), given.relevance.float())
+        object.__setattr__(self, "qrels", qrels)
+        object.__setattr__(self, "query_embeddings", self.query_embeddings.float())
+        object.__setattr__(self, "corpus_embeddings", _comparable(self.corpus_embeddings.float(), self.similarity))
         _check_rows("query", self.query_ids, self.query_embeddings)
         _check_rows("corpus", self.corpus_ids, self.corpus_embeddings)
         if self.query_embeddings.shape[1] != self.corpus_embeddings.shape[1]:
@@ -140,7 +144,7 @@ class EmbeddedDataset:
     unit: bool
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "corpus_embeddings", _comparable(self.corpus_embeddings, self.similarity))
+        object.__setattr__(self, "corpus_embeddings", _comparable(self.corpus_embeddings.float(), self.similarity))
 
     def __getitem__(self, split: str) -> EmbeddedSplit:
         """The queries that a split judges, in data set order, with the whole corpus.

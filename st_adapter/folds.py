@@ -18,6 +18,9 @@ NUM_FOLDS = 3
 _REPEAT_BELOW, _MAX_REPEATS = 400, 3
 # Measuring more queries than this would cost time and no longer change a choice (standard error about .007).
 _MAX_MEASURED = 3000
+# Unit vectors nearer than this are the same text to the model; batches alone shift a vector by about 1e-7.
+_COPY_DISTANCE = 1e-3
+_COMPARED_NEIGHBOURS = 32
 
 
 class Fold(NamedTuple):
@@ -68,6 +71,7 @@ def cross_fit_folds(labelled: EmbeddedSplit, unseen_weight: float, generator: to
     """
     num_queries, device = len(labelled.query_ids), labelled.query_embeddings.device
     pairs = labelled_pairs(labelled)
+    group = _near_copies(labelled.query_embeddings)
     documents, of_pair = pairs.documents.unique(return_inverse=True)
     asked_once = torch.bincount(of_pair)[of_pair] == 1
     lonely = torch.ones(num_queries, dtype=torch.bool, device=device)
@@ -86,6 +90,8 @@ def cross_fit_folds(labelled: EmbeddedSplit, unseen_weight: float, generator: to
         held = torch.rand(len(documents), generator=generator).to(device) < held_share
         fold_of_document = shuffled(len(documents)) % NUM_FOLDS
         fold = torch.where(held[main_document], fold_of_document[main_document], shuffled(num_queries) % NUM_FOLDS)
+        # A query whose copy was trained on would be measured on what was learned by heart.
+        fold = fold[group]
         chance = min(1.0, _MAX_MEASURED / num_queries)
         for number in range(NUM_FOLDS):
             train = fold != number
@@ -97,3 +103,24 @@ def cross_fit_folds(labelled: EmbeddedSplit, unseen_weight: float, generator: to
             measured = (fold == number) & (torch.rand(num_queries, generator=generator) < chance).to(device)
             if train.any() and measured.any():
                 yield Fold(train, measured, unseen)
+
+
+def _near_copies(query_embeddings: Tensor) -> Tensor:
+    """For each query the first one with the same vector up to rounding, such as one that differs in case: (Q,) int64.
+
+    Copies lie side by side when all queries are sorted by their product with a random direction, so each is compared
+    with its neighbours there and not with every other one.
+    """
+    queries = torch.nn.functional.normalize(query_embeddings)
+    direction = torch.randn(queries.shape[1], generator=torch.Generator().manual_seed(0)).to(queries.device)
+    order = (queries @ direction).argsort(stable=True)
+    ordered = queries[order]
+    first = torch.arange(len(queries), device=queries.device)
+    for distance in range(1, min(_COMPARED_NEIGHBOURS, len(queries) - 1) + 1):
+        same = (ordered[distance:] - ordered[:-distance]).norm(dim=1) < _COPY_DISTANCE
+        one, other = order[:-distance][same], order[distance:][same]
+        lower, higher = torch.minimum(one, other), torch.maximum(one, other)
+        first.scatter_reduce_(0, higher, first[lower], "amin")
+    while not torch.equal(first, first[first]):  # follow chains of copies to their first member
+        first = first[first]
+    return first

@@ -108,9 +108,9 @@ class GradientFit:
 
     def _batch_loss(self, batch: Batch) -> Tensor:
         anchors = self.adapter.project(batch.anchors) * (self.args.scale * batch.anchor_scale)
-        scores = anchors @ batch.candidates.T + batch.log_priors  # (B, M)
+        scores = anchors @ batch.candidates.T  # (B, M)
         positive_scores = (anchors * batch.positives).sum(dim=1)
-        loss = self._objective(scores, positive_scores, batch.excluded, batch.weights)
+        loss = self._objective(scores, positive_scores, batch.excluded, batch.weights, batch.log_priors)
         if self.args.penalty:
             loss = loss + self.args.penalty * self.adapter.distance()
         return loss

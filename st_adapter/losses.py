@@ -7,13 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def softmax_ranking_loss(scores: Tensor, positive_scores: Tensor, excluded: Tensor, weights: Tensor) -> Tensor:
+def softmax_ranking_loss(
+    scores: Tensor, positive_scores: Tensor, excluded: Tensor, weights: Tensor, log_priors: Tensor | None = None
+) -> Tensor:
     """Softmax cross-entropy of every (query, positive) pair against its negatives.
 
     For a pair with score ``s+`` the loss is ``-log(exp(s+) / (exp(s+) + sum_n exp(s_n)))`` over its negatives ``n``.
     This is InfoNCE (van den Oord et al. 2018, https://arxiv.org/abs/1807.03748), in Sentence Transformers
-    ``MultipleNegativesRankingLoss``, with the candidates given instead of taken from the batch. Adding ``log(p_n)`` to
-    the scores of a candidate counts it ``p_n`` times, which makes a sampled sum an estimate of the whole one (Bengio &
+    ``MultipleNegativesRankingLoss``, with the candidates given instead of taken from the batch. A candidate that
+    stands for several documents counts as many times, which makes a sampled sum an estimate of the whole one (Bengio &
     Senécal 2008, "Adaptive importance sampling to accelerate training of a neural probabilistic language model").
 
     Args:
@@ -21,6 +23,7 @@ def softmax_ranking_loss(scores: Tensor, positive_scores: Tensor, excluded: Tens
         positive_scores: (B,) similarity of each pair, on the same scale.
         excluded: (B, M) bool, True where the candidate must not count as a negative of the pair.
         weights: (B,) weight of each pair, >= 0.
+        log_priors: (M,) logarithm of how many documents each candidate stands for; one each if None.
 
     Returns:
         Scalar, >= 0: the mean over the pairs, each times its weight. A pair without negatives contributes 0.
@@ -35,13 +38,17 @@ def softmax_ranking_loss(scores: Tensor, positive_scores: Tensor, excluded: Tens
         >>> round(loss.item(), 4)  # log(1 + e^-2)
         0.1269
     """
+    if log_priors is not None:
+        scores = scores + log_priors
     # Finite, because the gradient of a logsumexp over -inf alone is NaN.
     floor = torch.finfo(scores.dtype).min / 2
     negatives = scores.masked_fill(excluded, floor).logsumexp(dim=1)  # (B,)
     return (F.softplus(negatives - positive_scores) * weights).mean()
 
 
-def pairwise_logistic_loss(scores: Tensor, positive_scores: Tensor, excluded: Tensor, weights: Tensor) -> Tensor:
+def pairwise_logistic_loss(
+    scores: Tensor, positive_scores: Tensor, excluded: Tensor, weights: Tensor, log_priors: Tensor | None = None
+) -> Tensor:
     """Logistic loss of every positive against each of its negatives apart.
 
     For a pair with score ``s+`` the loss is the mean over its negatives of ``log(1 + exp(s_n - s+))``: RankNet's cost
@@ -53,6 +60,7 @@ def pairwise_logistic_loss(scores: Tensor, positive_scores: Tensor, excluded: Te
         positive_scores: (B,) similarity of each pair, on the same scale.
         excluded: (B, M) bool, True where the candidate must not count as a negative of the pair.
         weights: (B,) weight of each pair, >= 0.
+        log_priors: (M,) logarithm of how many documents each candidate stands for; one each if None.
 
     Returns:
         Scalar, >= 0: the mean over the pairs, each times its weight. A pair without negatives contributes 0.
@@ -68,5 +76,7 @@ def pairwise_logistic_loss(scores: Tensor, positive_scores: Tensor, excluded: Te
         0.5032
     """
     kept = (~excluded).to(scores.dtype)
+    if log_priors is not None:
+        kept = kept * log_priors.exp()
     losses = F.softplus(scores - positive_scores.unsqueeze(1)) * kept  # (B, M)
-    return (losses.sum(dim=1) / kept.sum(dim=1).clamp_min(1) * weights).mean()
+    return (losses.sum(dim=1) / kept.sum(dim=1).clamp_min(torch.finfo(kept.dtype).tiny) * weights).mean()

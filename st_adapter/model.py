@@ -183,6 +183,14 @@ def save_pretrained(
     return target
 
 
+def saved_metadata(model_name_or_path: str) -> dict[str, Any]:
+    """The ``metadata`` that ``save_pretrained`` was given, of a folder or Hub id; empty if it was not saved here."""
+    path = Module.load_file_path(model_name_or_path, CONFIG_FILE_NAME)
+    if path is None:
+        return {}
+    return dict(json.loads(Path(path).read_text(encoding="utf-8")).get("metadata") or {})
+
+
 @contextmanager
 def _explained_write_errors(target: Path) -> Iterator[None]:
     try:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.auto import fit
+from st_adapter.auto import check_seed_and_level, fit
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, Precision, embed
 from st_adapter.evaluation import EvaluationResult, evaluate
@@ -102,6 +102,9 @@ def run_training(
         raise ValueError(f"The data have no split {missing[0]!r}, only {list(dataset.qrels)}. Training needs both.")
     if args is not None and method != "gradient":
         raise ValueError(f"Training settings were given, but method {method!r} takes none. Choose method='gradient'.")
+    if resume_from_checkpoint and method != "gradient":
+        raise ValueError(f"Method {method!r} writes no checkpoints to resume from. Run it again, or choose 'gradient'.")
+    check_seed_and_level(seed, alpha)
     seconds: dict[str, float] = {}
 
     start = time.perf_counter()
@@ -137,9 +140,17 @@ def run_training(
     seconds["evaluating"] = time.perf_counter() - start
 
     start = time.perf_counter()
+    # Figures of a split that the adapter was fitted on say how well it fits, not how well it does.
+    fitted_on = ["train"] if method == "gradient" else ["train", "dev"]
     summary = {
         "data": dataset.name,
-        "ndcg@10": {split: [e.base_means["ndcg@10"], e.adapted_means["ndcg@10"]] for split, e in evaluations.items()},
+        "seed": seed,
+        "fitted_on": fitted_on,
+        "ndcg@10": {
+            split: {"base": e.base_means["ndcg@10"], "adapted": e.adapted_means["ndcg@10"]}
+            for split, e in evaluations.items()
+            if split not in fitted_on
+        },
     }
     model_dir = output_dir / MODEL_FOLDER
     if adapter is not None or save_base:
@@ -160,8 +171,7 @@ def run_training(
         },
         "method": method,
         "adopted": adapter is not None,
-        # Figures of a split that the adapter was fitted on say how well it fits, not how well it does.
-        "fitted_on": ["train"] if method == "gradient" else ["train", "dev"],
+        "fitted_on": fitted_on,
         "adapter": None if adapter is None else adapter.get_config_dict(),
         "selection": selection,
         **{split: evaluation.to_dict(per_query=PER_QUERY) for split, evaluation in evaluations.items()},
@@ -247,7 +257,8 @@ def _check_output_dir(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The output folder {folder} is a file. Name a folder.")
     if folder.is_dir():
-        foreign = sorted({path.name for path in folder.iterdir()} - {MODEL_FOLDER, RESULTS_FILE, CHECKPOINT_FOLDER})
+        names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+        foreign = sorted(names - {MODEL_FOLDER, RESULTS_FILE, CHECKPOINT_FOLDER})
         if foreign:
             raise ValueError(
                 f"The output folder {folder} holds files that are not from an earlier run, the first: {foreign[:3]}. "

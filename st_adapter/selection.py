@@ -20,8 +20,8 @@ _K = 10  # the cut-off of nDCG
 _REJECTED_BEYOND = 1.28
 # A part of fewer queries says nothing of its own.
 _MIN_PART = 8
-# Scores held at once while measuring: 2**25 float32 are 128 MiB.
-_BLOCK_SCORES = 2**25
+# Scores of one source held at once while measuring: 2**23 float32 are 32 MiB, and up to 20 sources are held together.
+_BLOCK_SCORES = 2**23
 
 
 class Source(NamedTuple):
@@ -62,7 +62,7 @@ class CandidateResult:
         gain: weighted mean of the two parts.
         gain_seen: on queries whose documents were positives of some training query; NaN if there were none.
         gain_unseen: on queries none of whose documents was.
-        p_value: that it is no better than the base, one-sided, adjusted for the number of candidates.
+        p_value: that it is no better than the base, one-sided, adjusted for the number of candidates tested.
         rejected: whether it was clearly worse on one of the parts.
     """
 

@@ -51,7 +51,7 @@ class AdapterTrainer:
         train_dataset: a whole data set with a ``train`` and a ``dev`` split (``RetrievalDataset``, or embedded), one
             embedded split, or a ``datasets.Dataset`` of pairs.
         eval_dataset: the dev split, if ``train_dataset`` is not a whole data set.
-        adapter: starting point; a new adapter, which is the identity, if None.
+        adapter: starting point; a new adapter, at ``args.start``, if None.
         callbacks: any ``transformers.TrainerCallback``.
 
     Attributes:
@@ -137,7 +137,7 @@ class AdapterTrainer:
             save_steps=args.save_steps,
             train_batch_size=args.per_device_train_batch_size,
         )
-        self._total_loss = torch.zeros((), dtype=torch.float64, device=self._fits[0].sampler.device)
+        self._total_loss = torch.zeros((), device=self._fits[0].sampler.device)
         self._logged_loss, self._logged_step = 0.0, 0
         if resume_from_checkpoint:
             self._load_checkpoint(resume_from_checkpoint)
@@ -192,8 +192,12 @@ class AdapterTrainer:
         return metrics
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
-        """Save a repository that plain Sentence Transformers opens: base model and best adapter, or the base alone."""
-        save_pretrained(self.best_adapter, self.model, output_dir or self.args.output_dir)
+        """Save a repository that plain Sentence Transformers opens: base model and best adapter, or the base alone.
+
+        Args:
+            output_dir: ``model`` in ``args.output_dir``, beside the checkpoints, if None.
+        """
+        save_pretrained(self.best_adapter, self.model, output_dir or Path(self.args.output_dir) / "model")
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Save the model and upload it to the Hub as one commit.
@@ -234,7 +238,10 @@ class AdapterTrainer:
         if self.state.best_metric is None or metric > self.state.best_metric:
             self.state.best_metric = metric
             self.state.best_global_step = self.state.global_step
-            self._best = copy.deepcopy(self.adapter.state_dict())
+            kept = copy.deepcopy(self.adapter)
+            if not adapted:
+                kept.set_matrix(torch.eye(kept.embedding_dimension))
+            self._best = kept.state_dict()
 
     def _average_fits(self) -> None:
         with torch.no_grad():
@@ -266,6 +273,7 @@ class AdapterTrainer:
         folder = Path(self.args.output_dir) / f"{_CHECKPOINT}{self.state.global_step}"
         unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
         tensors = {f"best.{name}": value for name, value in self._best.items()}
+        tensors["data"] = self._data_checksums()
         tensors["loss"] = torch.tensor(
             [float(self._total_loss), self._logged_loss, self._logged_step], dtype=torch.float64
         )
@@ -286,6 +294,11 @@ class AdapterTrainer:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
+    def _data_checksums(self) -> Tensor:
+        train, dev = self.train_dataset, self.eval_dataset
+        parts = [train.corpus_embeddings, train.query_embeddings, dev.query_embeddings, *train.qrels, *dev.qrels]
+        return torch.tensor([_checksum(part) for part in parts])
+
     def _load_checkpoint(self, checkpoint: str | Path | bool) -> None:
         folder = _newest_checkpoint(Path(self.args.output_dir)) if checkpoint is True else Path(str(checkpoint))
         try:
@@ -296,6 +309,10 @@ class AdapterTrainer:
             raise ValueError(
                 f"{folder} is no readable checkpoint ({error}). Name a checkpoint-<step> folder."
             ) from error
+        if not torch.equal(tensors["data"], self._data_checksums()):
+            raise ValueError(
+                f"The checkpoint {folder} was written with other data. Resume with the data it was trained on."
+            )
         passing = ("output_dir", "disable_tqdm", "num_train_epochs", "torch_compile")
         changed = {k for k, v in self.args.to_dict().items() if args.get(k) != v and k not in passing}
         if changed:
@@ -360,5 +377,7 @@ def _newest_checkpoint(folder: Path) -> Path:
     return max(checkpoints, key=lambda path: int(path.name.removeprefix(_CHECKPOINT)))
 
 
-def _checksum(embeddings: Tensor) -> int:
-    return int(embeddings.view(torch.int32).sum(dtype=torch.int64))
+def _checksum(values: Tensor) -> int:
+    words = values.contiguous().view(torch.int32).flatten().long()
+    # Positions count, so that the same numbers in another order are noticed.
+    return int((words * (torch.arange(len(words), device=words.device) % 1009 + 1)).sum())

@@ -7,9 +7,11 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-from transformers import SchedulerType
 from transformers.trainer_utils import IntervalStrategy
 
+Scheduler = Literal[
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"
+]
 NegativePool = Literal["corpus", "positives", "batch", "given", "hard"]
 
 
@@ -41,8 +43,8 @@ class AdapterTrainingArguments:
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.0
     """Decoupled decay of the adapter's weights, that is, towards the base model."""
-    lr_scheduler_type: str = "constant"
-    """Name of a transformers scheduler."""
+    lr_scheduler_type: Scheduler = "constant"
+    """Schedule of the learning rate, one of those of transformers."""
     warmup_ratio: float = 0.0
     """Share of the steps in which the learning rate rises from 0."""
     max_grad_norm: float = 0.0
@@ -108,7 +110,7 @@ class AdapterTrainingArguments:
             _require(self, name, 0 <= getattr(self, name) < float("inf"), "a number of at least 0")
         for name in ("warmup_ratio", "ema_decay"):
             _require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        for name in ("kind", "start", "loss", "negatives", "eval_strategy", "save_strategy"):
+        for name in ("lr_scheduler_type", "kind", "start", "loss", "negatives", "eval_strategy", "save_strategy"):
             choices = get_args(get_type_hints(AdapterTrainingArguments)[name])
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         if self.kind != "linear":
@@ -118,8 +120,6 @@ class AdapterTrainingArguments:
                 self.num_seeds == 1,
                 f"1 for an adapter of kind {self.kind!r}: only linear maps average",
             )
-        schedulers = [scheduler.value for scheduler in SchedulerType]
-        _require(self, "lr_scheduler_type", self.lr_scheduler_type in schedulers, f"one of {', '.join(schedulers)}")
 
     # What follows is read by transformers' own callbacks, which take these settings for TrainingArguments.
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_trainer import rotated_problem
+from test_trainer import DIM, rotated_problem
 
 from st_adapter import auto
 from st_adapter.auto import fit
@@ -94,3 +94,10 @@ def test_a_missing_split_is_named():
     embedded = rotated_problem()
     with pytest.raises(ValueError, match=r"There is no split 'dev'; this data set has \['train'\]"):
         fit(replace(embedded, qrels={"train": embedded.qrels["train"]}))
+
+
+def test_one_query_is_too_few_to_leave_any_out():
+    embedded = rotated_problem()
+    same = embedded.query_embeddings[:1].expand(240, DIM).clone()
+    with pytest.raises(ValueError, match=r"The 192 labelled queries cannot be cut into a part to fit on"):
+        fit(replace(embedded, query_embeddings=same))

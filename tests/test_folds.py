@@ -1,5 +1,7 @@
 """Folds against a slow reading of what they promise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,8 +25,8 @@ def dataset_of(train, dev, num_queries=40, num_documents=25):
     return EmbeddedDataset(
         [f"q{i}" for i in range(num_queries)],
         [f"d{i}" for i in range(num_documents)],
-        torch.eye(num_queries, 4) + 1,
-        torch.eye(num_documents, 4) + 1,
+        torch.randn(num_queries, 8, generator=torch.Generator().manual_seed(0)),
+        torch.randn(num_documents, 8, generator=torch.Generator().manual_seed(1)),
         {"train": qrels(train), "dev": qrels(dev)},
         "cosine",
         False,
@@ -87,3 +89,15 @@ def test_a_pair_judged_in_both_splits_counts_once_with_its_higher_grade():
 def test_nothing_relevant_is_an_error():
     with pytest.raises(ValueError, match=r"The split 'dev' has no relevant pair"):
         labelled_split(dataset_of({(1, 0): 1}, {(2, 0): 0}))
+
+
+def test_copies_of_a_query_share_a_fold():
+    # Queries 2n and 2n + 1 are the same text but for case, say: equal vectors up to rounding.
+    generator = torch.Generator().manual_seed(0)
+    half = torch.nn.functional.normalize(torch.randn(100, 16, generator=generator))
+    queries = half.repeat_interleave(2, dim=0) + 1e-7 * torch.randn(200, 16, generator=generator)
+    dataset = dataset_of({(q, q % 25): 1 for q in range(150)}, {(q, q % 25): 1 for q in range(150, 200)}, 200)
+    labelled = replace(labelled_split(dataset), query_embeddings=queries, corpus_embeddings=torch.eye(25, 16) + 1)
+    for fold in cross_fit_folds(labelled, 0.3, generator):
+        assert torch.equal(fold.measured[0::2], fold.measured[1::2])
+        assert not (fold.train[0::2] & fold.measured[1::2]).any()

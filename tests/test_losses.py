@@ -63,12 +63,13 @@ def test_no_negatives_give_no_loss(loss, slow):
     assert value.item() == 0 and torch.equal(scores.grad, torch.zeros(1, 2))
 
 
-def test_a_log_prior_counts_a_candidate_several_times():
+@pytest.mark.parametrize(("loss", "slow"), LOSSES)
+def test_a_log_prior_counts_a_candidate_several_times(loss, slow):
     scores, positive = torch.randn(1, 3), torch.zeros(1)
     three = torch.cat([scores, scores[:, :1], scores[:, :1]], dim=1)
     prior = torch.tensor([math.log(3), 0.0, 0.0])
     nothing = torch.zeros(1, 5, dtype=torch.bool)
     torch.testing.assert_close(
-        softmax_ranking_loss(scores + prior, positive, nothing[:, :3], torch.ones(1)),
-        softmax_ranking_loss(three, positive, nothing, torch.ones(1)),
+        loss(scores, positive, nothing[:, :3], torch.ones(1), prior),
+        loss(three, positive, nothing, torch.ones(1)),
     )

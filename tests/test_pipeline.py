@@ -138,6 +138,8 @@ def test_bad_input_is_one_clear_message_and_status_2(pairs_file, tiny_model_path
     fails("learning_rate is -1.0", "--learning-rate", "-1")
     fails("--kind, --learning-rate came with --method auto", "--learning-rate", "0.1", "--kind", "mlp")
     fails("alpha is 2.0", "--alpha", "2")
+    fails("seed is -1", "--seed", "-1")
+    fails("The device 'tpu9' cannot be used", "--device", "tpu9")
     fails("no_such_column", "--query-column", "no_such_column")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -156,6 +158,24 @@ def test_unknown_options_and_help(capsys):
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert "--learning-rate" in shown and "Peak learning rate of AdamW" in shown
+
+
+def test_evaluation_knows_what_the_model_was_fitted_on(pairs_file, tiny_model_path, tmp_path, capsys):
+    common = ["--data", str(pairs_file), "--cache-dir", str(tmp_path / "cache")]
+    train = ["train", "--model", str(tiny_model_path), "--output-dir", str(tmp_path / "out"), "--seed", "3"]
+    assert cli.main([*train, "--method", "closed-form", *common]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    metadata = json.loads((tmp_path / "out" / "model" / "st_adapter_config.json").read_text())["metadata"]
+    assert metadata["seed"] == 3 and set(metadata["ndcg@10"]) == {"test"}
+    capsys.readouterr()
+    for split, warned in (("test", False), ("dev", True)):
+        output = tmp_path / f"{split}.json"
+        arguments = ["evaluate", "--model", str(tmp_path / "out" / "model"), "--split", split, "--output", str(output)]
+        assert cli.main([*arguments, *common]) == 0
+        assert ("fitted on the split" in capsys.readouterr().out) is warned
+        assert json.loads(output.read_text())["num_queries"] == results[split]["num_queries"], (
+            "the seed of the training"
+        )
 
 
 def test_an_unknown_split_is_named(finished, pairs_file, tmp_path, capsys):

@@ -79,6 +79,17 @@ def test_the_base_model_is_step_zero_and_is_kept_when_nothing_helps():
     assert torch.equal(trainer.adapter.transform(torch.eye(DIM)), torch.eye(DIM)), "put back to the identity"
 
 
+@pytest.mark.parametrize("kind", ["linear", "low_rank", "mlp"])
+def test_step_zero_is_the_base_model_wherever_training_starts(kind):
+    embedded = rotated_problem()
+    queries = embedded.corpus_embeddings[torch.cat([q.corpus_index for q in embedded.qrels.values()])]
+    perfect = EmbeddedDataset(**{**vars(embedded), "query_embeddings": queries})
+    trainer = AdapterTrainer(None, arguments(kind=kind, start="closed_form", num_train_epochs=2), train_dataset=perfect)
+    trainer.train()
+    assert trainer.state.best_global_step == 0 and trainer.best_adapter is None
+    assert torch.equal(trainer.adapter.transform(queries), queries)
+
+
 def test_the_kept_adapter_is_the_one_that_was_measured_best():
     embedded = rotated_problem(noise=0.3)
     args = arguments(num_train_epochs=200, early_stopping_patience=4, learning_rate=0.5, lr_scheduler_type="constant")
@@ -229,6 +240,8 @@ def test_a_checkpoint_holds_no_pickle_and_refuses_another_run(tmp_path):
         AdapterTrainer(None, other, train_dataset=embedded).train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match=r"no readable checkpoint"):
         AdapterTrainer(None, args, train_dataset=embedded).train(resume_from_checkpoint=str(tmp_path / "checkpoint-99"))
+    with pytest.raises(ValueError, match=r"written with other data"):
+        AdapterTrainer(None, args, train_dataset=rotated_problem(seed=1)).train(resume_from_checkpoint=True)
     empty = arguments(output_dir=str(tmp_path / "empty"))
     with pytest.raises(ValueError, match=r"There is no checkpoint in .*empty"):
         AdapterTrainer(None, empty, train_dataset=embedded).train(resume_from_checkpoint=True)
@@ -296,7 +309,10 @@ def test_what_cannot_be_trained_on_is_refused():
         ({"num_train_epochs": 0}, r"num_train_epochs is 0, but has to be at least 1"),
         ({"warmup_ratio": 1.0}, r"warmup_ratio is 1.0"),
         ({"negatives": "all"}, r"negatives is 'all', but has to be one of corpus, positives, batch"),
-        ({"lr_scheduler_type": "up"}, r"lr_scheduler_type is 'up', but has to be one of linear, cosine"),
+        (
+            {"lr_scheduler_type": "up"},
+            r"lr_scheduler_type is 'up', but has to be one of constant, constant_with_warmup, linear",
+        ),
         ({"kind": "conv"}, r"kind is 'conv'"),
     ],
 )
