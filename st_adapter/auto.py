@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.closed_form import mix, within_class_whitening
+from st_adapter.closed_form import mix, ridge_to_positives, within_class_whitening
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit
 from st_adapter.folds import NUM_FOLDS, cross_fit_folds, labelled_split, unseen_share
 from st_adapter.gradient import GradientFit
@@ -34,8 +34,12 @@ _REFIT_SEEDS = 4
 # which costs where documents are known and helps where they are new.
 _BAG_FROM = 0.9
 
-_CLOSED_FORM = "closed form"
-_RIDGES = {"auto": (0.3, 1.0, 3.0), "closed-form": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)}
+_SOLVERS = {"closed form": within_class_whitening, "ridge to positives": ridge_to_positives}
+# The gradient runs go further than ridge regression ever does, so auto leaves it out.
+_SOLVED: dict[FitMethod, list[tuple[str, float]]] = {
+    "auto": [("closed form", ridge) for ridge in (0.3, 1.0, 3.0)],
+    "closed-form": [(solver, ridge) for solver in _SOLVERS for ridge in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)],
+}
 _CLOSED_FORM_SHARES = {"auto": (0.5, 1.0), "closed-form": (0.25, 0.5, 0.75, 1.0)}
 
 _RUN = AdapterTrainingArguments(scale=20.0, unlabelled_weight=0.1, penalty=0.003)
@@ -124,10 +128,10 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     labelled = labelled_split(embedded)
     unseen_weight = max(_MIN_UNSEEN_WEIGHT, unseen_share(embedded))
-    ridges = _RIDGES[method]
+    solved = _SOLVED[method]
     runs = list(_RUNS) if method == "auto" else []
     candidates: list[Candidate] = [
-        (Part(_closed_form(ridge), share),) for ridge in ridges for share in _CLOSED_FORM_SHARES[method]
+        (Part(_solution(*each), share),) for each in solved for share in _CLOSED_FORM_SHARES[method]
     ]
     candidates += [(Part(_checkpoint(r, s), a),) for r in runs for s in _CHECKPOINTS for a in _RUN_SHARES]
     board = Scoreboard(candidates, len(labelled.query_ids), unseen_weight)
@@ -144,7 +148,7 @@ def fit(
         for group in (folds[:num_first], folds[num_first:]):
             with clock("training"):
                 fits = [(labelled.subset(f.train), seed * 1000 + len(fitted) + n) for n, f in enumerate(group)]
-                group_matrices = _matrices(fits, ridges, runs)
+                group_matrices = _matrices(fits, solved, runs)
             with clock("measuring"):
                 for fold, matrices in zip(group, group_matrices, strict=True):
                     measure = Measure(labelled.subset(fold.measured))
@@ -166,7 +170,7 @@ def fit(
         adapter = None
         if verdict.gate.adopted:
             with clock("refitting"):
-                matrix = _refit(labelled, verdict.chosen, ridges, seed)
+                matrix = _refit(labelled, verdict.chosen, solved, seed)
                 if unseen_weight >= _BAG_FROM:
                     bags = [_combine(verdict.chosen, matrices) for *_, matrices in fitted]
                     matrix = (matrix + torch.stack(bags).mean(dim=0)) / 2
@@ -202,8 +206,8 @@ class _Clock:
         self.seconds[self._name] = self.seconds.get(self._name, 0.0) + elapsed
 
 
-def _closed_form(ridge: float) -> Source:
-    return Source(_CLOSED_FORM, f"ridge {ridge:g}")
+def _solution(solver: str, ridge: float) -> Source:
+    return Source(solver, f"ridge {ridge:g}")
 
 
 def _checkpoint(run: str, step: int) -> Source:
@@ -211,13 +215,13 @@ def _checkpoint(run: str, step: int) -> Source:
 
 
 def _matrices(
-    fits: Sequence[tuple[EmbeddedSplit, int]], ridges: Sequence[float], runs: Sequence[str]
+    fits: Sequence[tuple[EmbeddedSplit, int]], solved: Sequence[tuple[str, float]], runs: Sequence[str]
 ) -> list[dict[Source, Tensor]]:
     """Fit every source on each of several (training split, seed): (D, D) matrices."""
     matrices: list[dict[Source, Tensor]] = []
     for train, _ in fits:
         pairs = labelled_pairs(train)
-        matrices.append({_closed_form(r): within_class_whitening(pairs, train.corpus_embeddings, r) for r in ridges})
+        matrices.append({_solution(s, r): _SOLVERS[s](pairs, train.corpus_embeddings, r) for s, r in solved})
     numbers = [number for number in range(len(fits)) for _ in runs]
     tasks = [partial(_run, train, run, seed) for train, seed in fits for run in runs]
     for number, fitted in zip(numbers, _side_by_side(tasks), strict=True):
@@ -249,11 +253,11 @@ def _combine(candidate: Candidate, matrices: dict[Source, Tensor]) -> Tensor:
     return torch.stack([mix(matrices[part.source], part.share) for part in candidate]).mean(dim=0)
 
 
-def _refit(labelled: EmbeddedSplit, candidate: Candidate, ridges: Sequence[float], seed: int) -> Tensor:
+def _refit(labelled: EmbeddedSplit, candidate: Candidate, solved: Sequence[tuple[str, float]], seed: int) -> Tensor:
     """Fit a candidate on all labels, with several seeds if it comes from a gradient run."""
     runs = [run for run in _RUNS if any(part.source.family == run for part in candidate)]
     seeds = [seed * 1000 + 900 + number for number in range(_REFIT_SEEDS if runs else 1)]
-    refits = _matrices([(labelled, each) for each in seeds], ridges, runs)
+    refits = _matrices([(labelled, each) for each in seeds], solved, runs)
     return torch.stack([_combine(candidate, matrices) for matrices in refits]).mean(dim=0)
 
 

@@ -42,6 +42,34 @@ def within_class_whitening(pairs: LabelledPairs, corpus_embeddings: Tensor, ridg
     return matrix
 
 
+def ridge_to_positives(pairs: LabelledPairs, corpus_embeddings: Tensor, ridge: float) -> Tensor:
+    """Map every query as near to its relevant documents as a penalty on leaving the identity allows.
+
+    Minimises the weighted sum of ``|W q - d|^2`` over the relevant pairs plus ``ridge * tr(S) / D * |W - I|^2``, with
+    ``S`` the weighted sum of ``q q'`` (ridge regression: Hoerl & Kennard 1970, shrunk towards the identity, not 0).
+
+    Args:
+        pairs: P relevant pairs; of queries and documents only the directions count.
+        corpus_embeddings: (N, D).
+        ridge: > 0, in units of the mean eigenvalue of ``S``; the larger, the closer to the identity.
+
+    Returns:
+        (D, D): apply it as ``q @ W.T``.
+
+    Raises:
+        ValueError: ``ridge`` is not above 0.
+    """
+    if not ridge > 0:
+        raise ValueError(f"ridge is {ridge}, but has to be above 0: with few pairs the map would not be determined.")
+    queries = torch.nn.functional.normalize(pairs.queries)[pairs.rows]  # (P, D)
+    documents = torch.nn.functional.normalize(corpus_embeddings[pairs.documents])
+    weighted = queries.T * pairs.weights
+    scatter, identity = weighted @ queries, torch.eye(queries.shape[1], device=queries.device)
+    penalty = ridge * scatter.trace() / len(scatter)
+    change: Tensor = torch.linalg.solve(scatter + penalty * identity, weighted @ (documents - queries))
+    return identity + change.T
+
+
 def mix(matrix: Tensor, share: float) -> Tensor:
     """Shrink a (D, D) map towards the identity: ``(1 - share) I + share * matrix``, with 0 <= share <= 1."""
     return (1 - share) * torch.eye(len(matrix), device=matrix.device) + share * matrix

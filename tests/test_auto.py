@@ -40,7 +40,7 @@ def test_a_useful_adapter_is_found_and_its_gain_estimated(method):
     gain = test.adapted_means["ndcg@10"] - test.base_means["ndcg@10"]
     assert gain > 0.05
     assert gain == pytest.approx(result.verdict.gate.gain, abs=0.15)
-    assert result.chosen.startswith("closed form") or method == "auto"
+    assert result.chosen.startswith(("closed form", "ridge to positives")) or method == "auto"
     json.dumps(result.to_dict(), allow_nan=False)
 
 
