@@ -14,7 +14,7 @@ from st_adapter.evaluation import EvaluationResult, adapt, evaluate
 from st_adapter.metrics import ranking_metrics, run_metrics
 from st_adapter.model import attach, detach, save_pretrained
 from st_adapter.pipeline import TrainingRun, evaluate_saved, run_training
-from st_adapter.retrieval import Hit, Qrels, Run, search
+from st_adapter.retrieval import search
 from st_adapter.trainer import AdapterTrainer
 from st_adapter.training_args import AdapterTrainingArguments
 
@@ -26,11 +26,8 @@ __all__ = [
     "EmbeddedSplit",
     "EvaluationResult",
     "FitResult",
-    "Hit",
-    "Qrels",
     "QueryAdapter",
     "RetrievalDataset",
-    "Run",
     "TrainingRun",
     "__version__",
     "adapt",

@@ -13,8 +13,8 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from st_adapter.data_columns import DatasetParts, counted, first_three, from_beir, from_pairs, listed
-from st_adapter.data_files import NO_SPLIT, SPLIT_NAMES, PairTables, Source, read_source
+from st_adapter.data_columns import DatasetParts, counted, first_three, from_beir, from_pairs
+from st_adapter.data_files import NO_SPLIT, SPLIT_NAMES, PairTables, Source, listed, read_source
 
 _TEXT_FEATURES = datasets.Features({"id": datasets.Value("string"), "text": datasets.Value("string")})
 _QRELS_FEATURES = datasets.Features(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from st_adapter.data_files import BeirTables, PairTables
+from st_adapter.data_files import BeirTables, PairTables, listed
 
 # What columns are usually called, the likeliest first. Compared without case; "-" and " " count as "_".
 _QUERY = ("query", "question", "anchor", "claim", "queries", "questions", "title")
@@ -302,11 +302,6 @@ def _check_rows(tables: Mapping[str, pd.DataFrame]) -> None:
 
 
 # --- words for messages ---
-
-
-def listed(names: Iterable[object]) -> str:
-    """Quote and join names: 'a', 'b'."""
-    return ", ".join(repr(str(name)) for name in names)
 
 
 def first_three(labels: Sequence[str]) -> str:

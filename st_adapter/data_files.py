@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -99,7 +99,7 @@ def _read_mapping(parts: Mapping[str, Any], name: str) -> PairTables | BeirTable
         return PairTables({str(split): _as_frame(table) for split, table in parts.items()}, name=name)
     if "qrels" not in parts:
         raise ValueError(
-            f"The data set has the parts {_listed(parts)}, but no 'qrels'. Add the judgements: a table with "
+            f"The data set has the parts {listed(parts)}, but no 'qrels'. Add the judgements: a table with "
             "query_id, corpus_id and score, or one such table per split."
         )
     qrels = parts["qrels"]
@@ -110,7 +110,7 @@ def _read_mapping(parts: Mapping[str, Any], name: str) -> PairTables | BeirTable
         corpus=_as_frame(parts["corpus"]),
         qrels={str(split): _as_frame(table) for split, table in tables.items()},
         name=name,
-        notes=(f"Parts left unused: {_listed(unused)}.",) if unused else (),
+        notes=(f"Parts left unused: {listed(unused)}.",) if unused else (),
     )
 
 
@@ -195,7 +195,7 @@ def _data_files(folder: Path) -> dict[str, list[Path]]:
 def _read_table(paths: list[Path]) -> pd.DataFrame:
     if len(paths) > 1 and not all(re.search(r"-\d{5}-of-\d{5}\.", path.name) for path in paths):
         raise ValueError(
-            f"{str(paths[0].parent)!r} holds {_listed(path.name for path in paths)}, which are the same part twice. "
+            f"{str(paths[0].parent)!r} holds {listed(path.name for path in paths)}, which are the same part twice. "
             "Keep one of them."
         )
     return pd.concat([_read_file(path) for path in paths], ignore_index=True)
@@ -228,7 +228,7 @@ def _read_pair_folder(folder: Path, files: Mapping[str, list[Path]]) -> PairTabl
         return PairTables(tables, folder.name, notes=_unread_note(unread))
     if len(files) == 1:
         return PairTables({NO_SPLIT: _read_table(next(iter(files.values())))}, folder.name)
-    found = _listed(sorted(path.name for path in folder.iterdir()))
+    found = listed(sorted(path.name for path in folder.iterdir()))
     raise ValueError(
         f"{str(folder)!r} holds {found or 'nothing'}. Expected one file of pairs, one per split (train.csv, dev.csv, "
         f"test.csv), or corpus, queries and qrels; as {', '.join(_READERS)}. Name them so, or give one file's path."
@@ -236,7 +236,7 @@ def _read_pair_folder(folder: Path, files: Mapping[str, list[Path]]) -> PairTabl
 
 
 def _unread_note(names: list[str]) -> tuple[str, ...]:
-    return (f"Files left unread: {_listed(names)}.",) if names else ()
+    return (f"Files left unread: {listed(names)}.",) if names else ()
 
 
 # --- the Hub ---
@@ -258,7 +258,7 @@ def _read_hub(location: str, name: str | None = None) -> PairTables | BeirTables
             "Check the spelling and the network, or give the path of a file."
         ) from error
     raise ValueError(
-        f"{location!r} has the configurations {_listed(configs)}. Expected one, or 'corpus', 'queries' and 'qrels'. "
+        f"{location!r} has the configurations {listed(configs)}. Expected one, or 'corpus', 'queries' and 'qrels'. "
         f"Choose one: RetrievalDataset.load(datasets.load_dataset({location!r}, {configs[0]!r}))."
     )
 
@@ -274,5 +274,6 @@ def _concatenated(splits: datasets.DatasetDict) -> datasets.Dataset:
     return datasets.concatenate_datasets(list(splits.values()))
 
 
-def _listed(names: Any) -> str:
+def listed(names: Iterable[object]) -> str:
+    """Quote and join names: 'a', 'b'."""
     return ", ".join(repr(str(name)) for name in names)

@@ -241,6 +241,17 @@ def embed(
     return EmbeddedDataset(list(query_rows), list(corpus_rows), queries, corpus, qrels, similarity, unit)
 
 
+def place_in_group(groups: Tensor, num_groups: int) -> Tensor:
+    """For entries ordered by group, the place of each one in its own group, from 0: (P,) int64.
+
+    Example:
+        >>> place_in_group(torch.tensor([0, 0, 2, 2, 2]), 3).tolist()
+        [0, 1, 0, 1, 2]
+    """
+    counts = torch.bincount(groups, minlength=num_groups)
+    return torch.arange(len(groups), device=groups.device) - (counts.cumsum(0) - counts)[groups]
+
+
 def model_fingerprint(model: SentenceTransformer) -> str:
     """SHA-256 over everything of a model that shapes its vectors: weights, module configurations, tokenizer, lengths.
 

@@ -14,7 +14,7 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings import EmbeddedSplit
+from st_adapter.embeddings import EmbeddedSplit, place_in_group
 from st_adapter.metrics import DEFAULT_KS, ranking_metrics
 from st_adapter.retrieval import TopK, search
 
@@ -160,8 +160,7 @@ def _gains(split: EmbeddedSplit, indices: Tensor) -> NDArray[np.float64]:
 def _judged_gains(split: EmbeddedSplit) -> NDArray[np.float64]:
     """Relevance (Q, J) of all judged documents of each query, padded with 0."""
     rows, order = split.qrels.query_index.cpu().sort(stable=True)
-    counts = torch.bincount(rows, minlength=len(split.query_ids))
-    columns = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
-    gains = np.zeros((len(split.query_ids), int(counts.max())))
+    columns = place_in_group(rows, len(split.query_ids))
+    gains = np.zeros((len(split.query_ids), int(columns.max()) + 1))
     gains[rows.numpy(), columns.numpy()] = split.qrels.relevance.cpu()[order].numpy()
     return gains

@@ -1,28 +1,15 @@
-"""Exact search over embeddings, and the words in which search results travel."""
+"""Exact search over embeddings."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Qrels = dict[str, dict[str, float]]
-"""``qrels[query_id][corpus_id] = relevance``: graded judgements; relevance > 0 is relevant."""
-
-Run = dict[str, dict[str, float]]
-"""``run[query_id][corpus_id] = score``: what a search returned, as metric tools read it."""
-
 # Scores held at once by one block of a search: 2**25 float32 are 128 MiB.
 _BLOCK_SCORES = 2**25
 _BLOCK_DOCUMENTS = 2**16
-
-
-class Hit(TypedDict):
-    """One retrieved document, as ``sentence_transformers.util.semantic_search`` writes it."""
-
-    corpus_id: str
-    score: float
 
 
 class TopK(NamedTuple):

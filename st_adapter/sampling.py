@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from st_adapter.embeddings import EmbeddedSplit
+from st_adapter.embeddings import EmbeddedSplit, place_in_group
 from st_adapter.retrieval import search
 from st_adapter.training_args import AdapterTrainingArguments
 
@@ -257,9 +257,8 @@ def _similarity_scale(split: EmbeddedSplit, queries: Tensor) -> Tensor:
 
 def _padded(rows: Tensor, values: Tensor, num_rows: int) -> Tensor:
     """Values grouped by (sorted) row as a matrix, filled up with nobody."""
-    counts = torch.bincount(rows, minlength=num_rows)
-    place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    padded = torch.full((num_rows, int(counts.max())), _NOBODY, device=rows.device)
+    place = place_in_group(rows, num_rows)
+    padded = torch.full((num_rows, int(place.max()) + 1), _NOBODY, device=rows.device)
     padded[rows, place] = values
     return padded
 

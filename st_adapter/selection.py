@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from st_adapter.embeddings import EmbeddedSplit
+from st_adapter.embeddings import EmbeddedSplit, place_in_group
 from st_adapter.statistics import Gate, gate, sign_flip_p_values
 
 _K = 10  # the cut-off of nDCG
@@ -133,10 +133,9 @@ class Measure:
     def _ideal(self) -> Tensor:
         order = self.relevance.argsort(descending=True, stable=True)
         order = order[self.rows[order].argsort(stable=True)]
-        counts = torch.bincount(self.rows, minlength=len(self.split.query_ids))
-        place = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.rows[order]]
+        place = place_in_group(self.rows[order], len(self.split.query_ids))
         gain = torch.where(place < _K, self.relevance[order] / torch.log2(place + 2.0), 0.0)
-        return torch.zeros(len(counts), device=order.device).index_add_(0, self.rows[order], gain)
+        return torch.zeros(len(self.split.query_ids), device=order.device).index_add_(0, self.rows[order], gain)
 
 
 class Verdict(NamedTuple):
