@@ -34,9 +34,10 @@ from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
 from st_adapter.auto import fit
+from st_adapter.base_model import model_fingerprint
 from st_adapter.data import RetrievalDataset
 from st_adapter.demo import demo_model_path, standard_library_dataset
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, embed, model_fingerprint
+from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, embed
 from st_adapter.evaluation import adapt, query_metrics
 from st_adapter.statistics import bootstrap_interval
 

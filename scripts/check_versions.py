@@ -29,7 +29,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertModel
 
 from st_adapter.adapter import Kind, QueryAdapter
-from st_adapter.model import save_pretrained
+from st_adapter.saving import save_pretrained
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = {

@@ -8,19 +8,24 @@ __version__ = "0.1.0"
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import FitResult, fit
+from st_adapter.base_model import BaseModel, model_fingerprint
 from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, embed, model_fingerprint
+from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, embed
 from st_adapter.evaluation import EvaluationResult, adapt, evaluate
 from st_adapter.metrics import ranking_metrics, run_metrics
-from st_adapter.model import attach, detach, save_pretrained
+from st_adapter.model import attach, detach
+from st_adapter.model_card import SplitScores, TrainingRecord
 from st_adapter.pipeline import TrainingRun, evaluate_saved, run_training
+from st_adapter.repository import from_pretrained
 from st_adapter.retrieval import search
+from st_adapter.saving import push_folder, push_to_hub, save_pretrained
 from st_adapter.trainer import AdapterTrainer
 from st_adapter.training_args import AdapterTrainingArguments
 
 __all__ = [
     "AdapterTrainer",
     "AdapterTrainingArguments",
+    "BaseModel",
     "EmbeddedDataset",
     "EmbeddedQrels",
     "EmbeddedSplit",
@@ -28,6 +33,8 @@ __all__ = [
     "FitResult",
     "QueryAdapter",
     "RetrievalDataset",
+    "SplitScores",
+    "TrainingRecord",
     "TrainingRun",
     "__version__",
     "adapt",
@@ -37,7 +44,10 @@ __all__ = [
     "evaluate",
     "evaluate_saved",
     "fit",
+    "from_pretrained",
     "model_fingerprint",
+    "push_folder",
+    "push_to_hub",
     "ranking_metrics",
     "run_metrics",
     "run_training",

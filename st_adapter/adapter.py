@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
+from safetensors.torch import save_file
 from sentence_transformers.base.modules import Dense, Module, Normalize
 from torch import Tensor, nn
+
+from st_adapter.base_model import BaseModel
+from st_adapter.hub import MAIN, download, upload
+from st_adapter.model_card import TrainingRecord, adapter_card
+from st_adapter.storage import check_finite, folder_written_whole, read_object, read_weights, write_json, write_text
 
 Kind = Literal["linear", "low_rank", "mlp"]
 Activation = Literal["gelu", "relu", "silu"]
 
 # Each g satisfies g(x) - g(-x) = x, which is what lets fold() carry the residual through two stock Dense modules.
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
-_WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+WEIGHTS_FILE = "model.safetensors"
 
 
 class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is untyped, so its Module is Any
@@ -31,7 +37,8 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
     ``delta`` and ``up`` start at zero, so a fresh adapter returns its input bit for bit. It acts on
     ``features["sentence_embedding"]``, and only for ``task="query"``: what ``encode_query`` passes. As a module it
     works with ``model.append(adapter)`` and ``model.save(...)``; such a repository names this class, so opening it
-    takes ``trust_remote_code=True`` and this package. ``save_pretrained`` in model.py writes one of stock modules.
+    takes ``trust_remote_code=True`` and this package. ``st_adapter.save_pretrained`` writes one of stock modules, and
+    the methods ``save_pretrained``, ``push_to_hub`` and ``from_pretrained`` here handle the adapter alone (about 1 MB).
 
     Args:
         embedding_dimension: D, the dimension of the base model's embeddings; at least 1.
@@ -43,6 +50,8 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
             serving stacks skip the ``Normalize`` before a ``Dense``, which is exact only without a bias.
         normalize: Rescale ``y`` to the length of ``x``, so that unit vectors stay unit. Switch it off for a base model
             whose vectors are not of unit length.
+        base_model: The model that it is for (``BaseModel.of(model)``), or the same as a dict; ``attach`` then refuses
+            any other. ``fit`` and ``AdapterTrainer`` set it. None binds the adapter to nothing.
 
     Raises:
         ValueError: an argument is outside what is described above.
@@ -56,7 +65,16 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         [[0.0, 1.0]]
     """
 
-    config_keys: list[str] = ["embedding_dimension", "kind", "rank", "hidden_dim", "activation", "bias", "normalize"]
+    config_keys: list[str] = [
+        "embedding_dimension",
+        "kind",
+        "rank",
+        "hidden_dim",
+        "activation",
+        "bias",
+        "normalize",
+        "base_model",
+    ]
     forward_kwargs: set[str] = {"task"}
 
     def __init__(
@@ -68,6 +86,7 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         activation: Activation = "gelu",
         bias: bool = False,
         normalize: bool = True,
+        base_model: BaseModel | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         _check_whole("embedding_dimension", embedding_dimension)
@@ -89,6 +108,7 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         self.activation = activation
         self.bias = bias
         self.normalize = normalize
+        self.base_model = BaseModel.from_dict(base_model) if isinstance(base_model, dict) else base_model
 
         if kind == "linear":
             self.delta = nn.Parameter(torch.zeros(embedding_dimension, embedding_dimension))
@@ -104,12 +124,13 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         self._activation_function = _ACTIVATIONS[activation]() if kind == "mlp" else nn.Identity()
 
     @classmethod
-    def from_matrix(cls, matrix: Tensor, normalize: bool = True) -> QueryAdapter:
+    def from_matrix(cls, matrix: Tensor, normalize: bool = True, base_model: BaseModel | None = None) -> QueryAdapter:
         """Linear adapter ``y = matrix x``, rescaled to the length of ``x`` when ``normalize``.
 
         Args:
             matrix: (D, D), floating point, finite; for instance the solution of a least-squares problem.
             normalize: As in the constructor.
+            base_model: As in the constructor.
 
         Returns:
             An adapter of kind ``linear`` without bias, in float32, equal to the matrix product up to rounding.
@@ -126,8 +147,8 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
             raise ValueError(
                 f"matrix is {matrix.dtype}, but a linear adapter expects floating point. Pass matrix.float()."
             )
-        _check_finite("matrix", matrix)
-        adapter = cls(matrix.shape[0], kind="linear", normalize=normalize)
+        check_finite("matrix", matrix)
+        adapter = cls(matrix.shape[0], kind="linear", normalize=normalize, base_model=base_model)
         adapter.set_matrix(matrix)
         return adapter
 
@@ -244,8 +265,7 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         Raises:
             ValueError: a weight is NaN or infinite.
         """
-        for name, parameter in self.named_parameters():
-            _check_finite(f"the adapter's {name}", parameter, "Training diverged: lower the learning rate.")
+        self._check_weights()
         weights = {name: parameter.detach().to("cpu", torch.float64) for name, parameter in self.named_parameters()}
         identity = torch.eye(self.embedding_dimension, dtype=torch.float64)
         bias = weights.get("output_bias")
@@ -271,6 +291,27 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         """D, the dimension of what comes in and of what goes out."""
         return self.embedding_dimension
 
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments as plain values."""
+        base_model = None if self.base_model is None else self.base_model.to_dict()
+        return {**{key: getattr(self, key) for key in self.config_keys}, "base_model": base_model}
+
+    def padded(self, dimension: int) -> QueryAdapter:
+        """The same map on the first D of ``dimension`` dimensions; the others pass through.
+
+        For base models that truncate their embeddings after their last module: what it changes is what is kept.
+        """
+        if dimension == self.embedding_dimension:
+            return self
+        padded = QueryAdapter(**{**self.get_config_dict(), "embedding_dimension": dimension})
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                wide = padded.get_parameter(name)
+                wide.zero_()
+                wide[tuple(slice(0, size) for size in parameter.shape)] = parameter
+        padded.to(next(self.parameters()).device)
+        return padded
+
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write ``config.json`` and ``model.safetensors`` into an existing folder.
 
@@ -281,76 +322,151 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
             raise ValueError(
                 "safe_serialization is False, but an adapter is only saved as safetensors. Leave it at True."
             )
-        self.save_config(output_path)
-        self.save_torch_weights(output_path, safe_serialization=True)
+        folder = Path(output_path)
+        write_json(folder / self.config_file_name, self.get_config_dict())
+        weights = {name: parameter.detach().cpu().contiguous() for name, parameter in self.named_parameters()}
+        save_file(weights, folder / WEIGHTS_FILE)
+        # safetensors makes files for the owner's eyes only; weights may be read by whoever may read the configuration.
+        (folder / WEIGHTS_FILE).chmod((folder / self.config_file_name).stat().st_mode)
 
-    @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        **kwargs: Any,
-    ) -> QueryAdapter:
-        """Read what ``save`` wrote, from a local folder or a Hub repository.
+    def save_pretrained(
+        self, output_dir: str | Path, *, training: TrainingRecord | None = None, title: str | None = None
+    ) -> Path:
+        """Write the adapter alone, with a model card: a folder that ``from_pretrained`` opens.
 
         Args:
-            model_name_or_path: Folder or Hub id.
-            subfolder: The adapter's folder within it.
-            token: As in Sentence Transformers, like the arguments below; only for the Hub.
-            cache_folder: Where downloads are kept.
-            revision: Branch, tag or commit.
-            local_files_only: Never ask the Hub.
-            kwargs: What Sentence Transformers passes to every module and this one has no use for.
+            output_dir: a new or empty folder, or one with an adapter in it, which is replaced as a whole.
+            training: what the card says about how it came about and what it does.
+            title: what the card calls it; the folder's name if None.
 
         Returns:
-            The adapter, in float32.
+            ``output_dir`` as an absolute path.
 
         Raises:
-            ValueError: the configuration or the weights are missing, unreadable, or not those of an adapter: keys,
-                shapes and dtypes are compared, and every weight must be finite.
+            ValueError: the folder holds something else, or a weight is NaN or infinite.
+            OSError: the folder cannot be written; what was there before is untouched.
         """
-        where = f"{model_name_or_path}/{subfolder}" if subfolder else str(model_name_or_path)
-        hub_kwargs = {
-            "subfolder": subfolder,
-            "token": token,
-            "cache_folder": cache_folder,
-            "revision": revision,
-            "local_files_only": local_files_only,
-        }
-        adapter = cls(**cls._read_config(where, model_name_or_path, hub_kwargs))
-        # The base class would fall back to pytorch_model.bin, a pickle.
-        if cls.load_file_path(model_name_or_path, "model.safetensors", **hub_kwargs) is None:
+        target = Path(output_dir).resolve()
+        expected = {self.config_file_name, WEIGHTS_FILE, "README.md"}
+        if target.exists() and not (target.is_dir() and {path.name for path in target.iterdir()} <= expected):
             raise ValueError(
-                f"{where} has no model.safetensors, and an adapter is read from nothing else. "
-                "Save it again with adapter.save(folder)."
+                f"{target} exists and holds something else than an adapter, but a new folder or one with an adapter is "
+                "expected. Choose another output_dir."
             )
-        try:
-            weights = cls.load_torch_weights(model_name_or_path, **hub_kwargs)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{where}/model.safetensors cannot be read ({error}). It may be truncated: copy or save it again."
-            ) from error
-        _check_weights(where, weights, dict(adapter.named_parameters()))
-        adapter.load_state_dict(weights)
-        return adapter
+        self._check_weights()
+        with folder_written_whole(target) as folder:
+            self.save(str(folder))
+            card = adapter_card(title or target.name, self.get_config_dict(), self.base_model, training)
+            write_text(folder / "README.md", card)
+        return target
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Add query adapter",
+        training: TrainingRecord | None = None,
+    ) -> str:
+        """Upload the adapter alone, with a model card; ``attach`` puts it on its base model again.
+
+        Args:
+            repo_id: ``user/name``; created if it does not exist, else it gets a new commit.
+            private: whether a new repository is private; the account's default if None.
+            token: access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
+            commit_message: first line of the commit.
+            training: as in ``save_pretrained``.
+
+        Returns:
+            The URL of the commit.
+
+        Raises:
+            ConnectionError: it may work if tried again.
+            ValueError: it will not work as it is, for instance because the token may not write.
+        """
+        with TemporaryDirectory() as folder:
+            saved = self.save_pretrained(Path(folder) / "adapter", training=training, title=repo_id)
+            return upload({MAIN: saved}, repo_id, private=private, token=token, commit_message=commit_message)
 
     @classmethod
-    def _read_config(cls, where: str, model_name_or_path: str, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
-        try:
-            config = cls.load_config(model_name_or_path, **hub_kwargs)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}/config.json is not JSON ({error}). Save the adapter again.") from error
-        if not isinstance(config, dict) or set(config) != set(cls.config_keys):
-            found = sorted(config) if isinstance(config, dict) else config
-            raise ValueError(
-                f"{where}/config.json has {found or 'no keys'}, but an adapter's configuration expects exactly "
-                f"{sorted(cls.config_keys)}. Pass a folder that an adapter was saved to."
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> QueryAdapter:
+        """Read an adapter from a folder or a Hub repository: of an adapter alone, or of a whole adapted model.
+
+        Args:
+            name_or_path: folder or Hub id.
+            revision: branch, tag or commit on the Hub.
+            token: access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
+            cache_dir: the Hub cache; the usual one if None.
+            local_files_only: never ask the Hub.
+
+        Returns:
+            The adapter, in float32, on the CPU.
+
+        Raises:
+            ConnectionError: the Hub cannot be reached; it may work if tried again.
+            ValueError: there is no such folder or repository, or configuration and weights are not those of an adapter:
+                names, shapes, dtypes and values are checked.
+        """
+        folder = Path(name_or_path)
+        if not folder.is_dir():
+            files = [f"{place}{name}" for place in ("", "adapter/") for name in (cls.config_file_name, WEIGHTS_FILE)]
+            folder = download(
+                str(name_or_path),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=files,
             )
-        return config
+        return cls._read(folder / "adapter" if (folder / "adapter").is_dir() else folder, str(name_or_path))
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> QueryAdapter:
+        """Read what ``save`` wrote: the hook by which Sentence Transformers loads a module; see ``from_pretrained``."""
+        hub_kwargs = {name: kwargs.get(name) for name in ("token", "cache_folder", "revision", "local_files_only")}
+        hub_kwargs["local_files_only"] = bool(hub_kwargs["local_files_only"])
+        folder = cls.load_dir_path(model_name_or_path, subfolder, **hub_kwargs)
+        if folder is None:
+            raise ValueError(f"{model_name_or_path} has no folder {subfolder!r}, but an adapter is expected in it.")
+        return cls._read(Path(folder), "/".join(filter(None, (str(model_name_or_path), subfolder))))
+
+    @classmethod
+    def _read(cls, folder: Path, where: str) -> QueryAdapter:
+        if not (folder / cls.config_file_name).is_file():
+            raise ValueError(
+                f"{where} has no {cls.config_file_name} of an adapter. Pass a folder or a Hub id that "
+                "QueryAdapter.save_pretrained, QueryAdapter.push_to_hub or st_adapter.save_pretrained wrote."
+            )
+        config = read_object(folder / cls.config_file_name)
+        if set(config) | {"base_model"} != set(cls.config_keys):
+            raise ValueError(
+                f"{where}/{cls.config_file_name} has {sorted(config) or 'no keys'}, but an adapter's configuration "
+                f"expects exactly {sorted(cls.config_keys)}. Pass a folder that an adapter was saved to."
+            )
+        # On the meta device an absurd size costs nothing, until the header of the weights has shown whether it is true.
+        try:
+            with torch.device("meta"):
+                adapter = cls(**config)
+        except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"{where}/{cls.config_file_name} is not of an adapter: {error}") from error
+        shapes = {name: tuple(parameter.shape) for name, parameter in adapter.named_parameters()}
+        weights = read_weights(folder / WEIGHTS_FILE, shapes)
+        adapter.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
+        adapter.requires_grad_()
+        return adapter
+
+    def _check_weights(self) -> None:
+        for name, parameter in self.named_parameters():
+            check_finite(f"the adapter's {name}", parameter, "Training diverged: lower the learning rate.")
 
 
 def _dense(weight: Tensor, bias: Tensor | None, activation_function: nn.Module) -> Dense:
@@ -364,32 +480,6 @@ def _dense(weight: Tensor, bias: Tensor | None, activation_function: nn.Module) 
             init_weight=weight.float(),
             init_bias=None if bias is None else bias.float(),
         )
-
-
-def _check_weights(where: str, weights: dict[str, Tensor], expected: dict[str, nn.Parameter]) -> None:
-    if set(weights) != set(expected):
-        raise ValueError(
-            f"{where}/model.safetensors has the weights {sorted(weights)}, but its config.json expects "
-            f"{sorted(expected)}. The two files are not from one adapter: save it again."
-        )
-    for name, weight in weights.items():
-        if weight.shape != expected[name].shape:
-            raise ValueError(
-                f"{where}/model.safetensors has {name} of shape {tuple(weight.shape)}, but its config.json expects "
-                f"{tuple(expected[name].shape)}. The two files are not from one adapter: save it again."
-            )
-        if weight.dtype not in _WEIGHT_DTYPES:
-            raise ValueError(
-                f"{where}/model.safetensors has {name} as {weight.dtype}, but an adapter expects one of "
-                f"{', '.join(map(str, _WEIGHT_DTYPES))}. Save the adapter again."
-            )
-        _check_finite(f"{where}/model.safetensors: {name}", weight, "Save the adapter again.")
-
-
-def _check_finite(name: str, tensor: Tensor, remedy: str = "Pass finite values.") -> None:
-    num_bad = int((~torch.isfinite(tensor)).sum())
-    if num_bad:
-        raise ValueError(f"{name} has {num_bad} NaN or infinite values of {tensor.numel()}, expected none. {remedy}")
 
 
 def _check_whole(name: str, value: object) -> None:

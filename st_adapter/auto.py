@@ -174,7 +174,7 @@ def fit(
                 if unseen_weight >= _BAG_FROM:
                     bags = [_combine(verdict.chosen, matrices) for *_, matrices in fitted]
                     matrix = (matrix + torch.stack(bags).mean(dim=0)) / 2
-                adapter = QueryAdapter.from_matrix(matrix, normalize=labelled.unit).to(matrix.device)
+                adapter = QueryAdapter.from_matrix(matrix, labelled.unit, labelled.base_model).to(matrix.device)
         progress.update()
     return FitResult(adapter, verdict, clock.seconds)
 

@@ -16,20 +16,25 @@ from rich.table import Table
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
+from st_adapter.adapter import QueryAdapter
 from st_adapter.data import RetrievalDataset
 from st_adapter.demo import demo_model_path, standard_library_dataset
 from st_adapter.embeddings import Precision
 from st_adapter.evaluation import EvaluationResult
-from st_adapter.model import saved_metadata
+from st_adapter.hub import check_can_write
+from st_adapter.model_card import TABLE_METRICS
 from st_adapter.pipeline import (
+    MODEL_FOLDER,
     PER_QUERY,
     RESULTS_FILE,
     Method,
     TrainingRun,
     evaluate_saved,
     run_training,
-    write_json,
 )
+from st_adapter.repository import CONFIG_FILE_NAME, from_pretrained, is_saved_model, read_saved, saved_training
+from st_adapter.saving import push_folder
+from st_adapter.storage import write_json
 from st_adapter.training_args import AdapterTrainingArguments
 
 app = tyro.extras.SubcommandApp()
@@ -39,7 +44,6 @@ Flat = tyro.conf.arg(name="")
 # Exit statuses.
 _BAD_INPUT, _NOT_BETTER = 2, 3
 _SHOWN_CANDIDATES = 6
-_TABLE_METRICS = ("ndcg@10", "mrr@10", "accuracy@10", "recall@10", "precision@10", "map@100")
 
 
 @app.command
@@ -58,6 +62,9 @@ def train(
     cache_dir: Path | None = None,
     embedding_batch_size: int = 32,
     precision: Precision = "fp32",
+    push_to_hub: str | None = None,
+    private: bool = False,
+    token: str | None = None,
 ) -> int:
     """Fit a query adapter, prove it on held-out queries, and save OUTPUT_DIR/model/ and OUTPUT_DIR/results.json.
 
@@ -77,9 +84,14 @@ def train(
         cache_dir: Where embeddings are kept; st_adapter in the Hugging Face home if not given.
         embedding_batch_size: Texts per forward pass of the base model.
         precision: Precision of the base model's forward pass; bf16 and fp16 are for GPUs.
+        push_to_hub: Upload the model to this Hub repository, user/name, if the adapter is adopted.
+        private: Make a new Hub repository private.
+        token: Hub access token; the one of `hf auth login` or HF_TOKEN if not given.
     """
     if method != "gradient":
         _refuse_unused(args, method)
+    if push_to_hub is not None:
+        check_can_write(push_to_hub, token)
     dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=args.seed)
     _print_dataset(dataset)
     run = run_training(
@@ -99,6 +111,10 @@ def train(
         show_progress_bar=not args.disable_tqdm,
     )
     _print_run(run)
+    if push_to_hub is not None and run.model_dir is not None and run.results["adopted"]:
+        _push(run.model_dir, push_to_hub, private=private, token=token)
+    elif push_to_hub is not None:
+        console.print("Nothing was uploaded: the base model is on the Hub already, or yours alone.")
     return _NOT_BETTER if fail_if_not_better and not run.results["adopted"] else 0
 
 
@@ -131,11 +147,11 @@ def evaluate(
         embedding_batch_size: Texts per forward pass of the base model.
         precision: Precision of the base model's forward pass; bf16 and fp16 are for GPUs.
     """
-    trained = saved_metadata(model)
+    trained = saved_training(model)
     if seed is None:
-        seed = int(trained.get("seed", 0))
+        seed = trained.seed if trained is not None and trained.seed is not None else 0
     dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=seed)
-    if split in trained.get("fitted_on", []) and dataset.name == trained.get("data"):
+    if trained is not None and split in trained.fitted_on and dataset.name == trained.data:
         console.print(f"The adapter was fitted on the split {split!r}: the figures say how well it fits, no more.")
     result = evaluate_saved(
         _load(model, device),
@@ -171,6 +187,48 @@ def demo(output_dir: Path = Path("st-adapter-demo"), model: str | None = None, s
     return 0
 
 
+@app.command
+def push(
+    directory: tyro.conf.Positional[Path],
+    repo_id: tyro.conf.Positional[str],
+    private: bool = False,
+    adapter_only: bool = False,
+    twin: bool = False,
+    token: str | None = None,
+    commit_message: str = "Add model with query adapter",
+) -> int:
+    """Upload a trained model to the Hugging Face Hub; a repository that exists gets a new commit.
+
+    Args:
+        directory: Output folder of `st-adapter train`, or the saved model in it.
+        repo_id: Where to: user/name.
+        private: Make a new repository private.
+        adapter_only: Upload the adapter alone (about 1 MB), which `st_adapter.attach` puts on its base model again.
+        twin: Also make the branch twin: no Router, for sentence-transformers before 5 and servers that do not know one.
+        token: Access token; the one of `hf auth login` or HF_TOKEN if not given.
+        commit_message: First line of the commit.
+    """
+    folder = directory / MODEL_FOLDER if (directory / MODEL_FOLDER).is_dir() else directory
+    if not is_saved_model(folder):
+        raise ValueError(
+            f"{directory} holds no model that st-adapter saved: there is no {CONFIG_FILE_NAME} in it or in its folder "
+            f"{MODEL_FOLDER}/. Pass the output folder of `st-adapter train`."
+        )
+    if adapter_only:
+        if not read_saved(folder).has_adapter:
+            raise ValueError(f"{folder} holds the base model alone: no adapter helped. There is no adapter to upload.")
+        adapter = QueryAdapter.from_pretrained(folder)
+        training = read_saved(folder).training
+        url = adapter.push_to_hub(
+            repo_id, private=private or None, token=token, commit_message=commit_message, training=training
+        )
+        console.print(f"Uploaded: {escape(url)}", soft_wrap=True, highlight=False)
+        console.print(f"  adapter = QueryAdapter.from_pretrained({repo_id!r})", highlight=False, soft_wrap=True)
+    else:
+        _push(folder, repo_id, private=private, token=token, twin=twin, commit_message=commit_message)
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -194,7 +252,15 @@ def _load(model: str, device: str | None) -> SentenceTransformer:
             torch.zeros(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"The device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    if is_saved_model(Path(model)):
+        return from_pretrained(model, device=device)
     return SentenceTransformer(model, device=device)
+
+
+def _push(folder: Path, repo_id: str, *, private: bool, **options: Any) -> None:
+    url = push_folder(folder, repo_id, private=private or None, **options)
+    console.print(f"Uploaded: {escape(url)}", soft_wrap=True, highlight=False)
+    console.print(f"  model = SentenceTransformer({repo_id!r})", highlight=False, soft_wrap=True)
 
 
 def _columns(query_column: str | None, document_column: str | None) -> dict[str, str]:
@@ -225,7 +291,7 @@ def _print_evaluation(result: EvaluationResult) -> None:
     for column in ("metric", "base", "adapted", "difference"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     base, adapted = result.base_means, result.adapted_means
-    for name in _TABLE_METRICS:
+    for name in TABLE_METRICS:
         difference = adapted[name] - base[name]
         style = "green" if difference > 0 else "red" if difference < 0 else ""
         table.add_row(name, f"{base[name]:.4f}", f"{adapted[name]:.4f}", f"{difference:+.4f}", style=style)

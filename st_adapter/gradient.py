@@ -127,6 +127,7 @@ class GradientFit:
                 rank=min(args.rank, self.split.dim),
                 hidden_dim=args.hidden_dim,
                 normalize=self.split.unit,
+                base_model=self.split.base_model,
             )
         if args.start == "closed_form":
             adapter.set_matrix(within_class_whitening(self.sampler.pairs, self.sampler.corpus, args.start_ridge))

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import shutil
 import time
-import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +16,11 @@ from st_adapter.auto import check_seed_and_level, fit
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, Precision, embed
 from st_adapter.evaluation import EvaluationResult, evaluate
-from st_adapter.model import detach, save_pretrained
-from st_adapter.statistics import gate
+from st_adapter.model import detach
+from st_adapter.model_card import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
+from st_adapter.saving import save_pretrained
+from st_adapter.statistics import bootstrap_interval, gate
+from st_adapter.storage import write_json
 from st_adapter.trainer import AdapterTrainer
 from st_adapter.training_args import AdapterTrainingArguments
 
@@ -68,6 +66,7 @@ def run_training(
     embedding_batch_size: int = 32,
     precision: Precision = "fp32",
     show_progress_bar: bool = True,
+    script: str = "",
 ) -> TrainingRun:
     """Embed, fit, test, evaluate and save.
 
@@ -91,6 +90,7 @@ def run_training(
         embedding_batch_size: texts per forward pass of the base model.
         precision: of the base model's forward pass; see ``embed``.
         show_progress_bar: bars for embedding and fitting.
+        script: the script that makes the model, for the model card.
 
     Raises:
         ValueError: the output folder holds something else, or model, data and settings do not fit together.
@@ -142,27 +142,31 @@ def run_training(
     start = time.perf_counter()
     # Figures of a split that the adapter was fitted on say how well it fits, not how well it does.
     fitted_on = ["train"] if method == "gradient" else ["train", "dev"]
-    summary = {
-        "data": dataset.name,
-        "seed": seed,
-        "fitted_on": fitted_on,
-        "ndcg@10": {
-            split: {"base": e.base_means["ndcg@10"], "adapted": e.adapted_means["ndcg@10"]}
-            for split, e in evaluations.items()
-            if split not in fitted_on
-        },
-    }
+    record = TrainingRecord(
+        data=dataset.name,
+        dataset_id=dataset.name if "/" in dataset.name else "",
+        num_documents=len(dataset.corpus),
+        num_queries={split: len(set(judged["query_id"])) for split, judged in dataset.qrels.items()},
+        method=method,
+        chosen=selection["chosen"],
+        reason=selection["gate"]["reason"],
+        seed=seed,
+        fitted_on=fitted_on,
+        arguments={} if args is None else args.hyperparameters(),
+        scores=_scores(evaluations["test"], embedded.similarity) if "test" in evaluations else None,
+        script=script,
+        versions=installed_versions(),
+    )
     model_dir = output_dir / MODEL_FOLDER
     if adapter is not None or save_base:
-        save_pretrained(adapter, model, model_dir, base_model=base_model, metadata=summary)
+        save_pretrained(adapter, model, model_dir, base_model=base_model, training=record)
     elif model_dir.exists():
         # An adapter of an earlier run must not pass for the outcome of this one.
         shutil.rmtree(model_dir)
     seconds["saving"] = time.perf_counter() - start
 
     results = {
-        "st_adapter": version("st-adapter"),
-        "base_model": str(base_model) if base_model is not None else None,
+        "base_model": None if embedded.base_model is None else embedded.base_model.to_dict(),
         "data": {
             "name": dataset.name,
             "notes": list(dataset.notes),
@@ -177,14 +181,11 @@ def run_training(
         **{split: evaluation.to_dict(per_query=PER_QUERY) for split, evaluation in evaluations.items()},
         "seconds": seconds,
         "seed": seed,
-        "arguments": None if args is None else args.to_dict(),
+        "arguments": None if args is None else args.hyperparameters(),
         "alpha": alpha,
         "precision": precision,
         "device": str(model.device),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "sentence-transformers", "transformers", "datasets")},
-        },
+        "versions": installed_versions(),
     }
     results_file = output_dir / RESULTS_FILE
     write_json(results_file, results)
@@ -242,17 +243,6 @@ def evaluate_saved(
     return evaluate(embedded[split], query_modules)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def _check_output_dir(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The output folder {folder} is a file. Name a folder.")
@@ -264,6 +254,21 @@ def _check_output_dir(folder: Path) -> None:
                 f"The output folder {folder} holds files that are not from an earlier run, the first: {foreign[:3]}. "
                 "Name a new or empty folder."
             )
+
+
+def _scores(evaluation: EvaluationResult, similarity: str) -> SplitScores:
+    base, adapted = evaluation.base_means, evaluation.adapted_means
+    return SplitScores(
+        split=evaluation.split,
+        num_queries=len(evaluation.query_ids),
+        num_documents=evaluation.num_documents,
+        similarity=similarity,
+        base={name: base[name] for name in TABLE_METRICS},
+        adapted={name: adapted[name] for name in TABLE_METRICS},
+        intervals={
+            name: list(bootstrap_interval(evaluation.adapted[name] - evaluation.base[name])) for name in TABLE_METRICS
+        },
+    )
 
 
 def _split_numbers(embedded: EmbeddedDataset, split: str) -> dict[str, int]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +26,9 @@ from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, embed
 from st_adapter.evaluation import EvaluationResult, adapt, evaluate, query_metrics
 from st_adapter.gradient import GradientFit
-from st_adapter.hub import push_to_hub
-from st_adapter.model import save_pretrained
+from st_adapter.model_card import TrainingRecord, installed_versions
+from st_adapter.saving import push_to_hub, save_pretrained
+from st_adapter.storage import folder_written_whole
 from st_adapter.training_args import AdapterTrainingArguments
 
 _CHECKPOINT = "checkpoint-"
@@ -197,15 +196,23 @@ class AdapterTrainer:
         Args:
             output_dir: ``model`` in ``args.output_dir``, beside the checkpoints, if None.
         """
-        save_pretrained(self.best_adapter, self.model, output_dir or Path(self.args.output_dir) / "model")
+        output_dir = output_dir or Path(self.args.output_dir) / "model"
+        save_pretrained(self.best_adapter, self.model, output_dir, training=self._record())
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-        """Save the model and upload it to the Hub as one commit.
+        """Save the model and upload it to the Hub; see ``st_adapter.push_to_hub``.
 
         Returns:
-            The URL of the commit.
+            The URL of the commit on ``main``.
         """
-        return push_to_hub(self.best_adapter, self.model, repo_id, private=private, token=token)
+        return push_to_hub(
+            self.best_adapter, self.model, repo_id, private=private, token=token, training=self._record()
+        )
+
+    def _record(self) -> TrainingRecord:
+        return TrainingRecord(
+            method="gradient", seed=self.args.seed, arguments=self.args.hyperparameters(), versions=installed_versions()
+        )
 
     def _log_evaluate_save(self) -> None:
         """Do what the callbacks asked for."""
@@ -270,8 +277,6 @@ class AdapterTrainer:
 
     def _save_checkpoint(self) -> None:
         """Write ``checkpoint-<step>``, whole or not at all: adapters, optimizers, samplers and the loop's place."""
-        folder = Path(self.args.output_dir) / f"{_CHECKPOINT}{self.state.global_step}"
-        unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
         tensors = {f"best.{name}": value for name, value in self._best.items()}
         tensors["data"] = self._data_checksums()
         tensors["loss"] = torch.tensor(
@@ -281,18 +286,10 @@ class AdapterTrainer:
             tensors |= {f"fit{number}.{name}": value for name, value in fit.state_dict().items()}
         callbacks = [c for c in self.callback_handler.callbacks if isinstance(c, ExportableState)]
         self.state.stateful_callbacks = {type(callback).__name__: callback.state() for callback in callbacks}
-        try:
-            unfinished.mkdir(parents=True)
-            save_file(
-                {k: v.contiguous().clone() for k, v in tensors.items()}, unfinished / "training_state.safetensors"
-            )
-            self.state.save_to_json(str(unfinished / "trainer_state.json"))
-            (unfinished / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
-            if folder.exists():
-                shutil.rmtree(folder)
-            unfinished.rename(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with folder_written_whole(Path(self.args.output_dir) / f"{_CHECKPOINT}{self.state.global_step}") as folder:
+            save_file({k: v.contiguous().clone() for k, v in tensors.items()}, folder / "training_state.safetensors")
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+            (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
 
     def _data_checksums(self) -> Tensor:
         train, dev = self.train_dataset, self.eval_dataset

@@ -157,6 +157,10 @@ class AdapterTrainingArguments:
         """All settings as plain values."""
         return dataclasses.asdict(self)
 
+    def hyperparameters(self) -> dict[str, Any]:
+        """The settings that shape the result, without those that say where it goes and what is shown."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("output_dir", "disable_tqdm")}
+
     def to_sanitized_dict(self) -> dict[str, Any]:
         """All settings as values that logging tools accept as hyperparameters."""
         return self.to_dict()

@@ -9,8 +9,9 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import embeddings
+from st_adapter.base_model import BaseModel, model_fingerprint
 from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit, embed, model_fingerprint
+from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit, embed
 
 WORDS = ["red", "green", "blue", "round", "square", "old", "new", "fast", "slow", "warm"]
 
@@ -193,13 +194,23 @@ def test_nan_from_the_model_is_reported_and_not_cached(tiny_model, tmp_path):
     assert not list(tmp_path.rglob("*.arrow"))
 
 
-def test_distances_and_truncation_are_refused(tiny_model, tiny_model_path, tmp_path):
+def test_distances_are_refused(tiny_model, tmp_path):
     tiny_model.similarity_fn_name = "euclidean"
     with pytest.raises(ValueError, match=r"compares by 'euclidean'"):
         embed(tiny_model, make_dataset(), cache_dir=tmp_path)
+
+
+def test_truncated_vectors_are_those_of_the_model_and_share_no_cache_with_whole_ones(tiny_model_path, tmp_path):
+    whole = SentenceTransformer(str(tiny_model_path), device="cpu")
     truncated = SentenceTransformer(str(tiny_model_path), device="cpu", truncate_dim=8)
-    with pytest.raises(ValueError, match=r"truncates its vectors to 8 of \d+ dimensions"):
-        embed(truncated, make_dataset(), cache_dir=tmp_path)
+    dataset = make_dataset()
+    assert embed(whole, dataset, cache_dir=tmp_path)["train"].dim == 32
+    embedded = embed(truncated, dataset, cache_dir=tmp_path)
+    torch.testing.assert_close(
+        embedded.query_embeddings, truncated.encode_query(list(dataset.queries["text"]), convert_to_tensor=True)
+    )
+    assert embedded["train"].dim == 8 and not embedded.unit
+    assert embedded.base_model == BaseModel.of(truncated)
 
 
 def split_of(queries, documents, query_index=(0,), corpus_index=(0,)):

@@ -8,6 +8,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import cli
+from st_adapter.base_model import BaseModel
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import embed
 from st_adapter.model import detach
@@ -57,7 +58,8 @@ def test_results_hold_what_is_needed_to_judge_and_to_repeat(finished, tiny_model
     assert results["adopted"] is selection["gate"]["adopted"]
     assert selection["candidates"][0]["name"] == selection["chosen"]
     assert set(results["seconds"]) == {"embedding", "fitting", "evaluating", "saving"}
-    assert results["base_model"] == str(tiny_model_path) and results["seed"] == 0
+    described = BaseModel.of(SentenceTransformer(str(tiny_model_path), device="cpu"))
+    assert results["base_model"] == described.to_dict() and results["seed"] == 0
     assert set(results["versions"]) >= {"python", "torch", "sentence-transformers"}
 
 
@@ -165,8 +167,8 @@ def test_evaluation_knows_what_the_model_was_fitted_on(pairs_file, tiny_model_pa
     train = ["train", "--model", str(tiny_model_path), "--output-dir", str(tmp_path / "out"), "--seed", "3"]
     assert cli.main([*train, "--method", "closed-form", *common]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    metadata = json.loads((tmp_path / "out" / "model" / "st_adapter_config.json").read_text())["metadata"]
-    assert metadata["seed"] == 3 and set(metadata["ndcg@10"]) == {"test"}
+    metadata = json.loads((tmp_path / "out" / "model" / "st_adapter_config.json").read_text())["training"]
+    assert metadata["seed"] == 3 and metadata["scores"]["split"] == "test"
     capsys.readouterr()
     for split, warned in (("test", False), ("dev", True)):
         output = tmp_path / f"{split}.json"

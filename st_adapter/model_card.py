@@ -1,0 +1,319 @@
+"""What is known about an adapter and its base model -> README.md, with metadata that the Hub accepts."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData, metadata_load
+from sentence_transformers import SentenceTransformerModelCardData
+
+from st_adapter import __version__
+from st_adapter.base_model import BaseModel
+
+TABLE_METRICS = ("ndcg@10", "mrr@10", "accuracy@10", "recall@10", "precision@10", "map@100")
+
+# What a derived model takes over from its base's card.
+_INHERITED = ("language", "license", "license_name", "license_link")
+_VERSIONS = ("sentence-transformers", "transformers", "torch", "datasets")
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """Base against adapted on one split that the adapter was not fitted on.
+
+    Attributes:
+        split: its name.
+        num_queries: how many queries were measured.
+        num_documents: N, size of the corpus searched.
+        similarity: ``cosine`` or ``dot``.
+        base: metric -> mean of the base model, a fraction 0-1.
+        adapted: the same of the adapted model.
+        intervals: metric -> ends of the 95 % interval of adapted minus base.
+        summary: the comparison in one sentence; empty if there is none.
+    """
+
+    split: str
+    num_queries: int
+    num_documents: int
+    similarity: str
+    base: dict[str, float]
+    adapted: dict[str, float]
+    intervals: dict[str, list[float]]
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How an adapter came about and what it does; what is unknown stays empty and is left out of a card.
+
+    Attributes:
+        data: name of the data set.
+        dataset_id: its id on the Hub, if it is there.
+        num_documents: N, size of the corpus.
+        num_queries: split -> number of its queries.
+        method: ``auto``, ``closed-form`` or ``gradient``.
+        chosen: the candidate that was chosen.
+        reason: why it is given out, or why the base model is kept, with the figures.
+        seed: of the whole run.
+        fitted_on: the splits it was fitted on.
+        arguments: settings of a gradient run.
+        scores: held-out figures.
+        script: the script that made the model.
+        versions: package -> version at training time.
+    """
+
+    data: str = ""
+    dataset_id: str = ""
+    num_documents: int = 0
+    num_queries: dict[str, int] = field(default_factory=dict)
+    method: str = ""
+    chosen: str = ""
+    reason: str = ""
+    seed: int | None = None
+    fitted_on: list[str] = field(default_factory=list)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    scores: SplitScores | None = None
+    script: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> TrainingRecord:
+        """Rebuild from ``to_dict``.
+
+        Raises:
+            ValueError: the fields are not those of a record.
+        """
+        try:
+            scores = content.get("scores")
+            return cls(**{**content, "scores": None if scores is None else SplitScores(**scores)})
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"The training record is not one: {error}. Save the model again.") from error
+
+
+def installed_versions() -> dict[str, str]:
+    """Python and the packages that the vectors depend on -> version."""
+    packages = {name: version(name) for name in _VERSIONS}
+    return {"python": platform.python_version(), "st-adapter": __version__, **packages}
+
+
+def base_metadata(folder: Path) -> dict[str, Any]:
+    """What a derived model takes over from the card in the base model's folder: language and license."""
+    card = folder / "README.md"
+    try:
+        found = metadata_load(card) if card.is_file() else None
+    except (ValueError, yaml.YAMLError):  # somebody else's card: without metadata that can be read, there is none
+        found = None
+    return {name: found[name] for name in _INHERITED if found and found.get(name)}
+
+
+def model_card(
+    title: str,
+    base_model: BaseModel,
+    *,
+    on_hub: bool,
+    inherited: Mapping[str, Any] | None = None,
+    training: TrainingRecord | None = None,
+) -> str:
+    """The README.md of a whole adapted model.
+
+    Args:
+        title: Hub id, or name of the folder.
+        base_model: the base.
+        on_hub: whether its name is a Hub id, which a card may link to.
+        inherited: metadata taken over from the base's card.
+        training: what is known about the training.
+    """
+    base = _link(base_model, on_hub)
+    code = f"""from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer({json.dumps(title)})
+query_embeddings = model.encode_query(["a question"])
+document_embeddings = model.encode_document(["a document"])
+scores = model.similarity(query_embeddings, document_embeddings)"""
+    parts = [
+        f"# {title}",
+        f"A Sentence Transformers model that embeds documents exactly as {base} does, and queries with a small adapter "
+        "on top. An index built with the base model stays valid.",
+        f"```python\n{code}\n```",
+        'Embed queries with `encode_query` or `encode(..., task="query")`: plain `encode` gives document embeddings, '
+        'and `prompt_name="query"` does not reach the adapter. For software that can only call plain `encode`, '
+        "the branch `query` of the Hub repository holds the same model with queries as the default: "
+        f'`SentenceTransformer({json.dumps(title)}, revision="query")`.',
+        *_training_parts(training),
+    ]
+    return (
+        _front_matter(title, base_model, on_hub, inherited, training, "sentence-transformers")
+        + "\n\n".join(parts)
+        + "\n"
+    )
+
+
+def adapter_card(
+    title: str, config: Mapping[str, Any], base_model: BaseModel | None, training: TrainingRecord | None = None
+) -> str:
+    """The README.md of an adapter alone.
+
+    Args:
+        title: Hub id, or name of the folder.
+        config: the adapter's configuration.
+        base_model: what it is bound to.
+        training: what is known about the training.
+    """
+    on_hub = base_model is not None and "/" in base_model.name
+    base = _link(base_model, on_hub) if base_model is not None else "its base model"
+    name = base_model.name if base_model is not None else "the base model"
+    revision = f", revision={json.dumps(base_model.revision)}" if base_model is not None and base_model.revision else ""
+    code = f"""from sentence_transformers import SentenceTransformer
+from st_adapter import QueryAdapter, attach
+
+base = SentenceTransformer({json.dumps(name)}{revision})
+model = attach(base, QueryAdapter.from_pretrained({json.dumps(title)}))
+query_embeddings = model.encode_query(["a question"])
+document_embeddings = model.encode_document(["a document"])"""
+    kind = str(config["kind"]).replace("_", "-")
+    parts = [
+        f"# {title}",
+        f"A {kind} adapter of {config['embedding_dimension']} dimensions for the query embeddings of {base}. Documents "
+        "are embedded by the base model alone, so an index built with it stays valid.",
+        f"```python\n{code}\n```",
+        *([f"It is bound to {base_model}; `attach` refuses any other base model."] if base_model is not None else []),
+        *_training_parts(training),
+    ]
+    return _front_matter(title, base_model, on_hub, None, training, "st-adapter") + "\n\n".join(parts) + "\n"
+
+
+def _link(base_model: BaseModel, on_hub: bool) -> str:
+    return f"[{base_model.name}](https://huggingface.co/{base_model.name})" if on_hub else f"`{base_model.name}`"
+
+
+def _front_matter(
+    title: str,
+    base_model: BaseModel | None,
+    on_hub: bool,
+    inherited: Mapping[str, Any] | None,
+    training: TrainingRecord | None,
+    library_name: str,
+) -> str:
+    defaults = SentenceTransformerModelCardData(local_files_only=True)
+    metadata: dict[str, Any] = {
+        **(inherited or {}),
+        "library_name": library_name,
+        "pipeline_tag": defaults.pipeline_tag,
+        "tags": [*defaults.tags, "st-adapter", "query-adapter"],
+    }
+    if base_model is not None and on_hub:
+        metadata |= {"base_model": base_model.name, "base_model_relation": "adapter"}
+    if training is not None and training.dataset_id:
+        metadata["datasets"] = [training.dataset_id]
+    if training is not None and training.scores is not None:
+        metadata |= {"model_name": title, "eval_results": _eval_results(training, training.scores)}
+    return f"---\n{ModelCardData(**metadata).to_yaml()}\n---\n\n"
+
+
+def _eval_results(training: TrainingRecord, scores: SplitScores) -> list[EvalResult]:
+    """For the Hub's model-index, in the words of Sentence Transformers' own cards."""
+    return [
+        EvalResult(
+            task_type="information-retrieval",
+            task_name="Information Retrieval",
+            dataset_type=training.dataset_id or "unknown",
+            dataset_name=training.data or "Unknown",
+            dataset_split=scores.split,
+            metric_type=f"{scores.similarity}_{name}",
+            metric_name=f"{scores.similarity} {name}".title(),
+            metric_value=scores.adapted[name],
+        )
+        for name in TABLE_METRICS
+        if name in scores.adapted
+    ]
+
+
+def _training_parts(training: TrainingRecord | None) -> list[str]:
+    if training is None:
+        return []
+    parts = []
+    if training.scores is not None:
+        parts += ["## Does it help?", _score_table(training.scores)]
+        if training.scores.summary:
+            parts.append(training.scores.summary)
+    facts = _facts(training)
+    if facts:
+        parts += ["## Data and settings", "\n".join(f"- {fact}" for fact in facts)]
+    parts += ["## What was not tested", _limits(training)]
+    if training.versions:
+        parts += ["## Versions", ", ".join(f"{name} {number}" for name, number in training.versions.items()) + "."]
+    return parts
+
+
+def _score_table(scores: SplitScores) -> str:
+    rows = [
+        f"| {name} | {scores.base[name]:.4f} | {scores.adapted[name]:.4f} | "
+        f"{scores.adapted[name] - scores.base[name]:+.4f} | {_interval(scores.intervals.get(name))} |"
+        for name in TABLE_METRICS
+        if name in scores.base
+    ]
+    head = (
+        f"On the {scores.num_queries:,} queries of the split `{scores.split}`, which nothing was fitted on or chosen "
+        f"by, against {scores.num_documents:,} documents; exact search."
+    )
+    table = ["| metric | base model | with adapter | difference | 95 % interval |", "|---|---:|---:|---:|---:|", *rows]
+    return head + "\n\n" + "\n".join(table)
+
+
+def _interval(interval: Sequence[float] | None) -> str:
+    return f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval is not None else "–"
+
+
+def _facts(training: TrainingRecord) -> list[str]:
+    facts = []
+    if training.data:
+        name = (
+            f"[{training.data}](https://huggingface.co/datasets/{training.dataset_id})"
+            if training.dataset_id
+            else training.data
+        )
+        sizes = [f"{training.num_documents:,} documents"] if training.num_documents else []
+        sizes += [f"{number:,} {split} queries" for split, number in training.num_queries.items()]
+        facts.append(f"Data: {_inline(name)}" + (f" ({', '.join(sizes)})" if sizes else ""))
+    if training.fitted_on:
+        facts.append(f"Fitted on: {', '.join(training.fitted_on)}")
+    if training.method:
+        facts.append(
+            f"Method: {training.method}" + (f"; chosen: {_inline(training.chosen)}" if training.chosen else "")
+        )
+    if training.reason:
+        facts.append(f"Why: {_inline(training.reason)}")
+    if training.seed is not None:
+        facts.append(f"Seed: {training.seed}")
+    if training.arguments:
+        facts.append("Arguments: " + ", ".join(f"`{name}={value}`" for name, value in training.arguments.items()))
+    if training.script:
+        facts.append(f"Made by: `{training.script}`")
+    return facts
+
+
+def _limits(training: TrainingRecord) -> str:
+    data = _inline(training.data) or "the data it was trained on"
+    measured = "" if training.scores is not None else " No held-out split was measured."
+    return (
+        f"Queries, documents and languages unlike those of {data}, texts longer than the base model reads, and "
+        f"approximate or quantized indexes.{measured} Documents are embedded by the base model: what it does not "
+        "understand of a document, an adapter for queries cannot mend."
+    )
+
+
+def _inline(text: str) -> str:
+    """A text from outside on one line, so that it cannot make headings or tables of its own."""
+    return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;").strip()

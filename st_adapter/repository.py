@@ -1,0 +1,469 @@
+"""A saved model's folder: what lies in it, its layouts, and opening it once everything in it has been checked."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Module, Normalize
+from sentence_transformers.sentence_transformer.modules import Dropout
+
+from st_adapter import __version__
+from st_adapter.adapter import QueryAdapter
+from st_adapter.base_model import CHECK_TEXTS, BaseModel, prompt_for
+from st_adapter.hub import download
+from st_adapter.model_card import TrainingRecord
+from st_adapter.storage import check_finite, file_sha256, read_json, read_object, read_weights, tensor_infos, write_json
+
+CONFIG_FILE_NAME = "st_adapter_config.json"
+ADAPTER_FOLDER = "adapter"
+
+Layout = Literal["document", "query", "twin"]
+"""What plain ``encode`` gives: documents; queries; or queries from a model without a Router, for older software."""
+
+# Class paths that every release since 5.0 resolves; the ones that release 6 writes are unknown before 5.4.
+_LEGACY_MODULE = "sentence_transformers.models"
+_ROUTE_MODULES = ("Dense", "Normalize", "Dropout")
+_ACTIVATIONS = "torch.nn.modules."
+# Bookkeeping of version control and of `hf download --local-dir`, not part of a model.
+BOOKKEEPING = (".git", ".hg", ".svn", ".cache")
+# Texts that people edit on the Hub, and what no reader of the model opens.
+_UNVERIFIED = ("README.md", ".gitattributes", CONFIG_FILE_NAME)
+# Formats that the torch backend does not read.
+_OTHER_BACKENDS = ("onnx/*", "openvino/*")
+_DAMAGED = "It is damaged: copy or download it again."
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What ``st_adapter_config.json`` says of a folder.
+
+    Attributes:
+        layout: see ``Layout``.
+        base_model: the base model.
+        has_adapter: False if no adapter helped and the base was saved alone.
+        training: how the adapter came about, if recorded.
+        files: path -> SHA-256 of every file whose change would change the model.
+    """
+
+    layout: Layout
+    base_model: BaseModel
+    has_adapter: bool
+    training: TrainingRecord | None
+    files: dict[str, str]
+
+
+# --- writing ---
+
+
+def write_config(
+    folder: Path,
+    layout: Layout,
+    base_model: BaseModel,
+    adapter: QueryAdapter | None,
+    training: TrainingRecord | None,
+) -> None:
+    """Write ``st_adapter_config.json``, last of all files, because it holds the hashes of the others."""
+    write_json(
+        folder / CONFIG_FILE_NAME,
+        {
+            "st_adapter_version": __version__,
+            "layout": layout,
+            "base_model": base_model.to_dict(),
+            "has_adapter": adapter is not None,
+            "training": None if training is None else training.to_dict(),
+            "files": _hashes(folder),
+        },
+    )
+
+
+def add_router(folder: Path, query_modules: Sequence[Module]) -> None:
+    """Add a Router to a base model's folder: the modules for queries, nothing for documents, which are the default."""
+    entries = read_modules(folder)
+    index, place = _next_place(folder, entries, "Router")
+    router = folder / place
+    router.mkdir()
+    types: dict[str, str] = {}
+    structure: dict[str, list[str]] = {"query": [], "document": []}
+    # Dropout(0.0) and not an empty route: with [], Router.tokenizer and .max_seq_length raise IndexError.
+    for route, modules in (("query", query_modules), ("document", [Dropout(0.0)])):
+        for position, module in enumerate(modules):
+            name = f"{route}_{position}_{type(module).__name__}"
+            types[name] = f"{_LEGACY_MODULE}.{type(module).__name__}"
+            structure[route].append(name)
+            _write_module(module, router / name)
+    # No other parameters: releases before 5.4 hand them all to the constructor.
+    parameters = {"default_route": "document", "allow_empty_key": True}
+    write_json(router / "router_config.json", {"types": types, "structure": structure, "parameters": parameters})
+    entries.append({"idx": index, "name": str(index), "path": place, "type": f"{_LEGACY_MODULE}.Router"})
+    write_json(folder / "modules.json", entries)
+
+
+def to_layout(folder: Path, layout: Layout) -> None:
+    """Turn a folder of the layout ``document`` into another one, in place; its hashes have to be written after it."""
+    router = _router_of(folder, read_modules(folder))
+    if layout == "document" or router is None:
+        return
+    if layout == "query":
+        config = read_object(router / "router_config.json")
+        config["parameters"]["default_route"] = "query"
+        write_json(router / "router_config.json", config)
+    else:
+        _unwrap_router(folder, router)
+    file = folder / "config_sentence_transformers.json"
+    config = read_object(file)
+    prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
+    query_prompt = prompt_for("query", prompts, default)
+    if query_prompt:
+        # Plain encode() has to put the query prompt first, and encode_document() its own one as before.
+        document_prompt = prompt_for("document", prompts, default)
+        named = {"document": document_prompt, **prompts} if not {"passage", "corpus"} & set(prompts) else prompts
+        write_json(file, {**config, "prompts": {**named, "query": query_prompt}, "default_prompt_name": "query"})
+
+
+def copy_as(source: Path, target: Path, layout: Layout) -> Path:
+    """Copy a saved model of the layout ``document``, and give the copy another layout."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*BOOKKEEPING))
+    to_layout(target, layout)
+    config = read_object(target / CONFIG_FILE_NAME)
+    write_json(target / CONFIG_FILE_NAME, {**config, "layout": layout, "files": _hashes(target)})
+    return target
+
+
+def _unwrap_router(folder: Path, router: Path) -> None:
+    """Put the modules of the query route where the Router was."""
+    config = read_object(router / "router_config.json")
+    entries = read_modules(folder)[:-1]
+    write_json(folder / "modules.json", entries)
+    for name in config["structure"]["query"]:
+        kind = config["types"][name].rpartition(".")[2]
+        index, place = _next_place(folder, entries, kind)
+        if (router / name).is_dir():
+            (router / name).rename(folder / place)
+        entries.append({"idx": index, "name": str(index), "path": place, "type": f"{_LEGACY_MODULE}.{kind}"})
+    shutil.rmtree(router)
+    write_json(folder / "modules.json", entries)
+
+
+def _next_place(folder: Path, entries: Sequence[Mapping[str, Any]], kind: str) -> tuple[int, str]:
+    names = {entry["name"] for entry in entries}
+    index = next(
+        index
+        for index in itertools.count(len(entries))
+        if str(index) not in names and not (folder / f"{index}_{kind}").exists()
+    )
+    return index, f"{index}_{kind}"
+
+
+def _write_module(module: Module, folder: Path) -> None:
+    if isinstance(module, Normalize):
+        return  # it has neither weights nor, before 5.4, a configuration
+    folder.mkdir()
+    if isinstance(module, Dense):
+        activation = type(module.activation_function)
+        config = {
+            "in_features": module.in_features,
+            "out_features": module.out_features,
+            "bias": module.bias,
+            "activation_function": f"{activation.__module__}.{activation.__qualname__}",
+        }
+    else:
+        config = {"dropout": module.dropout}
+    write_json(folder / "config.json", config)
+    if isinstance(module, Dense):
+        module.save_torch_weights(str(folder))
+        # safetensors makes files for the owner's eyes only; a repository is read by whoever may read its configuration.
+        (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
+
+
+# --- checking ---
+
+
+def is_saved_model(folder: Path) -> bool:
+    """Whether a folder was written here."""
+    try:
+        return "st_adapter_version" in read_object(folder / CONFIG_FILE_NAME)
+    except ValueError:
+        return False
+
+
+def read_saved(folder: Path) -> SavedModel:
+    """Read ``st_adapter_config.json``.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    path = folder / CONFIG_FILE_NAME
+    content = read_object(path)
+    files = content.get("files")
+    if content.get("layout") not in ("document", "query", "twin") or not isinstance(content.get("has_adapter"), bool):
+        raise ValueError(f"{path} does not say which layout the folder has, or whether it has an adapter. {_DAMAGED}")
+    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+        raise ValueError(f"{path} has no list of files with their hashes. {_DAMAGED}")
+    training = content.get("training")
+    if training is not None and not isinstance(training, dict):
+        raise ValueError(f"{path} has a training record that is no object. {_DAMAGED}")
+    try:
+        base_model = BaseModel.from_dict(content.get("base_model"))
+        record = None if training is None else TrainingRecord.from_dict(training)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return SavedModel(content["layout"], base_model, content["has_adapter"], record, files)
+
+
+def check_repository(folder: Path) -> SavedModel:
+    """Check everything in a saved model's folder that opening it relies on, without running or allocating any of it.
+
+    Every file is the one that was saved, by its hash; no path leads out of the folder; every module is one of Sentence
+    Transformers'; weights are safetensors of the announced shapes, in floating point, and those of the adapter finite.
+
+    Raises:
+        ValueError: the first thing that is not so.
+    """
+    saved = read_saved(folder)
+    for name, digest in saved.files.items():
+        path = _inside(folder, name, folder / CONFIG_FILE_NAME)
+        if not path.is_file():
+            if any(PurePosixPath(name).match(pattern) for pattern in _OTHER_BACKENDS):
+                continue
+            raise ValueError(f"{folder} has no {name}, but it was saved with one. Copy or download the folder again.")
+        if file_sha256(path) != digest:
+            raise ValueError(f"{path} is not the file that was saved: its hash is another one. {_DAMAGED}")
+    check_modules(folder)
+    if saved.has_adapter:
+        QueryAdapter.from_pretrained(folder)
+    return saved
+
+
+def check_modules(folder: Path, *, any_class: bool = False) -> None:
+    """Check the modules that a Sentence Transformers folder is made of; see ``check_repository``.
+
+    Args:
+        folder: the folder.
+        any_class: accept classes of others, for a base model that was opened with ``trust_remote_code``.
+    """
+    for entry in read_modules(folder):
+        place = _inside(folder, entry["path"], folder / "modules.json")
+        kind = "" if any_class else _module_class(entry["type"], folder / "modules.json")
+        if kind == "Router":
+            _check_router(place)
+        elif kind == "Dense":
+            _check_dense(place)
+        else:
+            _check_weight_files(place)
+
+
+def read_modules(folder: Path) -> list[dict[str, Any]]:
+    """The entries of ``modules.json``.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    path = folder / "modules.json"
+    entries = read_json(path)
+    keys = {"name": str, "path": str, "type": str}
+    good = isinstance(entries, list) and all(
+        isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in keys.items())
+        for entry in entries
+    )
+    if not good or not entries:
+        raise ValueError(f"{path} is not a list of modules, each with a name, a path and a type. {_DAMAGED}")
+    return list(entries)
+
+
+def _check_router(router: Path) -> None:
+    path = router / "router_config.json"
+    config = read_object(path)
+    types: Any = config.get("types")
+    structure: Any = config.get("structure")
+    parameters: Any = config.get("parameters")
+    good = (
+        isinstance(types, dict)
+        and isinstance(structure, dict)
+        and isinstance(parameters, dict)
+        and set(structure) == {"query", "document"}
+        and parameters.get("default_route") in structure
+        and all(
+            isinstance(names, list) and names and set(map(str, names)) <= set(types) for names in structure.values()
+        )
+    )
+    if not good:
+        raise ValueError(
+            f"{path} does not describe a route for queries and one for documents, with their modules. {_DAMAGED}"
+        )
+    for name, type_ in types.items():
+        place = _inside(router, name, path)
+        kind = _module_class(type_, path)
+        if kind not in _ROUTE_MODULES:
+            raise ValueError(f"{path} names the class {kind!r}, but only {', '.join(_ROUTE_MODULES)} are expected.")
+        if kind == "Dense":
+            _check_dense(place)
+        elif kind == "Dropout" and read_object(place / "config.json") != {"dropout": 0.0}:
+            raise ValueError(
+                f"{place / 'config.json'} is not that of a Dropout of 0, which leaves documents as they are."
+            )
+
+
+def _check_dense(folder: Path) -> None:
+    path = folder / "config.json"
+    config = read_object(path)
+    sizes: tuple[Any, Any] = config.get("out_features"), config.get("in_features")
+    activation = config.get("activation_function", "")
+    if not all(isinstance(size, int) and size > 0 for size in sizes) or not isinstance(config.get("bias", True), bool):
+        raise ValueError(f"{path} does not give the sizes of a Dense module as whole numbers above 0. {_DAMAGED}")
+    if not isinstance(activation, str) or not activation.startswith(_ACTIVATIONS):
+        raise ValueError(
+            f"{path} names the activation {str(activation)[:200]!r}, but one of {_ACTIVATIONS}* is expected: no other "
+            "code is run."
+        )
+    shapes: dict[str, tuple[int, ...]] = {"linear.weight": sizes}
+    if config.get("bias", True):
+        shapes["linear.bias"] = sizes[:1]
+    if config.get("use_residual") and sizes[0] != sizes[1]:
+        shapes["residual.weight"] = sizes
+    read_weights(folder / "model.safetensors", shapes)
+
+
+def _check_weight_files(folder: Path) -> None:
+    """Headers of whatever safetensors files a module has, and the index of those that are cut into several."""
+    index = folder / "model.safetensors.index.json"
+    files = set(folder.glob("*.safetensors"))
+    if index.is_file():
+        weight_map = read_object(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise ValueError(f"{index} does not say which weights lie in which file. {_DAMAGED}")
+        files |= {_inside(folder, name, index) for name in weight_map.values()}
+    elif not files and any(folder.glob("*.bin")):
+        raise ValueError(
+            f"{folder} has weights as a pickle (.bin) only, and weights are read from safetensors files and nothing "
+            "else. Save the model anew with safe_serialization=True."
+        )
+    for path in sorted(files):
+        tensor_infos(path)
+
+
+def _inside(folder: Path, name: str, source: Path) -> Path:
+    """The path that a configuration names, if it stays within the folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
+        raise ValueError(
+            f"{source} names the path {name[:200]!r}, which leads out of its folder. Do not open this model."
+        )
+    return folder / path
+
+
+def _module_class(type_: object, source: Path) -> str:
+    if not isinstance(type_, str) or not type_.startswith("sentence_transformers."):
+        raise ValueError(
+            f"{source} names the class {str(type_)[:200]!r}, but only classes of sentence_transformers are expected: "
+            "no other code runs. If you trust it, open it with SentenceTransformer(..., trust_remote_code=True)."
+        )
+    return type_.rpartition(".")[2]
+
+
+def _router_of(folder: Path, entries: Sequence[Mapping[str, Any]]) -> Path | None:
+    last = entries[-1]
+    return folder / last["path"] if last["type"].rpartition(".")[2] == "Router" else None
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {path: file_sha256(folder / path) for path in paths if path not in _UNVERIFIED}
+
+
+# --- opening ---
+
+
+def locate(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    only_config: bool = False,
+) -> Path:
+    """The local folder of a saved model, downloaded first if it is a Hub id.
+
+    Raises:
+        ConnectionError: the Hub cannot be reached; it may work if tried again.
+        ValueError: there is no such folder or repository.
+    """
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or str(name_or_path).count("/") > 1:
+        raise ValueError(f"{name_or_path} is neither a folder nor a Hub id such as user/name.")
+    return download(
+        str(name_or_path),
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        allow_patterns=[CONFIG_FILE_NAME] if only_config else None,
+        ignore_patterns=_OTHER_BACKENDS,
+    )
+
+
+def from_pretrained(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    device: str | torch.device | None = None,
+    **kwargs: Any,
+) -> SentenceTransformer:
+    """Open a model that ``save_pretrained`` or ``push_to_hub`` wrote, after checking every file in it.
+
+    ``SentenceTransformer(name_or_path)`` opens it as well; this refuses what is damaged or was tampered with.
+
+    Args:
+        name_or_path: folder or Hub id.
+        revision: branch (``query``: plain ``encode`` is for queries), tag or commit on the Hub.
+        token: access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
+        cache_dir: the Hub cache; the usual one if None.
+        local_files_only: never ask the Hub.
+        device: where the model shall be; the best there is if None.
+        kwargs: for ``SentenceTransformer``, such as ``model_kwargs={"dtype": torch.bfloat16}``.
+
+    Raises:
+        ConnectionError: the Hub cannot be reached; it may work if tried again.
+        ValueError: there is no such model, or it is not as it was saved; see ``check_repository``.
+    """
+    hub_kwargs = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    folder = locate(name_or_path, **hub_kwargs)  # type: ignore[arg-type]
+    check_repository(folder)
+    try:
+        model = SentenceTransformer(
+            str(folder), device=None if device is None else str(device), local_files_only=True, **kwargs
+        )
+        embeddings = [
+            encode(CHECK_TEXTS, convert_to_tensor=True, show_progress_bar=False)
+            for encode in (model.encode_query, model.encode_document)
+        ]
+    except Exception as error:  # what the files of a model make the libraries raise is beyond any list
+        reason = " ".join(str(error).split())[:500]
+        raise ValueError(
+            f"Sentence Transformers cannot open {name_or_path} ({type(error).__name__}: {reason}). Its files are as "
+            "they were saved, so they were damaged before, or this release cannot read them."
+        ) from error
+    for name, vectors in zip(("query", "document"), embeddings, strict=True):
+        check_finite(f"The {name} embeddings of {name_or_path}", vectors, "Its weights are damaged: save it again.")
+    return model
+
+
+def saved_training(name_or_path: str) -> TrainingRecord | None:
+    """How the adapter of a saved model came about, of a folder or Hub id; None if that is not recorded."""
+    try:
+        folder = locate(name_or_path, only_config=True)
+    except (ValueError, OSError):
+        return None
+    return read_saved(folder).training if (folder / CONFIG_FILE_NAME).is_file() else None

@@ -1,0 +1,487 @@
+"""Write an adapted model as an ordinary Sentence Transformers repository, to a folder or to the Hub."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub.errors import IncompleteSnapshotError
+from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+
+from st_adapter.adapter import QueryAdapter
+from st_adapter.base_model import CHECK_TEXTS, BaseModel, Origin, origin_of
+from st_adapter.hub import MAIN, download, upload
+from st_adapter.model import check_base_model, query_modules
+from st_adapter.model_card import TrainingRecord, base_metadata, model_card
+from st_adapter.repository import (
+    ADAPTER_FOLDER,
+    BOOKKEEPING,
+    CONFIG_FILE_NAME,
+    Layout,
+    add_router,
+    check_modules,
+    copy_as,
+    is_saved_model,
+    read_saved,
+    to_layout,
+    write_config,
+)
+from st_adapter.storage import folder_written_whole, is_pickle, read_object, write_json, write_text
+
+QUERY_BRANCH, TWIN_BRANCH = "query", "twin"
+
+# Files of earlier versions of a repository that a new one may not have any more.
+_OWNED = ("*_Router/*", "*_Dense/*", f"{ADAPTER_FOLDER}/*")
+_PICKLED_WEIGHTS = "pytorch_model"
+_QUERY_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# Settings of a model in memory that its configuration file can carry without touching anything else.
+_SETTINGS = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+
+
+def save_pretrained(
+    adapter: QueryAdapter | None,
+    model: SentenceTransformer,
+    output_dir: str | Path,
+    *,
+    layout: Layout = "document",
+    base_model: str | Path | None = None,
+    training: TrainingRecord | None = None,
+    allow_other_base: bool = False,
+    title: str | None = None,
+) -> Path:
+    """Write a Sentence Transformers repository that plain ``SentenceTransformer(output_dir)`` opens.
+
+    It holds the base model's own files byte for byte plus one ``Router`` folder of stock modules, so neither this
+    package nor ``trust_remote_code`` is needed to open it. Changed are only ``modules.json`` (one entry more),
+    ``config_sentence_transformers.json`` (empty prompts, when the base has none, and settings changed in memory) and
+    ``README.md`` (a new model card). Pickles are never written: weights that the base has only as ``.bin`` become
+    safetensors, all other pickles are left out. Added are ``adapter/`` (the adapter by itself) and
+    ``st_adapter_config.json``, by which a folder is recognised as written here and every file is known by its hash.
+
+    A base model that exists only in memory, or was changed there, is written by Sentence Transformers itself, with a
+    warning: releases before 5.4 may not open that.
+
+    Everything is written to a temporary folder beside ``output_dir``, opened once and compared with ``model`` and
+    ``adapter``, and only then put in place. An earlier result in ``output_dir`` survives any failure.
+
+    Args:
+        adapter: The trained adapter, or None to save the base model alone, for when no adapter helps.
+        model: The base model in memory, without the adapter.
+        output_dir: A new or empty folder, or one written here before, which is replaced as a whole.
+        layout: What plain ``encode`` gives. ``document``: what the base model gives, for everyday use. ``query``:
+            adapted queries, for software with a separate query embedder that only calls plain ``encode``. ``twin``:
+            the same without a Router, for releases before 5 and for servers that do not know one.
+        base_model: Where the files of ``model`` are: a local folder or a Hub id. By default where Sentence
+            Transformers loaded it from.
+        training: How the adapter came about and what it does, for the model card.
+        allow_other_base: As in ``attach``.
+        title: What the model card calls the model; the folder's name if None.
+
+    Returns:
+        ``output_dir`` as an absolute path.
+
+    Raises:
+        ValueError: the adapter does not fit the model (see ``attach``); the files named by ``base_model`` are not those
+            of the model in memory; ``output_dir`` holds something else.
+        OSError: the folder cannot be written, for instance because the disk is full.
+    """
+    target = Path(output_dir).resolve()
+    _check_target(target)
+    described = check_base_model(model, adapter, allow_other_base=allow_other_base)
+    source = _find_base_files(model, base_model)
+    if source.folder is not None:
+        _check_apart(target, source.folder)
+        described = BaseModel(**{**described.to_dict(), "name": source.name, "revision": source.revision})
+
+    with folder_written_whole(target) as folder:
+        inherited: dict[str, Any] = {}
+        if source.folder is not None:
+            inherited = _copy_base(folder, model, source.folder)
+            problem = _add_adapter(folder, model, adapter)
+            if problem is not None:
+                if base_model is not None:
+                    raise ValueError(
+                        f"{problem}: the base model's files are not those of the model in memory. Load the model from "
+                        "its files as they are, or leave base_model out."
+                    )
+                _empty(folder)
+                source = source._replace(folder=None, missing=problem)
+        if source.folder is None:
+            _write_stock(folder, model, source.missing)
+            problem = _add_adapter(folder, model, adapter)
+            if problem is not None:
+                raise ValueError(f"{problem}, also after Sentence Transformers has written it. Save and load it first.")
+        if adapter is not None:
+            if layout != "document":
+                to_layout(folder, layout)
+                _check_layout(_open(folder, model), model, adapter, layout)
+            (folder / ADAPTER_FOLDER).mkdir()
+            adapter.save(str(folder / ADAPTER_FOLDER))
+            card = model_card(
+                title or target.name, described, on_hub=source.on_hub, inherited=inherited, training=training
+            )
+            write_text(folder / "README.md", card)
+        write_config(folder, layout, described, adapter, training)
+    return target
+
+
+def push_to_hub(
+    adapter: QueryAdapter | None,
+    model: SentenceTransformer,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str = "Add model with query adapter",
+    twin: bool = False,
+    base_model: str | Path | None = None,
+    training: TrainingRecord | None = None,
+) -> str:
+    """Save base model and adapter as ``save_pretrained`` does, and upload the folder; see ``push_folder``.
+
+    Args:
+        adapter: the trained adapter, or None for the base model alone.
+        model: base model.
+        repo_id: ``user/name``; created if it does not exist, else it gets a new commit.
+        private: whether a new repository is private; the account's default if None.
+        token: access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
+        commit_message: first line of the commits.
+        twin: as in ``push_folder``.
+        base_model: as in ``save_pretrained``.
+        training: as in ``save_pretrained``.
+
+    Returns:
+        The URL of the commit on ``main``.
+
+    Raises:
+        ConnectionError: it may work if tried again; ``main`` is as it was.
+        ValueError: as ``save_pretrained``, or it will not work as it is, for instance because the token may not write.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        saved = save_pretrained(
+            adapter,
+            model,
+            Path(folder) / "model",
+            base_model=base_model,
+            training=training,
+            title=repo_id,
+        )
+        return push_folder(saved, repo_id, private=private, token=token, commit_message=commit_message, twin=twin)
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str = "Add model with query adapter",
+    twin: bool = False,
+) -> str:
+    """Upload a folder that ``save_pretrained`` wrote, of the layout ``document``.
+
+    The branch ``main`` gets the folder, the branch ``query`` the same model in the layout ``query``. ``main`` comes
+    last: an upload that dies half-way leaves it as it was. Files that the repository has already are not sent again.
+
+    Args:
+        folder: the saved model.
+        repo_id: ``user/name``; created if it does not exist, else it gets a new commit.
+        private: whether a new repository is private; the account's default if None.
+        token: access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
+        commit_message: first line of the commits.
+        twin: also make the branch ``twin`` in that layout.
+
+    Returns:
+        The URL of the commit on ``main``.
+
+    Raises:
+        ConnectionError: it may work if tried again.
+        ValueError: the folder is not such a model, or it will not work as it is.
+    """
+    folder = Path(folder)
+    saved = read_saved(folder)
+    if saved.layout != "document":
+        raise ValueError(
+            f"{folder} has the layout {saved.layout!r}, but 'document' is expected. Push the model itself."
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        main = copy_as(folder, Path(temporary) / MAIN, "document")
+        if saved.has_adapter:
+            on_hub = "/" in saved.base_model.name
+            card = model_card(
+                repo_id, saved.base_model, on_hub=on_hub, inherited=base_metadata(folder), training=saved.training
+            )
+            write_text(main / "README.md", card)
+        branches = {MAIN: main}
+        if saved.has_adapter:
+            branches[QUERY_BRANCH] = copy_as(main, Path(temporary) / QUERY_BRANCH, "query")
+        if saved.has_adapter and twin:
+            branches[TWIN_BRANCH] = copy_as(main, Path(temporary) / TWIN_BRANCH, "twin")
+        return upload(branches, repo_id, private=private, token=token, commit_message=commit_message, owned=_OWNED)
+
+
+# --- the target ---
+
+
+def _check_target(target: Path) -> None:
+    if target.is_dir():
+        if any(target.iterdir()) and not is_saved_model(target):
+            raise ValueError(
+                f"output_dir {target} exists, is not empty and has no {CONFIG_FILE_NAME}, but a new folder or one "
+                "written by st-adapter is expected. Choose another output_dir, or delete this one yourself."
+            )
+    elif target.exists():
+        raise ValueError(f"output_dir {target} is a file, but a folder is expected. Choose another output_dir.")
+
+
+def _check_apart(target: Path, source: Path) -> None:
+    if target == source or target in source.parents or source in target.parents:
+        raise ValueError(
+            f"output_dir {target} and the base model's folder {source} lie within each other, "
+            "but saving expects two separate folders. Choose another output_dir."
+        )
+
+
+# --- the base model's files ---
+
+
+class _BaseFiles(NamedTuple):
+    folder: Path | None  # None if the model exists only in memory
+    name: str  # a Hub id, or the name of a local folder: never a path, which would tell about the machine
+    revision: str | None
+    on_hub: bool
+    missing: str = ""  # why the files cannot be taken
+
+
+def _find_base_files(model: SentenceTransformer, base_model: str | Path | None) -> _BaseFiles:
+    """Where the files of a model in memory are: given, or what the transformer inside says it was loaded from."""
+    origin = origin_of(model, base_model)
+    if not origin.path:
+        return _BaseFiles(None, "", None, on_hub=False, missing="The base model does not say where it was loaded from")
+    if Path(origin.path).is_dir():
+        folder, on_hub = Path(origin.path).resolve(), origin.hub_id is not None
+        name, revision = origin.hub_id or folder.name, origin.revision
+    else:
+        try:
+            folder, on_hub = _download(origin), True
+        except (ValueError, ConnectionError) as error:
+            raise ValueError(
+                f"The base model's files were looked for at {origin.path!r}, which is neither a folder nor a Hub "
+                f"repository that can be read now ({error}). "
+                "Pass base_model=<the folder or Hub id the model was loaded from>."
+            ) from error
+        # The cache names a snapshot after its commit; a branch or tag may mean another one tomorrow.
+        name, revision = str(origin.hub_id), folder.name
+    if not (folder / "modules.json").is_file():
+        reason = f"{name} is no Sentence Transformers repository: it has no modules.json"
+        return _BaseFiles(None, name, revision, on_hub, reason)
+    return _BaseFiles(folder, name, revision, on_hub)
+
+
+def _download(origin: Origin) -> Path:
+    try:
+        return download(str(origin.hub_id), revision=origin.revision).resolve()
+    except IncompleteSnapshotError as error:
+        # What the cache holds of a repository that cannot be downloaded in full. The model in memory was loaded from
+        # these files: better a saved model without the rest than none after a training run.
+        if error.snapshot_path is None:
+            raise ConnectionError(str(error)) from error
+        warnings.warn(
+            f"{origin.hub_id} could not be downloaded in full: the saved model has only the files in the local cache.",
+            stacklevel=4,
+        )
+        return Path(error.snapshot_path).resolve()
+
+
+def _copy_base(folder: Path, model: SentenceTransformer, source: Path) -> dict[str, Any]:
+    """Copy the base model's files into an empty folder; gives what the new model card takes over from the base's."""
+    _copy_files(source, folder)
+    _add_prompts(folder / "config_sentence_transformers.json")
+    check_modules(folder, any_class=model.trust_remote_code)
+    return base_metadata(folder)
+
+
+def _write_stock(folder: Path, model: SentenceTransformer, reason: str) -> None:
+    """Let Sentence Transformers write the model as it is in memory."""
+    warnings.warn(
+        f"{reason}. So the base model is not copied from its files, but written by Sentence Transformers as it is in "
+        "memory; releases before 5.4 may not open it.",
+        stacklevel=3,
+    )
+    with _quiet():
+        model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
+    _add_prompts(folder / "config_sentence_transformers.json")
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    """Copy a folder byte for byte, but for pickles: weights that are nothing else become safetensors."""
+    for path in sorted(source.iterdir()):
+        if path.name in BOOKKEEPING:
+            continue
+        if path.is_dir():
+            (target / path.name).mkdir()
+            _copy_files(path, target / path.name)
+        elif is_pickle(path):
+            if path.name.startswith(_PICKLED_WEIGHTS) and not any(source.glob("*.safetensors")):
+                _convert_weights(path, target / _as_safetensors(path.name))
+        elif path.name == f"{_PICKLED_WEIGHTS}.bin.index.json":
+            if not any(source.glob("*.safetensors")):
+                index = read_object(path)
+                renamed = {name: _as_safetensors(str(file)) for name, file in index["weight_map"].items()}
+                write_json(target / "model.safetensors.index.json", {**index, "weight_map": renamed})
+        else:
+            # Contents only: read-only files of a cache must not make a read-only repository. Links are followed.
+            shutil.copyfile(path, target / path.name)
+
+
+def _as_safetensors(name: str) -> str:
+    """``pytorch_model-00001-of-00002.bin`` -> ``model-00001-of-00002.safetensors``."""
+    return f"model{name.removeprefix(_PICKLED_WEIGHTS).removesuffix('.bin')}.safetensors"
+
+
+def _convert_weights(source: Path, target: Path) -> None:
+    try:
+        weights = torch.load(source, map_location="cpu", weights_only=True)
+        # Cloned, because tensors that share memory cannot be written; which of them do is the model's own business.
+        tensors = {name: weight.detach().clone().contiguous() for name, weight in weights.items()}
+    except (pickle.UnpicklingError, AttributeError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{source} is a pickle that holds more than weights, or is damaged ({str(error).splitlines()[0]}). It "
+            "is not opened. Save the base model with safe_serialization=True, and load it from there."
+        ) from error
+    save_file(tensors, target, metadata={"format": "pt"})
+    target.chmod(0o666 & ~_umask())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _add_prompts(config_file: Path) -> None:
+    """Name the prompts "query" and "document", empty, where the base has none: some servers only accept named ones."""
+    config = read_object(config_file) if config_file.is_file() else {}
+    prompts = config.get("prompts") or {}
+    named = {**prompts, "query": "", "document": ""}
+    # A base with a "passage" prompt alone is left as it is: an empty "document" would be preferred to it.
+    if not any(prompts.values()) and named != prompts:
+        write_json(config_file, {**config, "prompts": named})
+
+
+# --- comparing what was written with what is in memory ---
+
+
+def _add_adapter(folder: Path, model: SentenceTransformer, adapter: QueryAdapter | None) -> str | None:
+    """Add the adapter to a base model's folder, open the result, and compare it with what is in memory.
+
+    Settings that the model has in memory only are carried over.
+
+    Returns:
+        What the base model in the folder does otherwise than the one in memory; None if nothing.
+
+    Raises:
+        ValueError: it is the adapter whose results differ.
+    """
+    if adapter is not None:
+        add_router(folder, query_modules(model, adapter))
+    saved = _open(folder, model)
+    changed = [name for name in _SETTINGS if getattr(model, name) != getattr(saved, name)]
+    if changed:
+        file = folder / "config_sentence_transformers.json"
+        settings = {name: getattr(model, name) for name in changed}
+        write_json(file, {**(read_object(file) if file.is_file() else {}), **settings})
+        saved = _open(folder, model)
+    for name in (*_SETTINGS, "max_seq_length"):
+        before, after = getattr(model, name), getattr(saved, name)
+        if before != after:
+            return f"The base model in memory has {name}={before!r}, but its files have {after!r}"
+    for name in ("encode_document", "encode", *(["encode_query"] if adapter is None else [])):
+        before, after = _encode(model, name), _encode(saved, name)
+        if not torch.equal(before, after):
+            return (
+                f"{name} of the base model in memory differs from its files by up to {_difference(before, after):.1e}"
+            )
+    if adapter is not None:
+        _check_layout(saved, model, adapter, "document")
+    return None
+
+
+def _check_layout(
+    saved: SentenceTransformer, model: SentenceTransformer, adapter: QueryAdapter, layout: Layout
+) -> None:
+    """Check that whatever of a saved model embeds queries gives what the adapter makes of the base model's."""
+    base = _encode(model, "encode_query")
+    with torch.no_grad():
+        queries = adapter.transform(base.to(next(adapter.parameters()).device)).cpu().float()
+    tolerance = _QUERY_TOLERANCE.get(model.dtype, _QUERY_TOLERANCE[torch.float32])
+    for name in ("encode_query", *(["encode"] if layout != "document" else [])):
+        difference = _difference(queries, _encode(saved, name).cpu())
+        if not difference <= tolerance * max(1.0, queries.abs().max().item()):
+            raise ValueError(
+                f"{name} of the saved model differs from the adapter on the base model in memory by up to "
+                f"{difference:.1e}, but at most {tolerance:.0e} is expected: the adapter's weights are too large to be "
+                "exact. Train it with a lower learning rate or a higher penalty."
+            )
+    if layout == "query":
+        before, after = _encode(model, "encode_document"), _encode(saved, "encode_document")
+        if not torch.equal(before, after):
+            raise ValueError(
+                f"encode_document of the saved model differs from the base model in memory by up to "
+                f"{_difference(before, after):.1e}, but the same vectors are expected. Report this."
+            )
+
+
+def _open(folder: Path, model: SentenceTransformer) -> SentenceTransformer:
+    config = getattr(model.transformers_model, "config", None)
+    attention = getattr(config, "_attn_implementation", None)
+    # Neither is recorded in the files, so the model in memory may have been loaded with another choice.
+    choices = {"dtype": model.dtype, "attn_implementation": attention}
+    # Modules draw random weights before they take the saved ones; a training run that saves goes on as if it had not.
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        return SentenceTransformer(
+            str(folder),
+            device=str(model.device),
+            backend=model.get_backend(),
+            local_files_only=True,
+            trust_remote_code=model.trust_remote_code,
+            model_kwargs={name: choice for name, choice in choices.items() if choice is not None}
+            if config is not None and model.get_backend() == "torch"
+            else None,
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()
+
+
+def _encode(model: SentenceTransformer, name: str) -> Tensor:
+    embeddings: Tensor = getattr(model, name)(CHECK_TEXTS, convert_to_tensor=True, show_progress_bar=False)
+    return embeddings.clone()  # encode returns inference tensors, which adapters on other devices cannot use
+
+
+def _difference(first: Tensor, second: Tensor) -> float:
+    return (first.float() - second.float()).abs().max().item() if first.shape == second.shape else float("inf")
