@@ -20,10 +20,13 @@ os.environ.update(
 
 import json  # noqa: E402
 import string  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hub_client import HubClient  # noqa: E402
+from hub_server import HubServer  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 from sentence_transformers.base.modules import Normalize, Transformer  # noqa: E402
@@ -97,3 +100,23 @@ def tiny_unnormalized_model_path(tmp_path_factory: pytest.TempPathFactory, _bert
 def tiny_model(tiny_model_path: Path) -> SentenceTransformer:
     """A fresh model from ``tiny_model_path`` on the CPU, free to be changed."""
     return SentenceTransformer(str(tiny_model_path), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def _hub_server() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def hub_server(_hub_server: HubServer) -> HubServer:
+    """A Hub without repositories, of the users and tokens in hub_server.py. Tests of a module share it."""
+    _hub_server.reset()
+    return _hub_server
+
+
+@pytest.fixture(scope="session")
+def hub_client(_hub_server: HubServer) -> Iterator[HubClient]:
+    """A process, the same for all tests, in which the real client uses ``hub_server``; each run has an empty cache."""
+    with HubClient(_hub_server.url) as client:
+        yield client
