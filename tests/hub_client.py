@@ -100,13 +100,16 @@ class HubClient:
         """
         if inspect.getclosurevars(function).nonlocals:
             raise ValueError(f"{function.__name__} uses names from around it, which the client's process does not have")
-        process = self._process or self._start()
+        if self._process is None or self._process.poll() is not None:
+            self._stop()
+            self._start()
+        process = self._process
         if not keep_home:
             shutil.rmtree(self._home, ignore_errors=True)
         log = self._folder / "log"
         before = log.stat().st_size
         call = {"source": textwrap.dedent(inspect.getsource(function)), "name": function.__name__, "token": token}
-        assert process.stdin and process.stdout
+        assert process and process.stdin and process.stdout
         process.stdin.write(json.dumps({**call, "args": args}, default=_to_json) + "\n")
         process.stdin.flush()
         timer = threading.Timer(timeout, process.kill)
@@ -122,7 +125,7 @@ class HubClient:
             raise HubClientError(**answer["error"])
         return answer["value"]
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self) -> None:
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, __file__],
@@ -132,7 +135,6 @@ class HubClient:
                 stderr=log,
                 text=True,
             )
-        return self._process
 
     def _stop(self) -> None:
         process, self._process = self._process, None
@@ -166,7 +168,7 @@ def _serve() -> None:
         try:
             exec(compile(call["source"], f"<{call['name']}>", "exec"), names)
             answer = json.dumps({"value": names[call["name"]](*call["args"])}, default=_to_json)
-        except Exception as error:
+        except BaseException as error:  # SystemExit is how a command line program ends
             status = getattr(getattr(error, "response", None), "status_code", None)
             details = {"name": type(error).__name__, "message": str(error), "status": status}
             answer = json.dumps({"error": {**details, "trace": traceback.format_exc()}})

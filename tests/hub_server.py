@@ -10,26 +10,33 @@ import asyncio
 import base64
 import hashlib
 import json
-import math
 import re
 import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from fnmatch import fnmatch
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs, unquote
 
 import uvicorn
 import yaml
+from hub_card import validate_card
+from hub_store import (
+    LFS_PATTERNS,
+    REGULAR_MAX_SIZE,
+    Blob,
+    Commit,
+    HubError,
+    Repo,
+    committed_blob,
+    file_entry,
+    folder_ids,
+    has_lfs_name,
+)
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from huggingface_hub.repocard_data import model_index_to_eval_results
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -39,14 +46,9 @@ ALICE_READS = "hf_alicereadsalicereadsalicereads"
 BOB = "hf_bobwritesbobwritesbobwrites"
 TOKENS = {ALICE: ("alice", "write"), ALICE_READS: ("alice", "read"), BOB: ("bob", "write")}
 
-LFS_PATTERNS = "*.7z *.bin *.ckpt *.gz *.h5 *.model *.msgpack *.npy *.npz *.onnx *.parquet *.pickle *.pkl *.pt *.pth"
-LFS_PATTERNS = [*LFS_PATTERNS.split(), *"*.safetensors *.tar *.tflite *.xz *.zip *.zst *tfevents*".split()]
-REGULAR_MAX_SIZE = 10 * 2**20
-RELATIONS = ("adapter", "merge", "quantized", "finetune")
-
 
 class Observed(NamedTuple):
-    """One request: the name of its route in ``ROUTES``, its raw path without the query, and the status it got."""
+    """One request: the name of the method that answers it, its raw path without the query, and the status it got."""
 
     step: str
     method: str
@@ -64,174 +66,27 @@ class Pushed(NamedTuple):
     deleted: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Blob:
-    """The content of one file; ``oid`` is what git would call it, so that of the pointer for a file in LFS."""
-
-    data: bytes
-    lfs: bool = False
-
-    @cached_property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
-
-    @cached_property
-    def pointer(self) -> bytes:
-        return b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n" % (
-            self.sha256.encode(),
-            len(self.data),
-        )
-
-    @cached_property
-    def oid(self) -> str:
-        data = self.pointer if self.lfs else self.data
-        return hashlib.sha1(b"blob %d\0%s" % (len(data), data)).hexdigest()
-
-    @property
-    def content_oid(self) -> str:
-        """What a client compares its own file with, and what names the file in its cache."""
-        return self.sha256 if self.lfs else self.oid
+class Route(NamedTuple):
+    step: str
+    methods: str
+    pattern: re.Pattern[str]
+    answer: Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class Commit:
-    oid: str
-    parent: Commit | None
-    title: str
-    message: str
-    author: str
-    date: str
-    files: Mapping[str, Blob]
+ROUTES: list[Route] = []
 
 
-@dataclass
-class Repo:
-    type: str
-    id: str
-    private: bool
-    branches: dict[str, Commit] = field(default_factory=dict)
-    tags: dict[str, Commit] = field(default_factory=dict)
-    commits: dict[str, Commit] = field(default_factory=dict)
-    lfs: dict[str, bytes] = field(default_factory=dict)
+def _route(methods: str, pattern: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a method of the server for the raw paths that match: a quoted slash does not separate."""
+    pattern = pattern.replace("{api}", "/api/(?P<type>models|datasets)/(?P<id>[^/]+/[^/]+)")
+    pattern = pattern.replace("{web}", "/(?:(?P<type>datasets)/)?(?P<id>[^/]+/[^/]+)")
+    pattern = pattern.replace("{rev}", "(?P<rev>[^/]+)")
 
-    @property
-    def owner(self) -> str:
-        return self.id.split("/")[0]
+    def register(answer: Callable[..., Any]) -> Callable[..., Any]:
+        ROUTES.append(Route(answer.__name__, methods, re.compile(pattern), answer))
+        return answer
 
-    def commit(self, revision: str) -> Commit:
-        """The commit that a branch, a tag or a full hash names."""
-        for commits in (self.branches, self.tags, self.commits):
-            if revision in commits:
-                return commits[revision]
-        raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-
-    def add(self, branch: str, files: Mapping[str, Blob], title: str, message: str, author: str) -> Commit:
-        """Put a commit on a branch. Commits never change; the branch moves in one step."""
-        tree = "".join(f"{path}\0{blob.oid}\n" for path, blob in sorted(files.items()))
-        oid = hashlib.sha1(f"{self.id}\n{len(self.commits)}\n{title}\n{tree}".encode()).hexdigest()
-        date = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        commit = Commit(oid, self.branches.get(branch), title, message, author, date, dict(files))
-        self.commits[oid] = self.branches[branch] = commit
-        return commit
-
-
-class HubError(Exception):
-    """An answer other than success, in the form in which the Hub gives it."""
-
-    def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
-        super().__init__(message)
-        self.status, self.message, self.headers = status, message, {"X-Error-Message": message, **headers}
-        if code:
-            self.headers["X-Error-Code"] = code
-
-
-def validate_card(content: str) -> tuple[list[str], list[str]]:
-    """Errors and warnings for the metadata of a README.md: its types, ids, allowed values and the model index."""
-    block = REGEX_YAML_BLOCK.search(content)
-    if block is None:
-        return [], ["empty or missing yaml metadata in repo card"]
-    try:
-        # PyYAML keeps the last of two equal keys; the Hub's parser refuses them.
-        node = yaml.compose(block.group(2), Loader=yaml.SafeLoader)
-        keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-        card = yaml.safe_load(block.group(2))
-    except yaml.YAMLError as error:
-        return [f"Invalid YAML: {error}"], []
-    if not isinstance(card, dict):
-        return ["the metadata must be a mapping"], []
-    errors = [f'duplicated mapping key "{key}"' for key in {key for key in keys if keys.count(key) > 1}]
-
-    def check(name: str, value: Any, is_valid: Callable[[Any], bool], expected: str) -> bool:
-        if not is_valid(value):
-            errors.append(f'"{name}" with value {json.dumps(value, default=str)} is not valid: {expected}')
-        return is_valid(value)
-
-    for name in ("license", "license_name", "license_link", "library_name", "pipeline_tag"):
-        check(name, card.get(name, ""), lambda value: isinstance(value, str), "must be a string")
-    check("base_model_relation", card.get("base_model_relation", "adapter"), RELATIONS.__contains__, f"{RELATIONS}")
-    for name in ("base_model", "datasets", "language", "metrics", "tags"):
-        values = card.get(name, [])
-        if isinstance(values, str) and name != "tags":
-            values = [values]
-        if check(name, values, lambda value: isinstance(value, list), "must be an array"):
-            for index, value in enumerate(values):
-                is_text = check(f"{name}[{index}]", value, lambda x: isinstance(x, str), "must be a string")
-                if is_text and name in ("base_model", "datasets"):
-                    check(f"{name}[{index}]", value, _is_repo_id, "use an id from the Hub")
-                elif is_text and name == "language":
-                    check(f"{name}[{index}]", value, _LANGUAGE.fullmatch, "must be an ISO 639 code in lower case")
-    errors += _validate_model_index(card["model-index"]) if "model-index" in card else []
-    return errors, []
-
-
-_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z]+)?|code|multilingual")
-_DATASET_TYPE = re.compile(r"(?:[\w-]+/)?[\w.-]+")
-
-
-def _is_repo_id(value: str) -> bool:
-    try:
-        validate_repo_id(value)
-    except HFValidationError:
-        return False
-    return True
-
-
-def _validate_model_index(model_index: Any) -> list[str]:
-    try:
-        _, results = model_index_to_eval_results(model_index)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return [f'"model-index" cannot be read: {type(error).__name__} {error}']
-    errors = [] if results else ['"model-index" has no results']
-    errors += ['"model-index.name" must be a string' for entry in model_index if not isinstance(entry.get("name"), str)]
-    for index, result in enumerate(results):
-        for name in ("task_type", "dataset_type", "dataset_name", "metric_type"):
-            if not isinstance(getattr(result, name), str) or not getattr(result, name):
-                errors.append(f'"model-index", result {index}: "{name}" must be a string')
-        for name in ("task_name", "dataset_config", "dataset_split", "dataset_revision", "metric_name", "source_url"):
-            if not isinstance(getattr(result, name), str | None):
-                errors.append(f'"model-index", result {index}: "{name}" must be a string')
-        if not _DATASET_TYPE.fullmatch(str(result.dataset_type)):
-            errors.append(f'"model-index", result {index}: "dataset_type" does not match {_DATASET_TYPE.pattern}')
-        value = result.metric_value
-        if value is None or isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
-            errors.append(f'"model-index", result {index}: "metric_value" {value} is not a finite number or a text')
-    return errors
-
-
-def _has_lfs_name(path: str) -> bool:
-    return any(fnmatch(path.split("/")[-1], pattern) for pattern in LFS_PATTERNS)
-
-
-def _entry(path: str, blob: Blob) -> dict[str, Any]:
-    lfs = {"lfs": {"oid": blob.sha256, "size": len(blob.data), "pointerSize": len(blob.pointer)}} if blob.lfs else {}
-    return {"type": "file", "path": path, "oid": blob.oid, "size": len(blob.data), **lfs}
-
-
-def _folders(files: Mapping[str, Blob]) -> dict[str, str]:
-    """Every folder with an id that depends on what it holds."""
-    names = {"/".join(path.split("/")[:depth]) for path in files for depth in range(1, path.count("/") + 1)}
-    held = {name: sorted((p, b.oid) for p, b in files.items() if p.startswith(f"{name}/")) for name in sorted(names)}
-    return {name: hashlib.sha1(repr(entries).encode()).hexdigest() for name, entries in held.items()}
+    return register
 
 
 class HubServer:
@@ -289,7 +144,7 @@ class HubServer:
         """Let requests fail while the context is open.
 
         Args:
-            step: name of a route in ``ROUTES``: "commit", "lfs_put", "preupload", ...
+            step: name of the method that answers: "commit", "lfs_put", "preupload", ...
             nth: the first request of this kind that fails, counted from 1.
             how: a status (501 is not retried by the client; 408, 429, 500, 502, 503, 504 mostly are), or "drop" to
                 cut the connection, for an upload after its first bytes.
@@ -366,8 +221,9 @@ class HubServer:
     def _web_url(self, repo: Repo) -> str:
         return f"{self.url}/{'' if repo.type == 'models' else f'{repo.type}/'}{repo.id}"
 
-    # One method per route.
+    # One method per route; its name is the step that the log and ``failing`` speak of.
 
+    @_route("GET", "/api/whoami-v2")
     async def whoami(self, request: Request) -> Response:
         user = self._user(request)
         if user is None:
@@ -376,11 +232,13 @@ class HubServer:
         auth = {"type": "access_token", "accessToken": token}
         return JSONResponse({"type": "user", "id": user[0], "name": user[0], "orgs": [], "auth": auth})
 
+    @_route("POST", "/api/validate-yaml")
     async def validate_yaml(self, request: Request) -> Response:
         errors, warnings = validate_card((await request.json())["content"])
         body = {"errors": [{"message": e} for e in errors], "warnings": [{"message": w} for w in warnings]}
         return JSONResponse(body, 400 if errors else 200)
 
+    @_route("POST", "/api/repos/create")
     async def create(self, request: Request) -> Response:
         body = await request.json()
         repo_type, repo_id = self._namespace(request, body)
@@ -393,12 +251,14 @@ class HubServer:
         self.repos[repo_type, repo_id] = repo
         return JSONResponse({"url": self._web_url(repo)})
 
+    @_route("DELETE", "/api/repos/delete")
     async def delete(self, request: Request) -> Response:
         repo_type, repo_id = self._namespace(request, await request.json())
         if self.repos.pop((repo_type, repo_id), None) is None:
             raise HubError(404, "Repository not found", "RepoNotFound")
         return Response()
 
+    @_route("POST", "{api}/(?P<kind>branch|tag)/{rev}")
     async def create_ref(self, request: Request, type: str, id: str, kind: str, rev: str) -> Response:
         repo, body = self._repo(request, type, id, write=True), await request.json()
         refs, name, start = (
@@ -411,6 +271,7 @@ class HubServer:
         refs[name] = repo.commit(start)
         return Response()
 
+    @_route("DELETE", "{api}/(?P<kind>branch|tag)/{rev}")
     async def delete_ref(self, request: Request, type: str, id: str, kind: str, rev: str) -> Response:
         repo = self._repo(request, type, id, write=True)
         refs = repo.branches if kind == "branch" else repo.tags
@@ -418,16 +279,18 @@ class HubServer:
             raise HubError(404, f"Invalid rev id: {rev}", "RevisionNotFound")
         return Response()
 
+    @_route("POST", "{api}/preupload/{rev}")
     async def preupload(self, request: Request, type: str, id: str, rev: str) -> Response:
         present = self._repo(request, type, id, write=True).commit(rev).files
         files = []
         for file in (await request.json())["files"]:
             path, is_binary = file["path"], b"\0" in base64.b64decode(file["sample"])
-            mode = "lfs" if _has_lfs_name(path) or file["size"] > REGULAR_MAX_SIZE or is_binary else "regular"
+            mode = "lfs" if has_lfs_name(path) or file["size"] > REGULAR_MAX_SIZE or is_binary else "regular"
             oid = present[path].content_oid if path in present else None
             files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
         return JSONResponse({"files": files})
 
+    @_route("POST", r"{web}\.git/info/lfs/objects/batch")
     async def lfs_batch(self, request: Request, type: str, id: str) -> Response:
         repo, objects = self._repo(request, type, id, write=True), []
         for item in (await request.json())["objects"]:
@@ -441,6 +304,7 @@ class HubServer:
             objects.append(answer)
         return JSONResponse({"transfer": "basic", "objects": objects})
 
+    @_route("PUT", "/lfs/upload/(?P<grant>[0-9a-f]+)")
     async def lfs_put(self, request: Request, grant: str) -> Response:
         data = await request.body()
         if grant not in self._grants:
@@ -452,6 +316,7 @@ class HubServer:
         self.lfs_uploads.append(oid)
         return Response()
 
+    @_route("POST", "/lfs/verify/(?P<grant>[0-9a-f]+)")
     async def lfs_verify(self, request: Request, grant: str) -> Response:
         repo, oid, size = self._grants[grant]
         body = await request.json()
@@ -459,6 +324,7 @@ class HubServer:
             raise HubError(404, f"Object {oid} is not stored")
         return Response()
 
+    @_route("POST", "{api}/commit/{rev}")
     async def commit(self, request: Request, type: str, id: str, rev: str) -> Response:
         repo = self._repo(request, type, id, write=True)
         lines = [json.loads(line) for line in (await request.body()).splitlines() if line]
@@ -475,7 +341,7 @@ class HubServer:
             if not all(part not in ("", ".", "..") for part in path.removesuffix("/").split("/")):
                 raise HubError(400, f"Invalid path: {path}")
             if key in ("file", "lfsFile"):
-                files[path] = _blob(repo, key, value)
+                files[path] = committed_blob(repo, key, value)
                 added.append(path)
                 continue
             gone = [p for p in files if p == path or (key == "deletedFolder" and p.startswith(path.rstrip("/") + "/"))]
@@ -485,11 +351,12 @@ class HubServer:
             files = {p: blob for p, blob in files.items() if p not in gone}
         errors, _ = validate_card(files["README.md"].data.decode()) if "README.md" in added else ([], [])
         if errors:
-            raise HubError(400, f"Invalid metadata in README.md: {'; '.join(errors)}".replace("\n", " "))
+            raise HubError(400, f"Invalid metadata in README.md: {'; '.join(errors)}")
         commit = repo.add(rev, files, header["summary"], header.get("description", ""), repo.owner)
         self.pushes.append(Pushed(id, rev, commit.oid, tuple(sorted(added)), tuple(sorted(deleted))))
         return JSONResponse({"commitUrl": f"{self._web_url(repo)}/commit/{commit.oid}", "commitOid": commit.oid})
 
+    @_route("GET", "{api}(?:/revision/{rev})?")
     async def info(self, request: Request, type: str, id: str, rev: str | None = None) -> Response:
         repo = self._repo(request, type, id)
         commit = repo.commit(rev or "main")
@@ -507,6 +374,7 @@ class HubServer:
         answer |= {key: card[key] for key in ("pipeline_tag", "library_name", "model-index") if key in card}
         return JSONResponse({**answer, "siblings": siblings})
 
+    @_route("GET HEAD", "{web}/resolve/{rev}/(?P<path>.+)")
     async def resolve(self, request: Request, type: str, id: str, rev: str, path: str) -> Response:
         commit = self._repo(request, type, id).commit(rev)
         headers = {"X-Repo-Commit": commit.oid}
@@ -525,6 +393,7 @@ class HubServer:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
         return Response(blob.data[start:stop], 206, headers, "application/octet-stream")
 
+    @_route("GET", "{api}/tree/{rev}(?:/(?P<path>.+))?")
     async def tree(self, request: Request, type: str, id: str, rev: str, path: str | None = None) -> Response:
         commit = self._repo(request, type, id).commit(rev)
         prefix = f"{path.strip('/')}/" if path else ""
@@ -532,21 +401,23 @@ class HubServer:
         if prefix and not files:
             headers = {"X-Repo-Commit": commit.oid}
             raise HubError(404, f"{path} does not exist on {rev}", "EntryNotFound", **headers)
-        folders = {name: oid for name, oid in _folders(commit.files).items() if name.startswith(prefix)}
+        folders = {name: oid for name, oid in folder_ids(commit.files).items() if name.startswith(prefix)}
         entries = [{"type": "directory", "path": name, "oid": oid, "size": 0} for name, oid in folders.items()]
-        entries += [_entry(name, blob) for name, blob in files.items()]
+        entries += [file_entry(name, blob) for name, blob in files.items()]
         if request.query_params.get("recursive", "").lower() not in ("true", "1"):
             entries = [entry for entry in entries if "/" not in entry["path"].removeprefix(prefix)]
         return JSONResponse(sorted(entries, key=lambda entry: entry["path"]))
 
+    @_route("POST", "{api}/paths-info/{rev}")
     async def paths_info(self, request: Request, type: str, id: str, rev: str) -> Response:
         files = self._repo(request, type, id).commit(rev).files
         paths = parse_qs((await request.body()).decode()).get("paths", [])
-        entries = [_entry(path, files[path]) for path in paths if path in files]
-        folders = {name: oid for name, oid in _folders(files).items() if name in paths}
+        entries = [file_entry(path, files[path]) for path in paths if path in files]
+        folders = {name: oid for name, oid in folder_ids(files).items() if name in paths}
         entries += [{"type": "directory", "path": name, "oid": oid, "size": 0} for name, oid in folders.items()]
         return JSONResponse(entries)
 
+    @_route("GET", "{api}/refs")
     async def refs(self, request: Request, type: str, id: str) -> Response:
         repo = self._repo(request, type, id)
         listed = {
@@ -555,6 +426,7 @@ class HubServer:
         }
         return JSONResponse({**listed, "converts": [], "pullRequests": []})
 
+    @_route("GET", "{api}/commits/{rev}")
     async def commits(self, request: Request, type: str, id: str, rev: str) -> Response:
         commit: Commit | None = self._repo(request, type, id).commit(rev)
         history = []
@@ -563,21 +435,6 @@ class HubServer:
             history.append({**entry, "authors": [{"user": commit.author}]})
             commit = commit.parent
         return JSONResponse(history)
-
-
-def _blob(repo: Repo, key: str, value: dict[str, Any]) -> Blob:
-    """The content that a line of a commit gives, refused as the Hub refuses it."""
-    if key == "lfsFile":
-        if value["oid"] not in repo.lfs or len(repo.lfs[value["oid"]]) != value.get(
-            "size", len(repo.lfs[value["oid"]])
-        ):
-            raise HubError(400, f"LFS pointer of {value['path']} points to an object that was not uploaded")
-        return Blob(repo.lfs[value["oid"]], lfs=True)
-    data = base64.b64decode(value["content"], validate=True)
-    # The client commits an empty file as a regular one, whatever its name.
-    if len(data) > REGULAR_MAX_SIZE or (data and _has_lfs_name(value["path"])):
-        raise HubError(400, f"{value['path']} must be uploaded to LFS")
-    return Blob(data)
 
 
 @dataclass(eq=False)
@@ -602,43 +459,6 @@ async def _drop(receive: Receive, send: Send) -> None:
     # uvicorn answers for an application that returns early, unless it has noticed by then that nobody listens.
     while (await receive())["type"] != "http.disconnect":
         await asyncio.sleep(0)
-
-
-class Route(NamedTuple):
-    step: str
-    methods: str
-    pattern: re.Pattern[str]
-    answer: Callable[..., Any]
-
-
-def _route(step: str, methods: str, pattern: str, answer: Callable[..., Any]) -> Route:
-    pattern = pattern.replace("{api}", r"/api/(?P<type>models|datasets)/(?P<id>[^/]+/[^/]+)")
-    pattern = pattern.replace("{web}", r"/(?:(?P<type>datasets)/)?(?P<id>[^/]+/[^/]+)").replace(
-        "{rev}", "(?P<rev>[^/]+)"
-    )
-    return Route(step, methods, re.compile(pattern), answer)
-
-
-# Matched against the raw path: a quoted slash belongs to a revision or a file name and does not separate.
-ROUTES = [
-    _route("whoami", "GET", "/api/whoami-v2", HubServer.whoami),
-    _route("validate_yaml", "POST", "/api/validate-yaml", HubServer.validate_yaml),
-    _route("create", "POST", "/api/repos/create", HubServer.create),
-    _route("delete", "DELETE", "/api/repos/delete", HubServer.delete),
-    _route("create_ref", "POST", "{api}/(?P<kind>branch|tag)/{rev}", HubServer.create_ref),
-    _route("delete_ref", "DELETE", "{api}/(?P<kind>branch|tag)/{rev}", HubServer.delete_ref),
-    _route("preupload", "POST", "{api}/preupload/{rev}", HubServer.preupload),
-    _route("lfs_batch", "POST", r"{web}\.git/info/lfs/objects/batch", HubServer.lfs_batch),
-    _route("lfs_put", "PUT", "/lfs/upload/(?P<grant>[0-9a-f]+)", HubServer.lfs_put),
-    _route("lfs_verify", "POST", "/lfs/verify/(?P<grant>[0-9a-f]+)", HubServer.lfs_verify),
-    _route("commit", "POST", "{api}/commit/{rev}", HubServer.commit),
-    _route("info", "GET", "{api}(?:/revision/{rev})?", HubServer.info),
-    _route("resolve", "GET HEAD", "{web}/resolve/{rev}/(?P<path>.+)", HubServer.resolve),
-    _route("tree", "GET", "{api}/tree/{rev}(?:/(?P<path>.+))?", HubServer.tree),
-    _route("paths_info", "POST", "{api}/paths-info/{rev}", HubServer.paths_info),
-    _route("refs", "GET", "{api}/refs", HubServer.refs),
-    _route("commits", "GET", "{api}/commits/{rev}", HubServer.commits),
-]
 
 
 def _match(method: str, path: str) -> tuple[Route | None, dict[str, str]]:

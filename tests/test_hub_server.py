@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import urllib.error
 import urllib.request
 
 import pytest
-from hub_client import HubClientError, hub_environment
-from hub_server import ALICE, ALICE_READS, BOB, Blob, _has_lfs_name, validate_card
+from hub_client import HubClient, HubClientError, hub_environment
+from hub_server import ALICE, ALICE_READS, BOB
+from hub_store import Blob, has_lfs_name
 
 pytestmark = pytest.mark.hub
 WEIGHTS = b"\0weights" * 100
@@ -337,7 +337,7 @@ def test_error_codes(hub_server, hub_client, folder, path, status, code):
             "must be uploaded to LFS",
         ),
         ({"key": "file", "value": {"path": "../a", "content": "AAAA", "encoding": "base64"}}, "Invalid path"),
-        ({"key": "deletedFile", "value": {"path": "none"}}, "doesn't exist"),
+        ({"key": "deletedFile", "value": {"path": "größe"}}, "doesn't exist"),
         (
             {"key": "file", "value": {"path": "README.md", "content": "LS0tCmE6IFsKLS0tCg==", "encoding": "base64"}},
             "YAML",
@@ -370,67 +370,6 @@ def test_an_upload_must_be_what_was_announced(hub_server, hub_client, folder):
         assert info.value.code in (400, 404)
 
 
-RESULT = """\
-model-index:
-- name: My model
-  results:
-  - task: {type: information-retrieval, name: Information Retrieval}
-    dataset: {type: org/data, name: Data, split: test}
-    metrics:
-    - {type: cosine_ndcg@10, value: 0.5, name: Cosine Ndcg@10}
-"""
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        "{}",
-        "base_model: org/base",
-        "base_model: [org/base, base]\nbase_model_relation: adapter",
-        "library_name: sentence-transformers\npipeline_tag: sentence-similarity\ntags: [a, b]\ndatasets: [org/data]",
-        "language: [en, zh-Hans, code]\nlicense: apache-2.0",
-        RESULT,
-        RESULT.replace("0.5", '"0.5 ± 0.1"'),
-    ],
-)
-def test_valid_cards(metadata):
-    assert validate_card(f"---\n{metadata}\n---\n# Title\n") == ([], [])
-
-
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        ("a: [", "Invalid YAML"),
-        ("- a", "must be a mapping"),
-        ("tags: [a]\ntags: [b]", "duplicated mapping key"),
-        ("tags: a", '"tags" with value "a"'),
-        ("tags: [a, null]", r'"tags\[1\]" with value null'),
-        ("base_model: {name: base}", '"base_model" with value'),
-        ("base_model: /home/alice/base", '"base_model.0." with value "/home/alice/base" is not valid'),
-        ("base_model: org/base\nbase_model_relation: adapters", '"base_model_relation" with value "adapters"'),
-        ("datasets: My data", '"datasets.0." with value "My data"'),
-        ("datasets: 3", '"datasets" with value 3'),
-        ("language: English", '"language.0." with value "English"'),
-        ("license: [mit]", '"license" with value'),
-        ("pipeline_tag: [a]", '"pipeline_tag" with value'),
-        ("library_name: null", '"library_name" with value null'),
-        ("model-index: []", "model-index"),
-        ("model-index: {}", "model-index"),
-        (RESULT.replace("name: My model", "title: My model"), "KeyError 'name'"),
-        (RESULT.replace("name: My model", "name: 3"), '"model-index.name" must be a string'),
-        (RESULT.replace("type: org/data, ", ""), "KeyError 'type'"),
-        (RESULT.replace("org/data", "My data"), "dataset_type"),
-        (RESULT.replace("split: test", "split: [test]"), "dataset_split"),
-        (RESULT.replace("value: 0.5, ", ""), "KeyError 'value'"),
-        (RESULT.replace("0.5", ".nan"), "metric_value"),
-        (RESULT.replace("metrics:", "metrics: []\n    other:"), "no results"),
-    ],
-)
-def test_invalid_cards(metadata, message):
-    errors, _ = validate_card(f"---\n{metadata}\n---\n# Title\n")
-    assert re.search(message, "\n".join(errors))
-
-
 def test_an_invalid_card_is_refused_before_anything_is_uploaded(hub_server, hub_client, folder):
     (folder / "README.md").write_text("---\nbase_model: /tmp/base\n---\n")
     hub_server.clear_log()
@@ -448,7 +387,7 @@ def test_no_metadata_is_a_warning(hub_client, folder):
 
 @pytest.mark.parametrize(("path", "lfs"), [("onnx/model.onnx", True), ("a.bin", True), ("a.json", False)])
 def test_what_goes_to_lfs(path, lfs):
-    assert _has_lfs_name(path) == lfs
+    assert has_lfs_name(path) == lfs
 
 
 def push_data(folder):
@@ -507,14 +446,29 @@ def sleeps():
     threading.Event().wait(60)
 
 
-def test_a_run_that_takes_too_long_is_ended(hub_server):
-    from hub_client import HubClient
+def kills_itself():
+    import os
+    import signal
 
-    with (
-        HubClient(hub_server.url) as client,
-        pytest.raises(TimeoutError, match="sleeps ended its process or took over"),
-    ):
-        client.run(sleeps, timeout=0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_hangs_or_dies_is_replaced(hub_server):
+    with HubClient(hub_server.url) as client:
+        with pytest.raises(TimeoutError, match="sleeps ended its process or took over"):
+            client.run(sleeps, timeout=0.5)
+        with pytest.raises(TimeoutError, match="kills_itself ended its process or took over"):
+            client.run(kills_itself)
+        assert client.run(files_in_home) == []
+
+
+def exits(status: Unknown) -> None:  # noqa: F821
+    raise SystemExit(status)
+
+
+def test_a_program_that_exits(hub_client):
+    with pytest.raises(HubClientError, match="SystemExit: 3"):
+        hub_client.run(exits, 3)
 
 
 def test_names_from_around_a_function_are_refused(hub_client):
