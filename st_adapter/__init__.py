@@ -15,6 +15,7 @@ from st_adapter.evaluation import EvaluationResult, adapt, evaluate
 from st_adapter.metrics import ranking_metrics, run_metrics
 from st_adapter.model import attach, detach
 from st_adapter.model_card import SplitScores, TrainingRecord
+from st_adapter.onnx_export import export_onnx
 from st_adapter.pipeline import TrainingRun, evaluate_saved, run_training
 from st_adapter.repository import from_pretrained
 from st_adapter.retrieval import search
@@ -43,6 +44,7 @@ __all__ = [
     "embed",
     "evaluate",
     "evaluate_saved",
+    "export_onnx",
     "fit",
     "from_pretrained",
     "model_fingerprint",

@@ -62,6 +62,7 @@ def train(
     cache_dir: Path | None = None,
     embedding_batch_size: int = 32,
     precision: Precision = "fp32",
+    onnx: bool = False,
     push_to_hub: str | None = None,
     private: bool = False,
     token: str | None = None,
@@ -84,6 +85,7 @@ def train(
         cache_dir: Where embeddings are kept; st_adapter in the Hugging Face home if not given.
         embedding_batch_size: Texts per forward pass of the base model.
         precision: Precision of the base model's forward pass; bf16 and fp16 are for GPUs.
+        onnx: Also save the model as ONNX, for transformers.js, fastembed and Vespa; needs st-adapter[onnx].
         push_to_hub: Upload the model to this Hub repository, user/name, if the adapter is adopted.
         private: Make a new Hub repository private.
         token: Hub access token; the one of `hf auth login` or HF_TOKEN if not given.
@@ -104,6 +106,7 @@ def train(
         args=args if method == "gradient" else None,
         resume_from_checkpoint=resume_from_checkpoint,
         save_base=save_base,
+        onnx=onnx,
         base_model=model,
         cache_dir=cache_dir,
         embedding_batch_size=embedding_batch_size,

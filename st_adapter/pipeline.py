@@ -18,6 +18,7 @@ from st_adapter.embeddings import EmbeddedDataset, Precision, embed
 from st_adapter.evaluation import EvaluationResult, evaluate
 from st_adapter.model import detach
 from st_adapter.model_card import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
+from st_adapter.onnx_export import check_dependencies
 from st_adapter.saving import save_pretrained
 from st_adapter.statistics import bootstrap_interval, gate
 from st_adapter.storage import write_json
@@ -61,6 +62,7 @@ def run_training(
     args: AdapterTrainingArguments | None = None,
     resume_from_checkpoint: bool = False,
     save_base: bool = True,
+    onnx: bool = False,
     base_model: str | Path | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     embedding_batch_size: int = 32,
@@ -85,6 +87,7 @@ def run_training(
             function count, not theirs.
         resume_from_checkpoint: go on with a ``gradient`` run that was cut off, from its newest checkpoint.
         save_base: whether to save the base model if it is kept.
+        onnx: whether to save the model as ONNX too.
         base_model: Hub id or folder that the base model came from, if the model itself no longer knows it.
         cache_dir: where embeddings are cached; see ``embed``.
         embedding_batch_size: texts per forward pass of the base model.
@@ -105,6 +108,8 @@ def run_training(
     if resume_from_checkpoint and method != "gradient":
         raise ValueError(f"Method {method!r} writes no checkpoints to resume from. Run it again, or choose 'gradient'.")
     check_seed_and_level(seed, alpha)
+    if onnx:
+        check_dependencies()
     seconds: dict[str, float] = {}
 
     start = time.perf_counter()
@@ -159,7 +164,7 @@ def run_training(
     )
     model_dir = output_dir / MODEL_FOLDER
     if adapter is not None or save_base:
-        save_pretrained(adapter, model, model_dir, base_model=base_model, training=record)
+        save_pretrained(adapter, model, model_dir, onnx=onnx, base_model=base_model, training=record)
     elif model_dir.exists():
         # An adapter of an earlier run must not pass for the outcome of this one.
         shutil.rmtree(model_dir)

@@ -24,6 +24,7 @@ from st_adapter.base_model import CHECK_TEXTS, BaseModel, Origin, origin_of
 from st_adapter.hub import MAIN, download, upload
 from st_adapter.model import check_base_model, query_modules
 from st_adapter.model_card import TrainingRecord, base_metadata, model_card
+from st_adapter.onnx_export import export_onnx
 from st_adapter.repository import (
     ADAPTER_FOLDER,
     BOOKKEEPING,
@@ -55,6 +56,7 @@ def save_pretrained(
     output_dir: str | Path,
     *,
     layout: Layout = "document",
+    onnx: bool = False,
     base_model: str | Path | None = None,
     training: TrainingRecord | None = None,
     allow_other_base: bool = False,
@@ -82,6 +84,7 @@ def save_pretrained(
         layout: What plain ``encode`` gives. ``document``: what the base model gives, for everyday use. ``query``:
             adapted queries, for software with a separate query embedder that only calls plain ``encode``. ``twin``:
             the same without a Router, for releases before 5 and for servers that do not know one.
+        onnx: Add ``onnx/model.onnx`` for documents and ``onnx/model_query.onnx`` for queries; see ``export_onnx``.
         base_model: Where the files of ``model`` are: a local folder or a Hub id. By default where Sentence
             Transformers loaded it from.
         training: How the adapter came about and what it does, for the model card.
@@ -126,6 +129,8 @@ def save_pretrained(
             if layout != "document":
                 to_layout(folder, layout)
                 _check_layout(_open(folder, model), model, adapter, layout)
+            if onnx:
+                export_onnx(_open(folder, model), folder)
             (folder / ADAPTER_FOLDER).mkdir()
             adapter.save(str(folder / ADAPTER_FOLDER))
             card = model_card(
@@ -145,6 +150,7 @@ def push_to_hub(
     token: str | None = None,
     commit_message: str = "Add model with query adapter",
     twin: bool = False,
+    onnx: bool = False,
     base_model: str | Path | None = None,
     training: TrainingRecord | None = None,
 ) -> str:
@@ -158,6 +164,7 @@ def push_to_hub(
         token: access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
         commit_message: first line of the commits.
         twin: as in ``push_folder``.
+        onnx: as in ``save_pretrained``.
         base_model: as in ``save_pretrained``.
         training: as in ``save_pretrained``.
 
@@ -173,6 +180,7 @@ def push_to_hub(
             adapter,
             model,
             Path(folder) / "model",
+            onnx=onnx,
             base_model=base_model,
             training=training,
             title=repo_id,

@@ -24,6 +24,7 @@ ORDER = [
     "adapter",
     "evaluation",
     "model",
+    "onnx_export",
     "repository",
     "saving",
     "training_args",
