@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import shutil
@@ -132,7 +133,9 @@ def save_pretrained(
             if onnx:
                 export_onnx(_open(folder, model), folder)
             (folder / ADAPTER_FOLDER).mkdir()
-            adapter.save(str(folder / ADAPTER_FOLDER))
+            bound = copy.deepcopy(adapter)
+            bound.base_model = described
+            bound.save(str(folder / ADAPTER_FOLDER))
             card = model_card(
                 title or target.name, described, on_hub=source.on_hub, inherited=inherited, training=training
             )

@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Dropout
 from test_adapter import apply, trained
 
 from st_adapter.adapter import Kind, QueryAdapter
+from st_adapter.base_model import BaseModel
 from st_adapter.model import attach, detach
 
 KINDS = get_args(Kind)
@@ -121,3 +122,27 @@ def test_detach_refuses_other_routers(tiny_model: SentenceTransformer, routes: d
     tiny_model.append(Router(routes, default_route=default))
     with pytest.raises(ValueError, match="detach expects one Router at the end that leaves documents untouched"):
         detach(tiny_model)
+
+
+# The base model an adapter is bound to
+
+
+def test_an_adapter_is_refused_by_another_base_model(tiny_model: SentenceTransformer) -> None:
+    adapter = make_adapter()
+    adapter.base_model = BaseModel.of(tiny_model)
+    attach(tiny_model, adapter)
+    with torch.no_grad():
+        next(tiny_model.parameters()).mul_(1.5)
+    with pytest.raises(
+        ValueError, match="belongs to the base model 'tiny' .*: the weights differ"
+    ):
+        attach(tiny_model, adapter)
+    assert isinstance(attach(tiny_model, adapter, allow_other_base=True)[-1], Router)
+
+
+def test_the_same_base_model_in_another_dtype_is_told_by_its_name(tiny_model: SentenceTransformer) -> None:
+    adapter = make_adapter()
+    adapter.base_model = BaseModel.of(tiny_model)
+    tiny_model.bfloat16()
+    with pytest.warns(UserWarning, match="trained on 'tiny' in float32, and this model's weights are in bfloat16"):
+        attach(tiny_model, adapter)
