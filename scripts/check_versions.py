@@ -1,10 +1,12 @@
-"""Open saved models in the oldest supported and the newest Sentence Transformers, without st-adapter and without flags.
+"""Open saved models in many releases of Sentence Transformers, without st-adapter and without flags.
 
-Builds one virtual environment per release with pip, opens in each what this process saved, and compares the query and
-document vectors with those of this process. Writes scripts/results/check_versions.json.
+Builds one virtual environment per release with pip. In each, what this process saved is opened, compared with the
+vectors of this process, saved again by that release, and opened and compared once more. The layout "twin", which has no
+Router, is opened in a release before 5 too. Writes scripts/results/check_versions.json.
 
     python scripts/check_versions.py                    # tiny random models, one for each kind of adapter
     python scripts/check_versions.py --model DIR/model  # a repository that st-adapter saved
+    python scripts/check_versions.py --only 5.0.0 newest
 """
 
 from __future__ import annotations
@@ -21,21 +23,31 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
-import sentence_transformers
 import torch
-import transformers
+from benchmark_quality import ROOT, git_commit, write_results
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertModel
 
-from st_adapter.adapter import Kind, QueryAdapter
-from st_adapter.saving import save_pretrained
+from st_adapter import QueryAdapter, save_pretrained
+from st_adapter.adapter import Kind
+from st_adapter.model_card import installed_versions
+from st_adapter.repository import copy_as
 
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENTS = {
-    "oldest": ["sentence-transformers==5.0.0", "transformers<5"],
+OUTPUT = ROOT / "scripts" / "results" / "check_versions.json"
+# Release -> what pip is asked for; transformers 5 came after the earlier ones.
+RELEASES = {
+    "4.1.0": ["sentence-transformers==4.1.0", "transformers<5"],
+    "5.0.0": ["sentence-transformers==5.0.0", "transformers<5"],
+    "5.1.2": ["sentence-transformers==5.1.2", "transformers<5"],
+    "5.2.3": ["sentence-transformers==5.2.3"],
+    "5.4.1": ["sentence-transformers==5.4.1"],
+    "5.7.0": ["sentence-transformers==5.7.0"],
+    "6.0.1": ["sentence-transformers==6.0.1"],
+    "6.2.0": ["sentence-transformers==6.2.0"],
     "newest": ["sentence-transformers"],
 }
+BEFORE_ROUTER = "4.1.0"
 TEXTS = [
     "how do i open a file?",
     "close the file and return the number of lines",
@@ -52,12 +64,15 @@ OPEN_AND_ENCODE = """
 import importlib.util, json, platform, sys
 assert importlib.util.find_spec("st_adapter") is None, "this environment must not have st_adapter"
 import numpy, sentence_transformers, torch, transformers
-texts, encoders, folders, output = json.loads(sys.argv[1])
+texts, folders, output = json.loads(sys.argv[1])
 vectors = {}
-for name, folder in folders.items():
+for name, (folder, encoders) in folders.items():
     model = sentence_transformers.SentenceTransformer(folder, device="cpu")
-    for encoder in encoders:
-        vectors[f"{name}.{encoder}"] = getattr(model, encoder)(texts)
+    again = f"{output}.{name}"
+    model.save(again)
+    for prefix, opened in (("", model), ("again.", sentence_transformers.SentenceTransformer(again, device="cpu"))):
+        for encoder in encoders:
+            vectors[f"{prefix}{name}.{encoder}"] = getattr(opened, encoder)(texts)
 numpy.savez(output, **vectors)
 print(json.dumps({
     "python": platform.python_version(),
@@ -78,50 +93,80 @@ class Saved(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", type=Path, help="a repository saved by st-adapter; default: tiny random models")
-    parser.add_argument("--output", type=Path, default=ROOT / "scripts" / "results" / "check_versions.json")
+    parser.add_argument("--only", nargs="+", choices=list(RELEASES), default=list(RELEASES))
+    parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        models = tiny_models(work) if arguments.model is None else {arguments.model.name: opened_here(arguments.model)}
-        environments = {}
-        for name, requirements in ENVIRONMENTS.items():
-            print(f"{name}: installing {' '.join(requirements)}", flush=True)
-            environments[name] = check(work / name, requirements, models)
-            print(json.dumps(environments[name], indent=2), flush=True)
+        models = tiny_models(work) if arguments.model is None else opened_here(arguments.model, work)
+        releases = {}
+        for name in arguments.only:
+            print(f"{name}: installing {' '.join(RELEASES[name])}", flush=True)
+            # Before release 5 there is no Router, and plain encode() is all there is.
+            chosen = {
+                model: saved._replace(vectors={"encode": saved.vectors["encode"]}) if name == BEFORE_ROUTER else saved
+                for model, saved in models.items()
+                if name != BEFORE_ROUTER or model.endswith("twin")
+            }
+            with tempfile.TemporaryDirectory(dir=work) as environment:
+                releases[name] = check(Path(environment), RELEASES[name], chosen)
+            print(json.dumps(releases[name], indent=2), flush=True)
     result = {
         "models": "tiny random BERT, one adapter per kind" if arguments.model is None else arguments.model.name,
         "num_texts": len(TEXTS),
         "tolerance": TOLERANCE,
-        "this_process": {
-            "python": platform.python_version(),
-            "sentence-transformers": sentence_transformers.__version__,
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-        },
-        "environments": environments,
+        "this_process": installed_versions(),
+        "releases": releases,
         "platform": f"{platform.system()} {platform.machine()}, CPU",
         "git_commit": git_commit(),
-        "command": "python scripts/check_versions.py" + (f" --model {arguments.model.name}" if arguments.model else ""),
+        "command": " ".join(["python scripts/check_versions.py", *sys.argv[1:]]),
     }
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    worst = max(
-        difference
-        for environment in environments.values()
-        for differences in environment["max_difference"].values()
-        for difference in differences.values()
-    )
-    print(f"largest difference {worst:.1e}, allowed {TOLERANCE:.0e}; written to {arguments.output.name}")
-    if not worst <= TOLERANCE:
+    write_results(arguments.output, result)
+    print(markdown_table(result))
+    if not all(passed(release) for release in releases.values()):
         raise SystemExit(1)
 
 
+def passed(release: dict[str, Any]) -> bool:
+    """Whether queries are adapted up to rounding, and documents are the base model's, bit for bit."""
+    difference = release["max_difference"]
+    return difference["queries"] <= TOLERANCE and difference["queries, saved again"] <= TOLERANCE and not (
+        difference.get("documents", 0) or difference.get("documents, saved again", 0)
+    )  # fmt: skip
+
+
+def markdown_table(results: dict[str, Any]) -> str:
+    """One row per release; from the content of the result file."""
+    columns = ("queries", "documents", "queries, saved again", "documents, saved again")
+    lines = [
+        f"| sentence-transformers | transformers | layouts | {' | '.join(columns)} |",
+        f"|---|---|---|{'---:|' * len(columns)}",
+    ]
+    for name, release in results["releases"].items():
+        versions = release["versions"]
+        number = versions["sentence-transformers"] + (" (newest)" if name == "newest" else "")
+        cells = [
+            f"{release['max_difference'][column]:.1g}" if column in release["max_difference"] else "–"
+            for column in columns
+        ]
+        lines.append(f"| {number} | {versions['transformers']} | {release['layouts']} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Largest absolute difference of a component, as saved and after that release has saved the model again: "
+        f"queries from the adapter's own result, documents and plain `encode` from the base model's. {results['models']}, "
+        f"{results['num_texts']} texts; no flag, no other package.",
+    ]
+    return "\n".join(lines)
+
+
 def tiny_models(work: Path) -> dict[str, Saved]:
-    """One saved model for each kind of adapter, on one random base model in the layout of old repositories."""
+    """Models for each kind of adapter in each layout, on one random base model in the form of old repositories."""
     write_base_model(work / "base")
     base = SentenceTransformer(str(work / "base"), device="cpu")
     queries = torch.from_numpy(base.encode_query(TEXTS))
-    models = {}
+    documents = {"encode_document": base.encode_document(TEXTS), "encode": base.encode(TEXTS)}
+    models: dict[str, Saved] = {}
     for kind in get_args(Kind):
         torch.manual_seed(0)
         adapter = QueryAdapter(32, kind, rank=8)
@@ -130,16 +175,25 @@ def tiny_models(work: Path) -> dict[str, Saved]:
                 parameter.add_(0.2 * torch.randn_like(parameter))
             adapted = adapter.transform(queries).numpy()
         folder = save_pretrained(adapter, base, work / f"saved-{kind}")
-        models[kind] = Saved(
-            folder,
-            {"encode_query": adapted, "encode_document": base.encode_document(TEXTS), "encode": base.encode(TEXTS)},
-        )
+        models |= in_all_layouts(kind, folder, {"encode_query": adapted, **documents})
     return models
 
 
-def opened_here(folder: Path) -> Saved:
+def opened_here(folder: Path, work: Path) -> dict[str, Saved]:
     model = SentenceTransformer(str(folder), device="cpu")
-    return Saved(folder.resolve(), {encoder: getattr(model, encoder)(TEXTS) for encoder in ENCODERS})
+    vectors = {encoder: getattr(model, encoder)(TEXTS) for encoder in ENCODERS}
+    return in_all_layouts(folder.name, folder.resolve(), vectors)
+
+
+def in_all_layouts(name: str, folder: Path, vectors: dict[str, NDArray[np.float32]]) -> dict[str, Saved]:
+    """The model as saved, and its two variants, in which plain encode() is for queries."""
+    queries = {**vectors, "encode": vectors["encode_query"]}
+    variants = {layout: copy_as(folder, folder.parent / f"{name}-{layout}", layout) for layout in ("query", "twin")}
+    return {
+        f"{name} document": Saved(folder, vectors),
+        f"{name} query": Saved(variants["query"], queries),
+        f"{name} twin": Saved(variants["twin"], {key: queries[key] for key in ("encode_query", "encode")}),
+    }
 
 
 def write_base_model(folder: Path) -> None:
@@ -185,34 +239,35 @@ def write_base_model(folder: Path) -> None:
 
 
 def check(folder: Path, requirements: list[str], models: dict[str, Saved]) -> dict[str, Any]:
-    """Build the environment and return its versions and, per model and encoder, the largest absolute difference."""
+    """Build the environment and return its versions and the largest absolute differences."""
     venv.create(folder, with_pip=True)
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     subprocess.run(
         [python, "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), *requirements], check=True
     )
     output = folder / "vectors.npz"
-    folders = {name: str(saved.folder) for name, saved in models.items()}
-    task = json.dumps([TEXTS, ENCODERS, folders, str(output)])
+    folders = {name: (str(saved.folder), list(saved.vectors)) for name, saved in models.items()}
+    task = json.dumps([TEXTS, folders, str(output)])
     run = subprocess.run(
         [python, "-I", "-c", OPEN_AND_ENCODE, task], check=True, stdout=subprocess.PIPE, text=True, cwd=folder
     )
     vectors = np.load(output)
-    differences = {
-        name: {
-            encoder: float(np.abs(vectors[f"{name}.{encoder}"] - saved.vectors[encoder]).max()) for encoder in ENCODERS
-        }
-        for name, saved in models.items()
-    }
+    largest: dict[str, float] = {}
+    for name, saved in models.items():
+        for encoder, expected in saved.vectors.items():
+            adapted = encoder == "encode_query" or (encoder == "encode" and not name.endswith("document"))
+            for prefix, suffix in (("", ""), ("again.", ", saved again")):
+                key = ("queries" if adapted else "documents") + suffix
+                difference = float(np.abs(vectors[f"{prefix}{name}.{encoder}"] - expected).max())
+                largest[key] = max(largest.get(key, 0.0), difference)
+    layouts = sorted({name.rpartition(" ")[2] for name in models})
     versions = json.loads(run.stdout.splitlines()[-1])
-    return {"requirements": requirements, "versions": versions, "max_difference": differences}
-
-
-def git_commit() -> str | None:
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=ROOT, capture_output=True, text=True
-    )
-    return run.stdout.strip() or None
+    return {
+        "requirements": requirements,
+        "versions": versions,
+        "layouts": ", ".join(layouts),
+        "max_difference": largest,
+    }
 
 
 if __name__ == "__main__":

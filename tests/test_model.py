@@ -133,9 +133,7 @@ def test_an_adapter_is_refused_by_another_base_model(tiny_model: SentenceTransfo
     attach(tiny_model, adapter)
     with torch.no_grad():
         next(tiny_model.parameters()).mul_(1.5)
-    with pytest.raises(
-        ValueError, match="belongs to the base model 'tiny' .*: the weights differ"
-    ):
+    with pytest.raises(ValueError, match="belongs to the base model 'tiny' .*: the weights differ"):
         attach(tiny_model, adapter)
     assert isinstance(attach(tiny_model, adapter, allow_other_base=True)[-1], Router)
 
