@@ -135,12 +135,15 @@ def evaluate(
     if seed is None:
         seed = int(trained.get("seed", 0))
     dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=seed)
-    if split in trained.get("fitted_on", []) and dataset.name == trained.get("data"):
+    fitted_on = trained.get("fitted_on", []) if dataset.name == trained.get("data") else []
+    if split in fitted_on:
         console.print(f"The adapter was fitted on the split {split!r}: the figures say how well it fits, no more.")
     result = evaluate_saved(
         _load(model, device),
         dataset,
         split,
+        # With another seed the data may be cut in another way.
+        fitted_on=fitted_on if seed == trained.get("seed") else [],
         cache_dir=cache_dir,
         embedding_batch_size=embedding_batch_size,
         precision=precision,
@@ -222,14 +225,18 @@ def _print_dataset(dataset: RetrievalDataset) -> None:
 
 def _print_evaluation(result: EvaluationResult) -> None:
     table = Table(title=f"{result.split}: {len(result.query_ids)} queries, {result.num_documents} documents")
-    for column in ("metric", "base", "adapted", "difference"):
+    for column in ("metric", "base", "adapted", "difference", "95 % interval", "p"):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    base, adapted = result.base_means, result.adapted_means
     for name in _TABLE_METRICS:
-        difference = adapted[name] - base[name]
+        compared = result.compare(name)
+        difference, (low, high) = compared.difference, compared.interval
         style = "green" if difference > 0 else "red" if difference < 0 else ""
-        table.add_row(name, f"{base[name]:.4f}", f"{adapted[name]:.4f}", f"{difference:+.4f}", style=style)
+        cells = [f"{compared.base:.4f}", f"{compared.adapted:.4f}", f"{difference:+.4f}"]
+        table.add_row(name, *cells, f"{low:+.4f} to {high:+.4f}", f"{compared.p_value:.4f}", style=style)
     console.print(table)
+    titles = {"all": "All queries", "seen": "Documents asked for in training", "unseen": "Documents new"}
+    for part, compared_part in result.comparisons.items():
+        console.print(f"{titles[part]}: {compared_part['ndcg@10'].sentence}", soft_wrap=True, highlight=False)
     if result.unjudged_query_ids:
         console.print(f"{len(result.unjudged_query_ids)} queries have no relevant document and are not counted.")
 

@@ -8,7 +8,7 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import check_seed_and_level, fit
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, Precision, embed
-from st_adapter.evaluation import EvaluationResult, evaluate
+from st_adapter.evaluation import EvaluationResult, evaluate, seen_documents
 from st_adapter.model import detach, save_pretrained
 from st_adapter.statistics import gate
 from st_adapter.trainer import AdapterTrainer
@@ -134,14 +134,18 @@ def run_training(
     seconds["fitting"] = time.perf_counter() - start
 
     start = time.perf_counter()
+    # Figures of a split that the adapter was fitted on say how well it fits, not how well it does.
+    fitted_on = ["train"] if method == "gradient" else ["train", "dev"]
+    seen = seen_documents(embedded, fitted_on)
     evaluations: dict[str, EvaluationResult] = {
-        split: evaluate(embedded[split], adapter) for split in ("dev", "test") if split in embedded.qrels
+        split: evaluate(embedded[split], adapter, seen_documents=seen)
+        for split in ("dev", "test")
+        if split in embedded.qrels
     }
+    figures = {split: evaluation.to_dict(per_query=PER_QUERY) for split, evaluation in evaluations.items()}
     seconds["evaluating"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    # Figures of a split that the adapter was fitted on say how well it fits, not how well it does.
-    fitted_on = ["train"] if method == "gradient" else ["train", "dev"]
     summary = {
         "data": dataset.name,
         "seed": seed,
@@ -174,7 +178,7 @@ def run_training(
         "fitted_on": fitted_on,
         "adapter": None if adapter is None else adapter.get_config_dict(),
         "selection": selection,
-        **{split: evaluation.to_dict(per_query=PER_QUERY) for split, evaluation in evaluations.items()},
+        **figures,
         "seconds": seconds,
         "seed": seed,
         "arguments": None if args is None else args.to_dict(),
@@ -217,6 +221,7 @@ def evaluate_saved(
     dataset: RetrievalDataset,
     split: str,
     *,
+    fitted_on: Sequence[str] = (),
     cache_dir: str | os.PathLike[str] | None = None,
     embedding_batch_size: int = 32,
     precision: Precision = "fp32",
@@ -228,6 +233,8 @@ def evaluate_saved(
             are equal.
         dataset: queries, corpus and judgements.
         split: the split to evaluate on.
+        fitted_on: splits of these data that the adapter was fitted on, to tell queries whose documents it has seen from
+            the others; without any they are not told apart.
         cache_dir: where embeddings are cached; see ``embed``.
         embedding_batch_size: texts per forward pass of the base model.
         precision: of the base model's forward pass; see ``embed``.
@@ -239,7 +246,8 @@ def evaluate_saved(
         raise ValueError(f"There is no split {split!r}; the data have {list(dataset.qrels)}. Choose one of these.")
     base, query_modules = detach(model)
     embedded = embed(base, dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision)
-    return evaluate(embedded[split], query_modules)
+    seen = seen_documents(embedded, fitted_on) if fitted_on else None
+    return evaluate(embedded[split], query_modules, seen_documents=seen)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
