@@ -8,24 +8,30 @@ __version__ = "0.1.0"
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import FitResult, fit
+from st_adapter.comparison import Comparison
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, embed, model_fingerprint
-from st_adapter.evaluation import EvaluationResult, adapt, evaluate
+from st_adapter.evaluation import EvaluationResult, adapt, evaluate, seen_documents
+from st_adapter.evaluator import GradedRetrievalEvaluator
 from st_adapter.metrics import ranking_metrics, run_metrics
 from st_adapter.model import attach, detach, save_pretrained
+from st_adapter.mteb_task import mteb_task
 from st_adapter.pipeline import TrainingRun, evaluate_saved, run_training
 from st_adapter.retrieval import search
 from st_adapter.trainer import AdapterTrainer
 from st_adapter.training_args import AdapterTrainingArguments
+from st_adapter.trec import write_trec
 
 __all__ = [
     "AdapterTrainer",
     "AdapterTrainingArguments",
+    "Comparison",
     "EmbeddedDataset",
     "EmbeddedQrels",
     "EmbeddedSplit",
     "EvaluationResult",
     "FitResult",
+    "GradedRetrievalEvaluator",
     "QueryAdapter",
     "RetrievalDataset",
     "TrainingRun",
@@ -38,9 +44,12 @@ __all__ = [
     "evaluate_saved",
     "fit",
     "model_fingerprint",
+    "mteb_task",
     "ranking_metrics",
     "run_metrics",
     "run_training",
     "save_pretrained",
     "search",
+    "seen_documents",
+    "write_trec",
 ]

@@ -108,6 +108,7 @@ def evaluate(
     data: str,
     split: str = "test",
     output: Path | None = None,
+    run_dir: Path | None = None,
     query_column: str | None = None,
     document_column: str | None = None,
     seed: int | None = None,
@@ -123,6 +124,7 @@ def evaluate(
         data: File or folder of (query, document) pairs, folder in BEIR form, or Hub data set id.
         split: Split to evaluate on.
         output: JSON file to write the result to, with values per query.
+        run_dir: Folder to write base.run, adapted.run and qrels to, in the form of trec_eval.
         query_column: Column of the queries, if it has an unusual name.
         document_column: Column of the relevant documents, if it has an unusual name.
         seed: Seed of the split, if the data come without one; that of the model's training if not given.
@@ -144,6 +146,7 @@ def evaluate(
         split,
         # With another seed the data may be cut in another way.
         fitted_on=fitted_on if seed == trained.get("seed") else [],
+        run_dir=run_dir,
         cache_dir=cache_dir,
         embedding_batch_size=embedding_batch_size,
         precision=precision,
@@ -153,6 +156,8 @@ def evaluate(
         summary = {"model": model, "data": dataset.name, "split": split, "seed": seed}
         write_json(output, {**summary, **result.to_dict(per_query=PER_QUERY)})
         console.print(f"Written to [bold]{escape(str(output))}[/bold]")
+    if run_dir is not None:
+        console.print(f"Runs and qrels in [bold]{escape(str(run_dir))}[/bold]")
     return 0
 
 

@@ -25,6 +25,7 @@ from st_adapter.model import detach, save_pretrained
 from st_adapter.statistics import gate
 from st_adapter.trainer import AdapterTrainer
 from st_adapter.training_args import AdapterTrainingArguments
+from st_adapter.trec import write_trec
 
 Method = Literal["auto", "closed-form", "gradient"]
 
@@ -222,6 +223,7 @@ def evaluate_saved(
     split: str,
     *,
     fitted_on: Sequence[str] = (),
+    run_dir: str | Path | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     embedding_batch_size: int = 32,
     precision: Precision = "fp32",
@@ -235,17 +237,21 @@ def evaluate_saved(
         split: the split to evaluate on.
         fitted_on: splits of these data that the adapter was fitted on, to tell queries whose documents it has seen from
             the others; without any they are not told apart.
+        run_dir: a folder to write the rankings and judgements to in TREC form; see ``write_trec``.
         cache_dir: where embeddings are cached; see ``embed``.
         embedding_batch_size: texts per forward pass of the base model.
         precision: of the base model's forward pass; see ``embed``.
 
     Raises:
-        ValueError: the data do not have the split, or the model has a Router of another making.
+        ValueError: the data do not have the split, the model has a Router of another making, or the data cannot be
+            written in TREC form.
     """
     if split not in dataset.qrels:
         raise ValueError(f"There is no split {split!r}; the data have {list(dataset.qrels)}. Choose one of these.")
     base, query_modules = detach(model)
     embedded = embed(base, dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision)
+    if run_dir is not None:
+        write_trec(embedded[split], run_dir, query_modules)
     seen = seen_documents(embedded, fitted_on) if fitted_on else None
     return evaluate(embedded[split], query_modules, seen_documents=seen)
 

@@ -2,6 +2,7 @@
 
 import json
 
+import ir_measures
 import pandas as pd
 import pytest
 import torch
@@ -71,7 +72,12 @@ def test_the_saved_model_reaches_the_reported_figures(finished, pairs_file, tmp_
     results = json.loads((finished / "results.json").read_text())
     output = tmp_path / "evaluation.json"
     arguments = ["evaluate", "--model", str(finished / "model"), "--data", str(pairs_file), "--output", str(output)]
-    assert cli.main([*arguments, "--cache-dir", str(tmp_path)]) == 0
+    assert cli.main([*arguments, "--cache-dir", str(tmp_path), "--run-dir", str(tmp_path / "runs")]) == 0
+    qrels = list(ir_measures.read_trec_qrels(str(tmp_path / "runs" / "qrels")))
+    for side in ("base", "adapted"):
+        run = ir_measures.read_trec_run(str(tmp_path / "runs" / f"{side}.run"))
+        measured = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], qrels, run)
+        assert measured[ir_measures.nDCG @ 10] == pytest.approx(results["test"][side]["ndcg@10"], abs=1e-6)
     again = json.loads(output.read_text())
     for side in ("base", "adapted"):
         assert again[side] == pytest.approx(results["test"][side], abs=1e-6)
