@@ -51,10 +51,10 @@ def bootstrap_interval(differences: NDArray[np.float64], level: float = 0.95, se
 def bootstrap_intervals(differences: NDArray[np.float64], level: float = 0.95, seed: int = 0) -> NDArray[np.float64]:
     """Percentile intervals of several mean differences over 10,000 resamples of the queries, the same ones for all.
 
-    Plain percentiles are too narrow by the factor ``sqrt((Q - 1) / Q)`` and take the normal for Student's distribution:
-    on 50 queries a 95 % interval covers about 93 %. So the percentiles are moved out by as much (Hesterberg 2015, "What
-    teachers should know about the bootstrap", the expanded percentile interval), which no longer changes anything from
-    some hundred queries on. ``scripts/check_statistics.py`` measures the coverage.
+    Plain percentiles are too narrow by the factor ``sqrt((Q - 1) / Q)`` and take the normal for Student's distribution,
+    so that on few queries they cover less often than they say. So the percentiles are moved out by as much (Hesterberg
+    2015, "What teachers should know about the bootstrap", the expanded percentile interval), which hardly changes
+    anything from some hundred queries on. ``scripts/check_statistics.py`` measures the coverage.
 
     Args:
         differences: (M, Q) difference of two systems on each query, a row for each of M comparisons, Q >= 1.
