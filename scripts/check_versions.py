@@ -154,8 +154,8 @@ def markdown_table(results: dict[str, Any]) -> str:
     lines += [
         "",
         "Largest absolute difference of a component, as saved and after that release has saved the model again: "
-        f"queries from the adapter's own result, documents and plain `encode` from the base model's. {results['models']}, "
-        f"{results['num_texts']} texts; no flag, no other package.",
+        "queries from the adapter's own result, documents and plain `encode` from the base model's. "
+        f"{results['models'].capitalize()}, {results['num_texts']} texts; no flag, no other package.",
     ]
     return "\n".join(lines)
 

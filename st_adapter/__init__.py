@@ -9,12 +9,15 @@ __version__ = "0.1.0"
 from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import FitResult, fit
 from st_adapter.base_model import BaseModel, model_fingerprint
+from st_adapter.comparison import Comparison
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, embed
-from st_adapter.evaluation import EvaluationResult, adapt, evaluate
+from st_adapter.evaluation import EvaluationResult, adapt, evaluate, seen_documents
+from st_adapter.evaluator import GradedRetrievalEvaluator
 from st_adapter.metrics import ranking_metrics, run_metrics
 from st_adapter.model import attach, detach
 from st_adapter.model_card import SplitScores, TrainingRecord
+from st_adapter.mteb_task import mteb_task
 from st_adapter.onnx_export import export_onnx
 from st_adapter.pipeline import TrainingRun, evaluate_saved, run_training
 from st_adapter.repository import from_pretrained
@@ -22,16 +25,19 @@ from st_adapter.retrieval import search
 from st_adapter.saving import push_folder, push_to_hub, save_pretrained
 from st_adapter.trainer import AdapterTrainer
 from st_adapter.training_args import AdapterTrainingArguments
+from st_adapter.trec import write_trec
 
 __all__ = [
     "AdapterTrainer",
     "AdapterTrainingArguments",
     "BaseModel",
+    "Comparison",
     "EmbeddedDataset",
     "EmbeddedQrels",
     "EmbeddedSplit",
     "EvaluationResult",
     "FitResult",
+    "GradedRetrievalEvaluator",
     "QueryAdapter",
     "RetrievalDataset",
     "SplitScores",
@@ -50,9 +56,12 @@ __all__ = [
     "model_fingerprint",
     "push_folder",
     "push_to_hub",
+    "mteb_task",
     "ranking_metrics",
     "run_metrics",
     "run_training",
     "save_pretrained",
     "search",
+    "seen_documents",
+    "write_trec",
 ]

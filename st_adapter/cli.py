@@ -127,6 +127,7 @@ def evaluate(
     data: str,
     split: str = "test",
     output: Path | None = None,
+    run_dir: Path | None = None,
     query_column: str | None = None,
     document_column: str | None = None,
     seed: int | None = None,
@@ -142,6 +143,7 @@ def evaluate(
         data: File or folder of (query, document) pairs, folder in BEIR form, or Hub data set id.
         split: Split to evaluate on.
         output: JSON file to write the result to, with values per query.
+        run_dir: Folder to write base.run, adapted.run and qrels to, in the form of trec_eval.
         query_column: Column of the queries, if it has an unusual name.
         document_column: Column of the relevant documents, if it has an unusual name.
         seed: Seed of the split, if the data come without one; that of the model's training if not given.
@@ -154,12 +156,16 @@ def evaluate(
     if seed is None:
         seed = trained.seed if trained is not None and trained.seed is not None else 0
     dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=seed)
-    if trained is not None and split in trained.fitted_on and dataset.name == trained.data:
+    fitted_on = trained.fitted_on if trained is not None and dataset.name == trained.data else []
+    if split in fitted_on:
         console.print(f"The adapter was fitted on the split {split!r}: the figures say how well it fits, no more.")
     result = evaluate_saved(
         _load(model, device),
         dataset,
         split,
+        # With another seed the data may be cut in another way.
+        fitted_on=fitted_on if trained is not None and seed == trained.seed else [],
+        run_dir=run_dir,
         cache_dir=cache_dir,
         embedding_batch_size=embedding_batch_size,
         precision=precision,
@@ -169,6 +175,8 @@ def evaluate(
         summary = {"model": model, "data": dataset.name, "split": split, "seed": seed}
         write_json(output, {**summary, **result.to_dict(per_query=PER_QUERY)})
         console.print(f"Written to [bold]{escape(str(output))}[/bold]")
+    if run_dir is not None:
+        console.print(f"Runs and qrels in [bold]{escape(str(run_dir))}[/bold]")
     return 0
 
 
@@ -291,14 +299,18 @@ def _print_dataset(dataset: RetrievalDataset) -> None:
 
 def _print_evaluation(result: EvaluationResult) -> None:
     table = Table(title=f"{result.split}: {len(result.query_ids)} queries, {result.num_documents} documents")
-    for column in ("metric", "base", "adapted", "difference"):
+    for column in ("metric", "base", "adapted", "difference", "95 % interval", "p"):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    base, adapted = result.base_means, result.adapted_means
     for name in TABLE_METRICS:
-        difference = adapted[name] - base[name]
+        compared = result.compare(name)
+        difference, (low, high) = compared.difference, compared.interval
         style = "green" if difference > 0 else "red" if difference < 0 else ""
-        table.add_row(name, f"{base[name]:.4f}", f"{adapted[name]:.4f}", f"{difference:+.4f}", style=style)
+        cells = [f"{compared.base:.4f}", f"{compared.adapted:.4f}", f"{difference:+.4f}"]
+        table.add_row(name, *cells, f"{low:+.4f} to {high:+.4f}", f"{compared.p_value:.4f}", style=style)
     console.print(table)
+    titles = {"all": "All queries", "seen": "Documents asked for in training", "unseen": "Documents new"}
+    for part, compared_part in result.comparisons.items():
+        console.print(f"{titles[part]}: {compared_part['ndcg@10'].sentence}", soft_wrap=True, highlight=False)
     if result.unjudged_query_ids:
         console.print(f"{len(result.unjudged_query_ids)} queries have no relevant document and are not counted.")
 

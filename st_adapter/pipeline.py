@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,15 +16,16 @@ from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import check_seed_and_level, fit
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, Precision, embed
-from st_adapter.evaluation import EvaluationResult, evaluate
+from st_adapter.evaluation import EvaluationResult, evaluate, seen_documents
 from st_adapter.model import detach
 from st_adapter.model_card import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
 from st_adapter.onnx_export import check_dependencies
 from st_adapter.saving import save_pretrained
-from st_adapter.statistics import bootstrap_interval, gate
+from st_adapter.statistics import gate
 from st_adapter.storage import write_json
 from st_adapter.trainer import AdapterTrainer
 from st_adapter.training_args import AdapterTrainingArguments
+from st_adapter.trec import write_trec
 
 Method = Literal["auto", "closed-form", "gradient"]
 
@@ -139,14 +141,18 @@ def run_training(
     seconds["fitting"] = time.perf_counter() - start
 
     start = time.perf_counter()
+    # Figures of a split that the adapter was fitted on say how well it fits, not how well it does.
+    fitted_on = ["train"] if method == "gradient" else ["train", "dev"]
+    seen = seen_documents(embedded, fitted_on)
     evaluations: dict[str, EvaluationResult] = {
-        split: evaluate(embedded[split], adapter) for split in ("dev", "test") if split in embedded.qrels
+        split: evaluate(embedded[split], adapter, seen_documents=seen)
+        for split in ("dev", "test")
+        if split in embedded.qrels
     }
+    figures = {split: evaluation.to_dict(per_query=PER_QUERY) for split, evaluation in evaluations.items()}
     seconds["evaluating"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    # Figures of a split that the adapter was fitted on say how well it fits, not how well it does.
-    fitted_on = ["train"] if method == "gradient" else ["train", "dev"]
     record = TrainingRecord(
         data=dataset.name,
         dataset_id=dataset.name if "/" in dataset.name else "",
@@ -183,7 +189,7 @@ def run_training(
         "fitted_on": fitted_on,
         "adapter": None if adapter is None else adapter.get_config_dict(),
         "selection": selection,
-        **{split: evaluation.to_dict(per_query=PER_QUERY) for split, evaluation in evaluations.items()},
+        **figures,
         "seconds": seconds,
         "seed": seed,
         "arguments": None if args is None else args.hyperparameters(),
@@ -223,6 +229,8 @@ def evaluate_saved(
     dataset: RetrievalDataset,
     split: str,
     *,
+    fitted_on: Sequence[str] = (),
+    run_dir: str | Path | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     embedding_batch_size: int = 32,
     precision: Precision = "fp32",
@@ -234,18 +242,25 @@ def evaluate_saved(
             are equal.
         dataset: queries, corpus and judgements.
         split: the split to evaluate on.
+        fitted_on: splits of these data that the adapter was fitted on, to tell queries whose documents it has seen from
+            the others; without any they are not told apart.
+        run_dir: a folder to write the rankings and judgements to in TREC form; see ``write_trec``.
         cache_dir: where embeddings are cached; see ``embed``.
         embedding_batch_size: texts per forward pass of the base model.
         precision: of the base model's forward pass; see ``embed``.
 
     Raises:
-        ValueError: the data do not have the split, or the model has a Router of another making.
+        ValueError: the data do not have the split, the model has a Router of another making, or the data cannot be
+            written in TREC form.
     """
     if split not in dataset.qrels:
         raise ValueError(f"There is no split {split!r}; the data have {list(dataset.qrels)}. Choose one of these.")
     base, query_modules = detach(model)
     embedded = embed(base, dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision)
-    return evaluate(embedded[split], query_modules)
+    if run_dir is not None:
+        write_trec(embedded[split], run_dir, query_modules)
+    seen = seen_documents(embedded, fitted_on) if fitted_on else None
+    return evaluate(embedded[split], query_modules, seen_documents=seen)
 
 
 def _check_output_dir(folder: Path) -> None:
@@ -262,17 +277,16 @@ def _check_output_dir(folder: Path) -> None:
 
 
 def _scores(evaluation: EvaluationResult, similarity: str) -> SplitScores:
-    base, adapted = evaluation.base_means, evaluation.adapted_means
+    compared = {name: evaluation.compare(name) for name in TABLE_METRICS}
     return SplitScores(
         split=evaluation.split,
         num_queries=len(evaluation.query_ids),
         num_documents=evaluation.num_documents,
         similarity=similarity,
-        base={name: base[name] for name in TABLE_METRICS},
-        adapted={name: adapted[name] for name in TABLE_METRICS},
-        intervals={
-            name: list(bootstrap_interval(evaluation.adapted[name] - evaluation.base[name])) for name in TABLE_METRICS
-        },
+        base={name: each.base for name, each in compared.items()},
+        adapted={name: each.adapted for name, each in compared.items()},
+        intervals={name: list(each.interval) for name, each in compared.items()},
+        summary=compared["ndcg@10"].sentence.capitalize() + ".",
     )
 
 
