@@ -19,6 +19,7 @@ ORDER = [
     "embeddings",
     "adapter",
     "evaluation",
+    "index",
     "model",
     "hub",
     "training_args",
