@@ -235,8 +235,8 @@ def _int8_round_trip(split: EmbeddedSplit) -> Callable[[Tensor], Tensor]:
 
     def round_trip(embeddings: Tensor) -> Tensor:
         codes = quantize_embeddings(_numpy(embeddings), "int8", ranges=ranges)
-        # Half a step is added, because codes are rounded down: FAISS decodes so too.
-        shares = (codes.astype(np.float32) + 128.5) / 256
+        # Codes are rounded down from 255 steps; half a step up lies the middle, where FAISS decodes to as well.
+        shares = (codes.astype(np.float32) + 128.5) / 255
         return torch.from_numpy(ranges[0] + shares * (ranges[1] - ranges[0])).to(embeddings)
 
     return round_trip
