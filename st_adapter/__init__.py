@@ -11,9 +11,10 @@ from st_adapter.auto import FitResult, fit
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, embed, model_fingerprint
 from st_adapter.evaluation import EvaluationResult, adapt, evaluate
+from st_adapter.index import IndexEvaluation, build_index, evaluate_indexes
 from st_adapter.metrics import ranking_metrics, run_metrics
 from st_adapter.model import attach, detach, save_pretrained
-from st_adapter.pipeline import TrainingRun, evaluate_saved, run_training
+from st_adapter.pipeline import TrainingRun, evaluate_saved, evaluate_saved_indexes, run_training
 from st_adapter.retrieval import search
 from st_adapter.trainer import AdapterTrainer
 from st_adapter.training_args import AdapterTrainingArguments
@@ -26,16 +27,20 @@ __all__ = [
     "EmbeddedSplit",
     "EvaluationResult",
     "FitResult",
+    "IndexEvaluation",
     "QueryAdapter",
     "RetrievalDataset",
     "TrainingRun",
     "__version__",
     "adapt",
     "attach",
+    "build_index",
     "detach",
     "embed",
     "evaluate",
+    "evaluate_indexes",
     "evaluate_saved",
+    "evaluate_saved_indexes",
     "fit",
     "model_fingerprint",
     "ranking_metrics",

@@ -20,13 +20,14 @@ from st_adapter.data import RetrievalDataset
 from st_adapter.demo import demo_model_path, standard_library_dataset
 from st_adapter.embeddings import Precision
 from st_adapter.evaluation import EvaluationResult
+from st_adapter.index import IndexEvaluation
 from st_adapter.model import saved_metadata
 from st_adapter.pipeline import (
     PER_QUERY,
     RESULTS_FILE,
     Method,
     TrainingRun,
-    evaluate_saved,
+    evaluate_saved_indexes,
     run_training,
     write_json,
 )
@@ -107,6 +108,7 @@ def evaluate(
     model: str,
     data: str,
     split: str = "test",
+    index: tuple[str, ...] = (),
     output: Path | None = None,
     query_column: str | None = None,
     document_column: str | None = None,
@@ -122,6 +124,8 @@ def evaluate(
         model: A model saved by `st-adapter train`: folder or Hub id.
         data: File or folder of (query, document) pairs, folder in BEIR form, or Hub data set id.
         split: Split to evaluate on.
+        index: Indexes to search through besides exact search: truncate:DIM, int8, int8-both, binary[:CANDIDATES],
+            binary-rescored[:CANDIDATES]; and with st-adapter[index] installed, hnsw[:EF_SEARCH], ivf[:NPROBE].
         output: JSON file to write the result to, with values per query.
         query_column: Column of the queries, if it has an unusual name.
         document_column: Column of the relevant documents, if it has an unusual name.
@@ -137,18 +141,23 @@ def evaluate(
     dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=seed)
     if split in trained.get("fitted_on", []) and dataset.name == trained.get("data"):
         console.print(f"The adapter was fitted on the split {split!r}: the figures say how well it fits, no more.")
-    result = evaluate_saved(
+    exact, *others = evaluations = evaluate_saved_indexes(
         _load(model, device),
         dataset,
         split,
+        index,
         cache_dir=cache_dir,
         embedding_batch_size=embedding_batch_size,
         precision=precision,
     )
-    _print_evaluation(result)
+    _print_evaluation(exact.result)
+    if others:
+        _print_indexes(evaluations)
     if output is not None:
-        summary = {"model": model, "data": dataset.name, "split": split, "seed": seed}
-        write_json(output, {**summary, **result.to_dict(per_query=PER_QUERY)})
+        summary: dict[str, Any] = {"model": model, "data": dataset.name, "split": split, "seed": seed}
+        if others:
+            summary["indexes"] = [evaluation.to_dict(per_query=PER_QUERY) for evaluation in others]
+        write_json(output, {**summary, **exact.result.to_dict(per_query=PER_QUERY)})
         console.print(f"Written to [bold]{escape(str(output))}[/bold]")
     return 0
 
@@ -232,6 +241,25 @@ def _print_evaluation(result: EvaluationResult) -> None:
     console.print(table)
     if result.unjudged_query_ids:
         console.print(f"{len(result.unjudged_query_ids)} queries have no relevant document and are not counted.")
+
+
+def _print_indexes(evaluations: Sequence[IndexEvaluation]) -> None:
+    """Both sides through each index, and how much of exact search each index finds."""
+    table = Table(title="nDCG@10 through each index, and its recall@10 against exact search")
+    for column in ("index", "base", "adapted", "difference", "95 % interval", "recall, base", "recall, adapted"):
+        table.add_column(column, justify="left" if column == "index" else "right")
+    for evaluation in evaluations:
+        means = [side["ndcg@10"] for side in (evaluation.result.base_means, evaluation.result.adapted_means)]
+        low, high = evaluation.interval
+        table.add_row(
+            escape(evaluation.index),
+            *(f"{mean:.4f}" for mean in means),
+            f"{evaluation.gain:+.4f}",
+            f"{low:+.4f} to {high:+.4f}",
+            *(f"{recall:.3f}" for recall in (evaluation.base_recall, evaluation.adapted_recall)),
+            style="green" if low > 0 else "red" if high < 0 else "",
+        )
+    console.print(table)
 
 
 def _print_candidates(selection: Mapping[str, Any]) -> None:

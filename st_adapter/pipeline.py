@@ -8,19 +8,21 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import check_seed_and_level, fit
 from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import EmbeddedDataset, Precision, embed
+from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, Precision, embed
 from st_adapter.evaluation import EvaluationResult, evaluate
+from st_adapter.index import IndexEvaluation, check_index, evaluate_indexes
 from st_adapter.model import detach, save_pretrained
 from st_adapter.statistics import gate
 from st_adapter.trainer import AdapterTrainer
@@ -235,11 +237,57 @@ def evaluate_saved(
     Raises:
         ValueError: the data do not have the split, or the model has a Router of another making.
     """
+    embedded, query_modules = _embed_split(model, dataset, split, cache_dir, embedding_batch_size, precision)
+    return evaluate(embedded, query_modules)
+
+
+def evaluate_saved_indexes(
+    model: SentenceTransformer,
+    dataset: RetrievalDataset,
+    split: str,
+    indexes: Sequence[str],
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    embedding_batch_size: int = 32,
+    precision: Precision = "fp32",
+) -> list[IndexEvaluation]:
+    """Evaluate a saved model against its own base model through exact search and through each of several indexes.
+
+    Args:
+        model: as for ``evaluate_saved``.
+        dataset: queries, corpus and judgements.
+        split: the split to evaluate on.
+        indexes: names as ``build_index`` takes them, such as ``int8`` or ``hnsw:40``.
+        cache_dir: where embeddings are cached; see ``embed``.
+        embedding_batch_size: texts per forward pass of the base model.
+        precision: of the base model's forward pass; see ``embed``.
+
+    Returns:
+        One entry per index, the exact search first.
+
+    Raises:
+        ValueError: as ``evaluate_saved``; or a name is unknown or does not fit the model's dimensions.
+        ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
+    """
+    indexes = [check_index(name) for name in indexes]  # before anything is embedded
+    embedded, query_modules = _embed_split(model, dataset, split, cache_dir, embedding_batch_size, precision)
+    return evaluate_indexes(embedded, query_modules, indexes)
+
+
+def _embed_split(
+    model: SentenceTransformer,
+    dataset: RetrievalDataset,
+    split: str,
+    cache_dir: str | os.PathLike[str] | None,
+    embedding_batch_size: int,
+    precision: Precision,
+) -> tuple[EmbeddedSplit, list[Module]]:
+    """A split embedded with the base model of a saved model, and the modules that the latter applies to queries."""
     if split not in dataset.qrels:
         raise ValueError(f"There is no split {split!r}; the data have {list(dataset.qrels)}. Choose one of these.")
     base, query_modules = detach(model)
     embedded = embed(base, dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision)
-    return evaluate(embedded[split], query_modules)
+    return embedded[split], query_modules
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
