@@ -87,7 +87,7 @@ def measure(name: str, embedded: EmbeddedDataset, indexes: Sequence[str], seed: 
     fitted = fit(embedded, seed=seed, show_progress_bar=False)
     seconds = time.perf_counter() - start
     print(f"{name}: fitted in {seconds:.1f} s, adopted: {fitted.adapter is not None}", flush=True)
-    evaluations = evaluate_indexes(embedded["test"], fitted.adapter, indexes)
+    evaluations = evaluate_indexes(embedded["test"], fitted.adapter, indexes, ks=(10,))
     exact = evaluations[0].result
     exact_gain = exact.adapted[METRIC] - exact.base[METRIC]
     entries = {}
@@ -98,8 +98,8 @@ def measure(name: str, embedded: EmbeddedDataset, indexes: Sequence[str], seed: 
             "description": evaluation.description,
             "base": round(float(base.mean()), 5),
             "adapted": round(float(adapted.mean()), 5),
-            "gain": round(evaluation.gain, 5),
-            "interval": rounded_ends(evaluation.interval),
+            "gain": round(float((adapted - base).mean()), 5),
+            "interval": rounded_ends(bootstrap_interval(adapted - base)),
             "gain_change": round(float(change.mean()), 5),
             "gain_change_interval": rounded_ends(bootstrap_interval(change)),
             "base_recall": round(evaluation.base_recall, 5),

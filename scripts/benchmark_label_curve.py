@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmark_quality import (
+    FITTED_ON,
     METRIC,
     ROOT,
     SHARED_DATA,
@@ -29,7 +30,6 @@ from benchmark_quality import (
     fraction,
     ours,
     rounded,
-    seen_queries,
     signed,
     start_results,
     summary,
@@ -37,7 +37,7 @@ from benchmark_quality import (
 )
 
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels
-from st_adapter.evaluation import query_metrics
+from st_adapter.evaluation import query_metrics, seen_documents, seen_queries
 
 OUTPUT = ROOT / "scripts" / "results" / "label_curve.json"
 DEFAULT_DATA = ("scifact", "feedbackqa")
@@ -105,7 +105,7 @@ def measure_size(name: str, embedded: EmbeddedDataset, base: Values, size: int, 
         adapted = query_metrics(test, fitted.transform(test.query_embeddings), [10])[METRIC]
         values.append(adapted)
         runs[str(draw)] = {
-            **compare(base, adapted, seen_queries(drawn)),
+            **compare(base, adapted, seen_queries(test, seen_documents(drawn, FITTED_ON))),
             "num_queries_by_split": {split: len(drawn[split].query_ids) for split in ("train", "dev")},
             "seconds": round(seconds, 3),
             **fitted.facts,

@@ -33,18 +33,19 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
+from st_adapter import comparison
 from st_adapter.auto import fit
 from st_adapter.data import RetrievalDataset
 from st_adapter.demo import demo_model_path, standard_library_dataset
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, embed, model_fingerprint
-from st_adapter.evaluation import adapt, query_metrics
-from st_adapter.statistics import bootstrap_interval
+from st_adapter.evaluation import adapt, query_metrics, seen_documents, seen_queries
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_quality.json"
 DEMO = "Python standard library"
 METRIC = "ndcg@10"
+FITTED_ON = ("train", "dev")
 PACKAGES = ("st-adapter", "torch", "sentence-transformers", "transformers", "datasets", "numpy")
 
 Values = NDArray[np.float64]
@@ -218,7 +219,7 @@ def ours(
 ) -> Fitted:
     """The package with default settings."""
     # Without test in the data, no mistake could let it in.
-    labelled = replace(embedded, qrels={split: embedded.qrels[split] for split in ("train", "dev")})
+    labelled = replace(embedded, qrels={split: embedded.qrels[split] for split in FITTED_ON})
     result = fit(labelled, method=method, seed=seed)
     facts: dict[str, Any] = {
         "adopted": result.adopted,
@@ -272,7 +273,7 @@ def linear_map(weights: Sequence[Tensor]) -> Transform:
 def measure(name: str, embedded: EmbeddedDataset, outside: Tensor, seeds: Sequence[int]) -> dict[str, Any]:
     """Run every method with every seed on one data set and compare with the base model, query by query."""
     test = embedded["test"]
-    seen = seen_queries(embedded)
+    seen = seen_queries(test, seen_documents(embedded, FITTED_ON))
     base = query_metrics(test, test.query_embeddings, [10])[METRIC]
     methods = {}
     for method_name, method in METHODS.items():
@@ -301,17 +302,6 @@ def measure(name: str, embedded: EmbeddedDataset, outside: Tensor, seeds: Sequen
     }
 
 
-def seen_queries(embedded: EmbeddedDataset) -> NDArray[np.bool_]:
-    """For each test query, whether any document relevant to it is relevant to a query of train or dev: (Q,)."""
-    labelled = torch.zeros(len(embedded.corpus_ids), dtype=torch.bool)
-    for split in ("train", "dev"):
-        labelled[positive_pairs(embedded[split])[1].cpu()] = True
-    rows, documents = (index.cpu() for index in positive_pairs(embedded["test"]))
-    seen = np.zeros(len(embedded["test"].query_ids), dtype=np.bool_)
-    seen[rows[labelled[documents]].numpy()] = True
-    return seen
-
-
 def summary(
     runs: Sequence[Mapping[str, Any]], base: Values, values: Sequence[Values], seen: NDArray[np.bool_]
 ) -> dict[str, Any]:
@@ -337,15 +327,16 @@ def compare(base: Values, adapted: Values, seen: NDArray[np.bool_]) -> dict[str,
 
 
 def compare_part(base: Values, adapted: Values) -> dict[str, Any]:
-    differences = adapted - base
+    compared = comparison.compare({METRIC: base}, {METRIC: adapted})[METRIC]
     return {
-        "num_queries": len(base),
-        "base": round(float(base.mean()), 5),
-        "mean": round(float(adapted.mean()), 5),
-        "gain": round(float(differences.mean()), 5),
-        "interval": [round(bound, 5) for bound in bootstrap_interval(differences)],
-        "wins": int((differences > 1e-9).sum()),
-        "losses": int((differences < -1e-9).sum()),
+        "num_queries": compared.num_queries,
+        "base": round(compared.base, 5),
+        "mean": round(compared.adapted, 5),
+        "gain": round(compared.difference, 5),
+        "interval": [round(bound, 5) for bound in compared.interval],
+        "p_value": round(compared.p_value, 5),
+        "wins": compared.wins,
+        "losses": compared.losses,
     }
 
 

@@ -139,13 +139,16 @@ def evaluate(
     if seed is None:
         seed = int(trained.get("seed", 0))
     dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=seed)
-    if split in trained.get("fitted_on", []) and dataset.name == trained.get("data"):
+    fitted_on = trained.get("fitted_on", []) if dataset.name == trained.get("data") else []
+    if split in fitted_on:
         console.print(f"The adapter was fitted on the split {split!r}: the figures say how well it fits, no more.")
     exact, *others = evaluations = evaluate_saved_indexes(
         _load(model, device),
         dataset,
         split,
         index,
+        # With another seed the data may be cut in another way.
+        fitted_on=fitted_on if seed == trained.get("seed") else [],
         cache_dir=cache_dir,
         embedding_batch_size=embedding_batch_size,
         precision=precision,
@@ -231,14 +234,18 @@ def _print_dataset(dataset: RetrievalDataset) -> None:
 
 def _print_evaluation(result: EvaluationResult) -> None:
     table = Table(title=f"{result.split}: {len(result.query_ids)} queries, {result.num_documents} documents")
-    for column in ("metric", "base", "adapted", "difference"):
+    for column in ("metric", "base", "adapted", "difference", "95 % interval", "p"):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    base, adapted = result.base_means, result.adapted_means
     for name in _TABLE_METRICS:
-        difference = adapted[name] - base[name]
+        compared = result.compare(name)
+        difference, (low, high) = compared.difference, compared.interval
         style = "green" if difference > 0 else "red" if difference < 0 else ""
-        table.add_row(name, f"{base[name]:.4f}", f"{adapted[name]:.4f}", f"{difference:+.4f}", style=style)
+        cells = [f"{compared.base:.4f}", f"{compared.adapted:.4f}", f"{difference:+.4f}"]
+        table.add_row(name, *cells, f"{low:+.4f} to {high:+.4f}", f"{compared.p_value:.4f}", style=style)
     console.print(table)
+    titles = {"all": "All queries", "seen": "Documents asked for in training", "unseen": "Documents new"}
+    for part, compared_part in result.comparisons.items():
+        console.print(f"{titles[part]}: {compared_part['ndcg@10'].sentence}", soft_wrap=True, highlight=False)
     if result.unjudged_query_ids:
         console.print(f"{len(result.unjudged_query_ids)} queries have no relevant document and are not counted.")
 
@@ -249,12 +256,13 @@ def _print_indexes(evaluations: Sequence[IndexEvaluation]) -> None:
     for column in ("index", "base", "adapted", "difference", "95 % interval", "recall, base", "recall, adapted"):
         table.add_column(column, justify="left" if column == "index" else "right")
     for evaluation in evaluations:
-        means = [side["ndcg@10"] for side in (evaluation.result.base_means, evaluation.result.adapted_means)]
-        low, high = evaluation.interval
+        compared = evaluation.result.compare("ndcg@10")
+        low, high = compared.interval
         table.add_row(
             escape(evaluation.index),
-            *(f"{mean:.4f}" for mean in means),
-            f"{evaluation.gain:+.4f}",
+            f"{compared.base:.4f}",
+            f"{compared.adapted:.4f}",
+            f"{compared.difference:+.4f}",
             f"{low:+.4f} to {high:+.4f}",
             *(f"{recall:.3f}" for recall in (evaluation.base_recall, evaluation.adapted_recall)),
             style="green" if low > 0 else "red" if high < 0 else "",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,12 +15,14 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings import EmbeddedSplit, place_in_group
+from st_adapter.comparison import Comparison, compare
+from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, place_in_group
 from st_adapter.metrics import DEFAULT_KS, ranking_metrics
 from st_adapter.retrieval import Index, TopK, search
 
 PerQuery = dict[str, NDArray[np.float64]]
 Adapter = QueryAdapter | Sequence[Module]
+Part = Literal["all", "seen", "unseen"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class EvaluationResult:
         num_documents: N, size of the corpus searched.
         num_pairs: relevant (query, document) pairs.
         seconds: wall time of both searches and their metrics.
+        seen: (Q,) bool, whether a relevant document of the query was a positive in training; None if that was not
+            asked for.
     """
 
     split: str
@@ -45,6 +50,7 @@ class EvaluationResult:
     num_documents: int
     num_pairs: int
     seconds: float
+    seen: NDArray[np.bool_] | None = None
 
     @property
     def base_means(self) -> dict[str, float]:
@@ -56,8 +62,48 @@ class EvaluationResult:
         """Means of the adapted model over the queries."""
         return {name: float(values.mean()) for name, values in self.adapted.items()}
 
+    @cached_property
+    def comparisons(self) -> dict[Part, dict[str, Comparison]]:
+        """Part of the queries -> metric -> adapted against base; of ``seen`` and ``unseen`` those that have a query."""
+        parts: dict[Part, NDArray[np.bool_]] = {"all": np.ones(len(self.query_ids), dtype=np.bool_)}
+        if self.seen is not None:
+            parts |= {"seen": self.seen, "unseen": ~self.seen}
+        # A part that is the whole is not resampled a second time.
+        compared: dict[Part, dict[str, Comparison]] = {}
+        for part, kept in parts.items():
+            if part != "all" and kept.all():
+                compared[part] = compared["all"]
+            elif kept.any():
+                base, adapted = (
+                    {name: values[kept] for name, values in side.items()} for side in (self.base, self.adapted)
+                )
+                compared[part] = compare(base, adapted)
+        return compared
+
+    def compare(self, metric: str = "ndcg@10", part: Part = "all") -> Comparison:
+        """Compare the adapted model with the base model in one metric.
+
+        Args:
+            metric: one of those evaluated.
+            part: all queries, or those with or without a relevant document that was a positive in training.
+
+        Raises:
+            ValueError: the metric was not evaluated, or the part is unknown or has no query.
+        """
+        if part not in self.comparisons:
+            raise ValueError(
+                f"There are no {part!r} queries to compare, only {list(self.comparisons)}. "
+                + ("Choose one of these." if self.seen is not None else "Give evaluate() the seen documents.")
+            )
+        if metric not in self.base:
+            raise ValueError(f"{metric!r} was not evaluated, only {list(self.base)}. Choose one of these.")
+        return self.comparisons[part][metric]
+
     def to_dict(self, per_query: Sequence[str] = ()) -> dict[str, Any]:
-        """A JSON-ready summary; ``per_query`` names the metrics to write out query by query."""
+        """A JSON-ready summary; ``per_query`` names the metrics to write out query by query.
+
+        ``comparisons`` holds what ``Comparison`` holds, by part of the queries and metric.
+        """
         summary: dict[str, Any] = {
             "num_queries": len(self.query_ids),
             "num_documents": self.num_documents,
@@ -65,6 +111,10 @@ class EvaluationResult:
             "num_unjudged_queries": len(self.unjudged_query_ids),
             "base": self.base_means,
             "adapted": self.adapted_means,
+            "comparisons": {
+                part: {name: comparison.to_dict() for name, comparison in compared.items()}
+                for part, compared in self.comparisons.items()
+            },
         }
         if per_query:
             summary["per_query"] = {
@@ -72,14 +122,61 @@ class EvaluationResult:
                 "base": {name: self.base[name].tolist() for name in per_query},
                 "adapted": {name: self.adapted[name].tolist() for name in per_query},
             }
+            if self.seen is not None:
+                summary["per_query"]["seen"] = self.seen.tolist()
         return summary
+
+
+def seen_documents(embedded: EmbeddedDataset, fitted_on: Sequence[str]) -> Tensor:
+    """Which documents are a positive of a query that the adapter was fitted on: (N,) bool.
+
+    Args:
+        embedded: the data set.
+        fitted_on: the splits of the fit.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    seen = torch.zeros(len(embedded.corpus_ids), dtype=torch.bool, device=embedded.corpus_embeddings.device)
+    for split in fitted_on:
+        if split not in embedded.qrels:
+            raise ValueError(
+                f"There is no split {split!r}; this data set has {list(embedded.qrels)}. Name the splits of the fit."
+            )
+        qrels = embedded.qrels[split]
+        seen[qrels.corpus_index[qrels.relevance > 0]] = True
+    return seen
+
+
+def seen_queries(split: EmbeddedSplit, seen_documents: Tensor) -> NDArray[np.bool_]:
+    """Which queries of a split have a relevant document among the seen ones: (Q,) bool.
+
+    Args:
+        split: queries and judgements.
+        seen_documents: (N,) bool, from the function of this name.
+
+    Raises:
+        ValueError: ``seen_documents`` has another number of documents.
+    """
+    if seen_documents.shape != (len(split.corpus_ids),):
+        raise ValueError(
+            f"seen_documents has shape {tuple(seen_documents.shape)}, but the corpus has {len(split.corpus_ids)} "
+            "documents. Pass one bool per document of the same data set."
+        )
+    relevant = split.qrels.relevance > 0
+    hit = seen_documents.to(relevant.device)[split.qrels.corpus_index] & relevant
+    seen = np.zeros(len(split.query_ids), dtype=np.bool_)
+    seen[split.qrels.query_index[hit].cpu().numpy()] = True
+    return seen
 
 
 def evaluate(
     split: EmbeddedSplit,
     adapter: Adapter | None = None,
     ks: Sequence[int] = DEFAULT_KS,
+    *,
     index: Index | None = None,
+    seen_documents: Tensor | None = None,
 ) -> EvaluationResult:
     """Search the whole corpus with the base and with the adapted queries of a split, and compare.
 
@@ -88,12 +185,15 @@ def evaluate(
         adapter: an adapter, or the modules that a saved model applies to queries; None evaluates the base model alone.
         ks: cut-offs, each >= 1.
         index: what searches the split's corpus, as ``build_index`` makes it; exact search if None.
+        seen_documents: (N,) bool, documents that were positives in training, from the function of this name; if given,
+            the result tells queries with such a relevant document from those without.
 
     Returns:
         Both sides, per query.
 
     Raises:
-        ValueError: no query of the split has a relevant document, or the adapter has another dimension.
+        ValueError: no query of the split has a relevant document, the adapter has another dimension, or
+            ``seen_documents`` has another number of documents.
     """
     start = time.perf_counter()
     judged = torch.zeros(len(split.query_ids), dtype=torch.bool, device=split.query_embeddings.device)
@@ -104,6 +204,7 @@ def evaluate(
             "Check the relevance scores: > 0 is relevant."
         )
     kept = judged.cpu().numpy()
+    seen = None if seen_documents is None else seen_queries(split, seen_documents)[kept]
     base = {name: values[kept] for name, values in query_metrics(split, split.query_embeddings, ks, index).items()}
     adapted = base
     if adapter is not None:
@@ -118,6 +219,7 @@ def evaluate(
         num_documents=len(split.corpus_ids),
         num_pairs=split.num_pairs,
         seconds=time.perf_counter() - start,
+        seen=seen,
     )
 
 

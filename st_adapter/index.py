@@ -22,10 +22,8 @@ from st_adapter.embeddings import EmbeddedSplit
 from st_adapter.evaluation import Adapter, EvaluationResult, adapt, evaluate, search_split
 from st_adapter.metrics import DEFAULT_KS
 from st_adapter.retrieval import Index, TopK, rescore, search
-from st_adapter.statistics import Interval, bootstrap_interval
 
 EXACT = "exact"
-_METRIC = "ndcg@10"
 _RECALL_AT = 10
 # HNSW: links per document and width of the search while building; with the width while searching below, the defaults
 # of Chroma 1.x.
@@ -54,16 +52,6 @@ class IndexEvaluation:
     base_recall: float
     adapted_recall: float
 
-    @property
-    def gain(self) -> float:
-        """Mean difference in nDCG@10, adapted minus base."""
-        return self.result.adapted_means[_METRIC] - self.result.base_means[_METRIC]
-
-    @property
-    def interval(self) -> Interval:
-        """95 % bootstrap interval of the gain."""
-        return bootstrap_interval(self.result.adapted[_METRIC] - self.result.base[_METRIC])
-
     def to_dict(self, per_query: Sequence[str] = ()) -> dict[str, Any]:
         """A JSON-ready summary; ``per_query`` names the metrics to write out query by query."""
         return {
@@ -71,14 +59,17 @@ class IndexEvaluation:
             "description": self.description,
             "base_recall": self.base_recall,
             "adapted_recall": self.adapted_recall,
-            "gain": self.gain,
-            "interval": list(self.interval),
             **self.result.to_dict(per_query),
         }
 
 
 def evaluate_indexes(
-    split: EmbeddedSplit, adapter: Adapter | None, indexes: Sequence[str], ks: Sequence[int] = DEFAULT_KS
+    split: EmbeddedSplit,
+    adapter: Adapter | None,
+    indexes: Sequence[str],
+    ks: Sequence[int] = DEFAULT_KS,
+    *,
+    seen_documents: Tensor | None = None,
 ) -> list[IndexEvaluation]:
     """Evaluate base and adapted queries through each of several indexes over the same documents.
 
@@ -88,17 +79,16 @@ def evaluate_indexes(
         split: queries, corpus and judgements.
         adapter: an adapter, or the modules that a saved model applies to queries; None evaluates the base model alone.
         indexes: names as ``build_index`` takes them.
-        ks: cut-offs, each >= 1; 10 is one of them.
+        ks: cut-offs, each >= 1.
+        seen_documents: as for ``evaluate``.
 
     Returns:
         One entry per index, the exact search first whether or not it was named.
 
     Raises:
-        ValueError: a name is unknown or does not fit the embeddings, or ``ks`` lacks 10.
+        ValueError: a name is unknown or does not fit the embeddings; or as ``evaluate``.
         ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
     """
-    if 10 not in ks:
-        raise ValueError(f"The cut-offs {list(ks)} lack 10, which indexes are compared by. Add it.")
     names = list(dict.fromkeys([EXACT, *(check_index(name) for name in indexes)]))
     sides = [split.query_embeddings, split.query_embeddings]
     if adapter is not None:
@@ -106,8 +96,8 @@ def evaluate_indexes(
     evaluations = []
     for name in names:
         index = build_index(split, name)
-        result = evaluate(split, adapter, ks, index)
-        base_recall, adapted_recall = (_recall(split, queries, index) for queries in sides)
+        result = evaluate(split, adapter, ks, index=index, seen_documents=seen_documents)
+        base_recall, adapted_recall = (1.0 if name == EXACT else _recall(split, queries, index) for queries in sides)
         evaluations.append(IndexEvaluation(name, _describe(name), result, base_recall, adapted_recall))
     return evaluations
 

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Module
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import check_seed_and_level, fit
 from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, Precision, embed
-from st_adapter.evaluation import EvaluationResult, evaluate
+from st_adapter.embeddings import EmbeddedDataset, Precision, embed
+from st_adapter.evaluation import EvaluationResult, evaluate, seen_documents
 from st_adapter.index import IndexEvaluation, check_index, evaluate_indexes
 from st_adapter.model import detach, save_pretrained
 from st_adapter.statistics import gate
@@ -136,14 +135,18 @@ def run_training(
     seconds["fitting"] = time.perf_counter() - start
 
     start = time.perf_counter()
+    # Figures of a split that the adapter was fitted on say how well it fits, not how well it does.
+    fitted_on = ["train"] if method == "gradient" else ["train", "dev"]
+    seen = seen_documents(embedded, fitted_on)
     evaluations: dict[str, EvaluationResult] = {
-        split: evaluate(embedded[split], adapter) for split in ("dev", "test") if split in embedded.qrels
+        split: evaluate(embedded[split], adapter, seen_documents=seen)
+        for split in ("dev", "test")
+        if split in embedded.qrels
     }
+    figures = {split: evaluation.to_dict(per_query=PER_QUERY) for split, evaluation in evaluations.items()}
     seconds["evaluating"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    # Figures of a split that the adapter was fitted on say how well it fits, not how well it does.
-    fitted_on = ["train"] if method == "gradient" else ["train", "dev"]
     summary = {
         "data": dataset.name,
         "seed": seed,
@@ -176,7 +179,7 @@ def run_training(
         "fitted_on": fitted_on,
         "adapter": None if adapter is None else adapter.get_config_dict(),
         "selection": selection,
-        **{split: evaluation.to_dict(per_query=PER_QUERY) for split, evaluation in evaluations.items()},
+        **figures,
         "seconds": seconds,
         "seed": seed,
         "arguments": None if args is None else args.to_dict(),
@@ -219,6 +222,7 @@ def evaluate_saved(
     dataset: RetrievalDataset,
     split: str,
     *,
+    fitted_on: Sequence[str] = (),
     cache_dir: str | os.PathLike[str] | None = None,
     embedding_batch_size: int = 32,
     precision: Precision = "fp32",
@@ -230,6 +234,8 @@ def evaluate_saved(
             are equal.
         dataset: queries, corpus and judgements.
         split: the split to evaluate on.
+        fitted_on: splits of these data that the adapter was fitted on, to tell queries whose documents it has seen from
+            the others; without any they are not told apart.
         cache_dir: where embeddings are cached; see ``embed``.
         embedding_batch_size: texts per forward pass of the base model.
         precision: of the base model's forward pass; see ``embed``.
@@ -237,8 +243,17 @@ def evaluate_saved(
     Raises:
         ValueError: the data do not have the split, or the model has a Router of another making.
     """
-    embedded, query_modules = _embed_split(model, dataset, split, cache_dir, embedding_batch_size, precision)
-    return evaluate(embedded, query_modules)
+    evaluations = evaluate_saved_indexes(
+        model,
+        dataset,
+        split,
+        (),
+        fitted_on=fitted_on,
+        cache_dir=cache_dir,
+        embedding_batch_size=embedding_batch_size,
+        precision=precision,
+    )
+    return evaluations[0].result
 
 
 def evaluate_saved_indexes(
@@ -247,6 +262,7 @@ def evaluate_saved_indexes(
     split: str,
     indexes: Sequence[str],
     *,
+    fitted_on: Sequence[str] = (),
     cache_dir: str | os.PathLike[str] | None = None,
     embedding_batch_size: int = 32,
     precision: Precision = "fp32",
@@ -258,6 +274,7 @@ def evaluate_saved_indexes(
         dataset: queries, corpus and judgements.
         split: the split to evaluate on.
         indexes: names as ``build_index`` takes them, such as ``int8`` or ``hnsw:40``.
+        fitted_on: as for ``evaluate_saved``.
         cache_dir: where embeddings are cached; see ``embed``.
         embedding_batch_size: texts per forward pass of the base model.
         precision: of the base model's forward pass; see ``embed``.
@@ -269,25 +286,13 @@ def evaluate_saved_indexes(
         ValueError: as ``evaluate_saved``; or a name is unknown or does not fit the model's dimensions.
         ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
     """
-    indexes = [check_index(name) for name in indexes]  # before anything is embedded
-    embedded, query_modules = _embed_split(model, dataset, split, cache_dir, embedding_batch_size, precision)
-    return evaluate_indexes(embedded, query_modules, indexes)
-
-
-def _embed_split(
-    model: SentenceTransformer,
-    dataset: RetrievalDataset,
-    split: str,
-    cache_dir: str | os.PathLike[str] | None,
-    embedding_batch_size: int,
-    precision: Precision,
-) -> tuple[EmbeddedSplit, list[Module]]:
-    """A split embedded with the base model of a saved model, and the modules that the latter applies to queries."""
     if split not in dataset.qrels:
         raise ValueError(f"There is no split {split!r}; the data have {list(dataset.qrels)}. Choose one of these.")
+    indexes = [check_index(name) for name in indexes]  # before anything is embedded
     base, query_modules = detach(model)
     embedded = embed(base, dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision)
-    return embedded[split], query_modules
+    seen = seen_documents(embedded, fitted_on) if fitted_on else None
+    return evaluate_indexes(embedded[split], query_modules, indexes, seen_documents=seen)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels
+from st_adapter.evaluation import seen_documents, seen_queries
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
@@ -45,14 +46,16 @@ def embedded_dataset(num_queries, num_documents, qrels):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_interval_is_that_of_the_resampled_mean_difference(quality, sign):
-    base = np.full(4, 0.5)
-    adapted = base + sign * np.array([0.0, 0.4, 0.0, 0.0])
+    base = np.full(12, 0.5)
+    adapted = base + sign * np.array([0.0, 0.36] + 10 * [0.0])
     part = quality.compare_part(base, adapted)
-    # Of 4 draws, k hit the query that changed, k ~ Bin(4, 1/4): P(0) = .316 and P(k >= 3) = 13/256 = .051 are above
-    # .025, P(4) = .004 is below. So the interval ends at k = 0 and k = 3, that is at 0 and 3/4 of .4.
-    assert part["interval"] == pytest.approx(sorted([0.0, sign * 0.3]))
-    assert part["gain"] == pytest.approx(sign * 0.1) and part["mean"] == pytest.approx(0.5 + sign * 0.1)
+    # Of 12 draws, k hit the query that changed, k ~ Bin(12, 1/12): P(0) = .352, P(k >= 4) = .0138, P(k >= 5) = .0019.
+    # Student's 2.201 for 11 degrees of freedom times sqrt(12 / 11) is 2.299, beyond which the normal has .0108. So the
+    # interval ends at k = 0 and k = 4, that is at 0 and 4/12 of .36.
+    assert part["interval"] == pytest.approx(sorted([0.0, sign * 0.12]))
+    assert part["gain"] == pytest.approx(sign * 0.03) and part["mean"] == pytest.approx(0.5 + sign * 0.03)
     assert (part["wins"], part["losses"]) == ((1, 0) if sign > 0 else (0, 1))
+    assert part["p_value"] == 1.0, "one query says nothing"
 
 
 def test_a_query_is_seen_if_a_document_relevant_to_it_was_relevant_in_train_or_dev(quality):
@@ -73,7 +76,7 @@ def test_a_query_is_seen_if_a_document_relevant_to_it_was_relevant_in_train_or_d
             ],
         },
     )
-    seen = quality.seen_queries(embedded)
+    seen = seen_queries(embedded["test"], seen_documents(embedded, ["train", "dev"]))
     assert seen.tolist() == [True, True, False, False, True]
 
     base, adapted = np.array([0.2, 0.4, 0.6, 0.8, 0.0]), np.array([0.3, 0.6, 0.6, 0.4, 0.6])

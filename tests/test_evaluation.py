@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit
-from st_adapter.evaluation import adapt, evaluate
+from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
+from st_adapter.evaluation import adapt, evaluate, seen_documents
 from st_adapter.metrics import run_metrics
 
 
@@ -110,3 +110,61 @@ def test_corpus_order_changes_nothing_without_ties():
 def test_an_adapter_of_another_dimension_is_refused():
     with pytest.raises(ValueError, match=r"8.*16|16.*8"):
         evaluate(random_split(0), QueryAdapter(16))
+
+
+def labelled_dataset():
+    """Three documents: the first is a positive in train, the second only judged there, the third is new."""
+    pairs = {
+        "train": [(0, 0, 1.0), (0, 1, 0.0)],
+        "test": [(1, 0, 1.0), (2, 1, 1.0), (3, 2, 2.0), (3, 0, 1.0), (4, 2, 1.0), (4, 0, 0.0), (5, 0, 0.0)],
+    }
+    qrels = {}
+    for split, judged in pairs.items():
+        query, document, relevance = zip(*judged, strict=True)
+        qrels[split] = EmbeddedQrels(torch.tensor(query), torch.tensor(document), torch.tensor(relevance))
+    queries = torch.nn.functional.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(1)))
+    return EmbeddedDataset(
+        [f"q{n}" for n in range(6)], ["a", "b", "c"], queries, torch.eye(4)[:3], qrels, "cosine", True
+    )
+
+
+def test_queries_are_seen_by_the_documents_that_were_positives_in_training():
+    embedded = labelled_dataset()
+    documents = seen_documents(embedded, ["train"])
+    assert documents.tolist() == [True, False, False]
+    adapter = QueryAdapter.from_matrix(torch.eye(4).roll(1, 0))
+    result = evaluate(embedded["test"], adapter, seen_documents=documents)
+    assert result.query_ids == ["q1", "q2", "q3", "q4"], "q5 has no relevant document"
+    assert result.seen.tolist() == [True, False, True, False]
+    for metric in result.base:
+        difference = result.adapted[metric] - result.base[metric]
+        for part, kept in (("all", [0, 1, 2, 3]), ("seen", [0, 2]), ("unseen", [1, 3])):
+            compared = result.compare(metric, part)
+            assert compared.num_queries == len(kept)
+            assert compared.difference == pytest.approx(difference[kept].mean())
+    written = result.to_dict(per_query=["ndcg@10"])
+    assert set(written["comparisons"]) == {"all", "seen", "unseen"}
+    assert written["comparisons"]["unseen"]["mrr@10"]["num_queries"] == 2
+    assert written["per_query"]["seen"] == [True, False, True, False]
+
+    everything = evaluate(embedded["test"], adapter, seen_documents=torch.ones(3, dtype=torch.bool))
+    assert set(everything.comparisons) == {"all", "seen"}
+    assert everything.compare(part="seen") == everything.compare()
+
+
+def test_without_seen_documents_only_the_whole_is_compared():
+    embedded = labelled_dataset()
+    result = evaluate(embedded["test"])
+    assert result.seen is None and set(result.comparisons) == {"all"}
+    assert result.compare().wins == result.compare().losses == 0 and result.compare().p_value == 1
+    assert "seen" not in result.to_dict(per_query=["ndcg@10"])["per_query"]
+    with pytest.raises(
+        ValueError, match=r"no 'seen' queries to compare, only \['all'\]. Give evaluate\(\) the seen doc"
+    ):
+        result.compare(part="seen")
+    with pytest.raises(ValueError, match=r"'ndcg@7' was not evaluated, only \['ndcg@1'"):
+        result.compare("ndcg@7")
+    with pytest.raises(ValueError, match=r"There is no split 'dev'"):
+        seen_documents(embedded, ["train", "dev"])
+    with pytest.raises(ValueError, match=r"seen_documents has shape \(2,\), but the corpus has 3 documents"):
+        evaluate(embedded["test"], seen_documents=torch.ones(2, dtype=torch.bool))

@@ -12,6 +12,7 @@ ORDER = [
     "metrics",
     "losses",
     "statistics",
+    "comparison",
     "data_files",
     "data_columns",
     "data",

@@ -49,6 +49,12 @@ def test_results_hold_what_is_needed_to_judge_and_to_repeat(finished, tiny_model
         for side in ("base", "adapted"):
             assert set(results[split][side]) >= {"ndcg@10", "mrr@10", "accuracy@10", "recall@10", "map@100"}
         assert results[split]["num_queries"] == len(results[split]["per_query"]["base"]["ndcg@10"])
+        compared = results[split]["comparisons"]["all"]["ndcg@10"]
+        means = [results[split][side]["ndcg@10"] for side in ("base", "adapted")]
+        assert [compared["base"], compared["adapted"]] == means
+    # One query a document: none of test was seen, and dev is seen because it was fitted on.
+    assert set(results["dev"]["comparisons"]) == {"all", "seen"}
+    assert set(results["test"]["comparisons"]) == {"all", "unseen"}
     num_train = results["data"]["train"]["num_queries"]
     assert results["dev"]["num_queries"] + results["test"]["num_queries"] + num_train == len(COLORS) * len(THINGS)
     assert results["data"]["num_documents"] == len(COLORS) * len(THINGS)
@@ -69,7 +75,12 @@ def test_the_saved_model_reaches_the_reported_figures(finished, pairs_file, tmp_
     again = json.loads(output.read_text())
     for side in ("base", "adapted"):
         assert again[side] == pytest.approx(results["test"][side], abs=1e-6)
-    assert f"{results['test']['adapted']['ndcg@10']:.4f}" in capsys.readouterr().out
+    assert set(again["comparisons"]) == {"all", "unseen"}, "the model knows what it was fitted on"
+    shown = capsys.readouterr().out
+    compared = results["test"]["comparisons"]["all"]["ndcg@10"]
+    assert f"{compared['adapted']:.4f}" in shown and f"{compared['interval'][0]:+.4f} to" in shown
+    sentence = f"better on {compared['wins']} of {compared['num_queries']} queries, worse on {compared['losses']}; "
+    assert f"All queries: {sentence}" in shown and f"Documents new: {sentence}" in shown
 
 
 def test_queries_are_adapted_and_documents_are_not(finished, tiny_model_path):
