@@ -252,18 +252,22 @@ def _print_evaluation(result: EvaluationResult) -> None:
 
 def _print_indexes(evaluations: Sequence[IndexEvaluation]) -> None:
     """Both sides through each index, and how much of exact search each index finds."""
-    table = Table(title="nDCG@10 through each index, and its recall@10 against exact search")
-    for column in ("index", "base", "adapted", "difference", "95 % interval", "recall, base", "recall, adapted"):
-        table.add_column(column, justify="left" if column == "index" else "right")
+    table = Table(title="through each index: nDCG@10, and recall@10 against exact search")
+    table.add_column("index", no_wrap=True)
+    for column in ("base", "adapted", "gain"):
+        table.add_column(column, justify="right")
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    for column in ("recall base", "recall adapted"):
+        table.add_column(column, justify="right")
     for evaluation in evaluations:
         compared = evaluation.result.compare("ndcg@10")
         low, high = compared.interval
         table.add_row(
             escape(evaluation.index),
-            f"{compared.base:.4f}",
-            f"{compared.adapted:.4f}",
-            f"{compared.difference:+.4f}",
-            f"{low:+.4f} to {high:+.4f}",
+            f"{compared.base:.3f}",
+            f"{compared.adapted:.3f}",
+            f"{compared.difference:+.3f}",
+            f"{low:+.3f} to {high:+.3f}",
             *(f"{recall:.3f}" for recall in (evaluation.base_recall, evaluation.adapted_recall)),
             style="green" if low > 0 else "red" if high < 0 else "",
         )
