@@ -14,6 +14,7 @@ from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, embed
 from st_adapter.evaluation import EvaluationResult, adapt, evaluate, seen_documents
 from st_adapter.evaluator import GradedRetrievalEvaluator
+from st_adapter.index import IndexEvaluation, build_index, evaluate_indexes
 from st_adapter.metrics import ranking_metrics, run_metrics
 from st_adapter.model import attach, detach
 from st_adapter.model_card import SplitScores, TrainingRecord
@@ -38,6 +39,7 @@ __all__ = [
     "EvaluationResult",
     "FitResult",
     "GradedRetrievalEvaluator",
+    "IndexEvaluation",
     "QueryAdapter",
     "RetrievalDataset",
     "SplitScores",
@@ -46,9 +48,11 @@ __all__ = [
     "__version__",
     "adapt",
     "attach",
+    "build_index",
     "detach",
     "embed",
     "evaluate",
+    "evaluate_indexes",
     "evaluate_saved",
     "export_onnx",
     "fit",

@@ -22,6 +22,7 @@ from st_adapter.demo import demo_model_path, standard_library_dataset
 from st_adapter.embeddings import Precision
 from st_adapter.evaluation import EvaluationResult
 from st_adapter.hub import check_can_write
+from st_adapter.index import IndexEvaluation
 from st_adapter.model_card import TABLE_METRICS
 from st_adapter.pipeline import (
     MODEL_FOLDER,
@@ -126,6 +127,7 @@ def evaluate(
     model: str,
     data: str,
     split: str = "test",
+    index: tuple[str, ...] = (),
     output: Path | None = None,
     run_dir: Path | None = None,
     query_column: str | None = None,
@@ -142,6 +144,8 @@ def evaluate(
         model: A model saved by `st-adapter train`: folder or Hub id.
         data: File or folder of (query, document) pairs, folder in BEIR form, or Hub data set id.
         split: Split to evaluate on.
+        index: Indexes to search through besides exact search: truncate:DIM, int8, int8-both, binary[:CANDIDATES],
+            binary-rescored[:CANDIDATES]; and with st-adapter[index] installed, hnsw[:EF_SEARCH], ivf[:NPROBE].
         output: JSON file to write the result to, with values per query.
         run_dir: Folder to write base.run, adapted.run and qrels to, in the form of trec_eval.
         query_column: Column of the queries, if it has an unusual name.
@@ -159,10 +163,11 @@ def evaluate(
     fitted_on = trained.fitted_on if trained is not None and dataset.name == trained.data else []
     if split in fitted_on:
         console.print(f"The adapter was fitted on the split {split!r}: the figures say how well it fits, no more.")
-    result = evaluate_saved(
+    exact, *others = evaluations = evaluate_saved(
         _load(model, device),
         dataset,
         split,
+        indexes=index,
         # With another seed the data may be cut in another way.
         fitted_on=fitted_on if trained is not None and seed == trained.seed else [],
         run_dir=run_dir,
@@ -170,10 +175,14 @@ def evaluate(
         embedding_batch_size=embedding_batch_size,
         precision=precision,
     )
-    _print_evaluation(result)
+    _print_evaluation(exact.result)
+    if others:
+        _print_indexes(evaluations)
     if output is not None:
-        summary = {"model": model, "data": dataset.name, "split": split, "seed": seed}
-        write_json(output, {**summary, **result.to_dict(per_query=PER_QUERY)})
+        summary: dict[str, Any] = {"model": model, "data": dataset.name, "split": split, "seed": seed}
+        if others:
+            summary["indexes"] = [evaluation.to_dict(per_query=PER_QUERY) for evaluation in others]
+        write_json(output, {**summary, **exact.result.to_dict(per_query=PER_QUERY)})
         console.print(f"Written to [bold]{escape(str(output))}[/bold]")
     if run_dir is not None:
         console.print(f"Runs and qrels in [bold]{escape(str(run_dir))}[/bold]")
@@ -313,6 +322,30 @@ def _print_evaluation(result: EvaluationResult) -> None:
         console.print(f"{titles[part]}: {compared_part['ndcg@10'].sentence}", soft_wrap=True, highlight=False)
     if result.unjudged_query_ids:
         console.print(f"{len(result.unjudged_query_ids)} queries have no relevant document and are not counted.")
+
+
+def _print_indexes(evaluations: Sequence[IndexEvaluation]) -> None:
+    """Both sides through each index, and how much of exact search each index finds."""
+    table = Table(title="through each index: nDCG@10, and recall@10 against exact search")
+    table.add_column("index", no_wrap=True)
+    for column in ("base", "adapted", "gain"):
+        table.add_column(column, justify="right")
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    for column in ("recall base", "recall adapted"):
+        table.add_column(column, justify="right")
+    for evaluation in evaluations:
+        compared = evaluation.result.compare("ndcg@10")
+        low, high = compared.interval
+        table.add_row(
+            escape(evaluation.index),
+            f"{compared.base:.3f}",
+            f"{compared.adapted:.3f}",
+            f"{compared.difference:+.3f}",
+            f"{low:+.3f} to {high:+.3f}",
+            *(f"{recall:.3f}" for recall in (evaluation.base_recall, evaluation.adapted_recall)),
+            style="green" if low > 0 else "red" if high < 0 else "",
+        )
+    console.print(table)
 
 
 def _print_candidates(selection: Mapping[str, Any]) -> None:

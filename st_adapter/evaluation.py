@@ -18,7 +18,7 @@ from st_adapter.adapter import QueryAdapter
 from st_adapter.comparison import Comparison, compare
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, place_in_group
 from st_adapter.metrics import DEFAULT_KS, ranking_metrics
-from st_adapter.retrieval import TopK, search
+from st_adapter.retrieval import Index, TopK, search
 
 PerQuery = dict[str, NDArray[np.float64]]
 Adapter: TypeAlias = QueryAdapter | Sequence[Module]
@@ -175,6 +175,7 @@ def evaluate(
     adapter: Adapter | None = None,
     ks: Sequence[int] = DEFAULT_KS,
     *,
+    index: Index | None = None,
     seen_documents: Tensor | None = None,
 ) -> EvaluationResult:
     """Search the whole corpus with the base and with the adapted queries of a split, and compare.
@@ -183,6 +184,7 @@ def evaluate(
         split: queries, corpus and judgements.
         adapter: an adapter, or the modules that a saved model applies to queries; None evaluates the base model alone.
         ks: cut-offs, each >= 1.
+        index: what searches the split's corpus, as ``build_index`` makes it; exact search if None.
         seen_documents: (N,) bool, documents that were positives in training, from the function of this name; if given,
             the result tells queries with such a relevant document from those without.
 
@@ -203,11 +205,11 @@ def evaluate(
         )
     kept = judged.cpu().numpy()
     seen = None if seen_documents is None else seen_queries(split, seen_documents)[kept]
-    base = {name: values[kept] for name, values in query_metrics(split, split.query_embeddings, ks).items()}
+    base = {name: values[kept] for name, values in query_metrics(split, split.query_embeddings, ks, index).items()}
     adapted = base
     if adapter is not None:
         queries = adapt(adapter, split.query_embeddings)
-        adapted = {name: values[kept] for name, values in query_metrics(split, queries, ks).items()}
+        adapted = {name: values[kept] for name, values in query_metrics(split, queries, ks, index).items()}
     return EvaluationResult(
         split=split.name,
         query_ids=[query_id for query_id, keep in zip(split.query_ids, kept, strict=True) if keep],
@@ -238,17 +240,19 @@ def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
     return adapted
 
 
-def query_metrics(split: EmbeddedSplit, query_embeddings: Tensor, ks: Sequence[int] = DEFAULT_KS) -> PerQuery:
+def query_metrics(
+    split: EmbeddedSplit, query_embeddings: Tensor, ks: Sequence[int] = DEFAULT_KS, index: Index | None = None
+) -> PerQuery:
     """Metrics of every query of a split, searched with the given (Q, D) vectors in place of its own."""
-    found = search_split(split, query_embeddings, max(ks))
+    found = search_split(split, query_embeddings, max(ks), index)
     return ranking_metrics(_gains(split, found.indices), _judged_gains(split), ks)
 
 
-def search_split(split: EmbeddedSplit, query_embeddings: Tensor, k: int) -> TopK:
+def search_split(split: EmbeddedSplit, query_embeddings: Tensor, k: int, index: Index | None = None) -> TopK:
     """Search the corpus of a split with (Q, D) query vectors by the similarity of its model."""
     if split.similarity == "cosine":
         query_embeddings = torch.nn.functional.normalize(query_embeddings)
-    return search(query_embeddings, split.corpus_embeddings, k)
+    return search(query_embeddings, split.corpus_embeddings, k) if index is None else index(query_embeddings, k)
 
 
 def _gains(split: EmbeddedSplit, indices: Tensor) -> NDArray[np.float64]:
@@ -259,7 +263,9 @@ def _gains(split: EmbeddedSplit, indices: Tensor) -> NDArray[np.float64]:
     rows = torch.arange(len(indices), device=indices.device).unsqueeze(1)
     wanted = rows * num_documents + indices  # (Q, K)
     place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-    gains = torch.where(keys[place] == wanted, relevance[place], torch.zeros_like(relevance[place]))
+    # An empty place, -1, would otherwise be the last document of the query before.
+    judged = (keys[place] == wanted) & (indices >= 0)
+    gains = torch.where(judged, relevance[place], torch.zeros_like(relevance[place]))
     return np.asarray(gains.cpu().numpy(), dtype=np.float64)
 
 

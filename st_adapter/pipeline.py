@@ -17,6 +17,7 @@ from st_adapter.auto import check_seed_and_level, fit
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, Precision, embed
 from st_adapter.evaluation import EvaluationResult, evaluate, seen_documents
+from st_adapter.index import IndexEvaluation, check_index, evaluate_indexes
 from st_adapter.model import detach
 from st_adapter.model_card import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
 from st_adapter.onnx_export import check_dependencies
@@ -229,19 +230,21 @@ def evaluate_saved(
     dataset: RetrievalDataset,
     split: str,
     *,
+    indexes: Sequence[str] = (),
     fitted_on: Sequence[str] = (),
     run_dir: str | Path | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     embedding_batch_size: int = 32,
     precision: Precision = "fp32",
-) -> EvaluationResult:
-    """Evaluate a saved model with an adapter against its own base model.
+) -> list[IndexEvaluation]:
+    """Evaluate a saved model with an adapter against its own base model, by exact search and through indexes.
 
     Args:
         model: a model saved by this package, opened with Sentence Transformers; without an adapter both sides
             are equal.
         dataset: queries, corpus and judgements.
         split: the split to evaluate on.
+        indexes: names as ``build_index`` takes them, such as ``int8`` or ``hnsw:40``.
         fitted_on: splits of these data that the adapter was fitted on, to tell queries whose documents it has seen from
             the others; without any they are not told apart.
         run_dir: a folder to write the rankings and judgements to in TREC form; see ``write_trec``.
@@ -249,18 +252,23 @@ def evaluate_saved(
         embedding_batch_size: texts per forward pass of the base model.
         precision: of the base model's forward pass; see ``embed``.
 
+    Returns:
+        One entry per index, exact search first.
+
     Raises:
-        ValueError: the data do not have the split, the model has a Router of another making, or the data cannot be
-            written in TREC form.
+        ValueError: the data do not have the split, the model has a Router of another making, the name of an index is
+            unknown or does not fit the model's dimensions, or the data cannot be written in TREC form.
+        ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
     """
     if split not in dataset.qrels:
         raise ValueError(f"There is no split {split!r}; the data have {list(dataset.qrels)}. Choose one of these.")
+    indexes = [check_index(name) for name in indexes]  # before anything is embedded
     base, query_modules = detach(model)
     embedded = embed(base, dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision)
     if run_dir is not None:
         write_trec(embedded[split], run_dir, query_modules)
     seen = seen_documents(embedded, fitted_on) if fitted_on else None
-    return evaluate(embedded[split], query_modules, seen_documents=seen)
+    return evaluate_indexes(embedded[split], query_modules, indexes, seen_documents=seen)
 
 
 def _check_output_dir(folder: Path) -> None:

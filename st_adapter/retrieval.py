@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,12 +17,17 @@ class TopK(NamedTuple):
     """The K best documents of every query.
 
     Attributes:
-        scores: (Q, K) float32, every row descending.
-        indices: (Q, K) int64 into the corpus; equal scores are in corpus order.
+        scores: (Q, K) float32, every row descending; -inf where nothing was found.
+        indices: (Q, K) int64 into the corpus; equal scores are in corpus order. An approximate index may find fewer
+            than K documents; the places that stay empty are -1 and lie at the end.
     """
 
     scores: Tensor
     indices: Tensor
+
+
+# (Q, D) query embeddings and k -> the best documents, at most k columns: a search with its corpus built in.
+Index = Callable[[Tensor, int], TopK]
 
 
 def search(query_embeddings: Tensor, corpus_embeddings: Tensor, k: int) -> TopK:
@@ -73,11 +79,7 @@ def _search_block(queries: Tensor, corpus: Tensor, k: int, num_candidates: int) 
     """Search for the (B, D) rows of one block, scoring ``num_candidates`` documents of each exactly."""
     num_candidates = min(num_candidates, len(corpus))
     scores, indices = _candidates(queries, corpus, num_candidates)
-    exact = _exact_scores(queries, corpus, indices)
-    # Sorting by index first makes the stable sort by score keep corpus order among equal scores.
-    indices, order = indices.sort(dim=1)
-    exact, order = exact.gather(1, order).sort(dim=1, descending=True, stable=True)
-    indices = indices.gather(1, order)
+    exact, indices = rescore(queries, corpus, indices)
     if num_candidates < len(corpus):
         # A float32 product of D terms is off by less than this; a document left out could lie that much higher.
         slack = 4e-7 * queries.shape[1] ** 0.5 * queries.norm(dim=1) * corpus.norm(dim=1).max()
@@ -88,6 +90,28 @@ def _search_block(queries: Tensor, corpus: Tensor, k: int, num_candidates: int) 
             exact, indices = exact[:, :k].contiguous(), indices[:, :k].contiguous()
             exact[rows], indices[rows] = wider.scores, wider.indices
     return TopK(exact[:, :k], indices[:, :k])
+
+
+def rescore(query_embeddings: Tensor, corpus_embeddings: Tensor, indices: Tensor) -> TopK:
+    """Score given candidates of every query by dot product, pair by pair in float64, and put the best first.
+
+    Args:
+        query_embeddings: (Q, D) floating point.
+        corpus_embeddings: (N, D), N >= 1, same dtype and device.
+        indices: (Q, C) int64 into the corpus, no document twice in a row; -1 is an empty place.
+
+    Returns:
+        Scores and indices, both (Q, C), equal scores in corpus order, empty places last.
+
+    Example:
+        >>> rescore(torch.eye(2), torch.eye(2), torch.tensor([[0, 1], [0, -1]])).indices.tolist()
+        [[0, 1], [0, -1]]
+    """
+    # Sorting by index first makes the stable sort by score keep corpus order among equal scores.
+    indices = indices.sort(dim=1).values
+    scores = _exact_scores(query_embeddings, corpus_embeddings, indices.clamp(min=0))
+    scores, order = scores.masked_fill(indices < 0, -torch.inf).sort(dim=1, descending=True, stable=True)
+    return TopK(scores, indices.gather(1, order))
 
 
 def _candidates(queries: Tensor, corpus: Tensor, num_candidates: int) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ ORDER = [
     "model_card",
     "adapter",
     "evaluation",
+    "index",
     "evaluator",
     "trec",
     "mteb_task",

@@ -197,6 +197,29 @@ def test_evaluation_knows_what_the_model_was_fitted_on(pairs_file, tiny_model_pa
         )
 
 
+def test_evaluation_through_indexes(finished, pairs_file, tmp_path, capsys):
+    arguments = ["evaluate", "--model", str(finished / "model"), "--data", str(pairs_file)]
+    arguments += ["--cache-dir", str(tmp_path / "cache")]
+    output = tmp_path / "indexes.json"
+    indexes = ["--index", "truncate:16", "int8", "hnsw"]
+    assert cli.main([*arguments, *indexes, "--output", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("through each index", "exact", "truncate:16", "int8", "hnsw:100"))
+    written = json.loads(output.read_text())
+    results = json.loads((finished / "results.json").read_text())
+    # Exact search, whose figures are those of an evaluation without indexes, stands first and apart.
+    assert written["adapted"]["ndcg@10"] == pytest.approx(results["test"]["adapted"]["ndcg@10"], abs=1e-6)
+    assert [entry["index"] for entry in written["indexes"]] == ["truncate:16", "int8", "hnsw:100"]
+    truncated = written["indexes"][0]
+    assert truncated["adapted"] != written["adapted"] and 0 < truncated["adapted_recall"] < 1
+
+    cache = tmp_path / "unused"
+    for name, message in (("flat", "There is no index 'flat'"), ("truncate:64", "have 32 dimensions")):
+        assert cli.main([*arguments[:-1], str(cache), "--index", name]) == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")
+        assert cache.exists() is (name == "truncate:64"), "a wrong name is found before anything is embedded"
+
+
 def test_an_unknown_split_is_named(finished, pairs_file, tmp_path, capsys):
     arguments = ["evaluate", "--model", str(finished / "model"), "--data", str(pairs_file), "--split", "holdout"]
     assert cli.main([*arguments, "--cache-dir", str(tmp_path)]) == 2
