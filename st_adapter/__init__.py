@@ -11,6 +11,7 @@ from st_adapter.auto import FitResult, fit
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, embed, model_fingerprint
 from st_adapter.evaluation import EvaluationResult, adapt, evaluate
+from st_adapter.leaks import LeakReport, check_leaks, drop_leaks, regroup
 from st_adapter.metrics import ranking_metrics, run_metrics
 from st_adapter.model import attach, detach, save_pretrained
 from st_adapter.pipeline import TrainingRun, evaluate_saved, run_training
@@ -26,19 +27,23 @@ __all__ = [
     "EmbeddedSplit",
     "EvaluationResult",
     "FitResult",
+    "LeakReport",
     "QueryAdapter",
     "RetrievalDataset",
     "TrainingRun",
     "__version__",
     "adapt",
     "attach",
+    "check_leaks",
     "detach",
+    "drop_leaks",
     "embed",
     "evaluate",
     "evaluate_saved",
     "fit",
     "model_fingerprint",
     "ranking_metrics",
+    "regroup",
     "run_metrics",
     "run_training",
     "save_pretrained",

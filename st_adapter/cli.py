@@ -16,10 +16,11 @@ from rich.table import Table
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
-from st_adapter.data import RetrievalDataset
+from st_adapter.data import RetrievalDataset, SplitBy
 from st_adapter.demo import demo_model_path, standard_library_dataset
 from st_adapter.embeddings import Precision
 from st_adapter.evaluation import EvaluationResult
+from st_adapter.leaks import PARAPHRASE_THRESHOLD
 from st_adapter.model import saved_metadata
 from st_adapter.pipeline import (
     PER_QUERY,
@@ -52,6 +53,9 @@ def train(
     fail_if_not_better: bool = False,
     save_base: bool = True,
     resume_from_checkpoint: bool = False,
+    split_by: SplitBy = "query",
+    drop_leaks: bool = False,
+    paraphrase_threshold: float = PARAPHRASE_THRESHOLD,
     query_column: str | None = None,
     document_column: str | None = None,
     device: str | None = None,
@@ -71,6 +75,11 @@ def train(
         fail_if_not_better: Exit with status 3 if the base model is kept.
         save_base: If the base model is kept, save it all the same, with nothing added.
         resume_from_checkpoint: Go on with a gradient run that was cut off, from its newest checkpoint.
+        split_by: What stays on one side where the data come without splits: the duplicates of a query; or all queries
+            of one document, with their paraphrases.
+        drop_leaks: Take queries out of train and dev that a later split has too, as text or paraphrase. They are
+            counted and shown in any case; the test split stays as it is.
+        paraphrase_threshold: Cosine from which two queries count as paraphrases.
         query_column: Column of the queries, if it has an unusual name.
         document_column: Column of the relevant documents, if it has an unusual name.
         device: Where to work, such as cpu or cuda:0; the best there is if not given.
@@ -80,7 +89,8 @@ def train(
     """
     if method != "gradient":
         _refuse_unused(args, method)
-    dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=args.seed)
+    columns = _columns(query_column, document_column)
+    dataset = RetrievalDataset.load(data, columns=columns, seed=args.seed, split_by=split_by)
     _print_dataset(dataset)
     run = run_training(
         _load(model, device),
@@ -92,12 +102,15 @@ def train(
         args=args if method == "gradient" else None,
         resume_from_checkpoint=resume_from_checkpoint,
         save_base=save_base,
+        drop_leaking=drop_leaks,
+        paraphrase_threshold=paraphrase_threshold,
         base_model=model,
         cache_dir=cache_dir,
         embedding_batch_size=embedding_batch_size,
         precision=precision,
         show_progress_bar=not args.disable_tqdm,
     )
+    _print_leaks(dataset, run)
     _print_run(run)
     return _NOT_BETTER if fail_if_not_better and not run.results["adopted"] else 0
 
@@ -134,7 +147,12 @@ def evaluate(
     trained = saved_metadata(model)
     if seed is None:
         seed = int(trained.get("seed", 0))
-    dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=seed)
+    dataset = RetrievalDataset.load(
+        data,
+        columns=_columns(query_column, document_column),
+        seed=seed,
+        split_by=trained.get("split_by") or "query",
+    )
     if split in trained.get("fitted_on", []) and dataset.name == trained.get("data"):
         console.print(f"The adapter was fitted on the split {split!r}: the figures say how well it fits, no more.")
     result = evaluate_saved(
@@ -144,6 +162,7 @@ def evaluate(
         cache_dir=cache_dir,
         embedding_batch_size=embedding_batch_size,
         precision=precision,
+        paraphrase_threshold=float(trained.get("paraphrase_threshold", PARAPHRASE_THRESHOLD)),
     )
     _print_evaluation(result)
     if output is not None:
@@ -166,6 +185,7 @@ def demo(output_dir: Path = Path("st-adapter-demo"), model: str | None = None, s
     dataset = standard_library_dataset(seed)
     _print_dataset(dataset)
     run = run_training(_load(base_model, None), dataset, output_dir, seed=seed, base_model=base_model)
+    _print_leaks(dataset, run)
     _print_run(run)
     _print_examples(dataset, run.evaluations["test"])
     return 0
@@ -218,6 +238,15 @@ def _print_dataset(dataset: RetrievalDataset) -> None:
     console.print(f"[bold]{escape(dataset.name)}[/bold]: {len(dataset.corpus)} documents; queries: {splits}")
     for note in dataset.notes:
         console.print(f"  note: {escape(note)}", style="dim")
+
+
+def _print_leaks(dataset: RetrievalDataset, run: TrainingRun) -> None:
+    """What the embeddings showed about the splits, after the notes that were shown before."""
+    for note in run.notes:
+        if note not in dataset.notes:
+            console.print(f"  note: {escape(note)}", style="dim")
+    for sentence in run.leaks.sentences:
+        console.print(f"  leaks: {escape(sentence)}", style="dim")
 
 
 def _print_evaluation(result: EvaluationResult) -> None:

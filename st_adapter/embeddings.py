@@ -228,17 +228,24 @@ def embed(
     corpus = embed_role("document", list(dataset.corpus["text"]))
     norms = torch.cat([queries.norm(dim=1), corpus.norm(dim=1)])
     unit = bool(((norms - 1).abs() < _UNIT_TOLERANCE).all())
+    qrels = index_qrels(dataset, model.device)
+    return EmbeddedDataset(
+        list(dataset.queries["id"]), list(dataset.corpus["id"]), queries, corpus, qrels, similarity, unit
+    )
+
+
+def index_qrels(dataset: RetrievalDataset, device: str | torch.device) -> dict[str, EmbeddedQrels]:
+    """The judgements of each split as indices into the rows of queries and corpus, on ``device``."""
     query_rows = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
     corpus_rows = {corpus_id: row for row, corpus_id in enumerate(dataset.corpus["id"])}
-    qrels = {
+    return {
         split: EmbeddedQrels(
-            torch.tensor([query_rows[query_id] for query_id in judged["query_id"]], device=model.device),
-            torch.tensor([corpus_rows[corpus_id] for corpus_id in judged["corpus_id"]], device=model.device),
-            torch.tensor(list(judged["score"]), dtype=torch.float32, device=model.device),
+            torch.tensor([query_rows[query_id] for query_id in judged["query_id"]], device=device),
+            torch.tensor([corpus_rows[corpus_id] for corpus_id in judged["corpus_id"]], device=device),
+            torch.tensor(list(judged["score"]), dtype=torch.float32, device=device),
         )
         for split, judged in dataset.qrels.items()
     }
-    return EmbeddedDataset(list(query_rows), list(corpus_rows), queries, corpus, qrels, similarity, unit)
 
 
 def place_in_group(groups: Tensor, num_groups: int) -> Tensor:

@@ -56,7 +56,7 @@ def test_results_hold_what_is_needed_to_judge_and_to_repeat(finished, tiny_model
     selection = results["selection"]
     assert results["adopted"] is selection["gate"]["adopted"]
     assert selection["candidates"][0]["name"] == selection["chosen"]
-    assert set(results["seconds"]) == {"embedding", "fitting", "evaluating", "saving"}
+    assert set(results["seconds"]) == {"embedding", "checking", "fitting", "evaluating", "saving"}
     assert results["base_model"] == str(tiny_model_path) and results["seed"] == 0
     assert set(results["versions"]) >= {"python", "torch", "sentence-transformers"}
 
