@@ -15,6 +15,7 @@ from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit,
 from st_adapter.evaluation import EvaluationResult, adapt, evaluate, seen_documents
 from st_adapter.evaluator import GradedRetrievalEvaluator
 from st_adapter.index import IndexEvaluation, build_index, evaluate_indexes
+from st_adapter.leaks import LeakReport, check_leaks, drop_leaks, regroup
 from st_adapter.metrics import ranking_metrics, run_metrics
 from st_adapter.model import attach, detach
 from st_adapter.model_card import SplitScores, TrainingRecord
@@ -40,6 +41,7 @@ __all__ = [
     "FitResult",
     "GradedRetrievalEvaluator",
     "IndexEvaluation",
+    "LeakReport",
     "QueryAdapter",
     "RetrievalDataset",
     "SplitScores",
@@ -49,7 +51,9 @@ __all__ = [
     "adapt",
     "attach",
     "build_index",
+    "check_leaks",
     "detach",
+    "drop_leaks",
     "embed",
     "evaluate",
     "evaluate_indexes",
@@ -62,6 +66,7 @@ __all__ = [
     "push_to_hub",
     "mteb_task",
     "ranking_metrics",
+    "regroup",
     "run_metrics",
     "run_training",
     "save_pretrained",

@@ -17,13 +17,14 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.data import RetrievalDataset
+from st_adapter.data import RetrievalDataset, SplitBy
 from st_adapter.demo import demo_model_path, standard_library_dataset
 from st_adapter.embeddings import Precision
 from st_adapter.evaluation import EvaluationResult
 from st_adapter.hub import check_can_write
 from st_adapter.index import IndexEvaluation
-from st_adapter.model_card import TABLE_METRICS
+from st_adapter.leaks import PARAPHRASE_THRESHOLD
+from st_adapter.model_card import TABLE_METRICS, TrainingRecord
 from st_adapter.pipeline import (
     MODEL_FOLDER,
     PER_QUERY,
@@ -57,6 +58,9 @@ def train(
     fail_if_not_better: bool = False,
     save_base: bool = True,
     resume_from_checkpoint: bool = False,
+    split_by: SplitBy = "query",
+    drop_leaks: bool = False,
+    paraphrase_threshold: float = PARAPHRASE_THRESHOLD,
     query_column: str | None = None,
     document_column: str | None = None,
     device: str | None = None,
@@ -80,6 +84,11 @@ def train(
         fail_if_not_better: Exit with status 3 if the base model is kept.
         save_base: If the base model is kept, save it all the same, with nothing added.
         resume_from_checkpoint: Go on with a gradient run that was cut off, from its newest checkpoint.
+        split_by: What stays on one side where the data come without splits: the duplicates of a query; or all queries
+            of one document, with their paraphrases.
+        drop_leaks: Take queries out of train and dev that a later split has too, as text or paraphrase. They are
+            counted and shown in any case; the test split stays as it is.
+        paraphrase_threshold: Cosine from which two queries count as paraphrases.
         query_column: Column of the queries, if it has an unusual name.
         document_column: Column of the relevant documents, if it has an unusual name.
         device: Where to work, such as cpu or cuda:0; the best there is if not given.
@@ -95,7 +104,8 @@ def train(
         _refuse_unused(args, method)
     if push_to_hub is not None:
         check_can_write(push_to_hub, token)
-    dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=args.seed)
+    columns = _columns(query_column, document_column)
+    dataset = RetrievalDataset.load(data, columns=columns, seed=args.seed, split_by=split_by)
     _print_dataset(dataset)
     run = run_training(
         _load(model, device),
@@ -108,12 +118,15 @@ def train(
         resume_from_checkpoint=resume_from_checkpoint,
         save_base=save_base,
         onnx=onnx,
+        drop_leaking=drop_leaks,
+        paraphrase_threshold=paraphrase_threshold,
         base_model=model,
         cache_dir=cache_dir,
         embedding_batch_size=embedding_batch_size,
         precision=precision,
         show_progress_bar=not args.disable_tqdm,
     )
+    _print_leaks(dataset, run)
     _print_run(run)
     if push_to_hub is not None and run.model_dir is not None and run.results["adopted"]:
         _push(run.model_dir, push_to_hub, private=private, token=token)
@@ -156,11 +169,13 @@ def evaluate(
         embedding_batch_size: Texts per forward pass of the base model.
         precision: Precision of the base model's forward pass; bf16 and fp16 are for GPUs.
     """
-    trained = saved_training(model)
+    trained = saved_training(model) or TrainingRecord()
     if seed is None:
-        seed = trained.seed if trained is not None and trained.seed is not None else 0
-    dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=seed)
-    fitted_on = trained.fitted_on if trained is not None and dataset.name == trained.data else []
+        seed = trained.seed or 0
+    dataset = RetrievalDataset.load(
+        data, columns=_columns(query_column, document_column), seed=seed, split_by=trained.split_by
+    )
+    fitted_on = trained.fitted_on if dataset.name == trained.data else []
     if split in fitted_on:
         console.print(f"The adapter was fitted on the split {split!r}: the figures say how well it fits, no more.")
     exact, *others = evaluations = evaluate_saved(
@@ -169,11 +184,12 @@ def evaluate(
         split,
         indexes=index,
         # With another seed the data may be cut in another way.
-        fitted_on=fitted_on if trained is not None and seed == trained.seed else [],
+        fitted_on=fitted_on if seed == trained.seed else [],
         run_dir=run_dir,
         cache_dir=cache_dir,
         embedding_batch_size=embedding_batch_size,
         precision=precision,
+        paraphrase_threshold=trained.paraphrase_threshold or PARAPHRASE_THRESHOLD,
     )
     _print_evaluation(exact.result)
     if others:
@@ -202,6 +218,7 @@ def demo(output_dir: Path = Path("st-adapter-demo"), model: str | None = None, s
     dataset = standard_library_dataset(seed)
     _print_dataset(dataset)
     run = run_training(_load(base_model, None), dataset, output_dir, seed=seed, base_model=base_model)
+    _print_leaks(dataset, run)
     _print_run(run)
     _print_examples(dataset, run.evaluations["test"])
     return 0
@@ -304,6 +321,15 @@ def _print_dataset(dataset: RetrievalDataset) -> None:
     console.print(f"[bold]{escape(dataset.name)}[/bold]: {len(dataset.corpus)} documents; queries: {splits}")
     for note in dataset.notes:
         console.print(f"  note: {escape(note)}", style="dim")
+
+
+def _print_leaks(dataset: RetrievalDataset, run: TrainingRun) -> None:
+    """What the embeddings showed about the splits, after the notes that were shown before."""
+    for note in run.notes:
+        if note not in dataset.notes:
+            console.print(f"  note: {escape(note)}", style="dim")
+    for sentence in run.leaks.sentences:
+        console.print(f"  leaks: {escape(sentence)}", style="dim")
 
 
 def _print_evaluation(result: EvaluationResult) -> None:

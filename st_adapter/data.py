@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import unicodedata
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, get_args
 
 import datasets
 import numpy as np
@@ -15,13 +13,34 @@ import pandas as pd
 
 from st_adapter.data_columns import DatasetParts, counted, first_three, from_beir, from_pairs
 from st_adapter.data_files import NO_SPLIT, SPLIT_NAMES, PairTables, Source, listed, read_source
+from st_adapter.splits import Part, cut, cut_in_groups, normalised
+
+SplitBy = Literal["query", "document"]
 
 _TEXT_FEATURES = datasets.Features({"id": datasets.Value("string"), "text": datasets.Value("string")})
 _QRELS_FEATURES = datasets.Features(
     {"query_id": datasets.Value("string"), "corpus_id": datasets.Value("string"), "score": datasets.Value("float64")}
 )
-_TRAIN_SHARE, _DEV_SHARE = 0.7, 0.1  # of the queries when no split is given; the rest is test
-_CARVED_DEV_SHARE = 0.15  # of train's queries, when train and test are given but no dev
+_ALL_PARTS = (Part("train", 0.7), Part("dev", 0.1), Part("test", 0.2))  # when no split is given
+_CARVED_PARTS = (Part("dev", 0.15), Part("train", 0.85))  # of train's queries, when there is a test split but no dev
+
+_KEPT = {"query": "", "document": ", with all queries of one document on one side"}
+
+
+class Cut(NamedTuple):
+    """How the splits that did not come with the data were cut.
+
+    Attributes:
+        splits: Names of the splits that were cut; the others were given.
+        by: `query`: duplicates of a query stay together; `document`: all queries of one document do so too.
+        seed: Seed of the hash.
+        notes: What the notes of the data set say about it.
+    """
+
+    splits: tuple[str, ...]
+    by: SplitBy
+    seed: int
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -35,6 +54,7 @@ class RetrievalDataset:
             Every query of a split has at least one relevant document in it.
         name: Where the data came from, for results and model cards; empty for data in memory.
         notes: What was merged, cut or left unused while loading, in plain words with counts.
+        cut: How splits were cut; None if all of them were given.
     """
 
     queries: datasets.Dataset
@@ -42,6 +62,7 @@ class RetrievalDataset:
     qrels: Mapping[str, datasets.Dataset]
     name: str = ""
     notes: tuple[str, ...] = ()
+    cut: Cut | None = None
 
     @property
     def splits(self) -> list[str]:
@@ -49,7 +70,14 @@ class RetrievalDataset:
         return list(self.qrels)
 
     @classmethod
-    def load(cls, source: Source, *, columns: Mapping[str, str] | None = None, seed: int = 0) -> RetrievalDataset:
+    def load(
+        cls,
+        source: Source,
+        *,
+        columns: Mapping[str, str] | None = None,
+        seed: int = 0,
+        split_by: SplitBy = "query",
+    ) -> RetrievalDataset:
         """Load pairs or a BEIR data set from memory, disk or the Hub; usual column names need no flags.
 
         Pairs are rows of a query and a document, optionally with `negative` (judged, score 0), `score` (1 where there
@@ -59,8 +87,9 @@ class RetrievalDataset:
 
         Splits are taken as given (validation, valid and val are read as dev). With none, or only train, queries are
         cut 70/10/20 by a seeded hash of their text, in which case, width and spacing do not count: duplicates never
-        land on two sides, and more data moves no query. Where dev is missing,
-        the same hash cuts 15 % of train off as dev.
+        land on two sides, and more data moves no query. Where dev is missing, the same hash cuts 15 % of train off as
+        dev. With `split_by="document"`, all queries with a relevant document in common land on one side too, as far
+        as no group of them is too large for that; see `splits.cut_in_groups`. Splits that were given stay as they are.
 
         Args:
             source: A `datasets.Dataset` or `DatasetDict`, a pandas frame, a mapping of split -> table or of `corpus`,
@@ -70,6 +99,8 @@ class RetrievalDataset:
                 negative, score, split. Of BEIR data sets: id, text, title (corpus and queries), query_id, corpus_id,
                 score, split (qrels).
             seed: Seeds the hash that makes splits.
+            split_by: What stays on one side where splits are cut: the duplicates of a query, or all queries of one
+                document. To keep paraphrases together as well, see `leaks.regroup`.
 
         Raises:
             ValueError: Nothing is found at `source`; a column is missing; a split is empty or train is missing; a
@@ -88,9 +119,54 @@ class RetrievalDataset:
             >>> dataset.notes
             ("1 query text stands in both 'train' and 'test' (apart from case and spacing); kept in both.",)
         """
+        if split_by not in get_args(SplitBy):
+            raise ValueError(f"split_by is {split_by!r}. Expected one of {listed(get_args(SplitBy))}.")
         tables = read_source(source)
         read = from_pairs(tables, columns or {}) if isinstance(tables, PairTables) else from_beir(tables, columns or {})
-        return _assemble(read, tables.name, seed)
+        return _assemble(read, tables.name, seed, split_by)
+
+    def recut(self, together: Sequence[Sequence[str]]) -> RetrievalDataset:
+        """Cut anew the splits that `load` cut, with the same seed; those that were given stay as they are.
+
+        Args:
+            together: Groups of query ids. Each group stays on one side, besides what `load` keeps together, as far as
+                no group is too large for that.
+
+        Raises:
+            ValueError: All splits were given; an id is unknown to the splits that were cut; a split would be empty.
+        """
+        if self.cut is None:
+            raise ValueError(
+                f"The splits {listed(self.splits)} were given with the data, so there is nothing to cut anew. "
+                "Load the rows without their splits to have them cut."
+            )
+        texts = dict(zip(self.queries["id"], self.queries["text"], strict=True))
+        documents = dict(zip(self.corpus["id"], self.corpus["text"], strict=True))
+        frames = {name: rows.to_pandas() for name, rows in self.qrels.items()}
+        rows = pd.concat([frames[name] for name in self.cut.splits], ignore_index=True)
+        unknown = sorted({query_id for group in together for query_id in group} - set(rows["query_id"]))
+        if unknown:
+            raise ValueError(
+                f"{counted(len(unknown), 'query id')} not in the splits {listed(self.cut.splits)}: "
+                f"{first_three(unknown)}. Expected ids of queries that these splits judge."
+            )
+        parts = _ALL_PARTS if "test" in self.cut.splits else _CARVED_PARTS
+        rows["split"], torn = _cut(rows, texts, documents, parts, self.cut.by, self.cut.seed, together)
+        _check_filled(rows, parts, self.cut.seed)
+        by_split = {
+            name: rows[rows["split"] == name].drop(columns="split") if name in self.cut.splits else frames[name]
+            for name in self.splits
+        }
+        first = self.cut.notes[0]
+        if "test" not in self.cut.splits:
+            first = _carved_note(by_split["dev"]["query_id"].nunique(), self.cut.by)
+        notes = (first, *torn, *_overlap_notes(by_split, texts))
+        return replace(
+            self,
+            qrels={name: _dataset(frame, _QRELS_FEATURES) for name, frame in by_split.items()},
+            notes=(*(note for note in self.notes if note not in self.cut.notes), *notes),
+            cut=self.cut._replace(notes=notes),
+        )
 
 
 # --- identical texts ---
@@ -143,45 +219,25 @@ def _resolve(qrels: pd.DataFrame, query_ids: Mapping[str, str], corpus_ids: Mapp
 # --- splits ---
 
 
-def _hash_share(text: str, seed: int) -> float:
-    """Place a query in [0, 1), always the same place for texts that differ in case, width and spacing only."""
-    digest = hashlib.sha256(f"{seed}:{_normalised(text)}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _normalised(text: str) -> str:
-    # The second NFKC puts together what casefold took apart, so that upper and lower case meet for every script.
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(folded.split())
-
-
 def _given_split(name: Any) -> str:
     if not isinstance(name, str) or (name and not name.strip()):
         raise ValueError(f"A row is in the split {name!r}. Expected a name such as train, dev or test in every row.")
     return SPLIT_NAMES.get(name.strip().lower(), name.strip())
 
 
-def _split(qrels: pd.DataFrame, texts: Mapping[str, str], seed: int) -> tuple[pd.DataFrame, list[str]]:
-    """Name every row's split: as given where that is enough, by the hash of the query's text where not."""
+def _split(
+    qrels: pd.DataFrame, texts: Mapping[str, str], documents: Mapping[str, str], seed: int, by: SplitBy
+) -> tuple[pd.DataFrame, list[str], Cut | None]:
+    """Name every row's split: as given where that is enough, cut where not."""
     names = {name: _given_split(name) for name in qrels["split"].unique().tolist()}
     qrels = qrels.assign(split=qrels["split"].map(names))
     given = set(names.values())
-    shares = qrels["query_id"].map(
-        {query_id: _hash_share(texts[query_id], seed) for query_id in qrels["query_id"].unique()}
-    )
     if given in ({NO_SPLIT}, {"train"}):
-        test_from = _TRAIN_SHARE + _DEV_SHARE
-        split = np.select([shares < _TRAIN_SHARE, shares < test_from], ["train", "dev"], "test")
-        missing = sorted({"train", "dev", "test"} - set(split))
-        if missing:
-            number = counted(qrels["query_id"].nunique(), "query", "queries")
-            raise ValueError(
-                f"{number} cut 70/10/20 with seed {seed} left {listed(missing)} without any. Expected queries in "
-                "each of train, dev and test. Give more data, another seed, or splits of your own."
-            )
+        qrels["split"], torn = _cut(qrels, texts, documents, _ALL_PARTS, by, seed)
+        _check_filled(qrels, _ALL_PARTS, seed)
         found = "Only a train split was given" if "train" in given else "No splits were given"
-        note = f"{found}; queries were cut 70/10/20 into train, dev and test by a hash (seed {seed})."
-        return qrels.assign(split=split), [note]
+        note = f"{found}; queries were cut 70/10/20 into train, dev and test by a hash (seed {seed}){_KEPT[by]}."
+        return qrels, [], Cut(("train", "dev", "test"), by, seed, (note, *torn))
     if NO_SPLIT in given:
         raise ValueError("Some rows name a split and some do not. Expected a name in every row, or in none.")
     if "train" not in given:
@@ -190,18 +246,72 @@ def _split(qrels: pd.DataFrame, texts: Mapping[str, str], seed: int) -> tuple[pd
             "Name the split to learn from 'train', or give all rows without splits to have them cut."
         )
     notes = [] if "test" in given else ["No test split was given, so there is none."]
-    if "dev" not in given:
-        carved = (qrels["split"] == "train") & (shares < _CARVED_DEV_SHARE)
-        num_dev = qrels.loc[carved, "query_id"].nunique()
-        num_train = qrels.loc[(qrels["split"] == "train") & ~carved, "query_id"].nunique()
-        if not num_dev or not num_train:
-            raise ValueError(
-                f"No dev split was given, and cutting it from the {num_dev + num_train} queries of train "
-                f"left {'dev' if num_train else 'train'} empty. Give a dev split, more data, or another seed."
-            )
-        qrels = qrels.assign(split=qrels["split"].mask(carved, "dev"))
-        notes.append(f"No dev split was given; {counted(num_dev, 'query', 'queries')} of train became it, by a hash.")
-    return qrels, notes
+    if "dev" in given:
+        if by == "document":
+            notes.append("All splits were given and stay as they are, whatever documents their queries share.")
+        return qrels, notes, None
+    in_train = qrels["split"] == "train"
+    train = qrels[in_train]
+    carved, torn = _cut(train, texts, documents, _CARVED_PARTS, by, seed)
+    num_dev = train.loc[carved == "dev", "query_id"].nunique()
+    num_train = train.loc[carved == "train", "query_id"].nunique()
+    if not num_dev or not num_train:
+        raise ValueError(
+            f"No dev split was given, and cutting it from the {num_dev + num_train} queries of train "
+            f"left {'dev' if num_train else 'train'} empty. Give a dev split, more data, or another seed."
+        )
+    qrels.loc[in_train, "split"] = carved
+    return qrels, notes, Cut(("train", "dev"), by, seed, (_carved_note(num_dev, by), *torn))
+
+
+def _carved_note(num_dev: int, by: SplitBy) -> str:
+    became = f"{counted(num_dev, 'query', 'queries')} of train became it, by a hash"
+    return f"No dev split was given; {became}{_KEPT[by]}."
+
+
+def _cut(
+    qrels: pd.DataFrame,
+    texts: Mapping[str, str],
+    documents: Mapping[str, str],
+    parts: Sequence[Part],
+    by: SplitBy,
+    seed: int,
+    together: Sequence[Sequence[str]] = (),
+) -> tuple[pd.Series[str], list[str]]:
+    """Cut the rows of some queries: the new split of each row, and a note on groups that were too large."""
+    query_of, query_ids = pd.factorize(qrels["query_id"])
+    names = np.array([part.name for part in parts], dtype=object)
+    query_texts = [normalised(texts[query_id]) for query_id in query_ids]
+    if by == "query" and not together:
+        return pd.Series(names[cut(query_texts, parts, seed)[query_of]], index=qrels.index), []
+    relevant = (qrels["score"] > 0).to_numpy() & (by == "document")
+    # Sorted by text, so that neither ids nor the order of rows decide anything.
+    document = pd.factorize(qrels["corpus_id"][relevant].map(documents), sort=True)[0]
+    number = {query_id: index for index, query_id in enumerate(query_ids)}
+    links = [(number[group[0]], number[query_id]) for group in together for query_id in group[1:]]
+    linked = np.array(links, dtype=np.int64).reshape(-1, 2)
+    found = cut_in_groups(query_texts, query_of[relevant], document, (linked[:, 0], linked[:, 1]), parts, seed)
+    notes = []
+    if found.num_torn_groups:
+        shared = " and ".join([*(["documents"] if by == "document" else []), *(["paraphrases"] if together else [])])
+        groups = counted(found.num_torn_groups, "group of queries that hangs", "groups of queries that hang")
+        notes.append(
+            f"{groups} together by {shared} ({found.num_torn_queries} of {len(query_ids)} queries) too large for one "
+            "side; cut further, no more than needed. What then stands on two sides is a leak, and counted as one."
+        )
+    return pd.Series(names[found.parts[query_of]], index=qrels.index), notes
+
+
+def _check_filled(qrels: pd.DataFrame, parts: Sequence[Part], seed: int) -> None:
+    missing = sorted({part.name for part in parts} - set(qrels["split"]))
+    if missing:
+        number = counted(qrels["query_id"].nunique(), "query", "queries")
+        shares = "/".join(f"{part.share:.0%}"[:-1] for part in parts)
+        raise ValueError(
+            f"{number} cut {shares} with seed {seed} left {listed(missing)} without any. Expected queries in "
+            f"each of {' and '.join([', '.join(part.name for part in parts[:-1]), parts[-1].name])}. "
+            "Give more data, another seed, or splits of your own."
+        )
 
 
 def _order(splits: Iterable[str]) -> list[str]:
@@ -213,20 +323,23 @@ def _order(splits: Iterable[str]) -> list[str]:
 # --- the whole ---
 
 
-def _assemble(parts: DatasetParts, name: str, seed: int) -> RetrievalDataset:
+def _assemble(parts: DatasetParts, name: str, seed: int, split_by: SplitBy) -> RetrievalDataset:
     queries = _merge(parts.queries, "query", "queries")
     corpus = _merge(parts.corpus, "document", "documents")
     texts = dict(zip(queries.table["id"], queries.table["text"], strict=True))
-    resolved, split_notes = _split(_resolve(parts.qrels, queries.ids, corpus.ids), texts, seed)
+    documents = dict(zip(corpus.table["id"], corpus.table["text"], strict=True))
+    judged = _resolve(parts.qrels, queries.ids, corpus.ids)
+    resolved, split_notes, cut_by_us = _split(judged, texts, documents, seed, split_by)
     qrels = resolved.groupby(["split", "query_id", "corpus_id"], sort=False, as_index=False)["score"].max()
     notes = [*parts.notes, *queries.notes, *corpus.notes]
     if len(qrels) < len(resolved):
         number = counted(len(resolved) - len(qrels), "repeated judgement")
         notes.append(f"{number} of the same query and document merged; the highest score was kept.")
-    notes += split_notes
+    notes += [*split_notes, *(cut_by_us.notes if cut_by_us else ())]
     by_split = {split: qrels[qrels["split"] == split] for split in _order(qrels["split"])}
     _check_positives(by_split, texts)
-    notes += _overlap_notes(by_split, texts)
+    overlaps = _overlap_notes(by_split, texts)
+    notes += overlaps
     unjudged = len(texts) - qrels["query_id"].nunique()
     if unjudged:
         notes.append(f"{counted(unjudged, 'query', 'queries')} without judgements in any split kept, but not used.")
@@ -236,6 +349,7 @@ def _assemble(parts: DatasetParts, name: str, seed: int) -> RetrievalDataset:
         qrels={split: _dataset(rows, _QRELS_FEATURES) for split, rows in by_split.items()},
         name=name,
         notes=tuple(notes),
+        cut=cut_by_us._replace(notes=(*cut_by_us.notes, *overlaps)) if cut_by_us else None,
     )
 
 
@@ -252,12 +366,12 @@ def _check_positives(by_split: Mapping[str, pd.DataFrame], texts: Mapping[str, s
 
 
 def _overlap_notes(by_split: Mapping[str, pd.DataFrame], texts: Mapping[str, str]) -> list[str]:
-    normalised = {
-        split: {_normalised(texts[query_id]) for query_id in rows["query_id"]} for split, rows in by_split.items()
+    present = {
+        split: {normalised(texts[query_id]) for query_id in rows["query_id"]} for split, rows in by_split.items()
     }
     notes = []
-    for earlier, later in itertools.combinations(normalised, 2):
-        number = len(normalised[earlier] & normalised[later])
+    for earlier, later in itertools.combinations(present, 2):
+        number = len(present[earlier] & present[later])
         if number:
             stand = "query text stands" if number == 1 else "query texts stand"
             notes.append(

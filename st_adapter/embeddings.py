@@ -238,18 +238,23 @@ def embed(
     corpus = embed_role("document", list(dataset.corpus["text"]))
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, model.dtype)
     unit = is_unit(queries, dtype) and is_unit(corpus, dtype)
+    qrels = index_qrels(dataset, model.device)
+    ids = list(dataset.queries["id"]), list(dataset.corpus["id"])
+    return EmbeddedDataset(*ids, queries, corpus, qrels, similarity, unit, BaseModel.of(model, unit))
+
+
+def index_qrels(dataset: RetrievalDataset, device: str | torch.device) -> dict[str, EmbeddedQrels]:
+    """The judgements of each split as indices into the rows of queries and corpus, on ``device``."""
     query_rows = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
     corpus_rows = {corpus_id: row for row, corpus_id in enumerate(dataset.corpus["id"])}
-    qrels = {
+    return {
         split: EmbeddedQrels(
-            torch.tensor([query_rows[query_id] for query_id in judged["query_id"]], device=model.device),
-            torch.tensor([corpus_rows[corpus_id] for corpus_id in judged["corpus_id"]], device=model.device),
-            torch.tensor(list(judged["score"]), dtype=torch.float32, device=model.device),
+            torch.tensor([query_rows[query_id] for query_id in judged["query_id"]], device=device),
+            torch.tensor([corpus_rows[corpus_id] for corpus_id in judged["corpus_id"]], device=device),
+            torch.tensor(list(judged["score"]), dtype=torch.float32, device=device),
         )
         for split, judged in dataset.qrels.items()
     }
-    ids = list(query_rows), list(corpus_rows)
-    return EmbeddedDataset(*ids, queries, corpus, qrels, similarity, unit, BaseModel.of(model, unit))
 
 
 def place_in_group(groups: Tensor, num_groups: int) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
@@ -63,6 +63,8 @@ class TrainingRecord:
         chosen: the candidate that was chosen.
         reason: why it is given out, or why the base model is kept, with the figures.
         seed: of the whole run.
+        split_by: what was kept on one side when the splits were cut.
+        paraphrase_threshold: cosine from which two queries count as paraphrases.
         fitted_on: the splits it was fitted on.
         arguments: settings of a gradient run.
         scores: held-out figures.
@@ -78,6 +80,8 @@ class TrainingRecord:
     chosen: str = ""
     reason: str = ""
     seed: int | None = None
+    split_by: Literal["query", "document"] = "query"
+    paraphrase_threshold: float | None = None
     fitted_on: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
     scores: SplitScores | None = None
@@ -297,6 +301,8 @@ def _facts(training: TrainingRecord) -> list[str]:
         facts.append(f"Why: {_inline(training.reason)}")
     if training.seed is not None:
         facts.append(f"Seed: {training.seed}")
+    if training.split_by == "document":
+        facts.append("Splits: all queries of a document on one side")
     if training.arguments:
         facts.append("Arguments: " + ", ".join(f"`{name}={value}`" for name, value in training.arguments.items()))
     if training.script:

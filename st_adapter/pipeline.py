@@ -15,9 +15,10 @@ from sentence_transformers import SentenceTransformer
 from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import check_seed_and_level, fit
 from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import EmbeddedDataset, Precision, embed
+from st_adapter.embeddings import EmbeddedDataset, Precision, embed, index_qrels
 from st_adapter.evaluation import EvaluationResult, evaluate, seen_documents
 from st_adapter.index import IndexEvaluation, check_index, evaluate_indexes
+from st_adapter.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks, drop_leaks, regroup
 from st_adapter.model import detach
 from st_adapter.model_card import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
 from st_adapter.onnx_export import check_dependencies
@@ -33,6 +34,8 @@ Method = Literal["auto", "closed-form", "gradient"]
 MODEL_FOLDER = "model"
 RESULTS_FILE = "results.json"
 CHECKPOINT_FOLDER = "checkpoints"
+# Leaks written out; the counts are of all.
+_SHOWN_LEAKS = 100
 # Metrics kept query by query, so that two runs can be compared query by query.
 PER_QUERY = ("ndcg@10", "mrr@100")
 
@@ -46,12 +49,16 @@ class TrainingRun:
         results_file: the results as JSON.
         results: the content of that file.
         evaluations: split (``dev`` and, if the data have one, ``test``) -> base and adapted, per query.
+        leaks: queries and documents that stand in two splits, as far as they were not dropped.
+        notes: what was cut, merged or dropped; those of the data set and of the run.
     """
 
     model_dir: Path | None
     results_file: Path
     results: dict[str, Any]
     evaluations: dict[str, EvaluationResult]
+    leaks: LeakReport
+    notes: tuple[str, ...]
 
 
 def run_training(
@@ -66,6 +73,8 @@ def run_training(
     resume_from_checkpoint: bool = False,
     save_base: bool = True,
     onnx: bool = False,
+    drop_leaking: bool = False,
+    paraphrase_threshold: float = PARAPHRASE_THRESHOLD,
     base_model: str | Path | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     embedding_batch_size: int = 32,
@@ -91,6 +100,10 @@ def run_training(
         resume_from_checkpoint: go on with a ``gradient`` run that was cut off, from its newest checkpoint.
         save_base: whether to save the base model if it is kept.
         onnx: whether to save the model as ONNX too.
+        drop_leaking: whether to take queries out of train and dev that a later split has too, as text or paraphrase;
+            see ``drop_leaks``. They are counted in any case.
+        paraphrase_threshold: cosine from which two queries count as paraphrases; see ``check_leaks``. Where the splits
+            were cut by document, paraphrases stay on one side as well; see ``regroup``.
         base_model: Hub id or folder that the base model came from, if the model itself no longer knows it.
         cache_dir: where embeddings are cached; see ``embed``.
         embedding_batch_size: texts per forward pass of the base model.
@@ -125,6 +138,15 @@ def run_training(
         show_progress_bar=show_progress_bar,
     )
     seconds["embedding"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    dataset = _keep_paraphrases_together(dataset, embedded, paraphrase_threshold)
+    leaks = check_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+    if drop_leaking:
+        dataset = drop_leaks(dataset, leaks)
+        leaks = check_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+    embedded = replace(embedded, qrels=index_qrels(dataset, embedded.query_embeddings.device))
+    seconds["checking"] = time.perf_counter() - start
 
     start = time.perf_counter()
     adapter: QueryAdapter | None
@@ -163,6 +185,8 @@ def run_training(
         chosen=selection["chosen"],
         reason=selection["gate"]["reason"],
         seed=seed,
+        split_by=dataset.cut.by if dataset.cut else "query",
+        paraphrase_threshold=paraphrase_threshold,
         fitted_on=fitted_on,
         arguments={} if args is None else args.hyperparameters(),
         scores=_scores(evaluations["test"], embedded.similarity) if "test" in evaluations else None,
@@ -184,6 +208,8 @@ def run_training(
             "notes": list(dataset.notes),
             "num_documents": len(dataset.corpus),
             "train": _split_numbers(embedded, "train"),
+            "split_by": dataset.cut.by if dataset.cut else None,
+            "leaks": leaks.to_dict(max_pairs=_SHOWN_LEAKS),
         },
         "method": method,
         "adopted": adapter is not None,
@@ -201,7 +227,17 @@ def run_training(
     }
     results_file = output_dir / RESULTS_FILE
     write_json(results_file, results)
-    return TrainingRun(model_dir if model_dir.exists() else None, results_file, results, evaluations)
+    saved = model_dir if model_dir.exists() else None
+    return TrainingRun(saved, results_file, results, evaluations, leaks, dataset.notes)
+
+
+def _keep_paraphrases_together(
+    dataset: RetrievalDataset, embedded: EmbeddedDataset, threshold: float
+) -> RetrievalDataset:
+    """Where the splits were cut by document, cut them anew with the paraphrases that only the embeddings show."""
+    if dataset.cut is None or dataset.cut.by != "document":
+        return dataset
+    return regroup(dataset, embedded.query_embeddings, threshold=threshold)
 
 
 def _fit_gradient(
@@ -236,6 +272,7 @@ def evaluate_saved(
     cache_dir: str | os.PathLike[str] | None = None,
     embedding_batch_size: int = 32,
     precision: Precision = "fp32",
+    paraphrase_threshold: float = PARAPHRASE_THRESHOLD,
 ) -> list[IndexEvaluation]:
     """Evaluate a saved model with an adapter against its own base model, by exact search and through indexes.
 
@@ -251,6 +288,7 @@ def evaluate_saved(
         cache_dir: where embeddings are cached; see ``embed``.
         embedding_batch_size: texts per forward pass of the base model.
         precision: of the base model's forward pass; see ``embed``.
+        paraphrase_threshold: where the splits were cut by document, that of the training, for the same splits.
 
     Returns:
         One entry per index, exact search first.
@@ -265,6 +303,8 @@ def evaluate_saved(
     indexes = [check_index(name) for name in indexes]  # before anything is embedded
     base, query_modules = detach(model)
     embedded = embed(base, dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision)
+    dataset = _keep_paraphrases_together(dataset, embedded, paraphrase_threshold)
+    embedded = replace(embedded, qrels=index_qrels(dataset, embedded.query_embeddings.device))
     if run_dir is not None:
         write_trec(embedded[split], run_dir, query_modules)
     seen = seen_documents(embedded, fitted_on) if fitted_on else None

@@ -519,6 +519,89 @@ def test_queries_in_two_given_splits_are_kept_and_counted():
     )
 
 
+# --- splits by document ---
+
+
+def shared_documents(number=300, per_document=3):
+    frame = many(number)
+    return frame.assign(document=[f"D{n // per_document}" for n in range(number)])
+
+
+def sides_of_documents(dataset):
+    """Document text -> the splits in which it is relevant."""
+    sides = {}
+    for split in dataset.splits:
+        for (_, document), score in judged(dataset, split).items():
+            if score > 0:
+                sides.setdefault(document, set()).add(split)
+    return sides
+
+
+def test_split_by_document_keeps_the_queries_of_a_document_on_one_side():
+    assert any(len(sides) > 1 for sides in sides_of_documents(RetrievalDataset.load(shared_documents())).values())
+    dataset = RetrievalDataset.load(shared_documents(), split_by="document")
+    assert {len(sides) for sides in sides_of_documents(dataset).values()} == {1}
+    assert len(split_of(dataset)) == 300 and dataset.splits == ["train", "dev", "test"]
+    assert dataset.notes[-1] == (
+        "No splits were given; queries were cut 70/10/20 into train, dev and test by a hash (seed 0), with all queries "
+        "of one document on one side."
+    )
+    assert dataset.cut.by == "document" and dataset.cut.splits == ("train", "dev", "test")
+    again = RetrievalDataset.load(shared_documents()[::-1], split_by="document")
+    assert split_of(again) == split_of(dataset)
+
+
+def test_negatives_hold_nothing_together():
+    frame = many().assign(negative="D0")
+    assert split_of(RetrievalDataset.load(frame[1:], split_by="document")) == split_of(RetrievalDataset.load(frame[1:]))
+
+
+def test_a_carved_dev_is_cut_by_document_and_test_stays():
+    source = {"train": shared_documents(), "test": many(20, "Test {}?").assign(document="D1")}
+    dataset = RetrievalDataset.load(source, split_by="document")
+    sides = sides_of_documents(dataset)
+    assert sides.pop("D1") == {"test", *(["train"] if "train" in sides_of_documents(dataset)["D1"] else ["dev"])}
+    assert {len(found) for found in sides.values()} == {1}
+    assert len(judged(dataset, "test")) == 20 and dataset.cut.splits == ("train", "dev")
+    number = len(dataset.qrels["dev"])
+    note = f"No dev split was given; {number} queries of train became it, by a hash, with all queries of one document"
+    assert dataset.notes[-1].startswith(note)
+
+
+def test_one_giant_group_is_cut_and_noted():
+    frame = pd.DataFrame({"query": [f"Query {n}?" for n in range(200)], "document": [f"D{n // 4}" for n in range(200)]})
+    bridges = pd.DataFrame({"query": [f"Query {n}?" for n in range(0, 196, 4)]})
+    bridges["document"] = [f"D{n // 4 + 1}" for n in range(0, 196, 4)]
+    dataset = RetrievalDataset.load(pd.concat([frame, bridges]), split_by="document")
+    assert dataset.splits == ["train", "dev", "test"]
+    assert dataset.notes[-1] == (
+        "1 group of queries that hangs together by documents (200 of 200 queries) too large for one side; cut further, "
+        "no more than needed. What then stands on two sides is a leak, and counted as one."
+    )
+
+
+def test_given_splits_stay_whatever_was_asked():
+    dataset = RetrievalDataset.load(PAIRS.assign(document="A"), split_by="document")
+    assert split_of(dataset) == split_of(RetrievalDataset.load(PAIRS))
+    assert dataset.cut is None
+    assert dataset.notes[-1] == "All splits were given and stay as they are, whatever documents their queries share."
+    with pytest.raises(ValueError, match="splits 'train', 'dev', 'test' were given with the data, so there is nothing"):
+        dataset.recut([])
+
+
+def test_recut_keeps_groups_together_and_everything_else_in_place():
+    dataset = RetrievalDataset.load(many())
+    ids = dict(zip(dataset.queries["text"], dataset.queries["id"], strict=True))
+    before = split_of(dataset)
+    assert split_of(dataset.recut([])) == before
+    group = [next(text for text in before if before[text] == split) for split in ("train", "dev", "test")]
+    after = split_of(dataset.recut([[ids[text] for text in group]]))
+    assert len({after[text] for text in group}) == 1
+    assert {text for text in before if before[text] != after[text]} <= set(group)
+    with pytest.raises(ValueError, match="1 query id not in the splits 'train', 'dev', 'test': 'q999'. Expected ids"):
+        dataset.recut([["q0", "q999"]])
+
+
 # --- bad input ---
 
 
@@ -673,6 +756,10 @@ def test_scores_that_are_no_finite_number(bad):
 def test_scores_written_as_text_are_read(tmp_path):
     PAIRS.assign(score=[1, 0.5, 2]).to_csv(tmp_path / "pairs.csv", index=False)
     assert judged(RetrievalDataset.load(tmp_path / "pairs.csv"), "dev") == {("b?", "B"): 0.5}
+
+
+def test_unknown_split_by():
+    refused(PAIRS, "split_by is 'chunk'. Expected one of 'query', 'document'", split_by="chunk")
 
 
 def test_no_train_split():

@@ -64,7 +64,7 @@ def test_results_hold_what_is_needed_to_judge_and_to_repeat(finished, tiny_model
     selection = results["selection"]
     assert results["adopted"] is selection["gate"]["adopted"]
     assert selection["candidates"][0]["name"] == selection["chosen"]
-    assert set(results["seconds"]) == {"embedding", "fitting", "evaluating", "saving"}
+    assert set(results["seconds"]) == {"embedding", "checking", "fitting", "evaluating", "saving"}
     described = BaseModel.of(SentenceTransformer(str(tiny_model_path), device="cpu"))
     assert results["base_model"] == described.to_dict() and results["seed"] == 0
     assert set(results["versions"]) >= {"python", "torch", "sentence-transformers"}
@@ -250,3 +250,50 @@ def test_the_test_split_chooses_nothing(pairs_file, tiny_model_path, tmp_path):
             features = module(features)
         weights.append(features["sentence_embedding"])
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_splits_by_document_are_the_same_when_the_model_is_evaluated(seed, tiny_model_path, tmp_path, capsys):
+    rows = [
+        {"question": f"where is the {color} {thing}", "passage": f"{thing} of the {COLORS.index(color) // 2}. kind"}
+        for color in COLORS
+        for thing in THINGS
+    ]
+    data = tmp_path / "pairs.csv"
+    pd.DataFrame(rows).to_csv(data, index=False)
+    common = ["--data", str(data), "--cache-dir", str(tmp_path / "cache")]
+    train = ["train", "--model", str(tiny_model_path), "--output-dir", str(tmp_path / "out"), "--seed", str(seed)]
+    options = ["--method", "closed-form", "--split-by", "document", "--paraphrase-threshold", "0.98"]
+    assert cli.main([*train, *options, *common]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["data"]["split_by"] == "document"
+    assert results["data"]["leaks"]["paraphrase_threshold"] == 0.98
+    assert "a paraphrase (cosine of at least 0.98) and stay on its side." in shown
+    for part in results["data"]["leaks"]["between"]:
+        assert f"leaks: {part['sentence']}" in shown
+        assert part["later_queries_sharing_a_document"] == 0
+    output = tmp_path / "evaluation.json"
+    assert cli.main(["evaluate", "--model", str(tmp_path / "out" / "model"), "--output", str(output), *common]) == 0
+    assert json.loads(output.read_text())["per_query"]["query_ids"] == results["test"]["per_query"]["query_ids"]
+
+
+def test_leaks_are_shown_and_dropped_on_request_only(pairs_file, tiny_model_path, tmp_path, capsys):
+    frame = pd.read_csv(pairs_file)
+    frame["split"] = ["train"] * 50 + ["dev"] * 10 + ["test"] * 20
+    leaking = frame[:2].assign(question=frame["question"][:2].str.upper(), split="test")
+    data = tmp_path / "pairs.csv"
+    pd.concat([frame, leaking]).to_csv(data, index=False)
+    command = ["train", "--model", str(tiny_model_path), "--data", str(data), "--cache-dir", str(tmp_path / "cache")]
+    command += ["--method", "closed-form", "--paraphrase-threshold", "0.9999"]
+    found = {}
+    for name, options in (("kept", []), ("dropped", ["--drop-leaks"])):
+        assert cli.main([*command, "--output-dir", str(tmp_path / name), *options]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        found[name] = json.loads((tmp_path / name / "results.json").read_text())
+        assert ("2 of 50 queries of train" in shown) is (name == "dropped")
+    between = {name: results["data"]["leaks"]["between"][1] for name, results in found.items()}
+    assert between["kept"]["leaking_later_queries"] == {"exact": 0, "normalised": 2, "paraphrase": 0}
+    assert between["dropped"]["leaking_later_queries"] == {"exact": 0, "normalised": 0, "paraphrase": 0}
+    assert [results["data"]["train"]["num_queries"] for results in found.values()] == [50, 48]
+    assert found["kept"]["test"]["base"] == found["dropped"]["test"]["base"]
