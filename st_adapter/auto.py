@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -124,10 +125,38 @@ def fit(
         ValueError: a split is missing or has no relevant pair, or seed or alpha is out of range.
     """
     check_seed_and_level(seed, alpha)
+    return fit_labelled(
+        labelled_split(embedded),
+        unseen_share(embedded),
+        method=method,
+        seed=seed,
+        alpha=alpha,
+        show_progress_bar=show_progress_bar,
+    )
+
+
+def fit_labelled(
+    labelled: EmbeddedSplit,
+    expected_unseen: float,
+    *,
+    method: FitMethod,
+    seed: int,
+    alpha: float,
+    show_progress_bar: bool,
+) -> FitResult:
+    """What ``fit`` does once it knows which queries to learn from: the rest of the data is out of reach here.
+
+    Args:
+        labelled: the queries to learn from and to test on, with their relevant documents only.
+        expected_unseen: share of the queries to come whose documents no labelled query asks for, 0-1.
+        method: see ``fit``, as all others.
+        seed: of folds, batches and tests.
+        alpha: level of the test.
+        show_progress_bar: one step per fold, and one for the last fit.
+    """
     clock = _Clock()
     generator = torch.Generator().manual_seed(seed)
-    labelled = labelled_split(embedded)
-    unseen_weight = max(_MIN_UNSEEN_WEIGHT, unseen_share(embedded))
+    unseen_weight = max(_MIN_UNSEEN_WEIGHT, expected_unseen)
     solved = _SOLVED[method]
     runs = list(_RUNS) if method == "auto" else []
     candidates: list[Candidate] = [
@@ -170,13 +199,21 @@ def fit(
         adapter = None
         if verdict.gate.adopted:
             with clock("refitting"):
-                matrix = _refit(labelled, verdict.chosen, solved, seed)
+                seeds = [seed * 1000 + 900 + n for n in range(_REFIT_SEEDS if _runs_of(verdict.chosen) else 1)]
+                matrix = torch.stack(fit_candidate(verdict.chosen, [(labelled, each) for each in seeds])).mean(dim=0)
                 if unseen_weight >= _BAG_FROM:
                     bags = [_combine(verdict.chosen, matrices) for *_, matrices in fitted]
                     matrix = (matrix + torch.stack(bags).mean(dim=0)) / 2
                 adapter = QueryAdapter.from_matrix(matrix, normalize=labelled.unit).to(matrix.device)
         progress.update()
     return FitResult(adapter, verdict, clock.seconds)
+
+
+def fit_candidate(candidate: Candidate, fits: Sequence[tuple[EmbeddedSplit, int]]) -> list[Tensor]:
+    """Fit one candidate on each of several (labelled queries, seed): (D, D) maps, to be applied as ``q @ W.T``."""
+    sources = {part.source for part in candidate}
+    solved = [each for each in dict.fromkeys(chain(*_SOLVED.values())) if _solution(*each) in sources]
+    return [_combine(candidate, matrices) for matrices in _matrices(fits, solved, _runs_of(candidate))]
 
 
 def check_seed_and_level(seed: int, alpha: float) -> None:
@@ -212,6 +249,11 @@ def _solution(solver: str, ridge: float) -> Source:
 
 def _checkpoint(run: str, step: int) -> Source:
     return Source(run, f"{step} steps")
+
+
+def _runs_of(candidate: Candidate) -> list[str]:
+    """The gradient runs that a candidate is made of."""
+    return [run for run in _RUNS if any(part.source.family == run for part in candidate)]
 
 
 def _matrices(
@@ -251,14 +293,6 @@ def _run(train: EmbeddedSplit, run: str, seed: int) -> dict[Source, Tensor]:
 
 def _combine(candidate: Candidate, matrices: dict[Source, Tensor]) -> Tensor:
     return torch.stack([mix(matrices[part.source], part.share) for part in candidate]).mean(dim=0)
-
-
-def _refit(labelled: EmbeddedSplit, candidate: Candidate, solved: Sequence[tuple[str, float]], seed: int) -> Tensor:
-    """Fit a candidate on all labels, with several seeds if it comes from a gradient run."""
-    runs = [run for run in _RUNS if any(part.source.family == run for part in candidate)]
-    seeds = [seed * 1000 + 900 + number for number in range(_REFIT_SEEDS if runs else 1)]
-    refits = _matrices([(labelled, each) for each in seeds], solved, runs)
-    return torch.stack([_combine(candidate, matrices) for matrices in refits]).mean(dim=0)
 
 
 def _side_by_side(tasks: Sequence[partial[dict[Source, Tensor]]]) -> list[dict[Source, Tensor]]:

@@ -29,6 +29,7 @@ ORDER = [
     "folds",
     "selection",
     "auto",
+    "learning_curve",
     "trainer",
     "pipeline",
     "cli",
