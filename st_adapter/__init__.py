@@ -11,9 +11,11 @@ from st_adapter.auto import FitResult, fit
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, embed, model_fingerprint
 from st_adapter.evaluation import EvaluationResult, adapt, evaluate
+from st_adapter.learning_curve import LearningCurve, learning_curve
 from st_adapter.metrics import ranking_metrics, run_metrics
 from st_adapter.model import attach, detach, save_pretrained
 from st_adapter.pipeline import TrainingRun, evaluate_saved, run_training
+from st_adapter.report import write_report
 from st_adapter.retrieval import search
 from st_adapter.trainer import AdapterTrainer
 from st_adapter.training_args import AdapterTrainingArguments
@@ -26,6 +28,7 @@ __all__ = [
     "EmbeddedSplit",
     "EvaluationResult",
     "FitResult",
+    "LearningCurve",
     "QueryAdapter",
     "RetrievalDataset",
     "TrainingRun",
@@ -37,10 +40,12 @@ __all__ = [
     "evaluate",
     "evaluate_saved",
     "fit",
+    "learning_curve",
     "model_fingerprint",
     "ranking_metrics",
     "run_metrics",
     "run_training",
     "save_pretrained",
     "search",
+    "write_report",
 ]

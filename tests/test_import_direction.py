@@ -12,6 +12,7 @@ ORDER = [
     "metrics",
     "losses",
     "statistics",
+    "plots",
     "comparison",
     "data_files",
     "data_columns",
@@ -20,6 +21,7 @@ ORDER = [
     "embeddings",
     "adapter",
     "evaluation",
+    "examples",
     "model",
     "hub",
     "training_args",
@@ -32,6 +34,7 @@ ORDER = [
     "learning_curve",
     "trainer",
     "pipeline",
+    "report",
     "cli",
 ]
 PACKAGE = Path(st_adapter.__file__).parent

@@ -1,5 +1,6 @@
 """The curve on problems whose answer is known, and its extrapolation against laws that are exact."""
 
+import importlib
 import json
 from dataclasses import replace
 
@@ -12,10 +13,12 @@ from scipy.optimize import curve_fit
 from test_trainer import rotated_problem
 
 from st_adapter import auto
-from st_adapter import learning_curve as module
 from st_adapter.embeddings import EmbeddedQrels
 from st_adapter.evaluation import query_metrics
 from st_adapter.learning_curve import draw_labels, learning_curve
+
+# The package has a function of the same name.
+module = importlib.import_module("st_adapter.learning_curve")
 
 
 @pytest.fixture(autouse=True)
