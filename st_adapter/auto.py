@@ -177,7 +177,7 @@ def fit_labelled(
         for group in (folds[:num_first], folds[num_first:]):
             with clock("training"):
                 fits = [(labelled.subset(f.train), seed * 1000 + len(fitted) + n) for n, f in enumerate(group)]
-                group_matrices = _matrices(fits, solved, runs)
+                group_matrices = _matrices(fits, solved, runs, _CHECKPOINTS)
             with clock("measuring"):
                 for fold, matrices in zip(group, group_matrices, strict=True):
                     measure = Measure(labelled.subset(fold.measured))
@@ -213,7 +213,10 @@ def fit_candidate(candidate: Candidate, fits: Sequence[tuple[EmbeddedSplit, int]
     """Fit one candidate on each of several (labelled queries, seed): (D, D) maps, to be applied as ``q @ W.T``."""
     sources = {part.source for part in candidate}
     solved = [each for each in dict.fromkeys(chain(*_SOLVED.values())) if _solution(*each) in sources]
-    return [_combine(candidate, matrices) for matrices in _matrices(fits, solved, _runs_of(candidate))]
+    checkpoints = [
+        step for step in _CHECKPOINTS if any(part.source.detail == _checkpoint("", step).detail for part in candidate)
+    ]
+    return [_combine(candidate, matrices) for matrices in _matrices(fits, solved, _runs_of(candidate), checkpoints)]
 
 
 def check_seed_and_level(seed: int, alpha: float) -> None:
@@ -257,7 +260,10 @@ def _runs_of(candidate: Candidate) -> list[str]:
 
 
 def _matrices(
-    fits: Sequence[tuple[EmbeddedSplit, int]], solved: Sequence[tuple[str, float]], runs: Sequence[str]
+    fits: Sequence[tuple[EmbeddedSplit, int]],
+    solved: Sequence[tuple[str, float]],
+    runs: Sequence[str],
+    checkpoints: Sequence[int],
 ) -> list[dict[Source, Tensor]]:
     """Fit every source on each of several (training split, seed): (D, D) matrices."""
     matrices: list[dict[Source, Tensor]] = []
@@ -265,14 +271,14 @@ def _matrices(
         pairs = labelled_pairs(train)
         matrices.append({_solution(s, r): _SOLVERS[s](pairs, train.corpus_embeddings, r) for s, r in solved})
     numbers = [number for number in range(len(fits)) for _ in runs]
-    tasks = [partial(_run, train, run, seed) for train, seed in fits for run in runs]
+    tasks = [partial(_run, train, run, seed, checkpoints) for train, seed in fits for run in runs]
     for number, fitted in zip(numbers, _side_by_side(tasks), strict=True):
         matrices[number] |= fitted
     return matrices
 
 
-def _run(train: EmbeddedSplit, run: str, seed: int) -> dict[Source, Tensor]:
-    """The averaged iterates of one gradient run at its checkpoints."""
+def _run(train: EmbeddedSplit, run: str, seed: int, checkpoints: Sequence[int]) -> dict[Source, Tensor]:
+    """The averaged iterates of one gradient run at some steps."""
     args = replace(_RUNS[run], seed=seed)
     if train.num_pairs >= _LARGE:
         args = replace(
@@ -283,9 +289,9 @@ def _run(train: EmbeddedSplit, run: str, seed: int) -> dict[Source, Tensor]:
     gradient_fit = GradientFit(train, args)
     identity = torch.eye(train.dim, device=train.query_embeddings.device)
     matrices: dict[Source, Tensor] = {}
-    for step in range(1, max(_CHECKPOINTS) + 1):
+    for step in range(1, max(checkpoints) + 1):
         gradient_fit.step()
-        if step in _CHECKPOINTS:
+        if step in checkpoints:
             with torch.no_grad():
                 matrices[_checkpoint(run, step)] = gradient_fit.averaged.project(identity).T.clone()
     return matrices
