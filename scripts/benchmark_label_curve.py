@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from benchmark_quality import (
     FITTED_ON,
     METRIC,
@@ -36,8 +34,9 @@ from benchmark_quality import (
     write_results,
 )
 
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels
+from st_adapter.embeddings import EmbeddedDataset
 from st_adapter.evaluation import query_metrics, seen_documents, seen_queries
+from st_adapter.learning_curve import draw_labels
 
 OUTPUT = ROOT / "scripts" / "results" / "label_curve.json"
 DEFAULT_DATA = ("scifact", "feedbackqa")
@@ -98,7 +97,7 @@ def measure_size(name: str, embedded: EmbeddedDataset, base: Values, size: int, 
     test = embedded["test"]
     runs, values = {}, []
     for draw in range(draws):
-        drawn = draw_labels(embedded, size, seed=draw)
+        drawn = draw_share(embedded, size, seed=draw)
         start = time.perf_counter()
         fitted = ours(drawn, embedded.corpus_embeddings, seed=draw)
         seconds = time.perf_counter() - start
@@ -117,22 +116,14 @@ def measure_size(name: str, embedded: EmbeddedDataset, base: Values, size: int, 
     return {**{key: value for key, value in whole.items() if key not in ("seen", "unseen")}, "runs": runs}
 
 
-def draw_labels(embedded: EmbeddedDataset, size: int, seed: int) -> EmbeddedDataset:
+def draw_share(embedded: EmbeddedDataset, size: int, seed: int) -> EmbeddedDataset:
     """Keep `size` random queries of train and dev together, each with its share and at least one; test stays whole.
 
     A larger draw with the same seed contains every smaller one.
     """
-    generator = torch.Generator().manual_seed(seed)
     numbers = {split: len(embedded[split].query_ids) for split in ("train", "dev")}
     num_dev = min(max(1, round(size * numbers["dev"] / sum(numbers.values()))), numbers["dev"], size - 1)
-    qrels = dict(embedded.qrels)
-    for split, wanted in (("train", size - num_dev), ("dev", num_dev)):
-        rows = embedded.qrels[split].query_index
-        queries = rows.unique().cpu()
-        drawn = queries[torch.randperm(len(queries), generator=generator)[:wanted]].to(rows.device)
-        kept = torch.isin(rows, drawn)
-        qrels[split] = EmbeddedQrels(*(part[kept] for part in embedded.qrels[split]))
-    return replace(embedded, qrels=qrels)
+    return draw_labels(embedded, {"train": size - num_dev, "dev": num_dev}, seed)
 
 
 def markdown_table(results: Mapping[str, Any]) -> str:

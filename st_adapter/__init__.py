@@ -16,12 +16,14 @@ from st_adapter.evaluation import EvaluationResult, adapt, evaluate, seen_docume
 from st_adapter.evaluator import GradedRetrievalEvaluator
 from st_adapter.index import IndexEvaluation, build_index, evaluate_indexes
 from st_adapter.leaks import LeakReport, check_leaks, drop_leaks, regroup
+from st_adapter.learning_curve import LearningCurve, learning_curve
 from st_adapter.metrics import ranking_metrics, run_metrics
 from st_adapter.model import attach, detach
 from st_adapter.model_card import SplitScores, TrainingRecord
 from st_adapter.mteb_task import mteb_task
 from st_adapter.onnx_export import export_onnx
 from st_adapter.pipeline import TrainingRun, evaluate_saved, run_training
+from st_adapter.report import write_report
 from st_adapter.repository import from_pretrained
 from st_adapter.retrieval import search
 from st_adapter.saving import push_folder, push_to_hub, save_pretrained
@@ -42,6 +44,7 @@ __all__ = [
     "GradedRetrievalEvaluator",
     "IndexEvaluation",
     "LeakReport",
+    "LearningCurve",
     "QueryAdapter",
     "RetrievalDataset",
     "SplitScores",
@@ -61,6 +64,7 @@ __all__ = [
     "export_onnx",
     "fit",
     "from_pretrained",
+    "learning_curve",
     "model_fingerprint",
     "push_folder",
     "push_to_hub",
@@ -73,4 +77,5 @@ __all__ = [
     "search",
     "seen_documents",
     "write_trec",
+    "write_report",
 ]

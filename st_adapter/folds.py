@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -37,14 +37,12 @@ class Fold(NamedTuple):
     unseen: Tensor
 
 
-def labelled_split(embedded: EmbeddedDataset) -> EmbeddedSplit:
-    """The relevant pairs of train and dev as one split, each pair once."""
-    for split in ("train", "dev"):
+def labelled_split(embedded: EmbeddedDataset, splits: Sequence[str] = ("train", "dev")) -> EmbeddedSplit:
+    """The relevant pairs of some splits as one split, each pair once."""
+    for split in splits:
         if not bool((embedded[split].qrels.relevance > 0).any()):
             raise ValueError(f"The split {split!r} has no relevant pair. Check the relevance scores: > 0 is relevant.")
-    parts = [
-        EmbeddedQrels(*(part[q.relevance > 0] for part in q)) for q in (embedded.qrels["train"], embedded.qrels["dev"])
-    ]
+    parts = [EmbeddedQrels(*(part[q.relevance > 0] for part in q)) for q in (embedded.qrels[split] for split in splits)]
     query_index, corpus_index, relevance = (torch.cat(columns) for columns in zip(*parts, strict=True))
     keys = query_index * len(embedded.corpus_ids) + corpus_index
     distinct, group = keys.unique(return_inverse=True)

@@ -17,6 +17,7 @@ from st_adapter.auto import check_seed_and_level, fit
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, Precision, embed, index_qrels
 from st_adapter.evaluation import EvaluationResult, evaluate, seen_documents
+from st_adapter.examples import largest_changes
 from st_adapter.index import IndexEvaluation, check_index, evaluate_indexes
 from st_adapter.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks, drop_leaks, regroup
 from st_adapter.model import detach
@@ -36,6 +37,8 @@ RESULTS_FILE = "results.json"
 CHECKPOINT_FOLDER = "checkpoints"
 # Leaks written out; the counts are of all.
 _SHOWN_LEAKS = 100
+REPORT_FILE, REPORT_PICTURE = "report.html", "report.png"
+CURVE_FILE, CURVE_PICTURE = "learning_curve.json", "learning_curve.png"
 # Metrics kept query by query, so that two runs can be compared query by query.
 PER_QUERY = ("ndcg@10", "mrr@100")
 
@@ -173,6 +176,8 @@ def run_training(
         if split in embedded.qrels
     }
     figures = {split: evaluation.to_dict(per_query=PER_QUERY) for split, evaluation in evaluations.items()}
+    for split, evaluation in evaluations.items():
+        figures[split]["examples"] = largest_changes(dataset, embedded[split], evaluation, adapter).to_dict()
     seconds["evaluating"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -226,6 +231,9 @@ def run_training(
         "versions": installed_versions(),
     }
     results_file = output_dir / RESULTS_FILE
+    for name in (REPORT_FILE, REPORT_PICTURE):
+        # A report of an earlier run must not pass for one of this run.
+        (output_dir / name).unlink(missing_ok=True)
     write_json(results_file, results)
     saved = model_dir if model_dir.exists() else None
     return TrainingRun(saved, results_file, results, evaluations, leaks, dataset.notes)
@@ -316,7 +324,8 @@ def _check_output_dir(folder: Path) -> None:
         raise ValueError(f"The output folder {folder} is a file. Name a folder.")
     if folder.is_dir():
         names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-        foreign = sorted(names - {MODEL_FOLDER, RESULTS_FILE, CHECKPOINT_FOLDER})
+        ours = {MODEL_FOLDER, RESULTS_FILE, CHECKPOINT_FOLDER, REPORT_FILE, REPORT_PICTURE, CURVE_FILE, CURVE_PICTURE}
+        foreign = sorted(names - ours)
         if foreign:
             raise ValueError(
                 f"The output folder {folder} holds files that are not from an earlier run, the first: {foreign[:3]}. "

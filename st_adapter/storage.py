@@ -79,11 +79,22 @@ def write_json(path: Path, content: object) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all, with the folders it lies in."""
+    with file_written_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def file_written_whole(path: Path) -> Iterator[Path]:
+    """Give a path to write a file to; it takes the place of ``path`` when the block ends without an error.
+
+    Raises:
+        OSError: the file cannot be written; what was there before is untouched.
+    """
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     with _explained_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            unfinished.write_text(text, encoding="utf-8")
+            yield unfinished
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)

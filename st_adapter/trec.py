@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from st_adapter.embeddings import EmbeddedSplit
 from st_adapter.evaluation import Adapter, adapt, search_split
 from st_adapter.retrieval import TopK
+from st_adapter.storage import file_written_whole
 
 QRELS_FILE = "qrels"
 BASE_RUN_FILE = "base.run"
@@ -61,20 +62,12 @@ def write_trec(split: EmbeddedSplit, folder: str | Path, adapter: Adapter | None
     if adapter is not None:
         hits = search_split(split, adapt(adapter, split.query_embeddings), k)
         files[ADAPTED_RUN_FILE] = _run_lines(split, hits, "adapted")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex
-    unfinished = {folder / name: folder / f".{name}.{mark}" for name in files}
-    try:
-        for temporary, lines in zip(unfinished.values(), files.values(), strict=True):
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with ExitStack() as stack:
+        for name, lines in files.items():
+            unfinished = stack.enter_context(file_written_whole(Path(folder) / name))
+            with unfinished.open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(lines)
-        for path, temporary in unfinished.items():
-            temporary.replace(path)
-    finally:
-        for temporary in unfinished.values():
-            temporary.unlink(missing_ok=True)
-    return list(unfinished)
+    return [Path(folder) / name for name in files]
 
 
 def check_whole_grades(grades: Sequence[float]) -> None:

@@ -104,7 +104,7 @@ def test_a_draw_of_labels_keeps_the_share_of_dev_and_grows(label_curve):
         "test": [(query, 6, 1) for query in range(80, 90)],
     }
     embedded = embedded_dataset(90, 8, qrels)
-    small, large, again = (label_curve.draw_labels(embedded, size, seed) for size, seed in ((8, 0), (40, 0), (8, 1)))
+    small, large, again = (label_curve.draw_share(embedded, size, seed) for size, seed in ((8, 0), (40, 0), (8, 1)))
     for split, num_small, num_large in (("train", 6, 30), ("dev", 2, 10)):  # 60 to 20 in all
         assert (len(small[split].query_ids), len(large[split].query_ids)) == (num_small, num_large)
         assert set(small[split].query_ids) < set(large[split].query_ids)

@@ -14,6 +14,7 @@ ORDER = [
     "statistics",
     "storage",
     "hub",
+    "plots",
     "comparison",
     "data_files",
     "data_columns",
@@ -26,6 +27,7 @@ ORDER = [
     "model_card",
     "adapter",
     "evaluation",
+    "examples",
     "index",
     "evaluator",
     "trec",
@@ -41,8 +43,10 @@ ORDER = [
     "folds",
     "selection",
     "auto",
+    "learning_curve",
     "trainer",
     "pipeline",
+    "report",
     "cli",
 ]
 PACKAGE = Path(st_adapter.__file__).parent

@@ -1,0 +1,294 @@
+"""One page and one picture that say whether to deploy the adapter, made from the files of a finished run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from st_adapter.comparison import written
+from st_adapter.demo import DATASET_NAME
+from st_adapter.examples import shortened
+from st_adapter.pipeline import CURVE_FILE, REPORT_FILE, REPORT_PICTURE, RESULTS_FILE
+from st_adapter.storage import write_text
+from st_adapter.training_args import AdapterTrainingArguments
+
+_TEMPLATE = "report_template.html"
+_METRICS = ("ndcg", "mrr", "accuracy", "recall", "precision", "map")
+_HEADLINE_METRIC = "ndcg@10"
+_PICTURED_METRICS = ("ndcg@10", "mrr@10", "accuracy@10", "recall@10", "map@100")
+_PARTS = {"all": "all queries", "seen": "documents seen", "unseen": "documents new"}
+_SHOWN_CANDIDATES = 12
+
+
+class Report(NamedTuple):
+    """The files of a report.
+
+    Attributes:
+        page: self-contained HTML.
+        picture: PNG for a model card.
+    """
+
+    page: Path
+    picture: Path
+
+
+def write_report(output_dir: str | Path) -> Report:
+    """Make the report of a training run from the ``results.json`` that it left behind.
+
+    The page holds everything: no script, no font, no image from elsewhere, and a policy that forbids the browser to
+    load any. Of queries and documents it shows the ones that changed most, as text. A learning curve that
+    ``st-adapter learning-curve`` left in the folder is shown if it is of the same data and base model.
+
+    Args:
+        output_dir: folder of ``run_training``; ``report.html`` and ``report.png`` are written to it.
+
+    Raises:
+        ValueError: there are no results of a training run in the folder.
+        ImportError: matplotlib or Jinja is not installed.
+    """
+    plots, jinja2 = _plots(), _jinja2()
+    output_dir = Path(output_dir)
+    results = _read_json(output_dir / RESULTS_FILE)
+    if results is None or not {"selection", "fitted_on", "data"} <= results.keys():
+        raise ValueError(
+            f"{output_dir} holds no {RESULTS_FILE} of a training run. Name the folder that `st-adapter train` wrote to."
+        )
+    curve = _curve_of(results, _read_json(output_dir / CURVE_FILE))
+    content = _content(results, curve)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"fraction": _fraction, "signed": _signed}
+    environment.globals["written"] = written
+    page = environment.get_template(_TEMPLATE).render(**content, figures=_figures(content, plots, jinja2))
+    _write_text(output_dir / REPORT_FILE, page)
+    picture = plots.summary_figure(
+        content["headline"],
+        content["verdict"],
+        content["pictured"],
+        content["base_rr"],
+        content["adapted_rr"],
+        curve,
+    )
+    return Report(output_dir / REPORT_FILE, plots.write_png(picture, output_dir / REPORT_PICTURE))
+
+
+def _plots() -> ModuleType:
+    # Only here, so that nobody who wants no figures needs or waits for matplotlib.
+    from st_adapter import plots
+
+    return plots
+
+
+def _jinja2() -> ModuleType:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError(
+            'The report needs Jinja, which is not installed. Run `pip install "st-adapter[report]"`.'
+        ) from error
+    return jinja2
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a file, None if it is not there.
+
+    Raises:
+        ValueError: the file holds no JSON object.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable as JSON ({error}). Make it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object. Make it again.")
+    return content
+
+
+def _curve_of(results: Mapping[str, Any], curve: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The curve, if it belongs to the run."""
+    if curve is None:
+        return None
+    same = curve["data"] == results["data"]["name"] and curve["base_model"] == results["base_model"]
+    return curve if same and curve["points"][-1]["num_queries"] == results["data"]["train"]["num_queries"] else None
+
+
+def _content(results: Mapping[str, Any], curve: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Everything that page and picture show, by name."""
+    gate = results["selection"]["gate"]
+    split = next((s for s in ("test", "dev") if s in results and s not in results["fitted_on"]), None)
+    evaluation = results[split] if split is not None else None
+    comparisons = evaluation["comparisons"] if evaluation is not None else {}
+    compared = comparisons.get("all", {})
+    # Without an adapter both sides are equal, and there is nothing to draw.
+    shown = bool(results["adopted"]) and evaluation is not None
+    reciprocal_ranks = {
+        side: evaluation["per_query"][side]["mrr@100"] if shown and evaluation is not None else []
+        for side in ("base", "adapted")
+    }
+    if shown:
+        headline = _headline(compared[_HEADLINE_METRIC], split or "")
+    elif results["adopted"]:
+        headline = "The adapter passed its test; there is no split left to measure it on."
+    else:
+        headline = "No adapter: the base model is kept."
+    parts = [
+        (f"{label}\n({comparisons[part][_HEADLINE_METRIC]['num_queries']:,})", comparisons[part][_HEADLINE_METRIC])
+        for part, label in _PARTS.items()
+        if part in comparisons
+    ]
+    return {
+        "headline": headline,
+        "verdict": gate["reason"],
+        "adopted": results["adopted"],
+        "split": split,
+        "evaluation": evaluation,
+        "compared": compared,
+        "headline_metric": compared.get(_HEADLINE_METRIC),
+        "metrics": [m for m in _ordered(compared) if m.endswith("@10")],
+        "all_metrics": _ordered(compared),
+        "pictured": [(written(m), compared[m]) for m in _PICTURED_METRICS if shown and m in compared],
+        "parts": [(_PARTS[part], comparisons[part][_HEADLINE_METRIC]) for part in _PARTS if part in comparisons],
+        "pictured_parts": parts if shown else [],
+        "base_rr": reciprocal_ranks["base"],
+        "adapted_rr": reciprocal_ranks["adapted"],
+        "curve": curve,
+        "examples": evaluation["examples"] if evaluation is not None else {"gains": [], "losses": []},
+        "selection": results["selection"],
+        "candidates": results["selection"].get("candidates", [])[:_SHOWN_CANDIDATES],
+        "num_more_candidates": max(0, len(results["selection"].get("candidates", [])) - _SHOWN_CANDIDATES),
+        "data": results["data"],
+        "data_name": _public_name(results["data"]["name"]) or "data in memory",
+        "base_model": _public_name(results["base_model"] or "") or "a model in memory",
+        "fitted_on": results["fitted_on"],
+        "seconds": results["seconds"],
+        "command": _command(results),
+        "facts": _facts(results),
+        "results_file": RESULTS_FILE,
+    }
+
+
+def _headline(compared: Mapping[str, Any], split: str) -> str:
+    low, high = compared["interval"]
+    direction = "better" if low > 0 else "worse" if high < 0 else "not clearly different"
+    return (
+        f"{_signed(compared['difference'])} nDCG@10 on {compared['num_queries']:,} {split} queries: {direction} "
+        f"({_fraction(compared['base'])} → {_fraction(compared['adapted'])})"
+    )
+
+
+def _ordered(compared: Mapping[str, Any]) -> list[str]:
+    """Metric by metric, and within a metric by cut-off."""
+
+    def place(metric: str) -> tuple[int, int]:
+        name, _, k = metric.partition("@")
+        return _METRICS.index(name), int(k)
+
+    return sorted(compared, key=place)
+
+
+def _figures(content: Mapping[str, Any], plots: ModuleType, jinja2: ModuleType) -> list[dict[str, Any]]:
+    """The figures of the page with what they say in words; those there is nothing to draw for are left out."""
+    figures = []
+
+    def add(figure: Any, name: str, title: str, caption: str) -> None:
+        # The only markup that is not escaped: it comes from matplotlib, and no text of the data goes into it.
+        svg = jinja2.utils.markupsafe.Markup(plots.inline_svg(figure, name, title))
+        figures.append({"name": name, "title": title, "caption": caption, "svg": svg})
+
+    if content["pictured"]:
+        add(
+            plots.differences_figure(content["pictured"], plots.PAGE),
+            "differences",
+            "What the adapter changes, by metric",
+            "Means over the queries with a 95 % interval; right of the line the adapted model is better.",
+        )
+    if content["pictured_parts"]:
+        add(
+            plots.levels_figure(content["pictured_parts"], plots.PAGE),
+            "seen",
+            "Documents seen in training, and new ones",
+            "A query counts as seen if one of its relevant documents was a positive in training.",
+        )
+    if content["base_rr"]:
+        rose = sum(a > b for b, a in zip(content["base_rr"], content["adapted_rr"], strict=True))
+        fell = sum(a < b for b, a in zip(content["base_rr"], content["adapted_rr"], strict=True))
+        add(
+            plots.ranks_figure(content["base_rr"], content["adapted_rr"], plots.PAGE),
+            "ranks",
+            "Rank of the first relevant document, before and after",
+            f"Number of queries. It rose for {rose:,} (cells below the diagonal) and fell for {fell:,} (above it).",
+        )
+    if content["curve"] is not None:
+        add(
+            plots.learning_curve_figure(content["curve"], plots.PAGE),
+            "curve",
+            "How many labels are enough",
+            content["curve"]["sentence"],
+        )
+    return figures
+
+
+def _command(results: Mapping[str, Any]) -> str:
+    """The command line that repeats the run; names of folders are given without where they lie."""
+    model, data = _public_name(results["base_model"] or "MODEL"), _public_name(results["data"]["name"] or "DATA")
+    options = {"--seed": str(results["seed"])}
+    if data == DATASET_NAME:
+        words = ["st-adapter", "demo"]
+    else:
+        words = ["st-adapter", "train", "--model", _quoted(model), "--data", _quoted(data)]
+        options |= {"--method": results["method"], "--alpha": f"{results['alpha']:g}"}
+        options |= {"--precision": results["precision"]} if results["precision"] != "fp32" else {}
+        defaults = AdapterTrainingArguments().to_dict()
+        left_out = {"output_dir", "seed", "disable_tqdm"}
+        for name, value in (results["arguments"] or {}).items():
+            if name not in left_out and value != defaults.get(name):
+                options[f"--{name.replace('_', '-')}"] = str(value)
+    return " ".join([*words, *(f"{name} {_quoted(value)}" for name, value in options.items())])
+
+
+def _quoted(word: str) -> str:
+    return word if word and all(c.isalnum() or c in "-_./:+" for c in word) else "'" + word.replace("'", "'\\''") + "'"
+
+
+def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of everything else that a repetition needs."""
+    facts = [
+        ("st-adapter", results["st_adapter"]),
+        *results["versions"].items(),
+        ("seed", str(results["seed"])),
+        ("device", results["device"]),
+        ("precision", results["precision"]),
+    ]
+    adapter = results["adapter"]
+    if adapter is not None:
+        facts.append(("adapter", ", ".join(f"{k} {v}" for k, v in adapter.items() if isinstance(v, (str, int, float)))))
+    return [(name, shortened(str(value), 200)) for name, value in facts]
+
+
+def _public_name(name: str) -> str:
+    """A Hub id as it is; of a path its last two parts: where it lies on this machine is nobody's business."""
+    path = PurePath(name)
+    return "/".join(path.parts[-2:]) if path.is_absolute() else name
+
+
+def _fraction(value: float) -> str:
+    """Three decimals without the leading zero, as tables of metrics have them."""
+    text = f"{value:.3f}"
+    if float(text) == 0:
+        return ".000"
+    return text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
+
+
+def _signed(value: float) -> str:
+    text = _fraction(value)
+    return text if text == ".000" else f"+{text}" if value > 0 else text.replace("-", "−")
