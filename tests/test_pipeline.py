@@ -70,6 +70,32 @@ def test_results_hold_what_is_needed_to_judge_and_to_repeat(finished, tiny_model
     assert set(results["versions"]) >= {"python", "torch", "sentence-transformers"}
 
 
+def test_the_learning_curve_joins_the_report(finished, pairs_file, tiny_model_path, tmp_path, capsys):
+    page = finished / "report.html"
+    assert page.is_file() and "How many labels are enough" not in page.read_text()
+    arguments = [
+        "learning-curve",
+        "--model",
+        str(tiny_model_path),
+        "--data",
+        str(pairs_file),
+        "--method",
+        "closed-form",
+    ]
+    arguments += ["--num-draws", "2", "--cache-dir", str(tmp_path), "--output-dir", str(finished)]
+    assert cli.main(arguments) == 0
+    curve = json.loads((finished / "learning_curve.json").read_text())
+    assert curve["sentence"] in " ".join(capsys.readouterr().out.split())
+    assert (
+        curve["points"][-1]["num_queries"]
+        == json.loads((finished / "results.json").read_text())["data"]["train"]["num_queries"]
+    )
+    assert (finished / "learning_curve.png").is_file()
+    assert curve["sentence"] in page.read_text() and "How many labels are enough" in page.read_text()
+    assert cli.main(["learning-curve", *arguments[1:5], "--sizes", "1"]) == 2
+    assert "each has to be at least 2" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_the_saved_model_reaches_the_reported_figures(finished, pairs_file, tmp_path, capsys):
     results = json.loads((finished / "results.json").read_text())
     output = tmp_path / "evaluation.json"
@@ -131,7 +157,8 @@ def test_when_nothing_helps_the_base_model_is_saved(pairs_file, tiny_model_path,
 
     assert cli.main([*arguments, "--fail-if-not-better"]) == 3
     assert cli.main([*arguments, "--no-save-base"]) == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"], "an old model must not stay"
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"results.json", "report.html", "report.png"}, "an old model must not stay"
 
 
 def test_the_gate_keeps_the_base_model_when_the_gain_may_be_chance(pairs_file, tiny_model_path, tmp_path, capsys):
