@@ -68,7 +68,8 @@ def write_report(output_dir: str | Path) -> Report:
     environment.filters |= {"fraction": _fraction, "signed": _signed}
     environment.globals["written"] = written
     page = environment.get_template(_TEMPLATE).render(**content, figures=_figures(content, plots, jinja2))
-    _write_text(output_dir / REPORT_FILE, page)
+    # Texts of others may hold halves of characters, which UTF-8 cannot.
+    write_text(output_dir / REPORT_FILE, page.encode("utf-8", "replace").decode())
     picture = plots.summary_figure(
         content["headline"],
         content["verdict"],
