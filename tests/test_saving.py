@@ -16,6 +16,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import IncompleteSnapshotError
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
@@ -24,6 +25,7 @@ from test_model import KINDS, TEXTS, adapted_queries, assert_adapted, hashes, ma
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from transformers import BertModel
 
 import st_adapter
 from st_adapter import hub, saving, storage
@@ -33,6 +35,7 @@ from st_adapter.model import attach, detach
 from st_adapter.model_card import TrainingRecord
 from st_adapter.repository import CONFIG_FILE_NAME, from_pretrained, read_saved
 from st_adapter.saving import save_pretrained
+from st_adapter.storage import is_pickle
 
 REWRITTEN = {"modules.json", "config_sentence_transformers.json", "README.md"}
 
@@ -380,6 +383,133 @@ def test_a_base_that_exists_only_in_memory_is_written_by_sentence_transformers(
         saved = save_pretrained(make_adapter(), base, tmp_path / "saved")
     assert_adapted(SentenceTransformer(str(saved), device="cpu"), base, make_adapter())
     assert_adapted(from_pretrained(saved, device="cpu"), base, make_adapter())
+
+
+# Bases of every kind
+
+
+def as_base(
+    change: Callable[[Path], object], tiny_model_path: Path, tmp_path: Path
+) -> tuple[Path, SentenceTransformer]:
+    folder = shutil.copytree(tiny_model_path, tmp_path / "base")
+    change(folder)
+    return folder, SentenceTransformer(str(folder), device="cpu")
+
+
+def shard(folder: Path) -> None:
+    model = BertModel.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 1
+
+
+def add_dense(folder: Path) -> None:
+    model = SentenceTransformer(str(folder), device="cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model.insert(2, Dense(32, 32, bias=True, activation_function=torch.nn.Tanh()))
+    shutil.rmtree(folder)
+    model.save_pretrained(str(folder))
+
+
+def pickle_weights(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def pickle_shards(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    names = sorted(weights)
+    parts = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
+    for file, part in parts.items():
+        torch.save({name: weights[name] for name in part}, folder / file)
+    weight_map = {name: file for file, part in parts.items() for name in part}
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+
+
+def pickle_dense(folder: Path) -> None:
+    add_dense(folder)
+    dense = folder / "2_Dense"
+    torch.save(load_file(dense / "model.safetensors"), dense / "pytorch_model.bin")
+    (dense / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize("change", [shard, add_dense, pickle_weights, pickle_shards, pickle_dense])
+def test_a_base_of_another_kind(change: Callable[[Path], object], tiny_model_path: Path, tmp_path: Path) -> None:
+    folder, base = as_base(change, tiny_model_path, tmp_path)
+    saved = save_pretrained(make_adapter("mlp"), base, tmp_path / "saved")
+    assert_adapted(SentenceTransformer(str(saved), device="cpu"), base, make_adapter("mlp"))
+    assert_adapted(from_pretrained(saved, device="cpu"), base, make_adapter("mlp"))
+    before, after = hashes(folder), hashes(saved)
+    pickles = {name for name in before if name.endswith((".bin", ".bin.index.json"))}
+    assert {name for name in set(before) - pickles if after[name] != before[name]} <= REWRITTEN
+    assert not any(is_pickle(path) for path in saved.rglob("*") if path.is_file())
+
+
+def test_pickles_beside_safetensors_are_left_out(tiny_model_path: Path, tmp_path: Path) -> None:
+    def add_pickles(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        for name in ("pytorch_model.bin", "training_args.bin", "rust_model.ot"):
+            torch.save(weights, folder / name)
+        (folder / "openvino").mkdir()
+        (folder / "openvino" / "openvino_model.bin").write_bytes(b"raw weights")
+
+    folder, base = as_base(add_pickles, tiny_model_path, tmp_path)
+    saved = save_pretrained(make_adapter(), base, tmp_path / "saved")
+    assert not {"pytorch_model.bin", "training_args.bin", "rust_model.ot"} & set(hashes(saved))
+    assert hashes(saved)["openvino/openvino_model.bin"] == hashes(folder)["openvino/openvino_model.bin"]
+
+
+class Exploit:
+    def __reduce__(self) -> tuple:
+        return (Path("exploited").touch, ())
+
+
+def test_a_pickle_that_holds_more_than_weights_is_not_opened(tiny_model_path: Path, tmp_path: Path) -> None:
+    folder, base = as_base(lambda folder: None, tiny_model_path, tmp_path)
+    torch.save({"w": Exploit()}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="is a pickle that holds more than weights, or is damaged .* is not opened"):
+        save_pretrained(make_adapter(), base, tmp_path / "saved")
+    assert names(tmp_path) == ["base"]
+    assert not Path("exploited").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_base_in_half_precision(kind: Kind, dtype: torch.dtype, tiny_model_path: Path, tmp_path: Path) -> None:
+    def halve(folder: Path) -> None:
+        BertModel.from_pretrained(folder).to(dtype).save_pretrained(folder)
+
+    _, base = as_base(halve, tiny_model_path, tmp_path)
+    assert base.dtype == dtype
+    saved = save_pretrained(make_adapter(kind), base, tmp_path / "saved")
+    opened = from_pretrained(saved, device="cpu", model_kwargs={"dtype": dtype})
+    for name in ("encode_document", "encode"):
+        before, after = (getattr(model, name)(TEXTS, convert_to_tensor=True) for model in (base, opened))
+        assert torch.equal(before, after)
+    queries = base.encode_query(TEXTS, convert_to_tensor=True).clone()
+    expected = make_adapter(kind).transform(queries).float()
+    found = opened.encode_query(TEXTS, convert_to_tensor=True).float()
+    torch.testing.assert_close(found, expected, rtol=0, atol=3e-2)
+
+
+def test_license_and_language_are_taken_over(tiny_model_path: Path, tmp_path: Path) -> None:
+    def license_it(folder: Path) -> None:
+        (folder / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: en\ntags: [x]\n---\n# Base\n")
+
+    _, base = as_base(license_it, tiny_model_path, tmp_path)
+    data = ModelCard.load(save_pretrained(make_adapter(), base, tmp_path / "saved") / "README.md").data
+    assert (data.license, data.language) == ("apache-2.0", "en")
+
+
+def test_onnx_files_on_request(tiny_model: SentenceTransformer, tmp_path: Path) -> None:
+    saved = save_pretrained(make_adapter(), tiny_model, tmp_path / "saved", onnx=True)
+    assert names(saved / "onnx") == ["model.onnx", "model_query.onnx"]
+    assert {"onnx/model.onnx", "onnx/model_query.onnx"} <= set(read_saved(saved).files)
+    assert_adapted(from_pretrained(saved, device="cpu"), tiny_model, make_adapter())
 
 
 # What is refused
