@@ -124,9 +124,10 @@ def made_up_texts(query_ids: list[str], corpus_ids: list[str], answers: list[int
 
     def texts(ids: list[str], number: int) -> pd.DataFrame:
         words = generator.integers(0, len(WORDS), (len(ids), number))
-        return pd.DataFrame(
+        table: pd.DataFrame = pd.DataFrame(
             {"id": ids, "text": [f"{i} " + " ".join(WORDS[w] for w in r) for i, r in zip(ids, words, strict=True)]}
         )
+        return table
 
     qrels = pd.DataFrame({"query_id": query_ids, "corpus_id": [f"d{number}" for number in answers], "score": 1.0})
     return {
