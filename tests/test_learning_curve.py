@@ -64,6 +64,7 @@ def test_dev_and_test_take_no_part_in_the_fits(problem, monkeypatch):
     fitted, original = [], module.fit_candidate
 
     def kept(candidate, fits):
+        assert {len(labelled.query_ids) for labelled, _ in fits} == {(10, 40)[len(fitted) % 2]}
         fitted.append(original(candidate, fits))
         return fitted[-1]
 
