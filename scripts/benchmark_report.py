@@ -92,8 +92,7 @@ def made_up_results(num_queries: int) -> dict[str, Any]:
     dataset = RetrievalDataset.load(made_up_texts(*ids, answers.tolist()))
     verdict = gate(evaluation.adapted["ndcg@10"] - evaluation.base["ndcg@10"])
     return {
-        "st_adapter": version("st-adapter"),
-        "base_model": "a-model",
+        "base_model": {"name": "a-model"},
         "data": {
             "name": "made up",
             "notes": [],

@@ -149,14 +149,18 @@ class Origin(NamedTuple):
 
 
 def origin_of(model: SentenceTransformer, base_model: str | Path | None = None) -> Origin:
-    """Where a model came from: what is given, or else what the transformer inside says it was loaded from."""
+    """Where a model came from: what is given, or else what the transformer inside says it was loaded from.
+
+    A local copy of a model on the Hub is known by its Hub id if ``model.model_card_data.model_id`` says it.
+    """
     card = model.model_card_data
     loaded_from = getattr(getattr(model.transformers_model, "config", None), "_name_or_path", "") or card.base_model
     path = str(base_model or loaded_from or "")
     if not path:
         return Origin("", None, None)
     if Path(path).is_dir():
-        return Origin(path, *_cached_repository(Path(path)))
+        hub_id, revision = _cached_repository(Path(path))
+        return Origin(path, hub_id or card.model_id, revision)
     # Sentence Transformers' own short names.
     hub_id = path if "/" in path else f"{SentenceTransformer.default_huggingface_organization}/{path}"
     return Origin(path, hub_id, card.base_model_revision if card.base_model == hub_id else None)

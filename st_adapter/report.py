@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from st_adapter.comparison import written
 from st_adapter.demo import DATASET_NAME
 from st_adapter.examples import shortened
 from st_adapter.pipeline import CURVE_FILE, REPORT_FILE, REPORT_PICTURE, RESULTS_FILE
-from st_adapter.storage import write_text
+from st_adapter.storage import read_object, write_text
 from st_adapter.training_args import AdapterTrainingArguments
 
 _TEMPLATE = "report_template.html"
@@ -51,12 +50,13 @@ def write_report(output_dir: str | Path) -> Report:
     """
     plots, jinja2 = _plots(), _jinja2()
     output_dir = Path(output_dir)
-    results = _read_json(output_dir / RESULTS_FILE)
-    if results is None or not {"selection", "fitted_on", "data"} <= results.keys():
+    results = read_object(output_dir / RESULTS_FILE) if (output_dir / RESULTS_FILE).is_file() else {}
+    if not {"selection", "fitted_on", "data"} <= results.keys():
         raise ValueError(
             f"{output_dir} holds no {RESULTS_FILE} of a training run. Name the folder that `st-adapter train` wrote to."
         )
-    curve = _curve_of(results, _read_json(output_dir / CURVE_FILE))
+    curve_file = output_dir / CURVE_FILE
+    curve = _curve_of(results, read_object(curve_file) if curve_file.is_file() else None)
     content = _content(results, curve)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -96,23 +96,6 @@ def _jinja2() -> ModuleType:
             'The report needs Jinja, which is not installed. Run `pip install "st-adapter[report]"`.'
         ) from error
     return jinja2
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a file, None if it is not there.
-
-    Raises:
-        ValueError: the file holds no JSON object.
-    """
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable as JSON ({error}). Make it again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object. Make it again.")
-    return content
 
 
 def _curve_of(results: Mapping[str, Any], curve: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -168,8 +151,8 @@ def _content(results: Mapping[str, Any], curve: Mapping[str, Any] | None) -> dic
         "candidates": results["selection"].get("candidates", [])[:_SHOWN_CANDIDATES],
         "num_more_candidates": max(0, len(results["selection"].get("candidates", [])) - _SHOWN_CANDIDATES),
         "data": results["data"],
-        "data_name": _public_name(results["data"]["name"]) or "data in memory",
-        "base_model": _public_name(results["base_model"] or "") or "a model in memory",
+        "data_name": results["data"]["name"] or "data in memory",
+        "base_model": results["base_model"]["name"],
         "fitted_on": results["fitted_on"],
         "seconds": results["seconds"],
         "command": _command(results),
@@ -241,7 +224,7 @@ def _figures(content: Mapping[str, Any], plots: ModuleType, jinja2: ModuleType) 
 
 def _command(results: Mapping[str, Any]) -> str:
     """The command line that repeats the run; names of folders are given without where they lie."""
-    model, data = _public_name(results["base_model"] or "MODEL"), _public_name(results["data"]["name"] or "DATA")
+    model, data = results["base_model"]["name"], results["data"]["name"] or "DATA"
     options = {"--seed": str(results["seed"])}
     if data == DATASET_NAME:
         words = ["st-adapter", "demo"]
@@ -264,7 +247,6 @@ def _quoted(word: str) -> str:
 def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value of everything else that a repetition needs."""
     facts = [
-        ("st-adapter", results["st_adapter"]),
         *results["versions"].items(),
         ("seed", str(results["seed"])),
         ("device", results["device"]),
@@ -274,12 +256,6 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     if adapter is not None:
         facts.append(("adapter", ", ".join(f"{k} {v}" for k, v in adapter.items() if isinstance(v, (str, int, float)))))
     return [(name, shortened(str(value), 200)) for name, value in facts]
-
-
-def _public_name(name: str) -> str:
-    """A Hub id as it is; of a path its last two parts: where it lies on this machine is nobody's business."""
-    path = PurePath(name)
-    return "/".join(path.parts[-2:]) if path.is_absolute() else name
 
 
 def _fraction(value: float) -> str:

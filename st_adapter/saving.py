@@ -229,17 +229,25 @@ def push_folder(
     with tempfile.TemporaryDirectory() as temporary:
         main = copy_as(folder, Path(temporary) / MAIN, "document")
         if saved.has_adapter:
-            on_hub = "/" in saved.base_model.name
-            card = model_card(
-                repo_id, saved.base_model, on_hub=on_hub, inherited=base_metadata(folder), training=saved.training
-            )
-            write_text(main / "README.md", card)
+            write_text(main / "README.md", card_of(folder, repo_id))
         branches = {MAIN: main}
         if saved.has_adapter:
             branches[QUERY_BRANCH] = copy_as(main, Path(temporary) / QUERY_BRANCH, "query")
         if saved.has_adapter and twin:
             branches[TWIN_BRANCH] = copy_as(main, Path(temporary) / TWIN_BRANCH, "twin")
         return upload(branches, repo_id, private=private, token=token, commit_message=commit_message, owned=_OWNED)
+
+
+def card_of(folder: Path, title: str) -> str:
+    """The model card of a saved model, under the name that it goes by elsewhere."""
+    saved = read_saved(folder)
+    return model_card(
+        title,
+        saved.base_model,
+        on_hub="/" in saved.base_model.name,
+        inherited=base_metadata(folder),
+        training=saved.training,
+    )
 
 
 # --- the target ---

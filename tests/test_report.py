@@ -40,8 +40,9 @@ def finished(tiny_model_path, tmp_path_factory):
     run_training(
         model, dataset, folder / "out", method="closed-form", alpha=0.99, base_model=tiny_model_path, **options
     )
-    curve = learning_curve(embed(model, dataset, **options), method="closed-form", sizes=[15, 30, 50], num_draws=2)
-    content = {"base_model": str(tiny_model_path), "data": dataset.name, **curve.to_dict()}
+    embedded = embed(model, dataset, **options)
+    curve = learning_curve(embedded, method="closed-form", sizes=[15, 30, 50], num_draws=2)
+    content = {"base_model": embedded.base_model.to_dict(), "data": dataset.name, **curve.to_dict()}
     content["points"][-1]["num_queries"] = len(set(dataset.qrels["train"]["query_id"]))
     (folder / "out" / "learning_curve.json").write_text(json.dumps(content))
     write_report(folder / "out")
@@ -111,7 +112,7 @@ def test_the_page_needs_nothing_from_elsewhere(finished, page):
 def test_where_things_lie_on_this_machine_is_not_told(finished, page, tiny_model_path):
     text = (finished / "report.html").read_text()
     assert str(tiny_model_path) not in text and str(finished) not in text
-    assert "/".join(tiny_model_path.parts[-2:]) in page.text
+    assert tiny_model_path.name in page.text
 
 
 def test_the_same_results_make_the_same_page(finished, tmp_path):
@@ -168,11 +169,11 @@ def test_a_folder_without_results_is_refused(tmp_path, capsys):
     with pytest.raises(ValueError, match="holds no results.json of a training run"):
         write_report(tmp_path)
     (tmp_path / "results.json").write_text("{")
-    with pytest.raises(ValueError, match="is not readable as JSON"):
+    with pytest.raises(ValueError, match="is not JSON in UTF-8"):
         write_report(tmp_path)
     (tmp_path / "results.json").write_text("[]")
     assert cli.main(["report", "--output-dir", str(tmp_path)]) == 2
-    assert "holds no JSON object" in capsys.readouterr().err.replace("\n", " ")
+    assert "a JSON object is expected" in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.slow
