@@ -15,6 +15,7 @@ from st_adapter.metrics import ranking_metrics, run_metrics
 from st_adapter.model import attach, detach, save_pretrained
 from st_adapter.pipeline import TrainingRun, evaluate_saved, run_training
 from st_adapter.retrieval import search
+from st_adapter.stack_check import StackCheck, StackProblem, check_stack
 from st_adapter.trainer import AdapterTrainer
 from st_adapter.training_args import AdapterTrainingArguments
 
@@ -28,10 +29,13 @@ __all__ = [
     "FitResult",
     "QueryAdapter",
     "RetrievalDataset",
+    "StackCheck",
+    "StackProblem",
     "TrainingRun",
     "__version__",
     "adapt",
     "attach",
+    "check_stack",
     "detach",
     "embed",
     "evaluate",

@@ -20,6 +20,7 @@ ORDER = [
     "adapter",
     "evaluation",
     "model",
+    "stack_check",
     "hub",
     "training_args",
     "sampling",
