@@ -47,7 +47,7 @@ Vectors = NDArray[np.float32]
 
 # Real data for the end-to-end check: enough to tell an exact index from one that is not, few enough to embed with each
 # stack's own loop.
-NUM_QUERIES, NUM_DOCUMENTS, K = 100, 500, 10
+NUM_QUERIES, NUM_DOCUMENTS, K = 100, 300, 10
 # Unit vectors of one model in two environments differ by float32 rounding.
 TOLERANCE = 1e-5
 # Stores may keep float32 vectors after normalising them once more.

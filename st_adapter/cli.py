@@ -30,6 +30,7 @@ from st_adapter.pipeline import (
     run_training,
     write_json,
 )
+from st_adapter.stack_check import check_stack, load_function
 from st_adapter.training_args import AdapterTrainingArguments
 
 app = tyro.extras.SubcommandApp()
@@ -37,7 +38,7 @@ console = Console()
 Flat = tyro.conf.arg(name="")
 
 # Exit statuses.
-_BAD_INPUT, _NOT_BETTER = 2, 3
+_BAD_INPUT, _NOT_BETTER, _WRONG_STACK = 2, 3, 4
 _SHOWN_CANDIDATES = 6
 _TABLE_METRICS = ("ndcg@10", "mrr@10", "accuracy@10", "recall@10", "precision@10", "map@100")
 
@@ -171,11 +172,33 @@ def demo(output_dir: Path = Path("st-adapter-demo"), model: str | None = None, s
     return 0
 
 
+@app.command
+def check(
+    embed_query: tyro.conf.Positional[str],
+    embed_documents: tyro.conf.Positional[str],
+    model: str,
+    tolerance: float = 0.02,
+) -> int:
+    """Check that a retrieval stack embeds queries with the adapter, and documents as the base model does.
+
+    Args:
+        embed_query: The stack's function of a list of queries, or of one: package.module:function.
+        embed_documents: The stack's function of a list of documents, or of one: package.module:function.
+        model: The saved model that the stack should use: folder or Hub id.
+        tolerance: Largest distance at which two vectors of length 1 count as equal; about 0.05 for int8 vectors.
+    """
+    functions = load_function(embed_query), load_function(embed_documents)
+    result = check_stack(*functions, model, tolerance=tolerance)
+    console.print(result.summary(), highlight=False, markup=False, soft_wrap=True)
+    return 0 if result.ok else _WRONG_STACK
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 on success, 2 on bad input, 3 if the base model is kept and --fail-if-not-better was given.
+        0 on success, 2 on bad input, 3 if the base model is kept and --fail-if-not-better was given, 4 if a stack does
+        not embed as it should.
     """
     transformers_logging.disable_progress_bar()
     try:

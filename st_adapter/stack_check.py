@@ -320,13 +320,11 @@ def _look(role: Role, rows: list[Vectors], texts: list[str], explanations: _Expl
     observed = np.stack(rows)  # (T, d)
     candidates = list(explanations.candidates(role, texts))
     distances = [_distances(observed, candidate.vectors).max() for candidate in candidates]
-    best = int(np.argmin(distances))
-    # Among explanations that fit equally well, up to rounding, the right one is first.
-    if distances[0] <= 2 * distances[best] + _ROUNDING:
-        best = 0
+    # Among explanations that fit equally well, up to rounding, the one with the least wrong comes first.
+    best = next(i for i, value in enumerate(distances) if value <= 2 * min(distances) + _ROUNDING)
     distance = float(distances[0])
     if distances[best] > tolerance:
-        problem = _unexplained(role, observed, candidates, int(np.argmin(distances)), tolerance)
+        problem = _unexplained(role, observed, candidates, best, tolerance)
         return _Side(None, distance, [problem], None, [])
     right, found = candidates[0], candidates[best]
     route_problem = _route_problem(role, found.route) if found.route != right.route else None
