@@ -64,6 +64,10 @@ class Model(NamedTuple):
     adapted: Path
     query: Path
 
+    def paths(self) -> dict[str, str]:
+        """As the functions of recipes call them."""
+        return {"model_path": str(self.adapted), "query_model_path": str(self.query)}
+
 
 class Retrieval(NamedTuple):
     """Real texts with judgements."""
@@ -152,12 +156,12 @@ def verified(
         "git_commit": git_commit(),
         "command": f"python scripts/check_stacks.py --only {recipe.name}",
     }
+    runner = Runner(environment, recipe)
     try:
         if install_packages:
             install(environment, recipe)
-        runner = Runner(environment, recipe)
         if "embedders" in recipe.functions:
-            entry["embedders"] = {name: check_embedders(runner, model) for name, model in models.items()}
+            entry["embedders"] = check_embedders(runner, models)
         if "index" in recipe.functions:
             entry["index"] = check_index(runner, models["minilm"], data)
         if "evaluate" in recipe.functions:
@@ -165,7 +169,7 @@ def verified(
         entry["verified"] = True
     except (Failed, subprocess.SubprocessError) as error:
         entry["reason"] = str(error)
-    versions = json.loads(text) if (text := read(environment / "versions.json")) else {}
+    versions = runner.versions
     first = normalised(recipe.requirements[0])
     told = (
         first,
@@ -181,57 +185,55 @@ def verified(
     return entry
 
 
-def check_embedders(runner: Runner, model: Model) -> dict[str, Any]:
+def check_embedders(runner: Runner, models: dict[str, Model]) -> dict[str, Any]:
     """Vectors of a few texts against those of this process, and what ``check_stack`` says of them."""
-    vectors = runner.vectors(
-        "embed",
-        {
-            "model_path": str(model.adapted),
-            "query_model_path": str(model.query),
-            "queries": QUERIES,
-            "documents": DOCUMENTS,
-        },
-    )
-    answers = {
-        role: dict(zip(texts, vectors[f"{role}"], strict=True))
-        for role, texts in (("queries", QUERIES), ("documents", DOCUMENTS))
+    paths = {name: model.paths() for name, model in models.items()}
+    vectors, _ = runner.run("embed", {"models": paths, "queries": QUERIES, "documents": DOCUMENTS})
+    return {
+        name: check_vectors(name, model, vectors[f"{name}.queries"], vectors[f"{name}.documents"])
+        for name, model in models.items()
     }
+
+
+def check_vectors(name: str, model: Model, queries: Vectors, documents: Vectors) -> dict[str, Any]:
+    """How far the vectors of one model are from the right ones."""
+    of_query, of_document = (
+        dict(zip(texts, rows, strict=True)) for texts, rows in ((QUERIES, queries), (DOCUMENTS, documents))
+    )
     check = check_stack(
-        lambda texts: [answers["queries"][text] for text in texts],
-        lambda texts: [answers["documents"][text] for text in texts],
+        lambda texts: [of_query[text] for text in texts],
+        lambda texts: [of_document[text] for text in texts],
         str(model.adapted),
         tolerance=TOLERANCE,
     )
     if not check.ok:
-        raise Failed(f"{model.adapted.parent.name}: {'; '.join(map(str, check.problems))}")
+        raise Failed(f"{name}: {'; '.join(map(str, check.problems))}")
     right_queries, right_documents = right_vectors(model, QUERIES, DOCUMENTS)
-    ranking = np.argsort(-vectors["queries"] @ vectors["documents"].T, axis=1, kind="stable")
+    ranking = np.argsort(-queries @ documents.T, axis=1, kind="stable")
     right_ranking = np.argsort(-right_queries @ right_documents.T, axis=1, kind="stable")
     if not (ranking == right_ranking).all():
-        raise Failed(f"{model.adapted.parent.name}: the ranking differs from that of plain Sentence Transformers")
+        raise Failed(f"{name}: the ranking differs from that of plain Sentence Transformers")
     return {
-        "query_max_difference": difference(vectors["queries"], right_queries),
-        "document_max_difference": difference(vectors["documents"], right_documents),
+        "query_max_difference": difference(queries, right_queries),
+        "document_max_difference": difference(documents, right_documents),
         "ranking_equal": True,
     }
 
 
 def check_index(runner: Runner, model: Model, data: Retrieval) -> dict[str, Any]:
     """An index of the base model's documents, searched with the adapted model."""
-    with place(runner) as where:
-        runner.run("index", {"place": where, "base_model_path": str(model.base), "documents": data.documents})
-        before = runner.vectors("stored_vectors", {"place": where})
-        queries = list(data.queries.values())
-        found = runner.run("search", {"place": where, "model_path": str(model.adapted), "queries": queries, "k": K})
-        hits = json.loads((found / "returned.json").read_text(encoding="utf-8"))["hits"]
-        after = runner.vectors("stored_vectors", {"place": where})
+    queries = list(data.queries.values())
+    with place(runner) as address:
+        where = {"folder": address, "url": address}
+        before, _ = runner.run("index", {**where, "base_model_path": str(model.base), "documents": data.documents})
+        after, found = runner.run("search", {**where, **model.paths(), "queries": queries, "k": K})
     ids = list(data.documents)
     order = {corpus_id: row for row, corpus_id in enumerate(before["ids"].tolist())}
     if set(order) != set(ids):
         raise Failed(f"the store holds {len(order)} documents, not the {len(ids)} that were indexed")
     query_vectors, corpus = right_vectors(model, tuple(queries), tuple(data.documents.values()))
     exact = run_of(data, exact_hits(query_vectors, corpus, ids))
-    stacks = run_of(data, hits)
+    stacks = run_of(data, found["hits"])
     ndcg, exact_ndcg = mean_ndcg(data, stacks), mean_ndcg(data, exact)
     recall = float(np.mean([len(set(stacks[q]) & set(exact[q])) / K for q in data.queries]))
     stored = before["vectors"][[order[corpus_id] for corpus_id in ids]]
@@ -257,17 +259,9 @@ def check_index(runner: Runner, model: Model, data: Retrieval) -> dict[str, Any]
 
 def check_evaluate(runner: Runner, model: Model, data: Retrieval) -> dict[str, Any]:
     """The nDCG@10 that an evaluation framework reports, against ours."""
-    found = runner.run(
-        "evaluate",
-        {
-            "model_path": str(model.adapted),
-            "query_model_path": str(model.query),
-            "documents": data.documents,
-            "queries": data.queries,
-            "qrels": data.qrels,
-        },
-    )
-    reported = json.loads((found / "returned.json").read_text(encoding="utf-8"))["ndcg@10"]
+    judged = {"documents": data.documents, "queries": data.queries, "qrels": data.qrels}
+    _, found = runner.run("evaluate", {**model.paths(), **judged})
+    reported = found["ndcg@10"]
     queries, corpus = right_vectors(model, tuple(data.queries.values()), tuple(data.documents.values()))
     exact = mean_ndcg(data, run_of(data, exact_hits(queries, corpus, list(data.documents))))
     # Frameworks round what they report, mteb to five digits.
@@ -313,15 +307,16 @@ def difference(found: Vectors, right: Vectors) -> float:
 
 
 class Runner:
-    """Runs functions of one recipe in its environment, each in a new process."""
+    """Runs the steps of one recipe in its environment, each in a new process."""
 
     def __init__(self, environment: Path, recipe: Recipe) -> None:
         self.environment = environment
         self.recipe = recipe
+        self.versions: dict[str, str] = {}
 
-    def run(self, function: str, arguments: dict[str, Any]) -> Path:
-        """The folder with what the function returned."""
-        output = self.environment / "output" / function
+    def run(self, step: str, arguments: dict[str, Any]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """The arrays and the values that the step returned."""
+        output = self.environment / "output" / step
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir(parents=True)
         job = output / "job.json"
@@ -332,7 +327,7 @@ class Runner:
             "-I",
             runner,
             str(self.recipe.path),
-            function,
+            step,
             str(job),
             str(output),
         ]
@@ -353,14 +348,11 @@ class Runner:
             )
         if finished.returncode:
             lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-            raise Failed(f"{function} failed: {lines[-1] if lines else finished.returncode}")
-        shutil.copyfile(output / "versions.json", self.environment / "versions.json")
-        return output
-
-    def vectors(self, function: str, arguments: dict[str, Any]) -> dict[str, NDArray[Any]]:
-        """The arrays that the function returned."""
-        with np.load(self.run(function, arguments) / "vectors.npz") as stored:
-            return dict(stored)
+            raise Failed(f"{step} failed: {lines[-1] if lines else finished.returncode}")
+        values = json.loads((output / "values.json").read_text(encoding="utf-8"))
+        self.versions = values.pop("versions")
+        with np.load(output / "arrays.npz") as arrays:
+            return dict(arrays), values
 
 
 def install(environment: Path, recipe: Recipe) -> None:
@@ -392,10 +384,6 @@ def normalised(requirement: str) -> str:
     """Name of a distribution, without extras and version."""
     name = re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0]
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 @contextlib.contextmanager
@@ -469,10 +457,11 @@ def retrieval_data() -> Retrieval:
             qrels.setdefault(query_id, {})[corpus_id] = score
     kept = dict.fromkeys(corpus_id for relevant in qrels.values() for corpus_id in relevant)
     kept.update(dict.fromkeys(list(corpus)[: NUM_DOCUMENTS - len(kept)]))
+    # A query and its document have the same id here, and BEIR takes such a pair for one text and leaves it out.
     return Retrieval(
         documents={corpus_id: corpus[corpus_id] for corpus_id in corpus if corpus_id in kept},
-        queries={query_id: queries[query_id] for query_id in qrels},
-        qrels=qrels,
+        queries={f"query of {query_id}": queries[query_id] for query_id in qrels},
+        qrels={f"query of {query_id}": relevant for query_id, relevant in qrels.items()},
     )
 
 

@@ -1,13 +1,15 @@
-"""Run one function of a recipe in that recipe's own environment; needs nothing but NumPy and the recipe.
+"""Run one step of a recipe in that recipe's own environment; needs nothing but NumPy and the recipe.
 
-    python -I scripts/run_recipe.py RECIPE.py FUNCTION JOB.json OUTPUT_DIR
+    python -I scripts/run_recipe.py RECIPE.py STEP JOB.json OUTPUT_DIR
 
-JOB.json holds the function's arguments by name; what it returns is left in OUTPUT_DIR as vectors.npz or returned.json.
+JOB.json holds the arguments of the recipe's functions by name. The result is left in OUTPUT_DIR: arrays.npz
+and values.json.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import platform
 import re
@@ -20,18 +22,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Returned = tuple[dict[str, NDArray[Any]], dict[str, Any]]
+
 
 def main() -> None:
-    recipe, function, job, output = sys.argv[1:]
+    recipe, step, job, output = sys.argv[1:]
     arguments = json.loads(Path(job).read_text(encoding="utf-8"))
+    arrays, values = STEPS[step](load(Path(recipe)), arguments)
     folder = Path(output)
-    module = load(Path(recipe))
-    ran = RUN[function](module, arguments)
-    if all(isinstance(value, np.ndarray) for value in ran.values()):
-        np.savez(folder / "vectors.npz", **ran)
-    else:
-        (folder / "returned.json").write_text(json.dumps(ran), encoding="utf-8")
-    (folder / "versions.json").write_text(json.dumps(versions()), encoding="utf-8")
+    np.savez(folder / "arrays.npz", allow_pickle=False, **arrays)
+    written = {**values, "versions": versions()}
+    (folder / "values.json").write_text(json.dumps(written), encoding="utf-8")
 
 
 def load(recipe: Path) -> Any:
@@ -43,51 +44,56 @@ def load(recipe: Path) -> Any:
     return module
 
 
-def embed(module: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Vectors of queries and documents, through the callables of ``embedders``."""
-    embed_query, embed_documents = module.embedders(arguments["model_path"], arguments["query_model_path"])
-    return {
-        "queries": rows(embed_query, arguments["queries"]),
-        "documents": rows(embed_documents, arguments["documents"]),
-    }
+def call(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """Call with those arguments that the function names: a recipe takes the model that it needs."""
+    return function(*(arguments[name] for name in inspect.signature(function).parameters))
+
+
+def embed(module: Any, arguments: dict[str, Any]) -> Returned:
+    """Vectors of queries and documents, through the callables of ``embedders``, for each model."""
+    arrays = {}
+    for name, paths in arguments["models"].items():
+        embed_query, embed_documents = call(module.embedders, paths)
+        arrays[f"{name}.queries"] = rows(embed_query, arguments["queries"])
+        arrays[f"{name}.documents"] = rows(embed_documents, arguments["documents"])
+    return arrays, {}
 
 
 def rows(embed_texts: Callable[[Any], Any], texts: Sequence[str]) -> NDArray[Any]:
     """One vector per text; a function that refuses a list is called with each text."""
     try:
-        vectors = np.asarray(embed_texts(list(texts)))
+        return np.asarray(embed_texts(list(texts)))
     except (TypeError, AttributeError, ValueError):
-        vectors = np.asarray([embed_texts(text) for text in texts])
-    return vectors
+        return np.asarray([embed_texts(text) for text in texts])
 
 
-def index(module: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Index the documents with the base model."""
-    module.index(arguments["place"], arguments["base_model_path"], arguments["documents"])
-    return {"indexed": len(arguments["documents"])}
+def index(module: Any, arguments: dict[str, Any]) -> Returned:
+    """Index the documents with the base model, and read what the store holds then."""
+    call(module.index, arguments)
+    return stored(module, arguments), {}
 
 
-def search(module: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The hits of every query, best first."""
-    hits = module.search(arguments["place"], arguments["model_path"], arguments["queries"], arguments["k"])
-    return {"hits": [[(str(corpus_id), float(score)) for corpus_id, score in row] for row in hits]}
+def search(module: Any, arguments: dict[str, Any]) -> Returned:
+    """The hits of every query, best first, and what the store holds afterwards."""
+    hits = [[(str(corpus_id), float(score)) for corpus_id, score in row] for row in call(module.search, arguments)]
+    return stored(module, arguments), {"hits": hits}
 
 
-def stored_vectors(module: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What the store holds, in the order of the ids."""
-    stored = {
-        str(corpus_id): np.asarray(vector) for corpus_id, vector in module.stored_vectors(arguments["place"]).items()
+def stored(module: Any, arguments: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """All vectors of the store, in the order of their ids."""
+    vectors = {
+        str(corpus_id): np.asarray(vector) for corpus_id, vector in call(module.stored_vectors, arguments).items()
     }
-    ids = sorted(stored)
-    return {"ids": np.asarray(ids), "vectors": np.stack([stored[corpus_id] for corpus_id in ids])}
+    ids = sorted(vectors)
+    return {"ids": np.asarray(ids), "vectors": np.stack([vectors[corpus_id] for corpus_id in ids])}
 
 
-def evaluate(module: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+def evaluate(module: Any, arguments: dict[str, Any]) -> Returned:
     """The nDCG@10 that the stack itself reports."""
-    return {"ndcg@10": float(module.evaluate(**arguments))}
+    return {}, {"ndcg@10": float(call(module.evaluate, arguments))}
 
 
-RUN = {"embed": embed, "index": index, "search": search, "stored_vectors": stored_vectors, "evaluate": evaluate}
+STEPS = {"embed": embed, "index": index, "search": search, "evaluate": evaluate}
 
 
 def versions() -> dict[str, str]:
