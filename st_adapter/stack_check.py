@@ -319,20 +319,27 @@ def _look(role: Role, rows: list[Vectors], texts: list[str], explanations: _Expl
         return _Side(None, None, [unusable], None, [])
     observed = np.stack(rows)  # (T, d)
     candidates = list(explanations.candidates(role, texts))
-    distances = [_distances(observed, candidate.vectors).max() for candidate in candidates]
+    distances = _distances(observed, candidates)
+    distance = float(distances[0])
+    problems = []
+    if min(distances) > tolerance:
+        order = _order(observed, candidates, tolerance)
+        if order is None:
+            problem = _unexplained(role, observed, candidates, int(np.argmin(distances)), tolerance)
+            return _Side(None, distance, [problem], None, [])
+        problems.append(_order_problem(role, order))
+        # What else is wrong shows once the texts are in the order of the vectors.
+        candidates = [candidate._replace(vectors=candidate.vectors[order]) for candidate in candidates]
+        distances = _distances(observed, candidates)
     # Among explanations that fit equally well, up to rounding, the one with the least wrong comes first.
     best = next(i for i, value in enumerate(distances) if value <= 2 * min(distances) + _ROUNDING)
-    distance = float(distances[0])
-    if distances[best] > tolerance:
-        problem = _unexplained(role, observed, candidates, best, tolerance)
-        return _Side(None, distance, [problem], None, [])
     right, found = candidates[0], candidates[best]
     route_problem = _route_problem(role, found.route) if found.route != right.route else None
     others = [
         _prompt_problem(role, found.prompt, right.prompt) if found.prompt != right.prompt else None,
         _size_problem(role, observed, found.vectors, tolerance),
     ]
-    problems = [problem for problem in (route_problem, *others) if problem is not None]
+    problems += [problem for problem in (route_problem, *others) if problem is not None]
     notes = []
     alternative = next((i for i, c in enumerate(candidates) if c.route != right.route and c.prompt == right.prompt), 0)
     if best == 0 and alternative and distances[alternative] <= 2 * distances[0] + _ROUNDING:
@@ -374,27 +381,36 @@ def _unusable(role: Role, rows: list[Vectors], texts: list[str], dimension: int)
     return None
 
 
+def _order(observed: Vectors, candidates: list[_Candidate], tolerance: float) -> list[int] | None:
+    """For each row, the text whose vector it is, if one explanation has one for all rows."""
+    for similarities in _similarities(observed, candidates):
+        if (_from_cosine(similarities.max(axis=1)) <= tolerance).all():
+            order: list[int] = similarities.argmax(axis=1).tolist()
+            return order
+    return None
+
+
+def _order_problem(role: Role, order: list[int]) -> StackProblem:
+    plural = _PLURAL[role]
+    if len(set(order)) == len(order):
+        return StackProblem(
+            role,
+            f"vectors of {plural} come in another order than the texts (the order is {order})",
+            "return them in the order of the texts: undo the sorting by length, or sort by index",
+        )
+    return StackProblem(
+        role,
+        f"different {plural} get the same vector (row by row, they belong to the texts {order})",
+        "look for a cache whose key is not the whole text, or for a loop that embeds one text repeatedly",
+    )
+
+
 def _unexplained(
     role: Role, observed: Vectors, candidates: list[_Candidate], nearest: int, tolerance: float
 ) -> StackProblem:
     """What is wrong with vectors that no single explanation fits, row by row."""
     plural = _PLURAL[role]
-    unit = _unit(observed)
-    matrices = [unit @ _unit(candidate.vectors[:, : observed.shape[1]]).T for candidate in candidates]
-    for similarities in matrices:
-        matched = similarities.argmax(axis=1)
-        if (_from_cosine(similarities.max(axis=1)) <= tolerance).all():
-            if len(set(matched.tolist())) == len(matched):
-                return StackProblem(
-                    role,
-                    f"vectors of {plural} come in another order than the texts (the order is {matched.tolist()})",
-                    "return them in the order of the texts: undo the sorting by length, or sort by index",
-                )
-            return StackProblem(
-                role,
-                f"different {plural} get the same vector (row by row, they belong to the texts {matched.tolist()})",
-                "look for a cache whose key is not the whole text, or for a loop that embeds one text repeatedly",
-            )
+    matrices = _similarities(observed, candidates)
     fits = [_from_cosine(np.diagonal(similarities)) <= tolerance for similarities in matrices]
     if np.any(fits, axis=0).all():
         kinds = [candidates[int(column.argmax())].route for column in np.stack(fits, axis=1)]
@@ -478,10 +494,17 @@ def _size_problem(role: Role, observed: Vectors, expected: Vectors, tolerance: f
     )
 
 
-def _distances(observed: Vectors, expected: Vectors) -> Vectors:
-    """Per row, the Euclidean distance at unit length, on the dimensions that were kept; (T,)."""
-    difference: Vectors = np.linalg.norm(_unit(observed) - _unit(expected[:, : observed.shape[1]]), axis=1)
-    return difference
+def _distances(observed: Vectors, candidates: Sequence[_Candidate]) -> list[float]:
+    """For each explanation, the largest Euclidean distance of a row at unit length, on the dimensions there are."""
+    kept = observed.shape[1]
+    differences = [_unit(observed) - _unit(candidate.vectors[:, :kept]) for candidate in candidates]
+    return [float(np.linalg.norm(difference, axis=1).max()) for difference in differences]
+
+
+def _similarities(observed: Vectors, candidates: Sequence[_Candidate]) -> list[Vectors]:
+    """For each explanation, the cosines of rows and texts, (T, T)."""
+    unit = _unit(observed)
+    return [unit @ _unit(candidate.vectors[:, : observed.shape[1]]).T for candidate in candidates]
 
 
 def _from_cosine(cosine: NDArray[Any]) -> NDArray[Any]:

@@ -1,6 +1,7 @@
 """The page on stacks is made from the recipes that are run, and names every stack that is not."""
 
 import ast
+import hashlib
 import importlib
 import json
 import re
@@ -57,6 +58,9 @@ def test_every_recipe_was_run_as_it_is_or_the_reason_is_given(results):
     assert set(RECIPES) <= set(results["stacks"])
     for name, entry in results["stacks"].items():
         assert entry["verified"] or entry["reason"], name
+        if entry["verified"]:
+            content = (ROOT / entry["recipe"]).read_bytes()
+            assert hashlib.sha256(content).hexdigest() == entry["recipe_sha256"], f"{name} has changed: run it again"
 
 
 @pytest.mark.parametrize("name", RECIPES)
