@@ -15,11 +15,11 @@ from haystack_integrations.components.embedders.sentence_transformers import (
 
 
 def text_embedder(model_path):
-    return SentenceTransformersTextEmbedder(model_path, encode_kwargs={"task": "query", "prompt_name": "query"})
+    return SentenceTransformersTextEmbedder(model=model_path, encode_kwargs={"task": "query", "prompt_name": "query"})
 
 
 def document_embedder(model_path):
-    return SentenceTransformersDocumentEmbedder(model_path, encode_kwargs={"prompt_name": "document"})
+    return SentenceTransformersDocumentEmbedder(model=model_path, encode_kwargs={"prompt_name": "document"})
 
 
 def embedders(model_path, query_model_path):
