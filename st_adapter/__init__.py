@@ -27,6 +27,7 @@ from st_adapter.report import write_report
 from st_adapter.repository import from_pretrained
 from st_adapter.retrieval import search
 from st_adapter.saving import push_folder, push_to_hub, save_pretrained
+from st_adapter.stack_check import StackCheck, StackProblem, check_stack
 from st_adapter.trainer import AdapterTrainer
 from st_adapter.training_args import AdapterTrainingArguments
 from st_adapter.trec import write_trec
@@ -49,12 +50,15 @@ __all__ = [
     "RetrievalDataset",
     "SplitScores",
     "TrainingRecord",
+    "StackCheck",
+    "StackProblem",
     "TrainingRun",
     "__version__",
     "adapt",
     "attach",
     "build_index",
     "check_leaks",
+    "check_stack",
     "detach",
     "drop_leaks",
     "embed",

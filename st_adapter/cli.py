@@ -43,6 +43,7 @@ from st_adapter.pipeline import (
 from st_adapter.report import write_report
 from st_adapter.repository import CONFIG_FILE_NAME, from_pretrained, is_saved_model, read_saved, saved_training
 from st_adapter.saving import push_folder
+from st_adapter.stack_check import check_stack, load_function
 from st_adapter.storage import write_json
 from st_adapter.training_args import AdapterTrainingArguments
 
@@ -51,7 +52,7 @@ console = Console()
 Flat = tyro.conf.arg(name="")
 
 # Exit statuses.
-_BAD_INPUT, _NOT_BETTER = 2, 3
+_BAD_INPUT, _NOT_BETTER, _WRONG_STACK = 2, 3, 4
 _SHOWN_CANDIDATES = 6
 
 
@@ -342,11 +343,33 @@ def report(output_dir: Path) -> int:
     return 0
 
 
+@app.command
+def check(
+    embed_query: tyro.conf.Positional[str],
+    embed_documents: tyro.conf.Positional[str],
+    model: str,
+    tolerance: float = 0.02,
+) -> int:
+    """Check that a retrieval stack embeds queries with the adapter, and documents as the base model does.
+
+    Args:
+        embed_query: The stack's function of a list of queries, or of one: package.module:function.
+        embed_documents: The stack's function of a list of documents, or of one: package.module:function.
+        model: The saved model that the stack should use: folder or Hub id.
+        tolerance: Largest distance at which two vectors of length 1 count as equal; about 0.05 for int8 vectors.
+    """
+    functions = load_function(embed_query), load_function(embed_documents)
+    result = check_stack(*functions, model, tolerance=tolerance)
+    console.print(result.summary(), highlight=False, markup=False, soft_wrap=True)
+    return 0 if result.ok else _WRONG_STACK
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 on success, 2 on bad input, 3 if the base model is kept and --fail-if-not-better was given.
+        0 on success, 2 on bad input, 3 if the base model is kept and --fail-if-not-better was given, 4 if a stack does
+        not embed as it should.
     """
     transformers_logging.disable_progress_bar()
     try:

@@ -36,6 +36,7 @@ ORDER = [
     "onnx_export",
     "repository",
     "saving",
+    "stack_check",
     "training_args",
     "sampling",
     "closed_form",
@@ -50,6 +51,8 @@ ORDER = [
     "cli",
 ]
 PACKAGE = Path(st_adapter.__file__).parent
+# One class per stack, for users of that stack to import: nothing in the package imports them, and they import nothing.
+STACKS = sorted(path.stem for path in (PACKAGE / "stacks").glob("*.py"))
 
 
 def imported_rooms(path: Path) -> set[str]:
@@ -73,3 +76,16 @@ def test_every_file_has_its_place():
 def test_a_file_imports_only_what_lies_before_it(room):
     below = imported_rooms(PACKAGE / f"{room}.py") - set(ORDER[: ORDER.index(room)]) - {"__version__"}
     assert not below, f"{room}.py imports {sorted(below)}, which lie behind it"
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_stack_stands_alone(stack):
+    assert not imported_rooms(PACKAGE / "stacks" / f"{stack}.py")
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_no_stack_is_imported_with_the_package(room):
+    tree = ast.parse((PACKAGE / f"{room}.py").read_text(encoding="utf-8"))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not {name.partition(".")[0] for name in imported} & {"chromadb", "llama_index", "lancedb"}

@@ -1,0 +1,162 @@
+"""Read the recipes in docs/stacks/recipes/ and make docs/stacks/README.md from them.
+
+python scripts/stack_recipes.py  # rewrite the page
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark_quality import ROOT
+
+FOLDER = ROOT / "docs" / "stacks"
+PAGE = FOLDER / "README.md"
+RESULTS = ROOT / "scripts" / "results" / "check_stacks.json"
+OWN_PACKAGE = "st-adapter"
+# The embedded form of PEP 723.
+_METADATA = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
+_HEAD = """\
+# Stacks
+
+A saved model applies the adapter to queries if the stack says that they are queries: `encode_query(...)`, or
+`encode(..., task="query", prompt_name="query")`. Many stacks call plain `encode(...)` for both sides; they get the
+base model's vectors and no error. For each stack, this page says which setting makes it right. The index stays as it
+is: it was built with the base model and is never embedded again.
+
+In the recipes, `model_path` is the folder that `save_pretrained` wrote, or its Hub id. `query_model_path` is the same
+model with another default: its plain `encode(...)` is adapted. On the Hub it is the branch `query` of the same
+repository (`revision="query"`).
+
+Whether your own stack does it right is told by `check_stack`, with the functions that you search with:
+
+```python
+from st_adapter import check_stack
+
+print(check_stack(embed_query, embed_documents, "model-with-adapter"))
+```
+```bash
+st-adapter check my_app:embed_query my_app:embed_documents --model model-with-adapter
+```
+
+It embeds a few texts and names what is wrong: adapter missing, on documents or applied twice, another base model, a
+prompt missing or too much, no normalisation, truncated vectors, swapped models, another order.
+"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One file of docs/stacks/recipes/.
+
+    Attributes:
+        path: the file.
+        title: name of the stack, in front of the colon of the docstring.
+        setting: what makes it right, the rest of the docstring.
+        requirements: what to install, the stack itself first.
+        functions: names of its functions.
+        code: the file below its docstring.
+    """
+
+    path: Path
+    title: str
+    setting: str
+    requirements: tuple[str, ...]
+    functions: tuple[str, ...]
+    code: str
+
+    @property
+    def name(self) -> str:
+        """What ``--only`` takes."""
+        return self.path.stem
+
+    @property
+    def needs_st_adapter(self) -> bool:
+        """Whether it uses a class of ours."""
+        return any(requirement.startswith(OWN_PACKAGE) for requirement in self.requirements)
+
+
+def recipes() -> list[Recipe]:
+    """All recipes, Sentence Transformers first."""
+    found = [read(path) for path in sorted((FOLDER / "recipes").glob("*.py"))]
+    return sorted(found, key=lambda recipe: (recipe.name != "sentence_transformers_alone", recipe.title.lower()))
+
+
+def read(path: Path) -> Recipe:
+    """Read one recipe.
+
+    Raises:
+        ValueError: its metadata or its docstring is missing.
+    """
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    metadata = _METADATA.search(text)
+    title, colon, setting = (ast.get_docstring(tree) or "").partition(": ")
+    if metadata is None or not colon:
+        raise ValueError(
+            f"{path} has no PEP 723 metadata or no docstring of the form 'Stack: which setting makes it right.'. "
+            "Start from another recipe in its folder."
+        )
+    content = "".join(line[2:] for line in metadata["content"].splitlines(keepends=True))
+    # An array of plain strings is the same in TOML and in Python.
+    array = re.search(r"(?m)^dependencies = (\[.*\]|\[\n(?:.*\n)*?\])$", content)
+    if array is None:
+        raise ValueError(f"{path} has no 'dependencies = [...]' in its metadata. Name the stack's own package first.")
+    requirements = ast.literal_eval(array[1])
+    docstring = tree.body[0]
+    return Recipe(
+        path=path,
+        title=title,
+        setting=setting.strip(),
+        requirements=tuple(requirements),
+        functions=tuple(node.name for node in tree.body if isinstance(node, ast.FunctionDef)),
+        code="".join(text.splitlines(keepends=True)[docstring.end_lineno :]).strip("\n"),
+    )
+
+
+def page(results: dict[str, Any]) -> str:
+    """docs/stacks/README.md: the settings in a table, then every recipe as it is run."""
+    parts = [_HEAD, markdown_table(results), ""]
+    for recipe in recipes():
+        install = " ".join(f'"{name}"' if "[" in name else name for name in recipe.requirements)
+        parts += [
+            f"## {recipe.title}\n",
+            f"{recipe.setting}\n",
+            f"```bash\npip install {install}\n```\n",
+            f"```python\n{recipe.code}\n```\n",
+            f"[`{recipe.path.name}`](recipes/{recipe.path.name})\n",
+        ]
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def markdown_table(results: dict[str, Any], *, folder: str = "") -> str:
+    """Stack, version, recipe, verified or why not.
+
+    Args:
+        results: content of scripts/results/check_stacks.json.
+        folder: where the recipes' folder lies, seen from the page: ``docs/stacks/`` for the README.
+    """
+    lines = ["| stack | version | setting | verified |", "|---|---|---|---|"]
+    listed = {recipe.name: recipe for recipe in recipes()}
+    for name, recipe in listed.items():
+        entry = results["stacks"].get(name)
+        version = entry["version"] if entry and entry["version"] else "–"
+        verified = "not run" if entry is None else entry["date"] if entry["verified"] else f"no: {entry['reason']}"
+        link = f"[{recipe.title}]({folder}recipes/{recipe.path.name})"
+        lines.append(f"| {link} | {version} | {recipe.setting} | {verified} |")
+    for name, entry in results["stacks"].items():
+        if name not in listed:
+            lines.append(f"| {entry['stack']} | – | – | no: {entry['reason']} |")
+    return "\n".join(lines)
+
+
+def write_page() -> None:
+    """Rewrite docs/stacks/README.md."""
+    PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_page()
