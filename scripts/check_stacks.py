@@ -443,7 +443,7 @@ def query_layout(adapted: Path) -> Path:
     """A copy whose plain ``encode`` is adapted."""
     target = adapted.with_name("query")
     shutil.rmtree(target, ignore_errors=True)
-    return copy_as(adapted, target, "query")
+    return copy_as(adapted, target, "query", "adapted")
 
 
 def retrieval_data() -> Retrieval:

@@ -188,7 +188,9 @@ def opened_here(folder: Path, work: Path) -> dict[str, Saved]:
 def in_all_layouts(name: str, folder: Path, vectors: dict[str, NDArray[np.float32]]) -> dict[str, Saved]:
     """The model as saved, and its two variants, in which plain encode() is for queries."""
     queries = {**vectors, "encode": vectors["encode_query"]}
-    variants = {layout: copy_as(folder, folder.parent / f"{name}-{layout}", layout) for layout in ("query", "twin")}
+    variants = {
+        layout: copy_as(folder, folder.parent / f"{name}-{layout}", layout, name) for layout in ("query", "twin")
+    }
     return {
         f"{name} document": Saved(folder, vectors),
         f"{name} query": Saved(variants["query"], queries),

@@ -33,7 +33,7 @@ from benchmark_quality import ROOT, git_commit, write_results
 from check_versions import write_base_model
 from sentence_transformers import SentenceTransformer
 
-from st_adapter import QueryAdapter, TrainingRecord, from_pretrained, save_pretrained
+from st_adapter import QueryAdapter, TrainingRecord, attach, from_pretrained, save_pretrained
 from st_adapter.model_card import installed_versions
 from st_adapter.repository import CONFIG_FILE_NAME
 from st_adapter.storage import file_sha256
@@ -60,7 +60,10 @@ def main() -> None:
     warnings.simplefilter("ignore")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        outcomes, failures = fuzz(Path(folder), arguments.cases, arguments.seed)
+        # Deep enough for ../.. to stay where it is looked for.
+        work = Path(folder) / "a" / "b" / "c"
+        work.mkdir(parents=True)
+        outcomes, failures = fuzz(work, arguments.cases, arguments.seed)
     result = {
         "script": "fuzz_repository.py",
         "command": f"python scripts/fuzz_repository.py --cases {arguments.cases} --seed {arguments.seed}",
@@ -79,32 +82,32 @@ def main() -> None:
 
 def fuzz(work: Path, cases: int, seed: int) -> tuple[dict[str, dict[str, int]], list[str]]:
     """Outcomes by kind of change, and a line for each case that did what it must not."""
-    targets = saved_targets(work)
+    write_base_model(work / "base")
+    base = SentenceTransformer(str(work / "base"), device="cpu")
+    targets = saved_targets(work, base)
     outcomes: dict[str, Counter[str]] = {}
     failures: list[str] = []
     generator = random.Random(seed)
-    before = outside(work)
+    before = outside(work.parents[2])
     for number in range(cases):
         name, whole = generator.choice(list(targets.items()))
         case = work / "case"
         shutil.copytree(whole, case)
         change, path, noticed = mutate(case, generator)
-        outcome = open_case(name, case, noticed)
+        outcome = open_case(name, case, noticed, base)
         outcomes.setdefault(change, Counter())[outcome.partition(":")[0]] += 1
         if outcome.startswith("FAILED"):
             failures.append(f"case {number}, {name}, {change} of {path}: {outcome}")
         shutil.rmtree(case)
         if (number + 1) % 200 == 0:
             print(f"{number + 1} of {cases}, {len(failures)} failures", flush=True)
-    if outside(work) != before:
+    if outside(work.parents[2]) != before:
         failures.append("something was written outside of the folder of the case")
     return {change: dict(sorted(counts.items())) for change, counts in sorted(outcomes.items())}, failures
 
 
-def saved_targets(work: Path) -> dict[str, Path]:
+def saved_targets(work: Path, base: SentenceTransformer) -> dict[str, Path]:
     """A whole model in every layout and an adapter alone."""
-    write_base_model(work / "base")
-    base = SentenceTransformer(str(work / "base"), device="cpu")
     adapter = QueryAdapter(32, "mlp", hidden_dim=8)
     record = TrainingRecord(data="fuzz", seed=0)
     targets = {
@@ -119,13 +122,14 @@ def outside(work: Path) -> set[tuple[str, int]]:
     return {(str(path), path.stat().st_size) for path in work.rglob("*") if path.is_file()}
 
 
-def open_case(name: str, case: Path, must_be_noticed: bool) -> str:
+def open_case(name: str, case: Path, must_be_noticed: bool, base: SentenceTransformer) -> str:
     """Open a damaged model, and say what came of it."""
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(SECONDS_PER_CASE)
     try:
         if name == "adapter":
-            vectors = QueryAdapter.from_pretrained(case).transform(torch.eye(32))
+            model = attach(base, QueryAdapter.from_pretrained(case), allow_other_base=True)
+            vectors = model.encode_query(["a", "b"], convert_to_tensor=True)
         else:
             model = from_pretrained(case, device="cpu")
             texts = ["a", "b"]

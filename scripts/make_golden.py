@@ -16,7 +16,7 @@ from check_versions import TEXTS, write_base_model
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, TrainingRecord, __version__, save_pretrained
-from st_adapter.repository import Layout
+from st_adapter.model_card import Layout
 from st_adapter.storage import folder_written_whole, write_json
 
 GOLDEN = ROOT / "tests" / "golden" / f"v{__version__}"

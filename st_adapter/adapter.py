@@ -23,6 +23,8 @@ Activation = Literal["gelu", "relu", "silu"]
 # Each g satisfies g(x) - g(-x) = x, which is what lets fold() carry the residual through two stock Dense modules.
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 WEIGHTS_FILE = "model.safetensors"
+# Where a whole model keeps its adapter by itself.
+ADAPTER_FOLDER = "adapter"
 
 
 class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is untyped, so its Module is Any
@@ -108,7 +110,8 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         self.activation = activation
         self.bias = bias
         self.normalize = normalize
-        self.base_model = BaseModel.from_dict(base_model) if isinstance(base_model, dict) else base_model
+        described = base_model if isinstance(base_model, BaseModel) or base_model is None else None
+        self.base_model = described if base_model is described else BaseModel.from_dict(base_model)
 
         if kind == "linear":
             self.delta = nn.Parameter(torch.zeros(embedding_dimension, embedding_dimension))
@@ -347,8 +350,7 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
             OSError: the folder cannot be written; what was there before is untouched.
         """
         target = Path(output_dir).resolve()
-        expected = {self.config_file_name, WEIGHTS_FILE, "README.md"}
-        if target.exists() and not (target.is_dir() and {path.name for path in target.iterdir()} <= expected):
+        if target.exists() and not self._may_replace(target):
             raise ValueError(
                 f"{target} exists and holds something else than an adapter, but a new folder or one with an adapter is "
                 "expected. Choose another output_dir."
@@ -418,16 +420,20 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         """
         folder = Path(name_or_path)
         if not folder.is_dir():
-            files = [f"{place}{name}" for place in ("", "adapter/") for name in (cls.config_file_name, WEIGHTS_FILE)]
-            folder = download(
-                str(name_or_path),
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                allow_patterns=files,
-            )
-        return cls._read(folder / "adapter" if (folder / "adapter").is_dir() else folder, str(name_or_path))
+            # Of a whole model only the adapter's folder: beside it lie the weights of the base.
+            for place in (f"{ADAPTER_FOLDER}/", ""):
+                folder = download(
+                    str(name_or_path),
+                    revision=revision,
+                    token=token,
+                    cache_dir=cache_dir,
+                    local_files_only=local_files_only,
+                    allow_patterns=[f"{place}{name}" for name in (cls.config_file_name, WEIGHTS_FILE)],
+                )
+                if (folder / ADAPTER_FOLDER).is_dir():
+                    break
+        inside = folder / ADAPTER_FOLDER
+        return cls._read(inside if inside.is_dir() else folder, str(name_or_path))
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> QueryAdapter:
@@ -447,7 +453,7 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
                 "QueryAdapter.save_pretrained, QueryAdapter.push_to_hub or st_adapter.save_pretrained wrote."
             )
         config = read_object(folder / cls.config_file_name)
-        if set(config) | {"base_model"} != set(cls.config_keys):
+        if not cls._is_config(config):
             raise ValueError(
                 f"{where}/{cls.config_file_name} has {sorted(config) or 'no keys'}, but an adapter's configuration "
                 f"expects exactly {sorted(cls.config_keys)}. Pass a folder that an adapter was saved to."
@@ -463,6 +469,20 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         adapter.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
         adapter.requires_grad_()
         return adapter
+
+    @classmethod
+    def _may_replace(cls, target: Path) -> bool:
+        """Whether a folder is empty or holds an adapter alone; a model of Transformers has files of the same names."""
+        names = {path.name for path in target.iterdir()} if target.is_dir() else None
+        if names is None or not names <= {cls.config_file_name, WEIGHTS_FILE, "README.md"}:
+            return False
+        if not names:
+            return True
+        return cls.config_file_name in names and cls._is_config(read_object(target / cls.config_file_name))
+
+    @classmethod
+    def _is_config(cls, config: dict[str, Any]) -> bool:
+        return set(config) | {"base_model"} == set(cls.config_keys)
 
     def _check_weights(self) -> None:
         for name, parameter in self.named_parameters():

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.util.misc import ORIGINAL_TRANSFORMER_MODELS
 from torch import Tensor
 
 Role = Literal["query", "document"]
@@ -161,8 +162,11 @@ def origin_of(model: SentenceTransformer, base_model: str | Path | None = None) 
     if Path(path).is_dir():
         hub_id, revision = _cached_repository(Path(path))
         return Origin(path, hub_id or card.model_id, revision)
-    # Sentence Transformers' own short names.
-    hub_id = path if "/" in path else f"{SentenceTransformer.default_huggingface_organization}/{path}"
+    if Path(path).is_absolute() or path.count("/") > 1 or "\\" in path or path.startswith("."):
+        return Origin(path, None, None)  # a folder that is not there any more
+    # Sentence Transformers' own short names, but for those of models that are older than it.
+    whole = "/" in path or path.lower() in ORIGINAL_TRANSFORMER_MODELS
+    hub_id = path if whole else f"{SentenceTransformer.default_huggingface_organization}/{path}"
     return Origin(path, hub_id, card.base_model_revision if card.base_model == hub_id else None)
 
 

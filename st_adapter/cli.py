@@ -138,7 +138,11 @@ def train(
     _print_run(run)
     _make_report(run.results_file.parent)
     if push_to_hub is not None and run.model_dir is not None and run.results["adopted"]:
-        _push(run.model_dir, push_to_hub, private=private, token=token)
+        try:
+            _push(run.model_dir, push_to_hub, private=private, token=token)
+        except (ValueError, OSError) as error:
+            again = f"st-adapter push {args.output_dir} {push_to_hub}"
+            raise ValueError(f"{error} The model is saved: `{again}` uploads it without training again.") from error
     elif push_to_hub is not None:
         console.print("Nothing was uploaded: the base model is on the Hub already, or yours alone.")
     return _NOT_BETTER if fail_if_not_better and not run.results["adopted"] else 0
@@ -178,7 +182,12 @@ def evaluate(
         embedding_batch_size: Texts per forward pass of the base model.
         precision: Precision of the base model's forward pass; bf16 and fp16 are for GPUs.
     """
-    trained = saved_training(model) or TrainingRecord()
+    recorded = saved_training(model)
+    if recorded is None and seed is None:
+        console.print(
+            "note: how the model was trained is not known; pass the --seed its data were cut with.", style="dim"
+        )
+    trained = recorded or TrainingRecord()
     if seed is None:
         seed = trained.seed or 0
     dataset = RetrievalDataset.load(

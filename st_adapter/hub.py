@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, get_token, snapshot_download
 from huggingface_hub.errors import (
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     IncompleteSnapshotError,
@@ -105,6 +106,8 @@ def download(
         ValueError: there is no such repository or revision, or it may not be read.
     """
     what = f"{repo_id} (revision {revision or MAIN}) could not be read from the Hub"
+    if Path(repo_id).is_absolute() or repo_id.count("/") > 1:
+        raise ValueError(f"{repo_id} is neither a folder nor a Hub id such as user/name.")
     # The environment variable that SentenceTransformer reads too; what it fetched is not fetched again.
     cache_dir = cache_dir or os.getenv("SENTENCE_TRANSFORMERS_HOME")
     with explained_errors(what, token if isinstance(token, str) else None):
@@ -118,6 +121,19 @@ def download(
             ignore_patterns=list(ignore_patterns) if ignore_patterns is not None else None,
         )
     return Path(folder)
+
+
+def branches_of(repo_id: str, token: str | None = None) -> set[str]:
+    """The branches of a repository; empty if there is no such repository, or none that may be read.
+
+    Raises:
+        ConnectionError: it may work if tried again.
+    """
+    try:
+        with explained_errors(f"{repo_id} was looked for on the Hub", token):
+            return {branch.name for branch in HfApi(token=token).list_repo_refs(repo_id).branches}
+    except ValueError:
+        return set()
 
 
 def check_can_write(repo_id: str, token: str | None = None) -> None:
@@ -153,6 +169,8 @@ def explained_errors(what: str, token: str | None) -> Iterator[None]:
         raise ValueError(f"{what}: HF_HUB_OFFLINE is set. Unset it to use the Hub.") from error
     except LocalTokenNotFoundError as error:
         raise ValueError(f"{what}: there is no access token. Run `hf auth login`, or pass a token.") from error
+    except GatedRepoError as error:
+        raise ValueError(f"{what}: access has to be asked for on its page on the Hub first.") from error
     except HFValidationError as error:
         raise ValueError(f"{what}: {_without_token(str(error), token)}") from error
     except HfHubHTTPError as error:
@@ -174,7 +192,7 @@ def explained_errors(what: str, token: str | None) -> Iterator[None]:
         raise ConnectionError(f"{what}: {reason}. {_AGAIN}") from error
 
 
-_AGAIN = "Try again: files that were sent or received are kept, and main is as it was."
+_AGAIN = "Try again: what was sent or received is kept, and nothing else has changed."
 
 
 def _remedy(status: int) -> str:

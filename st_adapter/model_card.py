@@ -18,6 +18,9 @@ from sentence_transformers import SentenceTransformerModelCardData
 from st_adapter import __version__
 from st_adapter.base_model import BaseModel
 
+Layout = Literal["document", "query", "twin"]
+"""What plain ``encode`` gives: documents; queries; or queries from a model without a Router, for older software."""
+
 TABLE_METRICS = ("ndcg@10", "mrr@10", "accuracy@10", "recall@10", "precision@10", "map@100")
 
 # What a derived model takes over from its base's card.
@@ -126,6 +129,7 @@ def model_card(
     title: str,
     base_model: BaseModel,
     *,
+    layout: Layout = "document",
     on_hub: bool,
     inherited: Mapping[str, Any] | None = None,
     training: TrainingRecord | None = None,
@@ -135,15 +139,20 @@ def model_card(
     Args:
         title: Hub id, or name of the folder.
         base_model: the base.
+        layout: the model's.
         on_hub: whether its name is a Hub id, which a card may link to.
         inherited: metadata taken over from the base's card.
         training: what is known about the training.
     """
     base = _link(base_model, on_hub)
+    pushed = "/" in title
+    name = json.dumps(title) + (f", revision={json.dumps(layout)}" if pushed and layout != "document" else "")
     code = f"""from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer({json.dumps(title)})
-query_embeddings = model.encode_query(["a question"])
+model = SentenceTransformer({name})
+query_embeddings = model.encode_query(["a question"])"""
+    if layout != "twin":
+        code += """
 document_embeddings = model.encode_document(["a document"])
 scores = model.similarity(query_embeddings, document_embeddings)"""
     parts = [
@@ -151,16 +160,32 @@ scores = model.similarity(query_embeddings, document_embeddings)"""
         f"A Sentence Transformers model that embeds documents exactly as {base} does, and queries with a small adapter "
         "on top. An index built with the base model stays valid.",
         f"```python\n{code}\n```",
-        'Embed queries with `encode_query` or `encode(..., task="query")`: plain `encode` gives document embeddings, '
-        'and `prompt_name="query"` does not reach the adapter. For software that can only call plain `encode`, '
-        "the branch `query` of the Hub repository holds the same model with queries as the default: "
-        f'`SentenceTransformer({json.dumps(title)}, revision="query")`.',
+        _usage(layout, title if pushed else ""),
         *_training_parts(training),
     ]
     return (
         _front_matter(title, base_model, on_hub, inherited, training, "sentence-transformers")
         + "\n\n".join(parts)
         + "\n"
+    )
+
+
+def _usage(layout: Layout, hub_id: str) -> str:
+    """Which method gives what; ``hub_id`` is empty for a model that is not on the Hub."""
+    if layout == "twin":
+        return "This one is for queries alone: every method applies the adapter. The base model embeds the documents."
+    if layout == "query":
+        return (
+            "Plain `encode` and `encode_query` give query embeddings, `encode_document` gives those of documents. "
+            "This is for software that has a model of its own for queries and only calls plain `encode`."
+        )
+    branch = (
+        " For software that can only call plain `encode`, the branch `query` holds the same model with queries as the "
+        f'default: `SentenceTransformer({json.dumps(hub_id)}, revision="query")`.'
+    )
+    return (
+        'Embed queries with `encode_query` or `encode(..., task="query")`: plain `encode` gives document embeddings, '
+        f'and `prompt_name="query"` does not reach the adapter.{branch if hub_id else ""}'
     )
 
 

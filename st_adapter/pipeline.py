@@ -23,7 +23,7 @@ from st_adapter.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks, drop
 from st_adapter.model import detach
 from st_adapter.model_card import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
 from st_adapter.onnx_export import check_dependencies
-from st_adapter.saving import save_pretrained
+from st_adapter.saving import check_target, save_pretrained
 from st_adapter.statistics import gate
 from st_adapter.storage import write_json
 from st_adapter.trainer import AdapterTrainer
@@ -127,6 +127,7 @@ def run_training(
     if resume_from_checkpoint and method != "gradient":
         raise ValueError(f"Method {method!r} writes no checkpoints to resume from. Run it again, or choose 'gradient'.")
     check_seed_and_level(seed, alpha)
+    check_target(output_dir / MODEL_FOLDER, model, base_model)
     if onnx:
         check_dependencies()
     seconds: dict[str, float] = {}

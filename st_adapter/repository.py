@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -18,23 +18,31 @@ from st_adapter import __version__
 from st_adapter.adapter import QueryAdapter
 from st_adapter.base_model import CHECK_TEXTS, BaseModel, prompt_for
 from st_adapter.hub import download
-from st_adapter.model_card import TrainingRecord
-from st_adapter.storage import check_finite, file_sha256, read_json, read_object, read_weights, tensor_infos, write_json
+from st_adapter.model_card import Layout, TrainingRecord, base_metadata, model_card
+from st_adapter.storage import (
+    check_finite,
+    file_sha256,
+    is_pickle,
+    read_json,
+    read_object,
+    read_weights,
+    tensor_infos,
+    write_json,
+    write_text,
+)
 
 CONFIG_FILE_NAME = "st_adapter_config.json"
-ADAPTER_FOLDER = "adapter"
-
-Layout = Literal["document", "query", "twin"]
-"""What plain ``encode`` gives: documents; queries; or queries from a model without a Router, for older software."""
 
 # Class paths that every release since 5.0 resolves; the ones that release 6 writes are unknown before 5.4.
 _LEGACY_MODULE = "sentence_transformers.models"
 _ROUTE_MODULES = ("Dense", "Normalize", "Dropout")
-_ACTIVATIONS = "torch.nn.modules."
+_ACTIVATIONS = "torch.nn."
 # Bookkeeping of version control and of `hf download --local-dir`, not part of a model.
 BOOKKEEPING = (".git", ".hg", ".svn", ".cache")
 # Texts that people edit on the Hub, and what no reader of the model opens.
 _UNVERIFIED = ("README.md", ".gitattributes", CONFIG_FILE_NAME)
+# What the libraries look for by themselves, such as the adapters of PEFT.
+_LOADED = (".json", ".safetensors", ".bin", ".py")
 # Formats that the torch backend does not read.
 _OTHER_BACKENDS = ("onnx/*", "openvino/*")
 _DAMAGED = "It is damaged: copy or download it again."
@@ -118,22 +126,37 @@ def to_layout(folder: Path, layout: Layout) -> None:
         _unwrap_router(folder, router)
     file = folder / "config_sentence_transformers.json"
     config = read_object(file)
-    prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
+    default = config.get("default_prompt_name")
+    # As Sentence Transformers completes them.
+    prompts = {"query": "", "document": "", **(config.get("prompts") or {})}
     query_prompt = prompt_for("query", prompts, default)
-    if query_prompt:
+    if query_prompt or prompts.get(default or ""):
         # Plain encode() has to put the query prompt first, and encode_document() its own one as before.
-        document_prompt = prompt_for("document", prompts, default)
-        named = {"document": document_prompt, **prompts} if not {"passage", "corpus"} & set(prompts) else prompts
-        write_json(file, {**config, "prompts": {**named, "query": query_prompt}, "default_prompt_name": "query"})
+        write_json(file, {**config, "prompts": {**prompts, "query": query_prompt}, "default_prompt_name": "query"})
 
 
-def copy_as(source: Path, target: Path, layout: Layout) -> Path:
-    """Copy a saved model of the layout ``document``, and give the copy another layout."""
+def copy_as(source: Path, target: Path, layout: Layout, title: str) -> Path:
+    """Copy a saved model of the layout ``document``, and give the copy another layout and a card with that title."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*BOOKKEEPING))
     to_layout(target, layout)
     config = read_object(target / CONFIG_FILE_NAME)
     write_json(target / CONFIG_FILE_NAME, {**config, "layout": layout, "files": _hashes(target)})
+    if config["has_adapter"]:
+        write_text(target / "README.md", card_of(target, title))
     return target
+
+
+def card_of(folder: Path, title: str) -> str:
+    """The model card of a saved model, under the name that it goes by elsewhere."""
+    saved = read_saved(folder)
+    return model_card(
+        title,
+        saved.base_model,
+        layout=saved.layout,
+        on_hub="/" in saved.base_model.name,
+        inherited=base_metadata(folder),
+        training=saved.training,
+    )
 
 
 def _unwrap_router(folder: Path, router: Path) -> None:
@@ -227,18 +250,34 @@ def check_repository(folder: Path) -> SavedModel:
         ValueError: the first thing that is not so.
     """
     saved = read_saved(folder)
-    for name, digest in saved.files.items():
-        path = _inside(folder, name, folder / CONFIG_FILE_NAME)
-        if not path.is_file():
-            if any(PurePosixPath(name).match(pattern) for pattern in _OTHER_BACKENDS):
-                continue
-            raise ValueError(f"{folder} has no {name}, but it was saved with one. Copy or download the folder again.")
-        if file_sha256(path) != digest:
-            raise ValueError(f"{path} is not the file that was saved: its hash is another one. {_DAMAGED}")
+    check_files(folder, saved)
     check_modules(folder)
     if saved.has_adapter:
         QueryAdapter.from_pretrained(folder)
     return saved
+
+
+def check_files(folder: Path, saved: SavedModel) -> None:
+    """Check that the files of a saved model are those that were saved, and that nothing was added that is loaded.
+
+    Raises:
+        ValueError: the first file that is missing, another one, or too much.
+    """
+    for name, digest in saved.files.items():
+        path = _inside(folder, name, folder / CONFIG_FILE_NAME)
+        if not path.is_file():
+            if _is_other(name):
+                continue
+            raise ValueError(f"{folder} has no {name}, but it was saved with one. Copy or download the folder again.")
+        if file_sha256(path) != digest:
+            raise ValueError(f"{path} is not the file that was saved: its hash is another one. {_DAMAGED}")
+    names = {path.relative_to(folder).as_posix() for path in _files(folder)}
+    added = [name for name in names - set(saved.files) if PurePosixPath(name).suffix in _LOADED and not _is_other(name)]
+    if added:
+        raise ValueError(
+            f"{folder} has {sorted(added)[:3]}, which it was not saved with and which the libraries may load. "
+            "Take it away, or copy or download the folder again."
+        )
 
 
 def check_modules(folder: Path, *, any_class: bool = False) -> None:
@@ -251,7 +290,7 @@ def check_modules(folder: Path, *, any_class: bool = False) -> None:
     for entry in read_modules(folder):
         place = _inside(folder, entry["path"], folder / "modules.json")
         kind = "" if any_class else _module_class(entry["type"], folder / "modules.json")
-        if kind == "Router":
+        if kind in ("Router", "Asym"):  # two names of the same class
             _check_router(place)
         elif kind == "Dense":
             _check_dense(place)
@@ -288,7 +327,8 @@ def _check_router(router: Path) -> None:
         and isinstance(structure, dict)
         and isinstance(parameters, dict)
         and set(structure) == {"query", "document"}
-        and parameters.get("default_route") in structure
+        and set(parameters) == {"default_route", "allow_empty_key"}
+        and parameters["default_route"] in list(structure)
         and all(
             isinstance(names, list) and names and set(map(str, names)) <= set(types) for names in structure.values()
         )
@@ -297,6 +337,9 @@ def _check_router(router: Path) -> None:
         raise ValueError(
             f"{path} does not describe a route for queries and one for documents, with their modules. {_DAMAGED}"
         )
+    documents = {name: _module_class(types[name], path) for name in structure["document"]}
+    if set(documents.values()) != {"Dropout"}:
+        raise ValueError(f"{path} has the document route {documents}, but documents are to be left as they are.")
     for name, type_ in types.items():
         place = _inside(router, name, path)
         kind = _module_class(type_, path)
@@ -314,7 +357,7 @@ def _check_dense(folder: Path) -> None:
     path = folder / "config.json"
     config = read_object(path)
     sizes: tuple[Any, Any] = config.get("out_features"), config.get("in_features")
-    activation = config.get("activation_function", "")
+    activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")  # the library's default
     if not all(isinstance(size, int) and size > 0 for size in sizes) or not isinstance(config.get("bias", True), bool):
         raise ValueError(f"{path} does not give the sizes of a Dense module as whole numbers above 0. {_DAMAGED}")
     if not isinstance(activation, str) or not activation.startswith(_ACTIVATIONS):
@@ -339,7 +382,7 @@ def _check_weight_files(folder: Path) -> None:
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise ValueError(f"{index} does not say which weights lie in which file. {_DAMAGED}")
         files |= {_inside(folder, name, index) for name in weight_map.values()}
-    elif not files and any(folder.glob("*.bin")):
+    elif not (folder / "model.safetensors").is_file() and any(map(is_pickle, folder.glob("*.bin"))):
         raise ValueError(
             f"{folder} has weights as a pickle (.bin) only, and weights are read from safetensors files and nothing "
             "else. Save the model anew with safe_serialization=True."
@@ -372,9 +415,23 @@ def _router_of(folder: Path, entries: Sequence[Mapping[str, Any]]) -> Path | Non
     return folder / last["path"] if last["type"].rpartition(".")[2] == "Router" else None
 
 
+def _is_other(name: str) -> bool:
+    return any(PurePosixPath(name).match(pattern) for pattern in _OTHER_BACKENDS)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that shape a saved model."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path
+        for path in found
+        if path.relative_to(folder).as_posix() not in _UNVERIFIED
+        and path.relative_to(folder).parts[0] not in BOOKKEEPING
+    )
+
+
 def _hashes(folder: Path) -> dict[str, str]:
-    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return {path: file_sha256(folder / path) for path in paths if path not in _UNVERIFIED}
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in _files(folder)}
 
 
 # --- opening ---
@@ -388,6 +445,7 @@ def locate(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     only_config: bool = False,
+    other_backends: bool = False,
 ) -> Path:
     """The local folder of a saved model, downloaded first if it is a Hub id.
 
@@ -398,8 +456,6 @@ def locate(
     folder = Path(name_or_path)
     if folder.is_dir():
         return folder
-    if folder.is_absolute() or str(name_or_path).count("/") > 1:
-        raise ValueError(f"{name_or_path} is neither a folder nor a Hub id such as user/name.")
     return download(
         str(name_or_path),
         revision=revision,
@@ -407,7 +463,7 @@ def locate(
         cache_dir=cache_dir,
         local_files_only=local_files_only,
         allow_patterns=[CONFIG_FILE_NAME] if only_config else None,
-        ignore_patterns=_OTHER_BACKENDS,
+        ignore_patterns=None if other_backends else _OTHER_BACKENDS,
     )
 
 
@@ -438,8 +494,14 @@ def from_pretrained(
         ConnectionError: the Hub cannot be reached; it may work if tried again.
         ValueError: there is no such model, or it is not as it was saved; see ``check_repository``.
     """
-    hub_kwargs = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    folder = locate(name_or_path, **hub_kwargs)  # type: ignore[arg-type]
+    folder = locate(
+        name_or_path,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        other_backends=kwargs.get("backend", "torch") != "torch",
+    )
     check_repository(folder)
     try:
         model = SentenceTransformer(

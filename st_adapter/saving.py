@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import pickle
 import shutil
@@ -20,18 +21,17 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from st_adapter.adapter import QueryAdapter
+from st_adapter.adapter import ADAPTER_FOLDER, QueryAdapter
 from st_adapter.base_model import CHECK_TEXTS, BaseModel, Origin, origin_of
-from st_adapter.hub import MAIN, download, upload
+from st_adapter.hub import MAIN, branches_of, download, upload
 from st_adapter.model import check_base_model, query_modules
-from st_adapter.model_card import TrainingRecord, base_metadata, model_card
+from st_adapter.model_card import Layout, TrainingRecord, base_metadata, model_card
 from st_adapter.onnx_export import export_onnx
 from st_adapter.repository import (
-    ADAPTER_FOLDER,
     BOOKKEEPING,
     CONFIG_FILE_NAME,
-    Layout,
     add_router,
+    check_files,
     check_modules,
     copy_as,
     is_saved_model,
@@ -44,7 +44,7 @@ from st_adapter.storage import folder_written_whole, is_pickle, read_object, wri
 QUERY_BRANCH, TWIN_BRANCH = "query", "twin"
 
 # Files of earlier versions of a repository that a new one may not have any more.
-_OWNED = ("*_Router/*", "*_Dense/*", f"{ADAPTER_FOLDER}/*")
+_OWNED = ("*_Router/*", "*_Dense/*", f"{ADAPTER_FOLDER}/*", "onnx/model_query.onnx")
 _PICKLED_WEIGHTS = "pytorch_model"
 _QUERY_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # Settings of a model in memory that its configuration file can carry without touching anything else.
@@ -101,11 +101,10 @@ def save_pretrained(
         OSError: the folder cannot be written, for instance because the disk is full.
     """
     target = Path(output_dir).resolve()
-    _check_target(target)
+    check_target(target, model, base_model)
     described = check_base_model(model, adapter, allow_other_base=allow_other_base)
     source = _find_base_files(model, base_model)
     if source.folder is not None:
-        _check_apart(target, source.folder)
         described = BaseModel(**{**described.to_dict(), "name": source.name, "revision": source.revision})
 
     with folder_written_whole(target) as folder:
@@ -119,6 +118,7 @@ def save_pretrained(
                         f"{problem}: the base model's files are not those of the model in memory. Load the model from "
                         "its files as they are, or leave base_model out."
                     )
+                gc.collect()  # models opened to compare map their weights, and Windows deletes no mapped file
                 _empty(folder)
                 source = source._replace(folder=None, missing=problem)
         if source.folder is None:
@@ -137,10 +137,16 @@ def save_pretrained(
             bound.base_model = described
             bound.save(str(folder / ADAPTER_FOLDER))
             card = model_card(
-                title or target.name, described, on_hub=source.on_hub, inherited=inherited, training=training
+                title or target.name,
+                described,
+                layout=layout,
+                on_hub=source.on_hub,
+                inherited=inherited,
+                training=training,
             )
             write_text(folder / "README.md", card)
         write_config(folder, layout, described, adapter, training)
+        gc.collect()  # the same for renaming a folder with mapped files in it
     return target
 
 
@@ -211,7 +217,7 @@ def push_folder(
         private: whether a new repository is private; the account's default if None.
         token: access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
         commit_message: first line of the commits.
-        twin: also make the branch ``twin`` in that layout.
+        twin: also make the branch ``twin`` in that layout; one that is there already is brought up to date anyway.
 
     Returns:
         The URL of the commit on ``main``.
@@ -222,38 +228,36 @@ def push_folder(
     """
     folder = Path(folder)
     saved = read_saved(folder)
+    check_files(folder, saved)  # what is damaged here must not get a hash of its own on the Hub
     if saved.layout != "document":
         raise ValueError(
             f"{folder} has the layout {saved.layout!r}, but 'document' is expected. Push the model itself."
         )
     with tempfile.TemporaryDirectory() as temporary:
-        main = copy_as(folder, Path(temporary) / MAIN, "document")
+        layouts: dict[str, Layout] = {MAIN: "document"}
         if saved.has_adapter:
-            write_text(main / "README.md", card_of(folder, repo_id))
-        branches = {MAIN: main}
-        if saved.has_adapter:
-            branches[QUERY_BRANCH] = copy_as(main, Path(temporary) / QUERY_BRANCH, "query")
-        if saved.has_adapter and twin:
-            branches[TWIN_BRANCH] = copy_as(main, Path(temporary) / TWIN_BRANCH, "twin")
+            layouts[QUERY_BRANCH] = "query"
+            # A twin of an earlier adapter must not stay behind.
+            if twin or TWIN_BRANCH in branches_of(repo_id, token):
+                layouts[TWIN_BRANCH] = "twin"
+        branches = {
+            branch: copy_as(folder, Path(temporary) / branch, layout, repo_id) for branch, layout in layouts.items()
+        }
         return upload(branches, repo_id, private=private, token=token, commit_message=commit_message, owned=_OWNED)
-
-
-def card_of(folder: Path, title: str) -> str:
-    """The model card of a saved model, under the name that it goes by elsewhere."""
-    saved = read_saved(folder)
-    return model_card(
-        title,
-        saved.base_model,
-        on_hub="/" in saved.base_model.name,
-        inherited=base_metadata(folder),
-        training=saved.training,
-    )
 
 
 # --- the target ---
 
 
-def _check_target(target: Path) -> None:
+def check_target(target: Path, model: SentenceTransformer, base_model: str | Path | None = None) -> None:
+    """Check that a model may be saved to a folder: new, empty, or written here, and apart from the base model's.
+
+    Raises:
+        ValueError: it may not.
+    """
+    source = origin_of(model, base_model).path
+    if source and Path(source).is_dir():
+        _check_apart(target.resolve(), Path(source).resolve())
     if target.is_dir():
         if any(target.iterdir()) and not is_saved_model(target):
             raise ValueError(
@@ -288,6 +292,13 @@ def _find_base_files(model: SentenceTransformer, base_model: str | Path | None) 
     origin = origin_of(model, base_model)
     if not origin.path:
         return _BaseFiles(None, "", None, on_hub=False, missing="The base model does not say where it was loaded from")
+    if origin.hub_id is None and not Path(origin.path).is_dir():
+        if base_model is not None:
+            raise ValueError(
+                f"There is no folder {origin.path}. Pass base_model=<the folder or Hub id of the base model>."
+            )
+        missing = "The folder that the base model was loaded from is not there any more"
+        return _BaseFiles(None, Path(origin.path).name, None, on_hub=False, missing=missing)
     if Path(origin.path).is_dir():
         folder, on_hub = Path(origin.path).resolve(), origin.hub_id is not None
         name, revision = origin.hub_id or folder.name, origin.revision
@@ -295,6 +306,9 @@ def _find_base_files(model: SentenceTransformer, base_model: str | Path | None) 
         try:
             folder, on_hub = _download(origin), True
         except (ValueError, ConnectionError) as error:
+            if base_model is None:
+                missing = f"The files that the base model was loaded from cannot be read any more ({error})"
+                return _BaseFiles(None, Path(origin.path).name, None, on_hub=False, missing=missing)
             raise ValueError(
                 f"The base model's files were looked for at {origin.path!r}, which is neither a folder nor a Hub "
                 f"repository that can be read now ({error}). "
@@ -455,8 +469,8 @@ def _check_layout(
         if not difference <= tolerance * max(1.0, queries.abs().max().item()):
             raise ValueError(
                 f"{name} of the saved model differs from the adapter on the base model in memory by up to "
-                f"{difference:.1e}, but at most {tolerance:.0e} is expected: the adapter's weights are too large to be "
-                "exact. Train it with a lower learning rate or a higher penalty."
+                f"{difference:.1e}, but at most {tolerance:.0e} is expected. The adapter's weights may be too large "
+                "to be exact: train it with a lower learning rate or a higher penalty."
             )
     if layout == "query":
         before, after = _encode(model, "encode_document"), _encode(saved, "encode_document")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -117,7 +118,7 @@ def _explained_write_errors(target: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    for leftover in target.parent.glob(f".{target.name}.{_UNFINISHED}-*"):
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.{_UNFINISHED}-*"):
         try:
             if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -178,6 +179,8 @@ def read_json(path: Path) -> Any:
         raise ValueError(
             f"{path} is missing, but expected. The folder is incomplete: copy or download it again."
         ) from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}). Copy or download the folder again.") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not JSON in UTF-8 ({type(error).__name__}: {error}). It is damaged: copy or download it again."

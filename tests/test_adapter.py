@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
 from torch import Tensor, nn
+from transformers import BertConfig, BertModel
 
 from st_adapter.adapter import Activation, Kind, QueryAdapter
 
@@ -316,6 +317,19 @@ def test_load_refuses_other_weights(tmp_path: Path) -> None:
     weights_file.write_bytes(weights_file.read_bytes()[:40])
     with pytest.raises(ValueError, match="model.safetensors cannot be read"):
         QueryAdapter.load(str(tmp_path))
+
+
+def test_a_model_of_others_is_not_replaced(tmp_path: Path) -> None:
+    BertModel(BertConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=0, vocab_size=5)).save_pretrained(
+        tmp_path
+    )
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="holds something else than an adapter"):
+        QueryAdapter(4).save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    saved = QueryAdapter(4).save_pretrained(tmp_path / "adapter")
+    assert QueryAdapter(4, "low_rank", rank=2).save_pretrained(tmp_path / "adapter") == saved
+    assert QueryAdapter.from_pretrained(saved).kind == "low_rank"
 
 
 def test_half_precision_weights_are_read_as_float32(tmp_path: Path) -> None:

@@ -70,6 +70,13 @@ def test_metadata_is_what_the_hub_reads() -> None:
     assert data.model_name == "user/adapted"
 
 
+def test_the_code_is_right_in_every_layout() -> None:
+    twin, query, local = card(layout="twin").text, card(layout="query").text, model_card("m", BASE, on_hub=True)
+    assert 'SentenceTransformer("user/adapted", revision="twin")' in twin and "encode_document" not in twin
+    assert 'SentenceTransformer("user/adapted", revision="query")' in query
+    assert "revision=" not in local and "plain `encode` gives document embeddings" in local
+
+
 def test_a_local_base_is_not_linked_as_if_it_were_on_the_hub() -> None:
     local = ModelCard(model_card("adapted", replace(BASE, name="my-model"), on_hub=False))
     assert local.data.base_model is None

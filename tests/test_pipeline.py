@@ -1,6 +1,7 @@
 """The main job from end to end on a tiny real model, through the command line as users call it."""
 
 import json
+import shutil
 
 import ir_measures
 import pandas as pd
@@ -245,6 +246,14 @@ def test_evaluation_through_indexes(finished, pairs_file, tmp_path, capsys):
         assert cli.main([*arguments[:-1], str(cache), "--index", name]) == 2
         assert message in capsys.readouterr().err.replace("\n", " ")
         assert cache.exists() is (name == "truncate:64"), "a wrong name is found before anything is embedded"
+
+
+def test_the_users_own_model_is_not_deleted(pairs_file, tiny_model_path, tmp_path):
+    own = shutil.copytree(tiny_model_path, tmp_path / "model")
+    before = sorted(path.name for path in own.rglob("*"))
+    arguments = ["train", "--model", str(own), "--data", str(pairs_file), "--output-dir", str(tmp_path)]
+    assert cli.main([*arguments, "--method", "closed-form", "--no-save-base"]) == 2
+    assert sorted(path.name for path in own.rglob("*")) == before
 
 
 def test_an_unknown_split_is_named(finished, pairs_file, tmp_path, capsys):

@@ -20,10 +20,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 from test_model import TEXTS, adapted_queries, assert_adapted, hashes, make_adapter
 
-from st_adapter.adapter import QueryAdapter
+from st_adapter.adapter import ADAPTER_FOLDER, QueryAdapter
 from st_adapter.model_card import TrainingRecord
 from st_adapter.repository import (
-    ADAPTER_FOLDER,
     CONFIG_FILE_NAME,
     check_repository,
     copy_as,
@@ -58,7 +57,7 @@ def change(folder: Path, name: str, content: bytes | None) -> None:
     config = json.loads((folder / CONFIG_FILE_NAME).read_text())
     if content is None:
         config["files"].pop(name, None)
-    elif name in config["files"]:
+    else:
         config["files"][name] = file_sha256(path)
     (folder / CONFIG_FILE_NAME).write_text(json.dumps(config))
 
@@ -117,16 +116,31 @@ def test_a_folder_of_another_making_is_refused(tiny_model_path: Path) -> None:
 # Layouts
 
 
-@pytest.mark.parametrize("prompts", [None, {"query": "query: ", "document": "document: "}, {"query": "query: "}])
+@pytest.mark.parametrize(
+    ("prompts", "default"),
+    [
+        (None, None),
+        ({"query": "query: ", "document": "document: "}, None),
+        ({"query": "query: "}, None),
+        ({"query": "query: "}, "query"),
+        ({"query": "", "document": "document: "}, "document"),
+        ({"passage": "passage: "}, None),
+        ({"other": "other: "}, "other"),
+    ],
+)
 @pytest.mark.parametrize("layout", ["query", "twin"])
-def test_plain_encode_is_for_queries(layout: str, prompts: dict | None, tiny_model_path: Path, tmp_path: Path) -> None:
+def test_plain_encode_is_for_queries(
+    layout: str, prompts: dict | None, default: str | None, tiny_model_path: Path, tmp_path: Path
+) -> None:
     folder = shutil.copytree(tiny_model_path, tmp_path / "base")
     if prompts is not None:
         config = json.loads((folder / "config_sentence_transformers.json").read_text())
-        (folder / "config_sentence_transformers.json").write_text(json.dumps({**config, "prompts": prompts}))
+        (folder / "config_sentence_transformers.json").write_text(
+            json.dumps({**config, "prompts": prompts, "default_prompt_name": default})
+        )
     base, adapter = SentenceTransformer(str(folder), device="cpu"), make_adapter("mlp")
     direct = save_pretrained(adapter, base, tmp_path / "direct", layout=layout)
-    derived = copy_as(save_pretrained(adapter, base, tmp_path / "document"), tmp_path / "derived", layout)
+    derived = copy_as(save_pretrained(adapter, base, tmp_path / "document"), tmp_path / "derived", layout, "derived")
     unlike = {"README.md", CONFIG_FILE_NAME}
     first, second = (
         {name: value for name, value in hashes(each).items() if name not in unlike} for each in (direct, derived)
@@ -143,6 +157,45 @@ def test_plain_encode_is_for_queries(layout: str, prompts: dict | None, tiny_mod
 
 
 # What is damaged
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "custom.py"])
+def test_nothing_may_be_added_that_the_libraries_load(name: str, saved: Path) -> None:
+    (saved / name).write_text("{}")
+    with pytest.raises(ValueError, match="which it was not saved with and which the libraries may load"):
+        from_pretrained(saved, device="cpu")
+
+
+def test_a_router_under_its_old_name_is_checked_too(saved: Path) -> None:
+    modules = json.loads((saved / "modules.json").read_text())
+    old = {**modules[-1], "type": "sentence_transformers.models.Asym"}
+    change(saved, "modules.json", json.dumps([*modules[:-1], old]).encode())
+    router = json.loads((saved / ROUTER).read_text())
+    change_json(saved, ROUTER, types={**router["types"], "query_0_Dense": "os.system"})
+    with pytest.raises(ValueError, match="only classes of sentence_transformers are expected"):
+        from_pretrained(saved, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"structure": {"query": ["query_0_Dense"], "document": ["query_0_Dense"]}},
+        {"parameters": {"default_route": "document", "allow_empty_key": True, "route_mappings": {}}},
+        {"parameters": {"default_route": [], "allow_empty_key": True}},
+    ],
+)
+def test_a_forged_router(values: dict, saved: Path) -> None:
+    change_json(saved, ROUTER, **values)
+    with pytest.raises(ValueError, match="are to be left as they are|does not describe a route"):
+        from_pretrained(saved, device="cpu")
+
+
+def test_a_folder_in_place_of_a_file(saved: Path) -> None:
+    (saved / CONFIG_FILE_NAME).unlink()
+    (saved / CONFIG_FILE_NAME).mkdir()
+    assert not is_saved_model(saved)
+    with pytest.raises(ValueError, match="cannot be read"):
+        from_pretrained(saved, device="cpu")
 
 
 def test_every_changed_byte_is_noticed(saved: Path) -> None:
@@ -275,13 +328,16 @@ def test_a_base_with_nan_weights(saved: Path) -> None:
 
 
 def test_an_index_of_shards_that_leads_out_of_the_folder(saved: Path) -> None:
-    (saved / "model.safetensors.index.json").write_text('{"weight_map": {"w": "../model.safetensors"}}')
+    change(saved, "model.safetensors.index.json", b'{"weight_map": {"w": "../model.safetensors"}}')
     with pytest.raises(ValueError, match="which leads out of its folder"):
         from_pretrained(saved, device="cpu")
 
 
 def test_weights_as_a_pickle_are_refused(saved: Path) -> None:
     torch.save(load_file(saved / "model.safetensors"), saved / "pytorch_model.bin")
+    change(saved, "pytorch_model.bin", (saved / "pytorch_model.bin").read_bytes())
+    # Another file in the right format does not make up for it.
+    change(saved, "decoy.safetensors", (saved / "model.safetensors").read_bytes())
     change(saved, "model.safetensors", None)
     with pytest.raises(ValueError, match=r"has weights as a pickle \(.bin\) only"):
         from_pretrained(saved, device="cpu")

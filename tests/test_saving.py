@@ -370,7 +370,9 @@ def test_a_model_without_a_transformer_needs_base_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["org/nothing", "nothing", "/no/such/folder"])
 def test_base_model_that_is_nowhere(tiny_model: SentenceTransformer, tmp_path: Path, missing: str) -> None:
-    with pytest.raises(ValueError, match="which is neither a folder nor a Hub repository that can be read now"):
+    with pytest.raises(
+        ValueError, match="neither a folder nor a Hub repository|There is no folder"
+    ):
         save_pretrained(make_adapter(), tiny_model, tmp_path / "saved", base_model=missing)
     assert names(tmp_path) == []
 
@@ -510,6 +512,16 @@ def test_onnx_files_on_request(tiny_model: SentenceTransformer, tmp_path: Path) 
     assert names(saved / "onnx") == ["model.onnx", "model_query.onnx"]
     assert {"onnx/model.onnx", "onnx/model_query.onnx"} <= set(read_saved(saved).files)
     assert_adapted(from_pretrained(saved, device="cpu"), tiny_model, make_adapter())
+
+
+def test_a_base_whose_folder_is_gone_is_written_anew(tiny_model_path: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model_path, tmp_path / "moved")
+    base = SentenceTransformer(str(folder), device="cpu")
+    shutil.rmtree(folder)
+    with pytest.warns(UserWarning, match="The folder that the base model was loaded from is not there any more"):
+        saved = save_pretrained(make_adapter(), base, tmp_path / "saved")
+    assert_adapted(from_pretrained(saved, device="cpu"), base, make_adapter())
+    assert str(tmp_path) not in "".join(path.read_text() for path in saved.rglob("*.json"))
 
 
 # What is refused
