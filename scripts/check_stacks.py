@@ -127,7 +127,7 @@ def keep(path: Path, entries: dict[str, dict[str, Any]]) -> None:
     stacks = {**before, **entries, **missing}
     settings = {
         "num_queries": NUM_QUERIES,
-        "num_documents": NUM_DOCUMENTS,
+        "max_documents": NUM_DOCUMENTS,
         "k": K,
         "tolerance": TOLERANCE,
         "stored_tolerance": STORED_TOLERANCE,

@@ -22,7 +22,7 @@ def index(folder, base_model_path, documents):
 
 
 def search(folder, model_path, queries, k):
-    return Embeddings().load(folder, path=model_path).batchsearch(queries, k)
+    return Embeddings().load(folder, config={"path": model_path}).batchsearch(queries, k)
 
 
 def stored_vectors(folder):
