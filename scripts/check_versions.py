@@ -155,7 +155,7 @@ def markdown_table(results: dict[str, Any]) -> str:
         "",
         "Largest absolute difference of a component, as saved and after that release has saved the model again: "
         "queries from the adapter's own result, documents and plain `encode` from the base model's. "
-        f"{results['models'].capitalize()}, {results['num_texts']} texts; no flag, no other package.",
+        f"Models: {results['models']}; {results['num_texts']} texts; no flag, no other package.",
     ]
     return "\n".join(lines)
 
