@@ -370,9 +370,7 @@ def test_a_model_without_a_transformer_needs_base_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["org/nothing", "nothing", "/no/such/folder"])
 def test_base_model_that_is_nowhere(tiny_model: SentenceTransformer, tmp_path: Path, missing: str) -> None:
-    with pytest.raises(
-        ValueError, match="neither a folder nor a Hub repository|There is no folder"
-    ):
+    with pytest.raises(ValueError, match="neither a folder nor a Hub repository|There is no folder"):
         save_pretrained(make_adapter(), tiny_model, tmp_path / "saved", base_model=missing)
     assert names(tmp_path) == []
 
