@@ -1,12 +1,11 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["opensearch-py-ml", "accelerate", "sentence-transformers"]
+# dependencies = ["opensearch-py-ml", "accelerate", "mdutils", "transformers<5", "sentence-transformers"]
 # ///
 """OpenSearch, models in the cluster: export two with `save_as_pt`, the one for queries from branch `query`."""
 
 import tempfile
 import zipfile
-from pathlib import Path
 
 import torch
 from opensearch_py_ml.ml_models import SentenceTransformerModel
@@ -15,7 +14,7 @@ from tokenizers import Tokenizer
 
 
 def exported(path):
-    # The zip file that register_model uploads.
+    # The zip file that is uploaded. opensearch-py-ml 1.3 needs transformers 4, and two packages that it does not name.
     folder = tempfile.mkdtemp()
     exporter = SentenceTransformerModel(model_id=path, folder_path=folder, overwrite=True)
     return exporter.save_as_pt(["an example"], model_id=path, model_name="model.pt", zip_file_name="model.zip")
