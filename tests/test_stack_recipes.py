@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "stacks"
 RECIPES = sorted(path.stem for path in (FOLDER / "recipes").glob("*.py"))
 ARGUMENTS = {
-    "embedders": [{"model_path", "query_model_path"}],
+    "embedders": [{"model_path", "query_model_path"}, {"onnx_model_path"}],
     "index": [{"folder", "base_model_path", "documents"}, {"url", "base_model_path", "documents"}],
     "search": [
         {place, model, "queries", "k"} for place in ("folder", "url") for model in ("model_path", "query_model_path")
@@ -55,7 +55,8 @@ def test_the_page_is_that_of_recipes_and_results(scripts, results):
 
 
 def test_every_recipe_was_run_as_it_is_or_the_reason_is_given(results):
-    assert set(RECIPES) <= set(results["stacks"])
+    in_javascript = {path.stem for path in (FOLDER / "recipes").glob("*.mjs")}
+    assert {*RECIPES, *in_javascript} <= set(results["stacks"])
     for name, entry in results["stacks"].items():
         assert entry["verified"] or entry["reason"], name
         if entry["verified"]:
@@ -110,6 +111,21 @@ def test_a_recipe_without_them_is_refused(cut, message, scripts, tmp_path):
     path.write_text(RECIPE.format(dependencies="[]").replace(cut, "", 1 if cut != "# ///\n" else -1))
     with pytest.raises(ValueError, match=message):
         scripts("stack_recipes").read(path)
+
+
+def test_a_recipe_in_javascript_is_read(scripts, tmp_path):
+    path = tmp_path / "some_stack.mjs"
+    path.write_text(
+        '// /// script\n// dependencies = ["@some/stack"]\n// ///\n// Some stack: set this,\n// and that.\n\n'
+        "export async function embedders(onnx_model_path) {}\n"
+    )
+    recipe = scripts("stack_recipes").read_javascript(path)
+    assert (recipe.name, recipe.title, recipe.setting) == ("some_stack", "Some stack", "set this, and that.")
+    assert (recipe.requirements, recipe.functions) == (("@some/stack",), ("embedders",))
+    assert recipe.code == "export async function embedders(onnx_model_path) {}"
+    path.write_text("export function embedders() {}\n")
+    with pytest.raises(ValueError, match="does not start with '// /// script'"):
+        scripts("stack_recipes").read_javascript(path)
 
 
 def test_results_of_other_recipes_stay(scripts, tmp_path):

@@ -7,7 +7,12 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("module", "package", "extra"), [("chroma", "chromadb", "chroma"), ("llama_index", "llama_index", "llama-index")]
+    ("module", "package", "extra"),
+    [
+        ("chroma", "chromadb", "chroma"),
+        ("llama_index", "llama_index", "llama-index"),
+        ("lancedb", "lancedb", "lancedb"),
+    ],
 )
 def test_a_missing_stack_is_named_with_its_extra(module, package, extra, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:

@@ -1,0 +1,37 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["fastembed"]
+# ///
+"""fastembed (Qdrant): register the two ONNX files as two models, `onnx/model_query.onnx` for queries."""
+
+import json
+from pathlib import Path
+
+from fastembed import TextEmbedding
+from fastembed.common.model_description import ModelSource, PoolingType
+
+
+def opened(onnx_model_path, file):
+    name = f"{onnx_model_path}/{file}"
+    config = json.loads((Path(onnx_model_path) / "config.json").read_text(encoding="utf-8"))
+    TextEmbedding.add_custom_model(
+        name,
+        pooling=PoolingType.MEAN,
+        normalization=True,
+        sources=ModelSource(hf=name),
+        dim=config["hidden_size"],
+        model_file=file,
+    )
+    return TextEmbedding(name, specific_model_path=onnx_model_path)
+
+
+def embedders(onnx_model_path):
+    queries = opened(onnx_model_path, "onnx/model_query.onnx")
+    documents = opened(onnx_model_path, "onnx/model.onnx")
+    # fastembed puts no prompt before a text.
+    settings = Path(onnx_model_path) / "config_sentence_transformers.json"
+    prompts = json.loads(settings.read_text(encoding="utf-8"))["prompts"]
+    return (
+        lambda texts: list(queries.embed([prompts["query"] + text for text in texts])),
+        lambda texts: list(documents.embed([prompts["document"] + text for text in texts])),
+    )
