@@ -16,7 +16,6 @@ import contextlib
 import datetime
 import functools
 import hashlib
-import importlib
 import json
 import os
 import platform
@@ -38,9 +37,10 @@ from check_versions import write_base_model
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from stack_recipes import OWN_PACKAGE, RESULTS, Recipe, recipes, write_page
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from st_adapter import QueryAdapter, embed, fit, run_metrics, save_pretrained
+from st_adapter import QueryAdapter, embed, export_onnx, fit, run_metrics, save_pretrained
 from st_adapter.demo import demo_model_path, standard_library_dataset
 from st_adapter.repository import copy_as
 from st_adapter.stack_check import DOCUMENTS, QUERIES, check_stack
@@ -216,6 +216,10 @@ def verified(
 
 def check_embedders(runner: Runner, models: dict[str, Model]) -> dict[str, Any]:
     """Vectors of a few texts against those of this process, and what ``check_stack`` says of them."""
+    if runner.recipe.is_javascript:
+        # transformers.js cuts texts that are too long for the model in another way, and to the tiny models, of which
+        # each letter is a token, most are.
+        models = {"minilm": models["minilm"]}
     if "onnx_model_path" in runner.recipe.code:
         for model in models.values():
             onnx_files(model)
@@ -476,6 +480,8 @@ def saved_models(folder: Path) -> dict[str, Model]:
         write_base_model(base)
         config = {"__version__": {"sentence_transformers": "2.0.0"}, **({"prompts": prompts} if prompts else {})}
         (base / "config_sentence_transformers.json").write_text(json.dumps(config), encoding="utf-8")
+        # Clients outside Python read no other form of the vocabulary.
+        AutoTokenizer.from_pretrained(base).backend_tokenizer.save(str(base / "tokenizer.json"))
         torch.manual_seed(0)
         adapter = QueryAdapter(32, "linear")
         with torch.no_grad():
@@ -507,7 +513,7 @@ def onnx_files(model: Model) -> None:
     if not (target / "onnx" / "model_query.onnx").is_file():
         shutil.copytree(model.adapted, target, dirs_exist_ok=True)
         opened = SentenceTransformer(str(target), device="cpu", local_files_only=True)
-        importlib.import_module("st_adapter.onnx_export").export_onnx(opened, target)
+        export_onnx(opened, target)
 
 
 def retrieval_data() -> Retrieval:

@@ -371,7 +371,7 @@ def test_an_upload_must_be_what_was_announced(hub_server, hub_client, folder):
 
 
 def test_an_invalid_card_is_refused_before_anything_is_uploaded(hub_server, hub_client, folder):
-    (folder / "README.md").write_text("---\nbase_model: /tmp/base\n---\n")
+    (folder / "README.md").write_text("---\nbase_model: /a/base\n---\n")
     hub_server.clear_log()
     with pytest.raises(HubClientError, match="Invalid metadata in README.md") as info:
         hub_client.run(push, folder, "alice/card", token=ALICE)

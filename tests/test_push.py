@@ -93,6 +93,7 @@ def test_a_model_comes_back_exactly(hub_server: HubServer, hub_client: HubClient
     assert {name for name in branches[0] if branches[0][name] != branches[1][name]} == {
         CONFIG_FILE_NAME,
         "3_Router/router_config.json",
+        "README.md",
     }
     card = ModelCard(branches[0]["README.md"].decode())
     assert 'SentenceTransformer("alice/round-trip")' in card.text

@@ -22,7 +22,11 @@ def opened(onnx_model_path, file):
         dim=config["hidden_size"],
         model_file=file,
     )
-    return TextEmbedding(name, specific_model_path=onnx_model_path)
+    opened_model = TextEmbedding(name, specific_model_path=onnx_model_path)
+    # Longer texts are cut where the base model cuts them.
+    settings = json.loads((Path(onnx_model_path) / "sentence_bert_config.json").read_text(encoding="utf-8"))
+    opened_model.model.tokenizer.enable_truncation(settings["max_seq_length"])
+    return opened_model
 
 
 def embedders(onnx_model_path):

@@ -31,4 +31,5 @@ def search(url, model_path, queries, k):
 def stored_vectors(url):
     with psycopg.connect(url) as connection:
         register_vector(connection)
-        return dict(connection.execute("SELECT id, embedding FROM documents").fetchall())
+        rows = connection.execute("SELECT id, embedding FROM documents").fetchall()
+    return {document_id: vector.to_numpy() for document_id, vector in rows}

@@ -14,7 +14,8 @@ export async function embedders(onnx_model_path) {
   const name = basename(onnx_model_path);
   const queries = await pipeline("feature-extraction", name, { model_file_name: "model_query", dtype: "fp32" });
   const documents = await pipeline("feature-extraction", name, { dtype: "fp32" });
-  // transformers.js puts no prompt before a text.
+  // transformers.js puts no prompt before a text, and cuts it at the tokenizer's length, which may be more than the
+  // model's max_seq_length: shorten longer texts first.
   const settings = await readFile(join(onnx_model_path, "config_sentence_transformers.json"), "utf-8");
   const { query, document } = JSON.parse(settings).prompts;
   const embed = async (model, prompt, texts) => {
