@@ -10,10 +10,14 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import benchmark_index
 import benchmark_label_curve
 import benchmark_quality
+import check_versions
+import stack_recipes
 from benchmark_quality import ROOT
 
 README = ROOT / "README.md"
@@ -78,6 +82,9 @@ PARTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "benchmark_quality": benchmark_quality.markdown_table,
     "label_curve": benchmark_label_curve.markdown_table,
     "benchmark_speed": speed_table,
+    "benchmark_index": benchmark_index.markdown_table,
+    "check_versions": check_versions.markdown_table,
+    "check_stacks": partial(stack_recipes.markdown_table, folder="docs/stacks/"),
 }
 
 
