@@ -336,6 +336,7 @@ def _check_output_dir(folder: Path) -> None:
 
 def _scores(evaluation: EvaluationResult, similarity: str) -> SplitScores:
     compared = {name: evaluation.compare(name) for name in TABLE_METRICS}
+    sentence = compared["ndcg@10"].sentence
     return SplitScores(
         split=evaluation.split,
         num_queries=len(evaluation.query_ids),
@@ -344,7 +345,7 @@ def _scores(evaluation: EvaluationResult, similarity: str) -> SplitScores:
         base={name: each.base for name, each in compared.items()},
         adapted={name: each.adapted for name, each in compared.items()},
         intervals={name: list(each.interval) for name, each in compared.items()},
-        summary=compared["ndcg@10"].sentence.capitalize() + ".",
+        summary=f"{sentence[:1].upper()}{sentence[1:]}.",
     )
 
 
