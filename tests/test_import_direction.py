@@ -8,6 +8,7 @@ import pytest
 import st_adapter
 
 ORDER = [
+    "errors",
     "retrieval",
     "metrics",
     "losses",
