@@ -8,12 +8,13 @@ __version__ = "0.1.0"
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import FitResult, fit
-from st_adapter.base_model import BaseModel, model_fingerprint
+from st_adapter.base_model import BaseModel
 from st_adapter.comparison import Comparison
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, embed
 from st_adapter.evaluation import EvaluationResult, adapt, evaluate, seen_documents
 from st_adapter.evaluator import GradedRetrievalEvaluator
+from st_adapter.fingerprint import model_fingerprint
 from st_adapter.index import IndexEvaluation, build_index, evaluate_indexes
 from st_adapter.leaks import LeakReport, check_leaks, drop_leaks, regroup
 from st_adapter.learning_curve import LearningCurve, learning_curve

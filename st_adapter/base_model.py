@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import dataclasses
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize
 from sentence_transformers.util.misc import ORIGINAL_TRANSFORMER_MODELS
 from torch import Tensor
+
+from st_adapter.fingerprint import model_fingerprint, tensor_digests
 
 Role = Literal["query", "document"]
 
@@ -25,7 +31,13 @@ CHECK_TEXTS = [
     "A longer document of several sentences. Texts of different lengths share a batch, so the padding of the shorter "
     "ones is part of what is compared. The vectors must not depend on which copy of the model made them.",
 ]
+# Longer than what most models read, with another beginning than end: what is cut off, and where, shows in its vector.
+LONG_TEXT = " ".join(f"{word} {number}" for number in range(120) for word in ("line", "read", "value", "東", "open"))
 _UNIT_TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+# How far vectors of one model lie apart, in their length, when other hardware, releases or neighbours in the batch
+# round them another way.
+_SAME_WITHIN = {torch.float32: 2e-3, torch.float16: 3e-2, torch.bfloat16: 0.15}
+_PROBE_NUMBERS = 32
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,12 @@ class BaseModel:
         dimension: D of the embeddings, truncated if the model truncates them.
         query_prompt: what ``encode_query`` puts before a text.
         normalized: whether the embeddings have unit length.
+        max_seq_length: tokens that the model reads; None if it has no limit, or in a description of version 0.1.
+        fingerprint: of everything in memory (see ``model_fingerprint``) but prompts and truncation. Other releases of
+            the libraries may give another one for the same model, so it tells models apart within one process, for the
+            cache and for what is saved, and takes no part in ``difference``. None if it cannot be read.
+        probes: what the model makes of some fixed texts, as queries and as documents, each vector projected to 32
+            numbers; float32 in base64. None in a description of version 0.1.
     """
 
     name: str
@@ -50,27 +68,37 @@ class BaseModel:
     dimension: int
     query_prompt: str
     normalized: bool
+    max_seq_length: int | None = None
+    fingerprint: str | None = None
+    probes: str | None = None
 
     @classmethod
-    def of(cls, model: SentenceTransformer, normalized: bool | None = None) -> BaseModel:
-        """Describe a model in memory.
+    def of(cls, model: SentenceTransformer) -> BaseModel:
+        """Describe a model in memory: the one answer to the question which model this is.
 
-        Args:
-            model: the model.
-            normalized: whether its embeddings have unit length; a few short texts are embedded to see it if None.
+        The weights are read once, and a few texts are embedded.
+
+        Raises:
+            ValueError: its weights are quantised, so that it cannot be told from others.
         """
         origin = origin_of(model)
-        if normalized is None:
-            embeddings = model.encode(CHECK_TEXTS, convert_to_tensor=True, show_progress_bar=False)
-            normalized = is_unit(embeddings, embeddings.dtype)
+        readable = model.get_backend() == "torch"
+        digests = tensor_digests(model) if readable else {}
+        fingerprint = model_fingerprint(model, digests) if readable else None
+        weights = sorted(digests[id(parameter)] for parameter in model.parameters()) if readable else []
+        vectors = torch.cat([embed_texts(model, role, _probe_texts(model)) for role in get_args(Role)])
         return cls(
             name=origin.hub_id or Path(origin.path).name or "a model made in memory",
             revision=origin.revision,
-            weights_sha256=weights_sha256(model),
+            weights_sha256=hashlib.sha256("".join(weights).encode()).hexdigest() if readable else None,
             dtype=str(model.dtype or torch.float32).removeprefix("torch."),
-            dimension=int(model.get_embedding_dimension()),
+            dimension=int(vectors.shape[1]),
             query_prompt=prompt_of(model, "query"),
-            normalized=normalized,
+            # Where no probe has a token that the model knows, its last module has to tell.
+            normalized=is_unit(vectors, vectors.dtype) if vectors.any() else isinstance(model[-1], Normalize),
+            max_seq_length=_whole(model.max_seq_length),
+            fingerprint=fingerprint,
+            probes=_encode_probes(vectors),
         )
 
     @classmethod
@@ -80,52 +108,69 @@ class BaseModel:
         Raises:
             ValueError: a field is missing, unknown, or of another type.
         """
-        types: dict[str, Any] = {
+        maybe_text, whole = (str, type(None)), (int, type(None))
+        first: dict[str, Any] = {
             "name": str,
-            "revision": (str, type(None)),
-            "weights_sha256": (str, type(None)),
+            "revision": maybe_text,
+            "weights_sha256": maybe_text,
             "dtype": str,
             "dimension": int,
             "query_prompt": str,
             "normalized": bool,
         }
+        # Version 0.1 wrote the first seven alone.
+        types = {**first, "max_seq_length": whole, "fingerprint": maybe_text, "probes": maybe_text}
         if (
             not isinstance(content, dict)
-            or set(content) != set(types)
-            or not all(isinstance(content[name], types[name]) for name in types)
+            or not set(first) <= set(content) <= set(types)
+            or not all(isinstance(value, types[name]) for name, value in content.items())
+            or any(isinstance(content.get(name), bool) for name in ("dimension", "max_seq_length"))
         ):
             raise ValueError(
                 f"base_model is {str(content)[:200]}, but the fields {', '.join(types)} of a base model are expected. "
                 "Save the adapter again."
             )
-        return cls(**content)
+        described = cls(**content)
+        described._probe_vectors()
+        return described
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
         return dataclasses.asdict(self)
 
+    def facts(self) -> dict[str, Any]:
+        """The fields that a person reads; the others are for comparing."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("fingerprint", "probes")}
+
     def __str__(self) -> str:
         revision = f"revision {self.revision[:12]}, " if self.revision else ""
         weights = self.weights_sha256[:12] if self.weights_sha256 else "unknown"
+        length = f"{self.max_seq_length} tokens, " if self.max_seq_length is not None else ""
         return (
-            f"{self.name!r} ({revision}weights {weights}, {self.dtype}, {self.dimension} dimensions, "
+            f"{self.name!r} ({revision}weights {weights}, {self.dtype}, {self.dimension} dimensions, {length}"
             f"query prompt {self.query_prompt!r}, {'' if self.normalized else 'not '}normalized)"
         )
 
     def difference(self, other: BaseModel) -> str | None:
         """Why vectors of ``other`` are not those of this model, as a phrase; None if nothing speaks against it.
 
-        Weights in another dtype cannot be compared by hash; the name decides then.
+        Weights in another dtype cannot be compared by hash; what the models make of the same texts decides then, or
+        the name, where a description of version 0.1 knows nothing else.
         """
         if self.dimension != other.dimension:
             return "the dimensions differ"
+        probed = None not in (self.probes, other.probes)
         if self.comparable(other):
             if self.weights_sha256 != other.weights_sha256:
                 return "the weights differ"
-        elif self.name.rpartition("/")[2] != other.name.rpartition("/")[2]:
+        elif not probed and self.name.rpartition("/")[2] != other.name.rpartition("/")[2]:
             return "the names differ"
         if self.query_prompt != other.query_prompt:
             return "the query prompts differ"
+        if None not in (self.max_seq_length, other.max_seq_length) and self.max_seq_length != other.max_seq_length:
+            return f"one reads {self.max_seq_length} tokens, the other {other.max_seq_length} (max_seq_length)"
+        if probed:
+            return self._probe_difference(other)
         if self.normalized != other.normalized:
             return "only one of them normalizes"
         return None
@@ -133,6 +178,77 @@ class BaseModel:
     def comparable(self, other: BaseModel) -> bool:
         """Whether the two hashes of the weights can be compared."""
         return self.dtype == other.dtype and None not in (self.weights_sha256, other.weights_sha256)
+
+    def _probe_difference(self, other: BaseModel) -> str | None:
+        ours, theirs = self._probe_vectors(), other._probe_vectors()
+        if ours.shape != theirs.shape:
+            return None  # of models with and without a limit of tokens, which were probed with other texts
+        distance = float(relative_distances(ours, theirs).max())
+        if not distance <= max(_SAME_WITHIN[dtype] for dtype in (self._torch_dtype(), other._torch_dtype())):
+            return (
+                f"the same texts get other vectors, up to {distance:.2g} of their length apart, so pooling, tokenizer, "
+                "document prompt or code differ"
+            )
+        return None
+
+    def _torch_dtype(self) -> torch.dtype:
+        return next((dtype for dtype in _SAME_WITHIN if str(dtype) == f"torch.{self.dtype}"), torch.float32)
+
+    def _probe_vectors(self) -> NDArray[np.float32]:
+        try:
+            numbers = np.frombuffer(base64.b64decode(self.probes or "", validate=True), dtype="<f4")
+        except (binascii.Error, ValueError) as error:
+            raise ValueError("The probes of base_model are not float32 in base64. Save the adapter again.") from error
+        if len(numbers) % _PROBE_NUMBERS or not np.isfinite(numbers).all():
+            raise ValueError(
+                f"The probes of base_model are {len(numbers)} numbers, but finite ones are expected, {_PROBE_NUMBERS} "
+                "for each text. Save the adapter again."
+            )
+        return np.asarray(numbers.reshape(-1, _PROBE_NUMBERS), dtype=np.float32)
+
+
+def embed_texts(model: SentenceTransformer, role: Role, texts: Sequence[str], batch_size: int = 32) -> Tensor:
+    """The (T, D) vectors of some texts in a role, in the model's dtype and on its device."""
+    encode = model.encode_query if role == "query" else model.encode_document
+    vectors: Tensor = encode(list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)
+    return vectors.clone()  # encode returns inference tensors, which adapters on other devices cannot use
+
+
+def relative_distances(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float64]:
+    """How far the rows of two (T, D) matrices lie apart, in the length of the longer one: (T,), 0 to 2."""
+    first, second = ours.astype(np.float64), theirs.astype(np.float64)
+    lengths = np.maximum(np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1))
+    apart = np.linalg.norm(first - second, axis=1)
+    return np.asarray(np.divide(apart, lengths, out=np.zeros_like(apart), where=lengths > 0))
+
+
+def same_within(dtype: torch.dtype | None) -> float:
+    """How far two vectors of one text by one model may lie apart, in their length, if computed in this dtype."""
+    return _SAME_WITHIN.get(dtype or torch.float32, _SAME_WITHIN[torch.float32])
+
+
+def _probe_texts(model: SentenceTransformer) -> list[str]:
+    # Without a limit, a long text shows nothing more, and some models fail on what is longer than they can read.
+    return [*CHECK_TEXTS, LONG_TEXT] if _whole(model.max_seq_length) is not None else CHECK_TEXTS
+
+
+def _encode_probes(vectors: Tensor) -> str:
+    """Project (T, D) vectors with random signs (Achlioptas 2003, "Database-friendly random projections").
+
+    Lengths and distances are kept to about an eighth, whatever D. The signs come from a hash, so they are the same
+    with every release of every library.
+    """
+    dimension = int(vectors.shape[1])
+    blocks = -(-dimension * _PROBE_NUMBERS // 256)
+    bits = b"".join(hashlib.sha256(f"probe {number}".encode()).digest() for number in range(blocks))
+    signs = np.unpackbits(np.frombuffer(bits, np.uint8), count=dimension * _PROBE_NUMBERS).reshape(dimension, -1)
+    projected = vectors.double().cpu().numpy() @ (2.0 * signs - 1) / np.sqrt(_PROBE_NUMBERS)
+    return base64.b64encode(np.nan_to_num(projected).astype("<f4").tobytes()).decode()
+
+
+def _whole(length: object) -> int | None:
+    """A number of tokens, if there is a limit: tokenizers without one say 10^30."""
+    return int(length) if isinstance(length, int | float) and 0 < length < 2**31 else None
 
 
 class Origin(NamedTuple):
@@ -191,69 +307,10 @@ def prompt_for(role: Role, prompts: Mapping[str, str | None], default_prompt_nam
 
 
 def is_unit(embeddings: Tensor, dtype: torch.dtype | None) -> bool:
-    """Whether all rows of (B, D) have length 1, as exactly as the dtype in which they were computed allows."""
-    lengths = torch.linalg.vector_norm(embeddings.float(), dim=1)
-    return bool(((lengths - 1).abs() <= _UNIT_TOLERANCE.get(dtype or torch.float32, 1e-3)).all())
+    """Whether all rows of (B, D) have length 1, as exactly as the dtype in which they were computed allows.
 
-
-def weights_sha256(model: SentenceTransformer) -> str | None:
-    """SHA-256 over the weights of a model, whatever releases of the libraries call them; None without torch weights."""
-    if model.get_backend() != "torch":
-        return None
-    digests = sorted(_tensor_digest(hashlib.sha256(), parameter).hexdigest() for parameter in model.parameters())
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def model_fingerprint(model: SentenceTransformer) -> str:
-    """SHA-256 over everything of a model that shapes its vectors: weights, module configurations, tokenizer, lengths.
-
-    Two models with the same fingerprint give the same vectors; where they were loaded from does not matter.
-
-    Raises:
-        ValueError: the model does not run on the torch backend, so its weights cannot be read.
+    A row of zeros, such as that of a text without a token, has no direction to normalize and says nothing.
     """
-    if model.get_backend() != "torch":
-        raise ValueError(
-            f"This model runs on the {model.get_backend()!r} backend, whose weights cannot be read to tell its cached "
-            "vectors from those of another model. Load it with backend='torch' for training."
-        )
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} ".encode())
-        _tensor_digest(digest, tensor)
-    for module in model:
-        digest.update(json_digest([type(module).__name__, _module_config(module)]).encode())
-    return digest.hexdigest()
-
-
-def json_digest(content: object) -> str:
-    """SHA-256 over plain values, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _tensor_digest(digest: Any, tensor: Tensor) -> Any:
-    digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest
-
-
-def _module_config(module: Any) -> dict[str, Any]:
-    config = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
-    if hasattr(module, "auto_model"):
-        # Where the files lay and which version wrote them says nothing about the vectors.
-        passing = ("_name_or_path", "transformers_version")
-        backbone = module.auto_model.config.to_dict()
-        config = {**config, "backbone": {k: v for k, v in backbone.items() if k not in passing}}
-    tokenizer = getattr(module, "tokenizer", None)
-    if tokenizer is not None:
-        config["tokenizer"] = _tokenizer_config(tokenizer)
-        config["max_seq_length"] = getattr(module, "max_seq_length", None)
-    return config
-
-
-def _tokenizer_config(tokenizer: Any) -> object:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return sorted(tokenizer.get_vocab().items())
-    # Truncation and padding hold what the last call asked for, so they change as the model is used.
-    return {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
+    lengths = torch.linalg.vector_norm(embeddings.float(), dim=1)
+    off = (lengths - 1).abs() > _UNIT_TOLERANCE.get(dtype or torch.float32, 1e-3)
+    return bool((lengths > 0).any()) and not bool((off & (lengths > 0)).any())

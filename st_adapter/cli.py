@@ -341,7 +341,7 @@ def learning_curve(
     )
     _print_curve(curve)
     if output_dir is not None:
-        base_model = embedded.base_model.to_dict() if embedded.base_model is not None else None
+        base_model = embedded.base_model.facts() if embedded.base_model is not None else None
         content = {"base_model": base_model, "data": dataset.name, **curve.to_dict()}
         write_json(output_dir / CURVE_FILE, content)
         console.print(f"Written to [bold]{escape(str(output_dir / CURVE_FILE))}[/bold]")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import uuid
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,16 +24,21 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from st_adapter.base_model import BaseModel, Role, is_unit, json_digest, model_fingerprint, prompt_of
+from st_adapter.base_model import BaseModel, Role, embed_texts, is_unit, prompt_of, relative_distances, same_within
 from st_adapter.data import RetrievalDataset
+from st_adapter.fingerprint import json_digest
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Similarity = Literal["cosine", "dot"]
 
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # A killed run loses at most the texts of one unfinished shard.
 _SHARD_TEXTS = 2048
 _CHUNK_TEXTS = 256
 _UNIT_TOLERANCE = 1e-3
+# Texts a role that are embedded afresh to see that cached vectors are this model's; few side by side, so that the
+# longest one does not make a large batch as long as itself.
+_SAMPLE_TEXTS, _SAMPLE_BATCH = 32, 8
 
 
 class EmbeddedQrels(NamedTuple):
@@ -198,9 +205,11 @@ def embed(
 ) -> EmbeddedDataset:
     """Embed every query with ``encode_query`` and every document with ``encode_document``, each distinct text once.
 
-    Vectors are cached as Arrow files under a key made of the model's weights and configuration, the prompt, the
-    sequence length and the precision, and within it by text. So a second run embeds nothing, a killed run goes on after
-    its last finished shard of 2,048 texts, and a changed model or text never meets an old vector.
+    Vectors are cached as Arrow files under a key made of everything that can be read of the model in memory (see
+    ``model_fingerprint``), the role, the prompt and the precision, and within it by text. Before cached vectors are
+    used, 32 of their texts, the longest among them, are embedded afresh and compared: what no reading of a model shows
+    is seen there, and all texts are embedded anew, with a warning. A second run embeds no more than these, and a killed
+    run goes on after its last finished shard of 2,048 texts.
 
     Args:
         model: base model, on the device it shall run on.
@@ -214,21 +223,23 @@ def embed(
         Tensors on the model's device, rows in data set order.
 
     Raises:
-        ValueError: the model compares by Euclidean or Manhattan distance, gives a vector that is not finite, or a
-            cached file cannot be read.
+        ValueError: the model compares by Euclidean or Manhattan distance, has quantised weights, gives a vector that is
+            not finite, or a cached file cannot be read.
     """
     similarity = _similarity(model)
     store = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
-    fingerprint = model_fingerprint(model)
-    dim = int(model.get_embedding_dimension())
-    with model.truncate_embeddings(None):
-        truncated = dim < model.get_embedding_dimension()
+    base_model = BaseModel.of(model)
+    if base_model.fingerprint is None:
+        raise ValueError(
+            f"This model runs on the {model.get_backend()!r} backend, whose weights cannot be read to tell its cached "
+            "vectors from those of another model. Load it with backend='torch' for training."
+        )
 
     def embed_role(role: Role, texts: list[str]) -> Tensor:
-        key = json_digest(
-            [fingerprint, prompt_of(model, role), precision, model.max_seq_length, *([dim] if truncated else [])]
+        key = json_digest([base_model.fingerprint, role, prompt_of(model, role), precision, base_model.dimension])
+        cache = _cache_of_this_model(
+            store / "embeddings", key[:32], base_model.dimension, model, role, texts, precision
         )
-        cache = _VectorCache(store / "embeddings" / key[:32], dim)
         todo = cache.missing(texts)
         if todo:
             _fill(cache, model, role, todo, batch_size, precision, show_progress_bar)
@@ -236,11 +247,11 @@ def embed(
 
     queries = embed_role("query", list(dataset.queries["text"]))
     corpus = embed_role("document", list(dataset.corpus["text"]))
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, model.dtype)
-    unit = is_unit(queries, dtype) and is_unit(corpus, dtype)
+    dtype = _DTYPES.get(precision, model.dtype)
+    unit = base_model.normalized and is_unit(queries, dtype) and is_unit(corpus, dtype)
     qrels = index_qrels(dataset, model.device)
     ids = list(dataset.queries["id"]), list(dataset.corpus["id"])
-    return EmbeddedDataset(*ids, queries, corpus, qrels, similarity, unit, BaseModel.of(model, unit))
+    return EmbeddedDataset(*ids, queries, corpus, qrels, similarity, unit, base_model)
 
 
 def index_qrels(dataset: RetrievalDataset, device: str | torch.device) -> dict[str, EmbeddedQrels]:
@@ -307,7 +318,50 @@ def _fill(
 def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+    return torch.autocast(device.type, dtype=_DTYPES[precision])
+
+
+def sample_of_texts(texts: Iterable[str], size: int = _SAMPLE_TEXTS) -> list[str]:
+    """Some of the texts, the longest first and the shortest among them, always the same ones; all if there are few."""
+    by_length = sorted(dict.fromkeys(texts), key=len, reverse=True)
+    if len(by_length) <= size:
+        return by_length
+    drawn = sorted(by_length[1:-1], key=_text_key)[: size - 2]
+    return sorted([by_length[0], *drawn, by_length[-1]], key=len, reverse=True)
+
+
+def _cache_of_this_model(
+    store: Path, key: str, dim: int, model: SentenceTransformer, role: Role, texts: list[str], precision: Precision
+) -> _VectorCache:
+    """The cache under a key whose vectors are those that the model gives now, or an empty one."""
+    for number in itertools.count(1):
+        # Of models that nothing tells apart but their vectors, each has its own folder.
+        cache = _VectorCache(store / (key if number == 1 else f"{key}-{number}"), dim)
+        sample = sample_of_texts(cache.known(texts))
+        if not sample:
+            return cache
+        with _autocast(model.device, precision):
+            fresh = embed_texts(model, role, sample, _SAMPLE_BATCH).float().cpu().numpy()
+        tolerance = same_within(_DTYPES.get(precision, model.dtype))
+        distance = float(relative_distances(cache.read(sample), fresh).max())
+        if distance <= tolerance:
+            return cache
+        with _autocast(model.device, precision):
+            alone = embed_texts(model, role, sample, 1).float().cpu().numpy()
+        if relative_distances(alone, fresh).max() > tolerance:
+            warnings.warn(
+                "This model gives a text another vector when other texts share its batch (padding on the left of a "
+                "model that was not made for it does that), so whether cached vectors are its own cannot be checked.",
+                stacklevel=4,
+            )
+            return cache
+        warnings.warn(
+            f"The cache holds vectors of another model that cannot be told from this one by its weights, settings and "
+            f"code: of {len(sample)} {role} texts embedded again, one lies {distance:.2g} of its length apart. Its "
+            f"vectors are not used; the texts are embedded anew.",
+            stacklevel=4,
+        )
+    raise AssertionError("unreachable")
 
 
 class _VectorCache:
@@ -320,6 +374,10 @@ class _VectorCache:
         self._where: dict[str, tuple[int, int]] = {}
         for path in sorted(folder.glob("*.arrow")):
             self._add(path)
+
+    def known(self, texts: Iterable[str]) -> list[str]:
+        """The distinct texts with a vector, in order."""
+        return [text for text in dict.fromkeys(texts) if _text_key(text) in self._where]
 
     def missing(self, texts: Iterable[str]) -> list[str]:
         """The distinct texts without a vector, in order."""
@@ -373,7 +431,8 @@ def _comparable(corpus_embeddings: Tensor, similarity: Similarity) -> Tensor:
     """Documents whose dot product with a unit query is the similarity; the same tensor if nothing has to change."""
     if similarity == "dot" or corpus_embeddings.ndim != 2:
         return corpus_embeddings
-    off = (corpus_embeddings.norm(dim=1) - 1).abs() > _UNIT_TOLERANCE
+    lengths = corpus_embeddings.norm(dim=1)
+    off = ((lengths - 1).abs() > _UNIT_TOLERANCE) & (lengths > 0)  # a row of zeros stays what it is
     return torch.nn.functional.normalize(corpus_embeddings) if off.any() else corpus_embeddings
 
 

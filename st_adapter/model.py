@@ -146,7 +146,8 @@ def check_base_model(
             "base model that the adapter was trained on, or train a new adapter. allow_other_base=True attaches it all "
             "the same."
         )
-    if bound_to is not None and not allow_other_base and not bound_to.comparable(base_model):
+    undecided = bound_to is not None and bound_to.probes is None and not bound_to.comparable(base_model)
+    if bound_to is not None and undecided and not allow_other_base:
         warnings.warn(
             f"The adapter was trained on {bound_to.name!r} in {bound_to.dtype}, and this model's weights are in "
             f"{base_model.dtype}: whether they are the same cannot be seen, so the name was compared.",

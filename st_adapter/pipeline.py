@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import check_seed_and_level, fit
 from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import EmbeddedDataset, Precision, embed, index_qrels
+from st_adapter.embeddings import EmbeddedDataset, Precision, embed, index_qrels, sample_of_texts
 from st_adapter.evaluation import EvaluationResult, evaluate, seen_documents
 from st_adapter.examples import largest_changes
 from st_adapter.index import IndexEvaluation, check_index, evaluate_indexes
@@ -201,14 +201,25 @@ def run_training(
     )
     model_dir = output_dir / MODEL_FOLDER
     if adapter is not None or save_base:
-        save_pretrained(adapter, model, model_dir, onnx=onnx, base_model=base_model, training=record)
+        save_pretrained(
+            adapter,
+            model,
+            model_dir,
+            onnx=onnx,
+            base_model=base_model,
+            training=record,
+            check_texts={
+                "query": sample_of_texts(dataset.queries["text"]),
+                "document": sample_of_texts(dataset.corpus["text"]),
+            },
+        )
     elif model_dir.exists():
         # An adapter of an earlier run must not pass for the outcome of this one.
         shutil.rmtree(model_dir)
     seconds["saving"] = time.perf_counter() - start
 
     results = {
-        "base_model": None if embedded.base_model is None else embedded.base_model.to_dict(),
+        "base_model": None if embedded.base_model is None else embedded.base_model.facts(),
         "data": {
             "name": dataset.name,
             "notes": list(dataset.notes),
@@ -220,7 +231,7 @@ def run_training(
         "method": method,
         "adopted": adapter is not None,
         "fitted_on": fitted_on,
-        "adapter": None if adapter is None else adapter.get_config_dict(),
+        "adapter": None if adapter is None else _without_base_model(adapter),
         "selection": selection,
         **figures,
         "seconds": seconds,
@@ -347,6 +358,11 @@ def _scores(evaluation: EvaluationResult, similarity: str) -> SplitScores:
         intervals={name: list(each.interval) for name, each in compared.items()},
         summary=f"{sentence[:1].upper()}{sentence[1:]}.",
     )
+
+
+def _without_base_model(adapter: QueryAdapter) -> dict[str, Any]:
+    """The adapter's configuration; its base model stands in the results by itself."""
+    return {name: value for name, value in adapter.get_config_dict().items() if name != "base_model"}
 
 
 def _split_numbers(embedded: EmbeddedDataset, split: str) -> dict[str, int]:

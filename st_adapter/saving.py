@@ -9,10 +9,11 @@ import pickle
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from huggingface_hub.errors import IncompleteSnapshotError
@@ -22,9 +23,10 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from st_adapter.adapter import ADAPTER_FOLDER, QueryAdapter
-from st_adapter.base_model import CHECK_TEXTS, BaseModel, Origin, origin_of
+from st_adapter.base_model import CHECK_TEXTS, LONG_TEXT, BaseModel, Origin, Role, embed_texts, origin_of
+from st_adapter.fingerprint import model_fingerprint
 from st_adapter.hub import MAIN, branches_of, download, upload
-from st_adapter.model import check_base_model, query_modules
+from st_adapter.model import check_base_model, detach, query_modules
 from st_adapter.model_card import Layout, TrainingRecord, base_metadata, model_card
 from st_adapter.onnx_export import export_onnx
 from st_adapter.repository import (
@@ -35,6 +37,7 @@ from st_adapter.repository import (
     check_modules,
     copy_as,
     is_saved_model,
+    read_modules,
     read_saved,
     to_layout,
     write_config,
@@ -49,6 +52,9 @@ _PICKLED_WEIGHTS = "pytorch_model"
 _QUERY_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # Settings of a model in memory that its configuration file can carry without touching anything else.
 _SETTINGS = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+# Where the module that reads texts keeps its max_seq_length.
+_LENGTH_FILE = "sentence_bert_config.json"
+_METHODS = ("encode_query", "encode_document", "encode")
 
 
 def save_pretrained(
@@ -62,6 +68,7 @@ def save_pretrained(
     training: TrainingRecord | None = None,
     allow_other_base: bool = False,
     title: str | None = None,
+    check_texts: Mapping[Role, Sequence[str]] | None = None,
 ) -> Path:
     """Write a Sentence Transformers repository that plain ``SentenceTransformer(output_dir)`` opens.
 
@@ -76,7 +83,8 @@ def save_pretrained(
     warning: releases before 5.4 may not open that.
 
     Everything is written to a temporary folder beside ``output_dir``, opened once and compared with ``model`` and
-    ``adapter``, and only then put in place. An earlier result in ``output_dir`` survives any failure.
+    ``adapter``, and only then put in place: weights, settings, tokenizer and code by their hash, and the vectors of
+    some texts, documents bit by bit. An earlier result in ``output_dir`` survives any failure.
 
     Args:
         adapter: The trained adapter, or None to save the base model alone, for when no adapter helps.
@@ -91,6 +99,8 @@ def save_pretrained(
         training: How the adapter came about and what it does, for the model card.
         allow_other_base: As in ``attach``.
         title: What the model card calls the model; the folder's name if None.
+        check_texts: ``query`` and ``document`` -> texts of the data, such as ``sample_of_texts`` picks, to compare
+            the saved model with ``model`` on, besides a few fixed ones.
 
     Returns:
         ``output_dir`` as an absolute path.
@@ -104,14 +114,15 @@ def save_pretrained(
     check_target(target, model, base_model)
     described = check_base_model(model, adapter, allow_other_base=allow_other_base)
     source = _find_base_files(model, base_model)
+    compared = _Compared.of(model, described, check_texts or {})
     if source.folder is not None:
-        described = BaseModel(**{**described.to_dict(), "name": source.name, "revision": source.revision})
+        described = replace(described, name=source.name, revision=source.revision)
 
     with folder_written_whole(target) as folder:
         inherited: dict[str, Any] = {}
         if source.folder is not None:
             inherited = _copy_base(folder, model, source.folder)
-            problem = _add_adapter(folder, model, adapter)
+            problem = _add_adapter(folder, compared, adapter)
             if problem is not None:
                 if base_model is not None:
                     raise ValueError(
@@ -123,13 +134,17 @@ def save_pretrained(
                 source = source._replace(folder=None, missing=problem)
         if source.folder is None:
             _write_stock(folder, model, source.missing)
-            problem = _add_adapter(folder, model, adapter)
+            problem = _add_adapter(folder, compared, adapter)
             if problem is not None:
-                raise ValueError(f"{problem}, also after Sentence Transformers has written it. Save and load it first.")
+                raise ValueError(
+                    f"{problem}, also after Sentence Transformers has written it: what was changed in memory is not "
+                    "among what a repository can hold, such as a hook or code of another class. Undo that change, or "
+                    "save the base model so that opening it gives these vectors, and train the adapter on that."
+                )
         if adapter is not None:
             if layout != "document":
                 to_layout(folder, layout)
-                _check_layout(_open(folder, model), model, adapter, layout)
+                _check_layout(_open(folder, model), compared, adapter, layout)
             if onnx:
                 export_onnx(_open(folder, model), folder)
             (folder / ADAPTER_FOLDER).mkdir()
@@ -421,7 +436,26 @@ def _add_prompts(config_file: Path) -> None:
 # --- comparing what was written with what is in memory ---
 
 
-def _add_adapter(folder: Path, model: SentenceTransformer, adapter: QueryAdapter | None) -> str | None:
+class _Compared(NamedTuple):
+    """The base model in memory and what it makes of the texts that a saved one is compared on."""
+
+    model: SentenceTransformer
+    described: BaseModel
+    texts: dict[Role, list[str]]
+    vectors: dict[str, Tensor]  # encode_query, encode_document, encode -> (T, D)
+
+    @classmethod
+    def of(
+        cls, model: SentenceTransformer, described: BaseModel, check_texts: Mapping[Role, Sequence[str]]
+    ) -> _Compared:
+        fixed = [*CHECK_TEXTS, LONG_TEXT] if described.max_seq_length is not None else CHECK_TEXTS
+        texts: dict[Role, list[str]] = {
+            role: list(dict.fromkeys([*fixed, *check_texts.get(role, ())])) for role in get_args(Role)
+        }
+        return cls(model, described, texts, {name: _encode(model, name, texts) for name in _METHODS})
+
+
+def _add_adapter(folder: Path, compared: _Compared, adapter: QueryAdapter | None) -> str | None:
     """Add the adapter to a base model's folder, open the result, and compare it with what is in memory.
 
     Settings that the model has in memory only are carried over.
@@ -432,40 +466,62 @@ def _add_adapter(folder: Path, model: SentenceTransformer, adapter: QueryAdapter
     Raises:
         ValueError: it is the adapter whose results differ.
     """
+    model = compared.model
     if adapter is not None:
         add_router(folder, query_modules(model, adapter))
     saved = _open(folder, model)
-    changed = [name for name in _SETTINGS if getattr(model, name) != getattr(saved, name)]
-    if changed:
-        file = folder / "config_sentence_transformers.json"
-        settings = {name: getattr(model, name) for name in changed}
-        write_json(file, {**(read_object(file) if file.is_file() else {}), **settings})
+    if _carry_over_settings(folder, model, saved):
         saved = _open(folder, model)
+    problem = _base_difference(compared, saved, with_queries=adapter is None)
+    if problem is None and adapter is not None:
+        _check_layout(saved, compared, adapter, "document")
+    return problem
+
+
+def _carry_over_settings(folder: Path, model: SentenceTransformer, saved: SentenceTransformer) -> bool:
+    """Write down what was set in memory and a configuration file can carry; whether there was any of it."""
+    changed = {name: getattr(model, name) for name in _SETTINGS if getattr(model, name) != getattr(saved, name)}
+    if changed:
+        _update_json(folder / "config_sentence_transformers.json", changed)
+    place = folder / read_modules(folder)[0]["path"] / _LENGTH_FILE
+    longer = model.max_seq_length != saved.max_seq_length and place.is_file()
+    if longer:
+        _update_json(place, {"max_seq_length": model.max_seq_length})
+    return bool(changed) or longer
+
+
+def _update_json(file: Path, values: Mapping[str, Any]) -> None:
+    write_json(file, {**(read_object(file) if file.is_file() else {}), **values})
+
+
+def _base_difference(compared: _Compared, saved: SentenceTransformer, *, with_queries: bool) -> str | None:
+    """What the base model in a saved one does otherwise than the one in memory; None if nothing."""
+    model = compared.model
     for name in (*_SETTINGS, "max_seq_length"):
         before, after = getattr(model, name), getattr(saved, name)
         if before != after:
             return f"The base model in memory has {name}={before!r}, but its files have {after!r}"
-    for name in ("encode_document", "encode", *(["encode_query"] if adapter is None else [])):
-        before, after = _encode(model, name), _encode(saved, name)
+    base, _ = detach(saved)
+    for name in ("encode_document", "encode", *(["encode_query"] if with_queries else [])):
+        before, after = compared.vectors[name], _encode(saved, name, compared.texts)
         if not torch.equal(before, after):
             return (
                 f"{name} of the base model in memory differs from its files by up to {_difference(before, after):.1e}"
             )
-    if adapter is not None:
-        _check_layout(saved, model, adapter, "document")
+    if compared.described.fingerprint is not None and compared.described.fingerprint != model_fingerprint(base):
+        return "The base model in memory has other weights, settings, tokenizer or code than its files"
     return None
 
 
-def _check_layout(
-    saved: SentenceTransformer, model: SentenceTransformer, adapter: QueryAdapter, layout: Layout
-) -> None:
+def _check_layout(saved: SentenceTransformer, compared: _Compared, adapter: QueryAdapter, layout: Layout) -> None:
     """Check that whatever of a saved model embeds queries gives what the adapter makes of the base model's."""
-    base = _encode(model, "encode_query")
+    base = compared.vectors["encode_query"]
     with torch.no_grad():
         queries = adapter.transform(base.to(next(adapter.parameters()).device)).cpu().float()
-    tolerance = _QUERY_TOLERANCE.get(model.dtype, _QUERY_TOLERANCE[torch.float32])
+    tolerance = _QUERY_TOLERANCE.get(compared.model.dtype, _QUERY_TOLERANCE[torch.float32])
     for name in ("encode_query", *(["encode"] if layout != "document" else [])):
-        difference = _difference(queries, _encode(saved, name).cpu())
+        found = _encode(saved, name, {**compared.texts, "document": compared.texts["query"]})
+        difference = _difference(queries, found.cpu())
         if not difference <= tolerance * max(1.0, queries.abs().max().item()):
             raise ValueError(
                 f"{name} of the saved model differs from the adapter on the base model in memory by up to "
@@ -473,7 +529,7 @@ def _check_layout(
                 "to be exact: train it with a lower learning rate or a higher penalty."
             )
     if layout == "query":
-        before, after = _encode(model, "encode_document"), _encode(saved, "encode_document")
+        before, after = compared.vectors["encode_document"], _encode(saved, "encode_document", compared.texts)
         if not torch.equal(before, after):
             raise ValueError(
                 f"encode_document of the saved model differs from the base model in memory by up to "
@@ -511,9 +567,14 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _encode(model: SentenceTransformer, name: str) -> Tensor:
-    embeddings: Tensor = getattr(model, name)(CHECK_TEXTS, convert_to_tensor=True, show_progress_bar=False)
-    return embeddings.clone()  # encode returns inference tensors, which adapters on other devices cannot use
+def _encode(model: SentenceTransformer, name: str, texts: Mapping[Role, Sequence[str]]) -> Tensor:
+    """What a method makes of the texts of its role; plain ``encode`` of those of documents."""
+    if name != "encode":
+        return embed_texts(
+            model, "query" if name == "encode_query" else "document", texts[name.removeprefix("encode_")]
+        )
+    embeddings: Tensor = model.encode(list(texts["document"]), convert_to_tensor=True, show_progress_bar=False)
+    return embeddings.clone()  # an inference tensor otherwise
 
 
 def _difference(first: Tensor, second: Tensor) -> float:

@@ -9,9 +9,10 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import embeddings
-from st_adapter.base_model import BaseModel, model_fingerprint
+from st_adapter.base_model import BaseModel
 from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit, embed
+from st_adapter.fingerprint import model_fingerprint
 
 WORDS = ["red", "green", "blue", "round", "square", "old", "new", "fast", "slow", "warm"]
 
@@ -33,15 +34,11 @@ def make_dataset(num_documents=12):
     )
 
 
-def counting(model, monkeypatch):
-    """Count the texts that reach the model."""
+def filling(monkeypatch):
+    """Count the texts that are embedded for the cache."""
     seen = []
-    encode = type(model).encode
-    monkeypatch.setattr(
-        type(model),
-        "encode",
-        lambda self, inputs, *args, **kwargs: seen.extend(inputs) or encode(self, inputs, *args, **kwargs),
-    )
+    fill = embeddings._fill
+    monkeypatch.setattr(embeddings, "_fill", lambda *arguments: seen.extend(arguments[3]) or fill(*arguments))
     return seen
 
 
@@ -76,7 +73,7 @@ def test_a_split_holds_its_own_queries_and_the_whole_corpus(tiny_model, tmp_path
 
 def test_a_second_run_embeds_nothing(tiny_model, tmp_path, monkeypatch):
     first = embed(tiny_model, make_dataset(), cache_dir=tmp_path, show_progress_bar=False)
-    seen = counting(tiny_model, monkeypatch)
+    seen = filling(monkeypatch)
     again = embed(tiny_model, make_dataset(), cache_dir=tmp_path, show_progress_bar=False)
     assert seen == []
     assert torch.equal(first.query_embeddings, again.query_embeddings)
@@ -85,7 +82,7 @@ def test_a_second_run_embeds_nothing(tiny_model, tmp_path, monkeypatch):
 
 def test_only_new_texts_are_embedded_and_each_distinct_text_once(tiny_model, tmp_path, monkeypatch):
     embed(tiny_model, make_dataset(10), cache_dir=tmp_path, show_progress_bar=False)
-    seen = counting(tiny_model, monkeypatch)
+    seen = filling(monkeypatch)
     embed(tiny_model, make_dataset(12), cache_dir=tmp_path, show_progress_bar=False)
     assert sorted(seen) == sorted(make_dataset(12).corpus["text"][10:])
 
@@ -107,7 +104,7 @@ def test_a_killed_run_goes_on_after_its_last_finished_shard(tiny_model, tmp_path
     with pytest.raises(KeyboardInterrupt):
         embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
     monkeypatch.setattr(type(tiny_model), "encode_document", encode)
-    seen = counting(tiny_model, monkeypatch)
+    seen = filling(monkeypatch)
     embedded = embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
     assert len(seen) == 12 - 4, "the queries and the first shard of four documents were finished"
     documents = tiny_model.encode_document(list(dataset.corpus["text"]), convert_to_tensor=True)
@@ -137,7 +134,7 @@ def test_a_changed_model_never_meets_an_old_vector(tiny_model, tmp_path, monkeyp
     dataset = make_dataset()
     embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
     change(tiny_model)
-    seen = counting(tiny_model, monkeypatch)
+    seen = filling(monkeypatch)
     embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
     assert len(seen) == len(dataset.queries) + len(dataset.corpus)
 

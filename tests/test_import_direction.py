@@ -22,6 +22,7 @@ ORDER = [
     "splits",
     "data",
     "demo",
+    "fingerprint",
     "base_model",
     "embeddings",
     "leaks",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -140,7 +141,7 @@ def test_an_adapter_is_refused_by_another_base_model(tiny_model: SentenceTransfo
 
 def test_the_same_base_model_in_another_dtype_is_told_by_its_name(tiny_model: SentenceTransformer) -> None:
     adapter = make_adapter()
-    adapter.base_model = BaseModel.of(tiny_model)
+    adapter.base_model = replace(BaseModel.of(tiny_model), probes=None)  # as version 0.1 wrote it
     tiny_model.bfloat16()
     with pytest.warns(UserWarning, match="trained on 'tiny' in float32, and this model's weights are in bfloat16"):
         attach(tiny_model, adapter)

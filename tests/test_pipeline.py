@@ -67,7 +67,7 @@ def test_results_hold_what_is_needed_to_judge_and_to_repeat(finished, tiny_model
     assert selection["candidates"][0]["name"] == selection["chosen"]
     assert set(results["seconds"]) == {"embedding", "checking", "fitting", "evaluating", "saving"}
     described = BaseModel.of(SentenceTransformer(str(tiny_model_path), device="cpu"))
-    assert results["base_model"] == described.to_dict() and results["seed"] == 0
+    assert results["base_model"] == described.facts() and results["seed"] == 0
     assert set(results["versions"]) >= {"python", "torch", "sentence-transformers"}
 
 

@@ -42,7 +42,7 @@ def finished(tiny_model_path, tmp_path_factory):
     )
     embedded = embed(model, dataset, **options)
     curve = learning_curve(embedded, method="closed-form", sizes=[15, 30, 50], num_draws=2)
-    content = {"base_model": embedded.base_model.to_dict(), "data": dataset.name, **curve.to_dict()}
+    content = {"base_model": embedded.base_model.facts(), "data": dataset.name, **curve.to_dict()}
     content["points"][-1]["num_queries"] = len(set(dataset.qrels["train"]["query_id"]))
     (folder / "out" / "learning_curve.json").write_text(json.dumps(content))
     write_report(folder / "out")

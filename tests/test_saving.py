@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -603,10 +604,33 @@ def _change_weights(model: SentenceTransformer) -> None:
         next(model.parameters()).mul_(1.01)
 
 
+def _change_one_row(model: SentenceTransformer) -> None:
+    """Of a character that no check text has."""
+    with torch.no_grad():
+        row = model.tokenizer.convert_tokens_to_ids("~")
+        model.transformers_model.get_input_embeddings().weight[row] *= -2.0
+
+
+def _add_a_token(model: SentenceTransformer) -> None:
+    model.tokenizer.add_tokens(["zzyzx"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model.transformers_model.resize_token_embeddings(len(model.tokenizer), mean_resizing=False)
+
+
+def _cut_on_the_left(model: SentenceTransformer) -> None:
+    model.tokenizer.truncation_side = "left"
+
+
+OTHER = "The base model in memory has other weights, settings, tokenizer or code than its files"
 CHANGED_IN_MEMORY = [
     (_change_weights, "encode_document of the base model in memory differs from its files by up to"),
-    (lambda model: setattr(model, "max_seq_length", 16), "has max_seq_length=16, but its files have 64"),
+    (_change_one_row, OTHER),
+    (_add_a_token, OTHER),
+    (_cut_on_the_left, "encode_document of the base model in memory differs from its files by up to"),
 ]
+# Read by what the changes above changed.
+CHANGED_TEXTS = ["~ and ~", "a zzyzx in a line", " ".join(f"word {number}" for number in range(90))]
 
 
 @pytest.mark.parametrize("adapter", [make_adapter(), None])
@@ -622,8 +646,69 @@ def test_a_model_that_was_changed_in_memory_is_written_by_sentence_transformers(
     with pytest.warns(UserWarning, match=f"{message}.*So the base model is not copied from its files"):
         saved = save_pretrained(adapter, tiny_model, tmp_path / "saved")
     opened = SentenceTransformer(str(saved), device="cpu")
-    assert opened.max_seq_length == tiny_model.max_seq_length
     assert_adapted(opened, tiny_model, adapter or QueryAdapter(32))
+    np.testing.assert_array_equal(opened.encode_document(CHANGED_TEXTS), tiny_model.encode_document(CHANGED_TEXTS))
+    assert read_saved(saved).base_model.weights_sha256 == BaseModel.of(detach(opened)[0]).weights_sha256
+
+
+def test_files_that_changed_on_disk_since_are_not_those_that_are_saved(tiny_model_path: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model_path, tmp_path / "base")
+    model = SentenceTransformer(str(folder), device="cpu")
+    other = SentenceTransformer(str(folder), device="cpu")
+    _change_one_row(other)
+    other.save_pretrained(str(folder))
+    with pytest.warns(UserWarning, match=f"{OTHER}.*So the base model is not copied from its files"):
+        saved = save_pretrained(make_adapter(), model, tmp_path / "saved")
+    opened = SentenceTransformer(str(saved), device="cpu")
+    np.testing.assert_array_equal(opened.encode_document(CHANGED_TEXTS), model.encode_document(CHANGED_TEXTS))
+
+
+def _hook(model: SentenceTransformer) -> None:
+    model[0].register_forward_hook(
+        lambda module, args, output: {**output, "token_embeddings": output["token_embeddings"] * 2 + 1}
+    )
+
+
+def _override(model: SentenceTransformer) -> None:
+    encode = model.encode_document
+    model.encode_document = lambda texts, **kwargs: -encode(texts, **kwargs)
+
+
+def _hook_that_no_check_text_meets(model: SentenceTransformer) -> None:
+    model[0].register_forward_hook(lambda module, args, output: output)
+
+
+@pytest.mark.parametrize("change", [_hook, _override, _hook_that_no_check_text_meets])
+def test_what_a_repository_cannot_hold_is_not_lost_in_silence(
+    change: Callable[[SentenceTransformer], object], tiny_model: SentenceTransformer, tmp_path: Path
+) -> None:
+    change(tiny_model)
+    with (
+        pytest.warns(UserWarning, match="So the base model is not copied from its files"),
+        pytest.raises(ValueError, match="what was changed in memory is not among what a repository can hold"),
+    ):
+        save_pretrained(make_adapter(), tiny_model, tmp_path / "saved")
+    assert names(tmp_path) == []
+
+
+def test_the_saved_model_is_compared_on_texts_of_the_data(
+    tiny_model: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault that neither hash nor fixed text shows: the opened model reads one text of the data in another way."""
+    encode = SentenceTransformer.encode_document
+
+    def reads_otherwise_once_opened(self: SentenceTransformer, texts: list[str], **kwargs: Any) -> Any:
+        return encode(self, texts if self is tiny_model else [text.replace("rare", "") for text in texts], **kwargs)
+
+    monkeypatch.setattr(SentenceTransformer, "encode_document", reads_otherwise_once_opened)
+    save_pretrained(make_adapter(), tiny_model, tmp_path / "unseen")
+    with (
+        pytest.warns(UserWarning, match="encode_document of the base model in memory differs from its files"),
+        pytest.raises(
+            ValueError, match="encode_document .* differs .* also after Sentence Transformers has written it"
+        ),
+    ):
+        save_pretrained(make_adapter(), tiny_model, tmp_path / "saved", check_texts={"document": ["a rare line"]})
 
 
 @pytest.mark.parametrize("adapter", [make_adapter(), None])
@@ -645,7 +730,12 @@ def test_files_that_are_named_have_to_be_those_of_the_model(
 @pytest.mark.parametrize("adapter", [make_adapter(normalize=False), None])
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("prompts", {"query": "q: ", "document": ""}), ("similarity_fn_name", "dot"), ("default_prompt_name", "document")],
+    [
+        ("prompts", {"query": "q: ", "document": ""}),
+        ("similarity_fn_name", "dot"),
+        ("default_prompt_name", "document"),
+        ("max_seq_length", 16),
+    ],
 )
 def test_settings_made_in_memory_are_carried_over(
     name: str,
