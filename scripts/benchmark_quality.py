@@ -35,11 +35,11 @@ from transformers import get_linear_schedule_with_warmup
 
 from st_adapter import comparison
 from st_adapter.auto import fit
-from st_adapter.base_model import model_fingerprint
 from st_adapter.data import RetrievalDataset
 from st_adapter.demo import demo_model_path, standard_library_dataset
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, embed
 from st_adapter.evaluation import adapt, query_metrics, seen_documents, seen_queries
+from st_adapter.fingerprint import model_fingerprint
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"

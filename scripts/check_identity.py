@@ -46,8 +46,6 @@ TOLERANCE = 5e-3
 DIMENSION, MAX_LENGTH = 32, 32
 CHARACTERS = string.ascii_letters + string.digits + string.punctuation
 
-Model = SentenceTransformer
-
 
 @dataclass(frozen=True)
 class Change:
@@ -62,8 +60,8 @@ class Change:
     """
 
     name: str
-    make: Callable[[Path], Model]
-    apply: Callable[[Model, Path], Model | None]
+    make: Callable[[Path], SentenceTransformer]
+    apply: Callable[[SentenceTransformer, Path], SentenceTransformer | None]
     shows: str = "key"
     bound: bool = True
 
@@ -130,7 +128,11 @@ def largest_differences(embedded: EmbeddedDataset, queries: torch.Tensor, docume
     return [float((ours - theirs).abs().max()) for ours, theirs in sides]
 
 
-def control(name: str, make: Callable[[Path], Model], apply: Callable[[Model, Path], Model | None]) -> dict[str, Any]:
+def control(
+    name: str,
+    make: Callable[[Path], SentenceTransformer],
+    apply: Callable[[SentenceTransformer, Path], SentenceTransformer | None],
+) -> dict[str, Any]:
     """The same for what must change nothing: the second time, no text is embedded for the cache."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -156,7 +158,7 @@ def dataset() -> RetrievalDataset:
     return RetrievalDataset.load(pd.DataFrame(rows, columns=["query", "document"]))
 
 
-def vectors(model: Model, data: RetrievalDataset) -> tuple[torch.Tensor, torch.Tensor]:
+def vectors(model: SentenceTransformer, data: RetrievalDataset) -> tuple[torch.Tensor, torch.Tensor]:
     """What the model itself gives, documents at unit length as cosine compares them."""
     queries = model.encode_query(list(data.queries["text"]), convert_to_tensor=True)
     documents = model.encode_document(list(data.corpus["text"]), convert_to_tensor=True)
@@ -166,7 +168,7 @@ def vectors(model: Model, data: RetrievalDataset) -> tuple[torch.Tensor, torch.T
 # --- models ---
 
 
-def bert(folder: Path) -> Model:
+def bert(folder: Path) -> SentenceTransformer:
     """A BERT with random weights, saved and opened again."""
     inner = folder / "bert"
     inner.mkdir(exist_ok=True)
@@ -185,19 +187,21 @@ def bert(folder: Path) -> Model:
     (inner / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "model_max_length": MAX_LENGTH}
     (inner / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    model = Model(modules=[Transformer(str(inner)), Pooling(DIMENSION, "mean"), Normalize()], device="cpu")
+    model = SentenceTransformer(
+        modules=[Transformer(str(inner)), Pooling(DIMENSION, "mean"), Normalize()], device="cpu"
+    )
     model.save_pretrained(str(folder / "model"), create_model_card=False)
-    return Model(str(folder / "model"), device="cpu")
+    return SentenceTransformer(str(folder / "model"), device="cpu")
 
 
-def with_dense(folder: Path, activation: nn.Module | None = None) -> Model:
+def with_dense(folder: Path, activation: nn.Module | None = None) -> SentenceTransformer:
     """The same with a Dense module."""
     torch.manual_seed(1)
     dense = Dense(DIMENSION, DIMENSION, activation_function=activation or nn.ELU(1.0))
-    return Model(modules=[*list(bert(folder))[:2], dense, Normalize()], device="cpu")
+    return SentenceTransformer(modules=[*list(bert(folder))[:2], dense, Normalize()], device="cpu")
 
 
-def with_router(folder: Path) -> Model:
+def with_router(folder: Path) -> SentenceTransformer:
     """A base that has routes of its own, each with a pooling."""
     transformer = bert(folder)[0]
     router = Router.for_query_document(
@@ -205,17 +209,19 @@ def with_router(folder: Path) -> Model:
         document_modules=[Pooling(DIMENSION, "mean"), Normalize()],
         default_route="document",
     )
-    return Model(modules=[transformer, router], device="cpu")
+    return SentenceTransformer(modules=[transformer, router], device="cpu")
 
 
-def static(folder: Path, lower: bool = True, pre_tokenizer: Any = None) -> Model:
+def static(folder: Path, lower: bool = True, pre_tokenizer: Any = None) -> SentenceTransformer:
     """Static embeddings with a tokenizer of their own."""
     vocabulary = {token: number for number, token in enumerate(["[UNK]", *CHARACTERS, *(f"##{c}" for c in CHARACTERS)])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower)
     tokenizer.pre_tokenizer = pre_tokenizer or pre_tokenizers.BertPreTokenizer()
     weights = np.random.default_rng(0).normal(size=(len(vocabulary), DIMENSION)).astype(np.float32)
-    return Model(modules=[StaticEmbedding(tokenizer, embedding_weights=weights), Normalize()], device="cpu")
+    return SentenceTransformer(
+        modules=[StaticEmbedding(tokenizer, embedding_weights=weights), Normalize()], device="cpu"
+    )
 
 
 class Scaled(Module):  # type: ignore[misc]
@@ -278,15 +284,15 @@ class Roles(Module):  # type: ignore[misc]
         """It is never saved here."""
 
 
-def with_foreign(folder: Path) -> Model:
-    return Model(modules=[*bert(folder), Scaled(folder)], device="cpu")
+def with_foreign(folder: Path) -> SentenceTransformer:
+    return SentenceTransformer(modules=[*bert(folder), Scaled(folder)], device="cpu")
 
 
-def with_roles(folder: Path) -> Model:
-    return Model(modules=[*bert(folder), Roles()], device="cpu")
+def with_roles(folder: Path) -> SentenceTransformer:
+    return SentenceTransformer(modules=[*bert(folder), Roles()], device="cpu")
 
 
-def with_lora(folder: Path) -> Model:
+def with_lora(folder: Path) -> SentenceTransformer:
     peft = _peft()
     model = bert(folder)
     for name in ("a", "b"):
@@ -315,12 +321,12 @@ def changes() -> list[Change]:
     return [*OF_THE_MODEL, *OF_MODULES, *OF_CODE, *(OF_LORA if _peft() is not None else [])]
 
 
-def _reopened(**options: Any) -> Callable[[Model, Path], Model]:
-    return lambda model, folder: Model(str(folder / "model"), device="cpu", **options)
+def _reopened(**options: Any) -> Callable[[SentenceTransformer, Path], SentenceTransformer]:
+    return lambda model, folder: SentenceTransformer(str(folder / "model"), device="cpu", **options)
 
 
-def _set(path: str, value: Any) -> Callable[[Model, Path], None]:
-    def apply(model: Model, folder: Path) -> None:
+def _set(path: str, value: Any) -> Callable[[SentenceTransformer, Path], None]:
+    def apply(model: SentenceTransformer, folder: Path) -> None:
         *places, last = path.split(".")
         target: Any = model
         for place in places:
@@ -330,33 +336,33 @@ def _set(path: str, value: Any) -> Callable[[Model, Path], None]:
     return apply
 
 
-def _module(index: int, module: Callable[[], nn.Module]) -> Callable[[Model, Path], None]:
-    def apply(model: Model, folder: Path) -> None:
+def _module(index: int, module: Callable[[], nn.Module]) -> Callable[[SentenceTransformer, Path], None]:
+    def apply(model: SentenceTransformer, folder: Path) -> None:
         model[index] = module()
 
     return apply
 
 
-def _do(action: Callable[[Model], object]) -> Callable[[Model, Path], None]:
-    def apply(model: Model, folder: Path) -> None:
+def _do(action: Callable[[SentenceTransformer], object]) -> Callable[[SentenceTransformer, Path], None]:
+    def apply(model: SentenceTransformer, folder: Path) -> None:
         with torch.no_grad():
             action(model)
 
     return apply
 
 
-def _embeddings(model: Model) -> torch.Tensor:
+def _embeddings(model: SentenceTransformer) -> torch.Tensor:
     weights: torch.Tensor = model.transformers_model.get_input_embeddings().weight
     return weights
 
 
-def _token(model: Model) -> None:
+def _token(model: SentenceTransformer) -> None:
     model.tokenizer.add_tokens(["e", "A", "7"])
     torch.manual_seed(2)
     model.transformers_model.resize_token_embeddings(len(model.tokenizer), mean_resizing=False)
 
 
-def _wider_vocabulary(model: Model) -> None:
+def _wider_vocabulary(model: SentenceTransformer) -> None:
     row = model.tokenizer.convert_tokens_to_ids("a")
     _embeddings(model)[row] *= -2.0
 
@@ -379,7 +385,7 @@ OF_THE_MODEL = [
     ),
     Change("truncate_dim", bert, _set("truncate_dim", 16)),
     Change("max_seq_length", bert, _set("max_seq_length", 8)),
-    Change("max_seq_length by the files", bert, lambda m, f: Model(str(_shortened(f)), device="cpu")),
+    Change("max_seq_length by the files", bert, lambda m, f: SentenceTransformer(str(_shortened(f)), device="cpu")),
     Change("truncation side", bert, _reopened(processor_kwargs={"truncation_side": "left"})),
     Change("truncation side in memory", bert, _set("tokenizer.truncation_side", "left")),
     Change("padding side", bert, _reopened(processor_kwargs={"padding_side": "left"})),
@@ -403,7 +409,7 @@ OF_THE_MODEL = [
 OF_MODULES = [
     Change("pooling", bert, _module(1, lambda: Pooling(DIMENSION, "cls"))),
     Change("pooling mode in memory", bert, _set("1.pooling_mode", "max")),
-    Change("no Normalize", bert, lambda m, f: Model(modules=list(m)[:-1], device="cpu")),
+    Change("no Normalize", bert, lambda m, f: SentenceTransformer(modules=list(m)[:-1], device="cpu")),
     Change("a Dense more", bert, lambda m, f: with_dense(f)),
     Change("activation", with_dense, _set("2.activation_function", nn.Tanh())),
     Change("parameter of an activation", with_dense, _set("2.activation_function", nn.ELU(0.1))),
@@ -446,8 +452,8 @@ def _shortened(folder: Path) -> Path:
     return folder / "model"
 
 
-def _subclass(model: Model, folder: Path) -> Model:
-    class Prefixed(Model):  # type: ignore[misc]
+def _subclass(model: SentenceTransformer, folder: Path) -> SentenceTransformer:
+    class Prefixed(SentenceTransformer):  # type: ignore[misc]
         def encode_query(self, sentences: Any, *args: Any, **kwargs: Any) -> Any:
             texts = f"q {sentences}" if isinstance(sentences, str) else [f"q {text}" for text in sentences]
             return super().encode_query(texts, *args, **kwargs)
@@ -461,25 +467,25 @@ def _forward(features: dict[str, Any], factor: float) -> dict[str, Any]:
     return {**features, "sentence_embedding": features["sentence_embedding"].roll(int(factor), dims=1)}
 
 
-def _hook(factor: float) -> Callable[[Model, Path], None]:
-    def apply(model: Model, folder: Path) -> None:
+def _hook(factor: float) -> Callable[[SentenceTransformer, Path], None]:
+    def apply(model: SentenceTransformer, folder: Path) -> None:
         model[-1].register_forward_hook(lambda module, args, output: _forward(output, factor))
 
     return apply
 
 
-def _other_hook(model: Model, folder: Path) -> None:
+def _other_hook(model: SentenceTransformer, folder: Path) -> None:
     model[-1]._forward_hooks.clear()
     _hook(2.0)(model, folder)
 
 
-def _with_hook(folder: Path) -> Model:
+def _with_hook(folder: Path) -> SentenceTransformer:
     model = bert(folder)
     _hook(1.0)(model, folder)
     return model
 
 
-def _other_code(model: Model, folder: Path) -> None:
+def _other_code(model: SentenceTransformer, folder: Path) -> None:
     """The class of a module by another definition of the same name."""
 
     class Other(Helper):
@@ -490,33 +496,34 @@ def _other_code(model: Model, folder: Path) -> None:
     model[3].helper.__class__ = Other
 
 
-def _patched_library(model: Model, folder: Path) -> Model:
+def _patched_library(model: SentenceTransformer, folder: Path) -> SentenceTransformer:
     """What no reading of the model shows: a method of the library itself does something else, for this model."""
     changed = copy.copy(model)
+    SentenceTransformer.preprocess = _preprocess
     MODELS_READ_BACKWARDS.add(id(changed))
     KEPT.append(changed)
     return changed
 
 
 MODELS_READ_BACKWARDS: set[int] = set()
-KEPT: list[Model] = []  # so that no other model gets the id of one of these
-_PREPROCESS = Model.preprocess
+KEPT: list[SentenceTransformer] = []  # so that no other model gets the id of one of these
+_PREPROCESS = SentenceTransformer.preprocess
 
 
-def _preprocess(self: Model, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+def _preprocess(self: SentenceTransformer, inputs: Any, *args: Any, **kwargs: Any) -> Any:
     return _PREPROCESS(
         self, [text[::-1] for text in inputs] if id(self) in MODELS_READ_BACKWARDS else inputs, *args, **kwargs
     )
 
 
-def _global_table(model: Model, folder: Path) -> None:
+def _global_table(model: SentenceTransformer, folder: Path) -> None:
     sys.modules[__name__].FACTOR = 3  # type: ignore[attr-defined]
 
 
 FACTOR = 1
 
 
-def _with_global(folder: Path) -> Model:
+def _with_global(folder: Path) -> SentenceTransformer:
     sys.modules[__name__].FACTOR = 1  # type: ignore[attr-defined]
     model = bert(folder)
     model[-1].register_forward_hook(lambda module, args, output: _forward(output, FACTOR))
@@ -548,8 +555,14 @@ OF_CODE = [
 ]
 
 
-def _reversed(self: Model, sentences: list[str], **kwargs: Any) -> Any:
-    return Model.encode_document(self, [text[::-1] for text in sentences], **kwargs)
+def _reversed(self: SentenceTransformer, sentences: list[str], **kwargs: Any) -> Any:
+    return SentenceTransformer.encode_document(self, [text[::-1] for text in sentences], **kwargs)
+
+
+def _rescale(model: SentenceTransformer) -> None:
+    for module in model.modules():
+        if isinstance(getattr(module, "scaling", None), dict):
+            module.scaling["a"] = 9.0
 
 
 OF_LORA = [
@@ -559,16 +572,12 @@ OF_LORA = [
     Change(
         "scaling of a LoRA",
         with_lora,
-        _do(
-            lambda m: [
-                s.scaling.__setitem__("a", 9.0)
-                for s in m.modules()
-                if hasattr(s, "scaling") and isinstance(s.scaling, dict)
-            ]
-        ),
+        _do(_rescale),
     ),
 ]
-CONTROLS: list[tuple[str, Callable[[Path], Model], Callable[[Model, Path], Model | None]]] = [
+CONTROLS: list[
+    tuple[str, Callable[[Path], SentenceTransformer], Callable[[SentenceTransformer, Path], SentenceTransformer | None]]
+] = [
     ("the same model", bert, lambda m, f: None),
     ("opened again", bert, _reopened()),
     ("used for other texts", bert, _do(lambda m: m.encode(["a", "b " * 200]))),
@@ -576,15 +585,16 @@ CONTROLS: list[tuple[str, Callable[[Path], Model], Callable[[Model, Path], Model
     (
         "saved elsewhere and opened",
         bert,
-        lambda m, f: (m.save_pretrained(str(f / "b"), create_model_card=False), Model(str(f / "b"), device="cpu"))[1],
+        lambda m, f: (
+            m.save_pretrained(str(f / "b"), create_model_card=False),
+            SentenceTransformer(str(f / "b"), device="cpu"),
+        )[1],
     ),
     ("a deep copy", with_foreign, lambda m, f: copy.deepcopy(m)),
     ("made again", static, lambda m, f: static(f)),
     ("a Dropout of 0", bert, lambda m, f: None if Dropout(0.0) else None),
     ("another batch size before", with_roles, _do(lambda m: m.encode(["a b c"] * 9, batch_size=2))),
 ]
-
-Model.preprocess = _preprocess
 
 if __name__ == "__main__":
     main()

@@ -146,7 +146,8 @@ def _class_of(kind: type, seen: _Seen) -> _Plain:
     members = {
         name: _plain(value, seen, foreign=True)
         for name, value in sorted(vars(kind).items())
-        if name not in ("__module__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__")
+        # Of what Python itself puts into a class, only methods do something.
+        if not name.startswith("__") or isinstance(value, types.FunctionType)
     }
     return [kind.__qualname__, members, [_class_of(base, seen) for base in kind.__bases__]]
 
@@ -303,5 +304,5 @@ def _tensor_digest(tensor: Tensor) -> str:
     if tensor.device.type != "meta":
         values = tensor.detach().cpu()
         values = (values.to_dense() if values.layout != torch.strided else values).contiguous()
-        digest.update(values.reshape(-1).view(torch.uint8).numpy())
+        digest.update(memoryview(values.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()

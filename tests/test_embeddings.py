@@ -1,17 +1,19 @@
 """Embeddings against stock encode; the cache against changed models, killed runs and broken files."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module
 
 from st_adapter import embeddings
 from st_adapter.base_model import BaseModel
 from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit, embed
+from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit, embed, sample_of_texts
 from st_adapter.fingerprint import model_fingerprint
 
 WORDS = ["red", "green", "blue", "round", "square", "old", "new", "fast", "slow", "warm"]
@@ -110,6 +112,86 @@ def test_a_killed_run_goes_on_after_its_last_finished_shard(tiny_model, tmp_path
     documents = tiny_model.encode_document(list(dataset.corpus["text"]), convert_to_tensor=True)
     torch.testing.assert_close(embedded.corpus_embeddings, documents, atol=1e-6, rtol=0)
     assert not list(tmp_path.rglob("*.part"))
+
+
+def reads_backwards(monkeypatch, model):
+    """A change that nothing shows but the vectors: a method of the library does something else for this model."""
+    encode = SentenceTransformer.encode_document
+
+    def patched(self, texts, *args, **kwargs):
+        return encode(self, [text[::-1] for text in texts] if self is model else texts, *args, **kwargs)
+
+    monkeypatch.setattr(SentenceTransformer, "encode_document", patched)
+
+
+def test_vectors_of_a_model_that_only_looks_the_same_are_not_used(tiny_model, tmp_path, monkeypatch):
+    dataset = make_dataset()
+    first = embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
+    with monkeypatch.context() as patch:
+        reads_backwards(patch, tiny_model)
+        with pytest.warns(UserWarning, match=r"vectors of another model .* of 12 document texts embedded again"):
+            other = embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
+        expected = tiny_model.encode_document(list(dataset.corpus["text"]), convert_to_tensor=True)
+        torch.testing.assert_close(other.corpus_embeddings, expected, atol=1e-6, rtol=0)
+        assert torch.equal(other.query_embeddings, first.query_embeddings)
+        seen = filling(patch)
+        with pytest.warns(UserWarning, match="vectors of another model"):
+            embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
+        assert seen == [], "each of the two has a place of its own"
+    seen = filling(monkeypatch)
+    again = embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
+    assert seen == [] and torch.equal(again.corpus_embeddings, first.corpus_embeddings)
+
+
+def test_a_model_whose_vectors_depend_on_their_company_keeps_its_cache_and_says_so(tiny_model, tmp_path, monkeypatch):
+    tiny_model.tokenizer.padding_side = "left"
+    embed(tiny_model, make_dataset(40), cache_dir=tmp_path, show_progress_bar=False)
+    seen = filling(monkeypatch)
+    with pytest.warns(UserWarning, match="another vector when other texts share its batch"):
+        embed(tiny_model, make_dataset(40), cache_dir=tmp_path, show_progress_bar=False)
+    assert seen == []
+
+
+def test_a_text_has_one_vector_in_each_role(tiny_model, tmp_path):
+    """A base that reads ``task`` embeds a text in one way as a query and in another as a document."""
+    shifts = {"query": 1, "document": 2}
+
+    class Task(Module):
+        config_keys: list = []
+        forward_kwargs = {"task"}
+
+        def forward(self, features, task=None, **kwargs):
+            features["sentence_embedding"] = features["sentence_embedding"].roll(shifts[task], dims=1)
+            return features
+
+        def save(self, output_path, *args, **kwargs):
+            pass
+
+    model = SentenceTransformer(modules=[*tiny_model, Task()], device="cpu")
+    dataset = make_dataset()
+    texts = {"id": [f"s{i}" for i in range(6)], "text": list(dataset.queries["text"])}
+    dataset = replace(dataset, corpus=concatenate_datasets([dataset.corpus, Dataset.from_dict(texts)]))
+    embedded = embed(model, dataset, cache_dir=tmp_path, show_progress_bar=False)
+    queries = model.encode_query(list(dataset.queries["text"]), convert_to_tensor=True)
+    documents = model.encode_document(list(dataset.corpus["text"]), convert_to_tensor=True)
+    torch.testing.assert_close(embedded.query_embeddings, queries, atol=1e-6, rtol=0)
+    torch.testing.assert_close(embedded.corpus_embeddings, documents, atol=1e-6, rtol=0)
+    assert (queries - documents[-6:]).abs().max() > 0.1
+
+
+def test_a_backend_whose_weights_cannot_be_read_is_refused(tiny_model, tmp_path):
+    tiny_model.backend = "onnx"
+    with pytest.raises(ValueError, match="runs on the 'onnx' backend.*backend='torch'"):
+        embed(tiny_model, make_dataset(), cache_dir=tmp_path, show_progress_bar=False)
+
+
+def test_a_sample_holds_the_longest_and_the_shortest_text():
+    texts = [f"text {'x' * (number % 7)} {number}" for number in range(100)]
+    longest, shortest = max(texts, key=len), min(texts, key=len)
+    sample = sample_of_texts([*texts, *texts], 8)
+    assert len(set(sample)) == len(sample) == 8 and sample[0] == longest and sample[-1] == shortest
+    assert sample == sample_of_texts(texts, 8)
+    assert sample_of_texts(["b", "aa", "b"], 8) == ["aa", "b"] and sample_of_texts([], 8) == []
 
 
 def changed_weight(model):
