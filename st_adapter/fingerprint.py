@@ -304,5 +304,6 @@ def _tensor_digest(tensor: Tensor) -> str:
     if tensor.device.type != "meta":
         values = tensor.detach().cpu()
         values = (values.to_dense() if values.layout != torch.strided else values).contiguous()
-        digest.update(memoryview(values.reshape(-1).view(torch.uint8).numpy()))
+        bits: Any = values.reshape(-1).view(torch.uint8).numpy()
+        digest.update(bits)
     return digest.hexdigest()

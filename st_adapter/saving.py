@@ -569,10 +569,9 @@ def _quiet() -> Iterator[None]:
 
 def _encode(model: SentenceTransformer, name: str, texts: Mapping[Role, Sequence[str]]) -> Tensor:
     """What a method makes of the texts of its role; plain ``encode`` of those of documents."""
+    role: Role = "query" if name == "encode_query" else "document"
     if name != "encode":
-        return embed_texts(
-            model, "query" if name == "encode_query" else "document", texts[name.removeprefix("encode_")]
-        )
+        return embed_texts(model, role, texts[role])
     embeddings: Tensor = model.encode(list(texts["document"]), convert_to_tensor=True, show_progress_bar=False)
     return embeddings.clone()  # an inference tensor otherwise
 
