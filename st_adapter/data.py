@@ -367,7 +367,7 @@ def _assemble(parts: DatasetParts, name: str, seed: int, split_by: SplitBy) -> R
     _check_positives(by_split, texts)
     overlaps = _overlap_notes(by_split, texts)
     notes += overlaps
-    notes += _own_copy_notes(qrels, texts, documents)
+    notes += _own_copy_notes(by_split, texts, documents)
     unjudged = len(texts) - qrels["query_id"].nunique()
     if unjudged:
         notes.append(f"{counted(unjudged, 'query', 'queries')} without judgements in any split kept, but not used.")
@@ -408,9 +408,12 @@ def _overlap_notes(by_split: Mapping[str, pd.DataFrame], texts: Mapping[str, str
     return notes
 
 
-def _own_copy_notes(qrels: pd.DataFrame, texts: Mapping[str, str], documents: Mapping[str, str]) -> list[str]:
+def _own_copy_notes(
+    by_split: Mapping[str, pd.DataFrame], texts: Mapping[str, str], documents: Mapping[str, str]
+) -> list[str]:
     rows, places = own_copies(texts.values(), documents.values())
     copies = pd.DataFrame({"query_id": np.array(list(texts))[rows], "corpus_id": np.array(list(documents))[places]})
+    qrels = pd.concat(by_split.values())
     searched = qrels[["split", "query_id"]].drop_duplicates().merge(copies)
     relevant = qrels.loc[qrels["score"] > 0, ["split", "query_id", "corpus_id"]]
     found = searched.merge(relevant, how="left", indicator=True)

@@ -95,8 +95,8 @@ def mteb_task(
             """Leave the queries' own copies out of what the model finds."""
             if copies and not isinstance(model, EncoderProtocol):
                 raise ValueError(
-                    f"{len(copies)} queries stand in the corpus themselves, and their own copies can be left out of the "
-                    f"hits of an embedding model only, not of a {type(model).__name__}. Pass an embedding model."
+                    f"{len(copies)} queries stand in the corpus themselves, and these copies can be left out of "
+                    f"the hits of an embedding model only, not of a {type(model).__name__}. Pass an embedding model."
                 )
             return super().evaluate(SearchWithoutCopies(model) if copies else model, *args, **kwargs)
 

@@ -217,7 +217,7 @@ class BatchSampler:
         return (pool.items if size == len(pool.items) else pool.take(size, self.generator)), prior
 
     def _is_barred(self, rows: Tensor, candidates: Tensor) -> Tensor:
-        """(B, M) bool: the candidate, all of them different, is a positive or the own copy of the query; rows on the CPU."""
+        """(B, M) bool: the candidate, all of them different, is barred for the query; rows on the CPU."""
         queries, place = rows.unique(return_inverse=True)
         entries, owner = (index.to(self.device) for index in self._barred.entries(queries))
         self._column[candidates] = torch.arange(len(candidates), device=self.device)
@@ -257,7 +257,8 @@ class _Barred:
         """Whether each document is barred for the query beside it; shapes that broadcast."""
         wanted = rows * self._num_documents + documents
         place = torch.searchsorted(self._keys, wanted).clamp(max=len(self._keys) - 1)
-        return self._keys[place] == wanted
+        held: Tensor = self._keys[place] == wanted
+        return held
 
 
 class _Shuffled:
