@@ -466,6 +466,12 @@ def _print_evaluation(result: EvaluationResult) -> None:
         console.print(f"{titles[part]}: {compared_part['ndcg@10'].sentence}", soft_wrap=True, highlight=False)
     if result.unjudged_query_ids:
         console.print(f"{len(result.unjudged_query_ids)} queries have no relevant document and are not counted.")
+    if result.num_own_copies:
+        stand = "query stands" if result.num_own_copies == 1 else "queries stand"
+        console.print(
+            f"{result.num_own_copies} {stand} in the corpus as documents too; left out of their own hits.",
+            soft_wrap=True,
+        )
 
 
 def _print_indexes(evaluations: Sequence[IndexEvaluation]) -> None:

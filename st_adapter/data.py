@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 import datasets
@@ -68,6 +69,11 @@ class RetrievalDataset:
     def splits(self) -> list[str]:
         """The names of the splits: train, dev, test as far as they are there, then others."""
         return list(self.qrels)
+
+    @cached_property
+    def own_copies(self) -> tuple[list[int], list[int]]:
+        """The documents that are a query's own text: rows of `queries`, and for each one the row of `corpus`."""
+        return own_copies(self.queries["text"], self.corpus["text"])
 
     @classmethod
     def load(
@@ -170,6 +176,27 @@ class RetrievalDataset:
 
 
 # --- identical texts ---
+
+
+def own_copies(queries: Iterable[str], corpus: Iterable[str]) -> tuple[list[int], list[int]]:
+    """Find the queries that stand in the corpus themselves, apart from case, width and spacing.
+
+    A search finds them first, though nobody who asks wants the question back. Ids do not count: equal ids with
+    different texts are common, and the same text under another id is the same text.
+
+    Returns:
+        Two lists of the same length: places of queries, and of the documents with their text.
+
+    Example:
+        >>> own_copies(["How to sort?", "How to search?"], ["Call sorted().", "how  to sort?", "HOW TO SORT?"])
+        ([0, 0], [1, 2])
+    """
+    rows_of: dict[str, list[int]] = {}
+    for row, text in enumerate(queries):
+        rows_of.setdefault(normalised(text), []).append(row)
+    pairs = [(row, place) for place, text in enumerate(corpus) for row in rows_of.get(normalised(text), ())]
+    pairs.sort()
+    return [row for row, _ in pairs], [place for _, place in pairs]
 
 
 class _Merged(NamedTuple):
@@ -340,6 +367,7 @@ def _assemble(parts: DatasetParts, name: str, seed: int, split_by: SplitBy) -> R
     _check_positives(by_split, texts)
     overlaps = _overlap_notes(by_split, texts)
     notes += overlaps
+    notes += _own_copy_notes(by_split, texts, documents)
     unjudged = len(texts) - qrels["query_id"].nunique()
     if unjudged:
         notes.append(f"{counted(unjudged, 'query', 'queries')} without judgements in any split kept, but not used.")
@@ -378,6 +406,24 @@ def _overlap_notes(by_split: Mapping[str, pd.DataFrame], texts: Mapping[str, str
                 f"{number} {stand} in both {earlier!r} and {later!r} (apart from case and spacing); kept in both."
             )
     return notes
+
+
+def _own_copy_notes(
+    by_split: Mapping[str, pd.DataFrame], texts: Mapping[str, str], documents: Mapping[str, str]
+) -> list[str]:
+    rows, places = own_copies(texts.values(), documents.values())
+    copies = pd.DataFrame({"query_id": np.array(list(texts))[rows], "corpus_id": np.array(list(documents))[places]})
+    qrels = pd.concat(by_split.values())
+    searched = qrels[["split", "query_id"]].drop_duplicates().merge(copies)
+    relevant = qrels.loc[qrels["score"] > 0, ["split", "query_id", "corpus_id"]]
+    found = searched.merge(relevant, how="left", indicator=True)
+    number = found.loc[found["_merge"] == "left_only", "query_id"].nunique()
+    if not number:
+        return []
+    return [
+        f"{counted(number, 'query stands', 'queries stand')} in the corpus as documents too (apart from case and "
+        "spacing); such a copy is left out of the query's hits and negatives, unless it is judged relevant."
+    ]
 
 
 def _dataset(table: pd.DataFrame, features: datasets.Features) -> datasets.Dataset:

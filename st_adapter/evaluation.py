@@ -16,7 +16,7 @@ from torch import Tensor
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.comparison import Comparison, compare
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, place_in_group
+from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, OwnCopies, place_in_group
 from st_adapter.metrics import DEFAULT_KS, ranking_metrics
 from st_adapter.retrieval import Index, TopK, search
 
@@ -40,6 +40,7 @@ class EvaluationResult:
         seconds: wall time of both searches and their metrics.
         seen: (Q,) bool, whether a relevant document of the query was a positive in training; None if that was not
             asked for.
+        num_own_copies: queries that stand in the corpus themselves and whose own copy was left out of their hits.
     """
 
     split: str
@@ -51,6 +52,7 @@ class EvaluationResult:
     num_pairs: int
     seconds: float
     seen: NDArray[np.bool_] | None = None
+    num_own_copies: int = 0
 
     @property
     def base_means(self) -> dict[str, float]:
@@ -109,6 +111,7 @@ class EvaluationResult:
             "num_documents": self.num_documents,
             "num_pairs": self.num_pairs,
             "num_unjudged_queries": len(self.unjudged_query_ids),
+            "num_own_copies": self.num_own_copies,
             "base": self.base_means,
             "adapted": self.adapted_means,
             "comparisons": {
@@ -180,6 +183,8 @@ def evaluate(
 ) -> EvaluationResult:
     """Search the whole corpus with the base and with the adapted queries of a split, and compare.
 
+    A document that is the query's own text is left out of its hits, unless it is judged relevant.
+
     Args:
         split: queries, corpus and judgements.
         adapter: an adapter, or the modules that a saved model applies to queries; None evaluates the base model alone.
@@ -220,6 +225,7 @@ def evaluate(
         num_pairs=split.num_pairs,
         seconds=time.perf_counter() - start,
         seen=seen,
+        num_own_copies=int(judged[split.left_out.query_index.unique()].sum()),
     )
 
 
@@ -245,14 +251,54 @@ def query_metrics(
 ) -> PerQuery:
     """Metrics of every query of a split, searched with the given (Q, D) vectors in place of its own."""
     found = search_split(split, query_embeddings, max(ks), index)
-    return ranking_metrics(_gains(split, found.indices), _judged_gains(split), ks)
+    best, num_relevant = _best_gains(split, max(ks))
+    return ranking_metrics(_gains(split, found.indices), best, ks, num_relevant=num_relevant)
 
 
 def search_split(split: EmbeddedSplit, query_embeddings: Tensor, k: int, index: Index | None = None) -> TopK:
-    """Search the corpus of a split with (Q, D) query vectors by the similarity of its model."""
+    """Search the corpus of a split with (Q, D) query vectors by the similarity of its model.
+
+    A query that stands in the corpus itself is searched deeper, and its own copy taken out: see
+    ``EmbeddedSplit.left_out``. Where fewer than k documents are left, the last places are -1.
+    """
     if split.similarity == "cosine":
         query_embeddings = torch.nn.functional.normalize(query_embeddings)
-    return search(query_embeddings, split.corpus_embeddings, k) if index is None else index(query_embeddings, k)
+
+    def find(queries: Tensor, depth: int) -> TopK:
+        return search(queries, split.corpus_embeddings, depth) if index is None else index(queries, depth)
+
+    copies = split.left_out
+    if len(copies.query_index) == 0:
+        return find(query_embeddings, k)
+    rows, query_index = copies.query_index.unique(return_inverse=True)
+    most = int(torch.bincount(query_index).max())
+    found = _without(find(query_embeddings[rows], k + most), copies._replace(query_index=query_index), k)
+    others = torch.ones(len(query_embeddings), dtype=torch.bool, device=rows.device)
+    others[rows] = False
+    if not others.any():
+        return found
+    plain = find(query_embeddings[others], k)
+    width = max(found.indices.shape[1], plain.indices.shape[1])
+    scores = plain.scores.new_full((len(query_embeddings), width), -torch.inf)
+    indices = plain.indices.new_full((len(query_embeddings), width), -1)
+    for chosen, part in ((rows, found), (others, plain)):
+        scores[chosen, : part.scores.shape[1]] = part.scores
+        indices[chosen, : part.indices.shape[1]] = part.indices
+    return TopK(scores, indices)
+
+
+def _without(found: TopK, copies: OwnCopies, k: int) -> TopK:
+    """The first k hits of each query when its copies are taken out; the others keep their order."""
+    rows = torch.arange(len(found.indices), device=found.indices.device).unsqueeze(1)
+    num_documents = int(torch.maximum(found.indices.max(), copies.corpus_index.max())) + 1
+    wanted = copies.query_index * num_documents + copies.corpus_index
+    empty = torch.isin(rows * num_documents + found.indices, wanted) | (found.indices < 0)
+    order = empty.long().sort(dim=1, stable=True).indices[:, :k]
+    empty = empty.gather(1, order)
+    return TopK(
+        found.scores.gather(1, order).masked_fill(empty, -torch.inf),
+        found.indices.gather(1, order).masked_fill(empty, -1),
+    )
 
 
 def _gains(split: EmbeddedSplit, indices: Tensor) -> NDArray[np.float64]:
@@ -269,10 +315,14 @@ def _gains(split: EmbeddedSplit, indices: Tensor) -> NDArray[np.float64]:
     return np.asarray(gains.cpu().numpy(), dtype=np.float64)
 
 
-def _judged_gains(split: EmbeddedSplit) -> NDArray[np.float64]:
-    """Relevance (Q, J) of all judged documents of each query, padded with 0."""
-    rows, order = split.qrels.query_index.cpu().sort(stable=True)
-    columns = place_in_group(rows, len(split.query_ids))
-    gains = np.zeros((len(split.query_ids), int(columns.max()) + 1))
-    gains[rows.numpy(), columns.numpy()] = split.qrels.relevance.cpu()[order].numpy()
-    return gains
+def _best_gains(split: EmbeddedSplit, k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The k highest relevances (Q, <= k) of each query's documents, padded with 0, and how many are relevant (Q,)."""
+    num_queries = len(split.query_ids)
+    relevant = split.qrels.relevance > 0
+    relevance, order = split.qrels.relevance[relevant].cpu().sort(descending=True)
+    rows, by_query = split.qrels.query_index[relevant].cpu()[order].sort(stable=True)
+    columns = place_in_group(rows, num_queries)
+    first = columns < k
+    best = np.zeros((num_queries, int(columns[first].max()) + 1 if first.any() else 0))
+    best[rows[first].numpy(), columns[first].numpy()] = relevance[by_query][first].numpy()
+    return best, torch.bincount(rows, minlength=num_queries).numpy()

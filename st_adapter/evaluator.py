@@ -12,8 +12,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import SentenceEvaluator
 from torch import Tensor
 
-from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
+from st_adapter.data import RetrievalDataset, own_copies
+from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
 from st_adapter.evaluation import query_metrics
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,9 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
     less.
 
     Queries are embedded with ``encode_query``, documents with ``encode_document``, and compared by the model's own
-    similarity. Queries without a relevant document are left out.
+    similarity. Queries without a relevant document are left out, and so is, among a query's hits, a document with its
+    very text (apart from case and spacing), unless it is judged relevant; where the corpus came as ids alone, that is
+    the document with the query's id and vector.
 
     Args:
         queries: query_id -> text.
@@ -108,6 +110,10 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
         query_index, corpus_index, relevance = zip(*pairs, strict=True)
         self._qrels = EmbeddedQrels(torch.tensor(query_index), torch.tensor(corpus_index), torch.tensor(relevance))
         self._corpus_embeddings = corpus_embeddings
+        self._own_copies: OwnCopies | None = None
+        if self.corpus is not None:
+            found = own_copies(self.queries, self.corpus)
+            self._own_copies = OwnCopies(*(torch.tensor(rows, dtype=torch.int64) for rows in found))
         self._columns = [  # of the csv file, in InformationRetrievalEvaluator's order
             *(f"accuracy@{k}" for k in accuracy_at_k),
             *(f"{metric}@{k}" for k in precision_recall_at_k for metric in ("precision", "recall")),
@@ -184,14 +190,16 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
             corpus_embeddings = self._corpus_embeddings = self._corpus_embeddings.to(query_embeddings.device)
         else:
             corpus_embeddings = model.encode_document(self.corpus, **options)
+        device, copies = query_embeddings.device, self._own_copies
         split = EmbeddedSplit(
             name=self.name,
             query_ids=self.query_ids,
             corpus_ids=self.corpus_ids,
             query_embeddings=query_embeddings,
             corpus_embeddings=corpus_embeddings,
-            qrels=EmbeddedQrels(*(part.to(query_embeddings.device) for part in self._qrels)),
+            qrels=EmbeddedQrels(*(part.to(device) for part in self._qrels)),
             similarity="cosine" if similarity == "cosine" else "dot",
+            own_copies=None if copies is None else OwnCopies(*(part.to(device) for part in copies)),
         )
         values = query_metrics(split, split.query_embeddings, self._ks)
         metrics = {f"{similarity}_{metric}": float(values[metric].mean()) for metric in self._columns}

@@ -104,6 +104,8 @@ def _examples(
     queries = split.query_embeddings[chosen]
     sides = (queries, adapt(adapter, queries))
     tops = [search_split(split, side, 1).indices[:, 0].tolist() for side in sides]
+    left_out = split.left_out
+    copies = {row: left_out.corpus_index[left_out.query_index == row] for row in chosen}
     query_rows = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
     corpus_rows = {corpus_id: row for row, corpus_id in enumerate(dataset.corpus["id"])}
 
@@ -119,7 +121,7 @@ def _examples(
         documents, relevance = split.qrels.corpus_index[judged], split.qrels.relevance[judged]
         reciprocal = (evaluation.base[_TIE_BREAKER][row], evaluation.adapted[_TIE_BREAKER][row])
         ranks = [
-            round(1 / value) if value > 0 else _first_rank(split, side[place], documents)
+            round(1 / value) if value > 0 else _first_rank(split, side[place], documents, copies[split_row])
             for value, side in zip(reciprocal, sides, strict=True)
         ]
         relevant = set(documents.tolist())
@@ -140,12 +142,17 @@ def _examples(
     return examples
 
 
-def _first_rank(split: EmbeddedSplit, query: Tensor, documents: Tensor) -> int:
-    """Rank of the best of some documents for a (D,) query, from 1, of which it is known that it is not in the top."""
+def _first_rank(split: EmbeddedSplit, query: Tensor, documents: Tensor, copies: Tensor) -> int:
+    """Rank of the best of some documents for a (D,) query, from 1, of which it is known that it is not in the top.
+
+    The query's own copies do not count.
+    """
     if split.similarity == "cosine":
         query = torch.nn.functional.normalize(query, dim=0)
     scores = split.corpus_embeddings @ query
-    return int((scores > scores[documents].max()).sum()) + 1
+    higher = scores > scores[documents].max()
+    higher[copies] = False
+    return int(higher.sum()) + 1
 
 
 def shortened(text: str, num_characters: int) -> str:

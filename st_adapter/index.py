@@ -336,12 +336,16 @@ def _first(found: TopK, k: int) -> TopK:
 
 def _recall(split: EmbeddedSplit, query_embeddings: Tensor, index: Index) -> float:
     """Mean share of the exact search's 10 best documents that an index finds; see ``IndexEvaluation``."""
-    exact = search(query_embeddings, split.corpus_embeddings, _RECALL_AT).scores  # (Q, K)
+    exact = search_split(split, query_embeddings, _RECALL_AT)  # (Q, K)
+    there = exact.indices >= 0
+    lowest = exact.scores.masked_fill(~there, torch.inf).min(dim=1, keepdim=True).values
     found = search_split(split, query_embeddings, _RECALL_AT, index).indices
+    if split.similarity == "cosine":
+        query_embeddings = torch.nn.functional.normalize(query_embeddings)
     # By score and not by id, so that one of two equal documents may stand for the other.
     scores = rescore(query_embeddings, split.corpus_embeddings, found).scores
-    hits = (scores >= exact[:, -1:]).sum(dim=1)
-    return float((hits / exact.shape[1]).mean())
+    shares = (scores >= lowest).sum(dim=1) / there.sum(dim=1)
+    return float(shares.nan_to_num(1.0).mean())  # where nothing is to be found, nothing is missed
 
 
 class _Kind(NamedTuple):

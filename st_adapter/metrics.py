@@ -15,7 +15,11 @@ DEFAULT_KS = (1, 3, 5, 10, 100)
 
 
 def ranking_metrics(
-    gains: NDArray[np.float64], judged_gains: NDArray[np.float64], ks: Sequence[int] = DEFAULT_KS
+    gains: NDArray[np.float64],
+    judged_gains: NDArray[np.float64],
+    ks: Sequence[int] = DEFAULT_KS,
+    *,
+    num_relevant: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Compute nDCG@k, MRR@k, accuracy@k, recall@k, precision@k and MAP@k for every query.
 
@@ -24,6 +28,8 @@ def ranking_metrics(
             judgement. A rank beyond K counts as not relevant.
         judged_gains: (Q, J) relevance of all judged documents of each query in any order, padded with 0.
         ks: cut-offs, each >= 1.
+        num_relevant: (Q,) how many documents are relevant; with it, the ``max(ks)`` highest relevances of each query
+            are enough for ``judged_gains``, so that one query of many judgements does not make all rows as long.
 
     Returns:
         ``{"ndcg@10": (Q,), ...}``, fractions 0-1. All metrics of a query without a relevant document are 0.
@@ -48,11 +54,13 @@ def ranking_metrics(
         )
     if not all(k >= 1 for k in ks):
         raise ValueError(f"Cut-offs must be at least 1, got {list(ks)}.")
-    gains = np.maximum(np.asarray(gains, dtype=np.float64), 0.0)
-    ideal = -np.sort(-np.maximum(np.asarray(judged_gains, dtype=np.float64), 0.0), axis=1)
-    num_relevant = (ideal > 0).sum(axis=1)
+    depth = max(ks, default=1)
+    gains = np.maximum(np.asarray(gains, dtype=np.float64)[:, :depth], 0.0)
+    judged_gains = np.asarray(judged_gains, dtype=np.float64)
+    if num_relevant is None:
+        num_relevant = (judged_gains > 0).sum(axis=1)
     safe_num_relevant = np.maximum(num_relevant, 1)
-    depth = max([gains.shape[1], ideal.shape[1], *ks])
+    ideal = np.maximum(-np.sort(-judged_gains, axis=1)[:, :depth], 0.0)
     gains = np.pad(gains, ((0, 0), (0, depth - gains.shape[1])))
     ideal = np.pad(ideal, ((0, 0), (0, depth - ideal.shape[1])))
 
@@ -107,11 +115,14 @@ def run_metrics(
             f"{len(unjudged)} queries of the run have no judgements, the first: {unjudged[:3]}. "
             "Add them to the qrels or take them out of the run."
         )
-    rankings = [sorted(run.get(query_id, {}).items(), key=lambda item: -item[1]) for query_id in qrels]
-    gains = np.zeros((len(qrels), max([1, *map(len, rankings)])))
-    judged = np.zeros((len(qrels), max([1, *map(len, qrels.values())])))
-    for row, (judgements, ranking) in enumerate(zip(qrels.values(), rankings, strict=True)):
+    depth = max(ks, default=1)
+    gains, best = np.zeros((len(qrels), depth)), np.zeros((len(qrels), depth))
+    num_relevant = np.zeros(len(qrels), dtype=np.int64)
+    for row, (query_id, judgements) in enumerate(qrels.items()):
+        ranking = sorted(run.get(query_id, {}).items(), key=lambda item: -item[1])[:depth]
         gains[row, : len(ranking)] = [judgements.get(corpus_id, 0.0) for corpus_id, _ in ranking]
-        judged[row, : len(judgements)] = list(judgements.values())
-    metrics = ranking_metrics(gains, judged, ks)
+        ideal = sorted((relevance for relevance in judgements.values() if relevance > 0), reverse=True)
+        best[row, : len(ideal[:depth])] = ideal[:depth]
+        num_relevant[row] = len(ideal)
+    metrics = ranking_metrics(gains, best, ks, num_relevant=num_relevant)
     return {name: dict(zip(qrels, values.tolist(), strict=True)) for name, values in metrics.items()}

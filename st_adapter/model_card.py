@@ -41,6 +41,7 @@ class SplitScores:
         adapted: the same of the adapted model.
         intervals: metric -> ends of the 95 % interval of adapted minus base.
         summary: the comparison in one sentence; empty if there is none.
+        num_own_copies: queries that stand in the corpus themselves and whose own copy was left out of their hits.
     """
 
     split: str
@@ -51,6 +52,7 @@ class SplitScores:
     adapted: dict[str, float]
     intervals: dict[str, list[float]]
     summary: str = ""
+    num_own_copies: int = 0
 
 
 @dataclass(frozen=True)
@@ -297,6 +299,8 @@ def _score_table(scores: SplitScores) -> str:
         f"On the {scores.num_queries:,} queries of the split `{scores.split}`, which nothing was fitted on or chosen "
         f"by, against {scores.num_documents:,} documents; exact search."
     )
+    if scores.num_own_copies:
+        head += f" Queries that are documents too: {scores.num_own_copies:,}; no hit of theirs is their own copy."
     table = ["| metric | base model | with adapter | difference | 95 % interval |", "|---|---:|---:|---:|---:|", *rows]
     return head + "\n\n" + "\n".join(table)
 

@@ -20,7 +20,8 @@ def mteb_task(
     """Make an mteb task of one split, with main score nDCG@10.
 
     mteb gives queries to ``encode_query`` and documents to ``encode_document``, so a saved model is measured with its
-    adapter, and its base model without.
+    adapter, and its base model without. A document with the query's own text is left out of its hits, unless it is
+    judged relevant, as everywhere in this package.
 
     Args:
         dataset: queries, corpus and judgements.
@@ -38,6 +39,8 @@ def mteb_task(
     try:
         from mteb.abstasks.retrieval import AbsTaskRetrieval
         from mteb.abstasks.task_metadata import TaskMetadata
+        from mteb.models import SearchEncoderWrapper
+        from mteb.models.models_protocols import EncoderProtocol
     except ImportError as error:
         raise ImportError("A task for mteb needs mteb: pip install 'st-adapter[mteb]'.") from error
     if split not in dataset.qrels:
@@ -47,6 +50,7 @@ def mteb_task(
     relevant_docs: dict[str, dict[str, int]] = {}
     for query_id, corpus_id, score in zip(judged["query_id"], judged["corpus_id"], judged["score"], strict=True):
         relevant_docs.setdefault(query_id, {})[corpus_id] = round(score)
+    copies = _left_out(dataset, relevant_docs)
     rows = [row for row, query_id in enumerate(dataset.queries["id"]) if query_id in relevant_docs]
     content = {
         "corpus": dataset.corpus,
@@ -56,12 +60,27 @@ def mteb_task(
     }
     name = name or re.sub(r"[^\w-]+", "-", dataset.name).strip("-") or "retrieval"
 
+    class SearchWithoutCopies(SearchEncoderWrapper):  # type: ignore[misc]
+        def search(self, queries: Any, *, top_k: int, **kwargs: Any) -> dict[str, dict[str, float]]:
+            """Deeper by as many documents as any query has copies, without these."""
+            most = max(len(own) for own in copies.values())
+            found: dict[str, dict[str, float]] = super().search(queries, top_k=top_k + most, **kwargs)
+            return {
+                query_id: dict(
+                    sorted(
+                        ((one, score) for one, score in hits.items() if one not in copies.get(query_id, ())),
+                        key=lambda hit: -hit[1],
+                    )[:top_k]
+                )
+                for query_id, hits in found.items()
+            }
+
     class DatasetRetrieval(AbsTaskRetrieval):  # type: ignore[misc]
         metadata = TaskMetadata(
             name=name,
             description=f"The split {split} of {dataset.name or 'data in memory'}.",
             type="Retrieval",
-            dataset={"path": dataset.name or name, "revision": _revision(content)},
+            dataset={"path": dataset.name or name, "revision": _revision(content, copies)},
             eval_splits=[split],
             eval_langs=list(languages),
             main_score="ndcg_at_10",
@@ -72,14 +91,36 @@ def mteb_task(
             self.dataset = {"default": {split: dict(content)}}
             self.data_loaded = True
 
+        def evaluate(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+            """Leave the queries' own copies out of what the model finds."""
+            if copies and not isinstance(model, EncoderProtocol):
+                raise ValueError(
+                    f"{len(copies)} queries stand in the corpus themselves, and these copies can be left out of "
+                    f"the hits of an embedding model only, not of a {type(model).__name__}. Pass an embedding model."
+                )
+            return super().evaluate(SearchWithoutCopies(model) if copies else model, *args, **kwargs)
+
     return DatasetRetrieval()
 
 
-def _revision(content: dict[str, Any]) -> str:
+def _left_out(dataset: RetrievalDataset, relevant_docs: dict[str, dict[str, int]]) -> dict[str, set[str]]:
+    """Query -> the documents that are its own text and not judged relevant; only queries that have some."""
+    query_ids, corpus_ids = dataset.queries["id"][:], dataset.corpus["id"][:]
+    left_out: dict[str, set[str]] = {}
+    for row, place in zip(*dataset.own_copies, strict=True):
+        query_id, corpus_id = query_ids[row], corpus_ids[place]
+        if query_id in relevant_docs and relevant_docs[query_id].get(corpus_id, 0) <= 0:
+            left_out.setdefault(query_id, set()).add(corpus_id)
+    return left_out
+
+
+def _revision(content: dict[str, Any], copies: dict[str, set[str]]) -> str:
     """Differs where texts or judgements differ, so that mteb finds no results of other data in its cache."""
     digest = hashlib.sha256()
     for part in ("corpus", "queries"):
         for row in content[part]:
             digest.update(f"{part} {row['id']!r} {row['text']!r}\n".encode("utf-8", "surrogatepass"))
     digest.update(repr(content["relevant_docs"]).encode("utf-8", "surrogatepass"))
+    if copies:  # version 0.1 counted them as hits
+        digest.update(b"own copies left out")
     return digest.hexdigest()[:40]

@@ -357,6 +357,7 @@ def _scores(evaluation: EvaluationResult, similarity: str) -> SplitScores:
         adapted={name: each.adapted for name, each in compared.items()},
         intervals={name: list(each.interval) for name, each in compared.items()},
         summary=f"{sentence[:1].upper()}{sentence[1:]}.",
+        num_own_copies=evaluation.num_own_copies,
     )
 
 

@@ -18,8 +18,8 @@ class TopK(NamedTuple):
 
     Attributes:
         scores: (Q, K) float32, every row descending; -inf where nothing was found.
-        indices: (Q, K) int64 into the corpus; equal scores are in corpus order. An approximate index may find fewer
-            than K documents; the places that stay empty are -1 and lie at the end.
+        indices: (Q, K) int64 into the corpus; equal scores are in corpus order. Where fewer than K documents are found,
+            by an approximate index or because some are left out, the places that stay empty are -1 and lie at the end.
     """
 
     scores: Tensor

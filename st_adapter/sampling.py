@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,10 @@ from st_adapter.retrieval import search
 from st_adapter.training_args import AdapterTrainingArguments
 
 _NOBODY = -1
+# A query with more documents than this is not what the others' memory is laid out for.
+_MANY = 256
+# Hits held at once while mining.
+_BLOCK_HITS = 2**22
 # Splits and runs share one corpus tensor, so what is found out about its rows is kept with it.
 _first_rows: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
@@ -80,7 +85,7 @@ class BatchSampler:
     """Draw batches of pairs, reshuffled each time all have been seen, with candidates from the chosen pool.
 
     Documents with the very same vector are one candidate, and none of them is ever a negative of a query that has one
-    of them as a positive. Shapes do not change from batch to batch.
+    of them as a positive or as its own copy. Shapes do not change from batch to batch.
 
     Args:
         split: the training split.
@@ -103,18 +108,19 @@ class BatchSampler:
         self.pairs = pairs._replace(documents=self.first[pairs.documents])
         self._scale = _similarity_scale(split, pairs.queries)
         self.batch_size = min(args.per_device_train_batch_size, len(pairs.rows))
-        self.positives = _padded(self.pairs.rows, self.pairs.documents, len(pairs.queries))  # (Q, most positives)
+        self._barred = _barred(split, self.pairs, self.first)
         labelled = self.pairs.documents.unique()
         rest = self.first == torch.arange(len(self.first), device=self.device)
         rest[labelled] = False
         self._shuffled = {
-            "pairs": _Shuffled(torch.arange(len(pairs.rows), device=self.device)),
+            "pairs": _Shuffled(torch.arange(len(pairs.rows))),
             "labelled": _Shuffled(labelled),
             "unlabelled": _Shuffled(rest.nonzero().squeeze(1) if args.negatives == "corpus" else labelled[:0]),
         }
-        self.given: Tensor | None = None  # (Q, most negatives) further candidates of each query
+        self._pair_rows = self.pairs.rows.cpu()
+        self.given: Tensor | None = None  # (Q, negatives) further candidates of each query
         if args.negatives == "given":
-            self.given = _given_negatives(split, self.first)
+            self.given = _given_negatives(split, self.first, args.seed)
         self._column = torch.full((len(self.corpus) + 1,), _NOBODY, device=self.device)
 
     @property
@@ -133,22 +139,40 @@ class BatchSampler:
         Documents scoring above 95 % of the query's best positive are taken for relevant ones without a judgement and
         left out (positive-aware mining: Moreira et al. 2024, https://arxiv.org/abs/2407.15831, TopK-PercPos).
         """
-        depth = self.args.num_hard_negatives + self.positives.shape[1] + 16
-        found = search(queries, self.corpus, depth)
         best = (queries[self.pairs.rows] * self.corpus[self.pairs.documents]).sum(dim=1)
         best = torch.full((len(queries),), -math.inf, device=self.device).scatter_reduce(
             0, self.pairs.rows, best, "amax"
         )
-        documents = self.first[found.indices]
-        kept = found.scores < 0.95 * best.unsqueeze(1)
-        kept &= ~(documents.unsqueeze(2) == self.positives.unsqueeze(1)).any(dim=2)
-        # A stable sort puts the kept documents first, hardest first.
-        order = kept.long().sort(dim=1, descending=True, stable=True).indices[:, : self.args.num_hard_negatives]
-        self.given = torch.where(kept.gather(1, order), documents.gather(1, order), _NOBODY)
+        self.given = torch.empty((len(queries), self.args.num_hard_negatives), dtype=torch.int64, device=self.device)
+        for rows, depth in self._mining_plan():
+            found = search(queries[rows], self.corpus, depth)
+            documents = self.first[found.indices]
+            kept = found.scores < 0.95 * best[rows].unsqueeze(1)
+            kept &= ~self._barred.holds(rows.unsqueeze(1), documents)
+            # A stable sort puts the kept documents first, hardest first.
+            order = kept.long().sort(dim=1, descending=True, stable=True).indices[:, : self.args.num_hard_negatives]
+            hardest = torch.where(kept.gather(1, order), documents.gather(1, order), _NOBODY)
+            self.given[rows] = torch.nn.functional.pad(
+                hardest, (0, self.args.num_hard_negatives - hardest.shape[1]), value=_NOBODY
+            )
+
+    def _mining_plan(self) -> Iterator[tuple[Tensor, int]]:
+        """Blocks of queries, and how many documents to find for each, so that enough are left without the barred ones.
+
+        Queries with very many positives are searched deeper than the others, and in smaller blocks.
+        """
+        counts = self._barred.counts
+        band = (counts.clamp_min(1) / _MANY).log2().ceil().clamp_min(0)
+        for number in band.unique():
+            rows = (band == number).nonzero().squeeze(1)
+            depth = min(self.args.num_hard_negatives + int(counts[rows].max()) + 16, len(self.corpus))
+            for block in rows.split(max(1, _BLOCK_HITS // depth)):
+                yield block.to(self.device), depth
 
     def next(self) -> Batch:
         """The next batch."""
-        pairs = self._shuffled["pairs"].take(self.batch_size, self.generator)
+        drawn = self._shuffled["pairs"].take(self.batch_size, self.generator)
+        pairs = drawn.to(self.device)
         rows, documents = self.pairs.rows[pairs], self.pairs.documents[pairs]
         if self.args.negatives in ("corpus", "positives"):
             labelled, labelled_prior = self._sample(self._shuffled["labelled"], 1.0)
@@ -158,7 +182,7 @@ class BatchSampler:
             candidates = documents if self.given is None else torch.cat([documents, self.given[rows].flatten()])
             log_priors = torch.zeros(len(candidates), device=self.device)
             candidates = torch.where(_is_repeated(candidates), _NOBODY, candidates)
-        excluded = self._is_positive(rows, candidates) | (candidates == _NOBODY)
+        excluded = self._is_barred(self._pair_rows[drawn], candidates) | (candidates == _NOBODY)
         return Batch(
             self.pairs.queries.index_select(0, rows),
             self._scale[rows],
@@ -192,14 +216,49 @@ class BatchSampler:
         prior = torch.full((size,), math.log(weight * len(pool.items) / size), device=self.device)
         return (pool.items if size == len(pool.items) else pool.take(size, self.generator)), prior
 
-    def _is_positive(self, rows: Tensor, candidates: Tensor) -> Tensor:
-        """(B, M) bool: the candidate, all of them different, is a positive of the query."""
+    def _is_barred(self, rows: Tensor, candidates: Tensor) -> Tensor:
+        """(B, M) bool: the candidate, all of them different, is barred for the query; rows on the CPU."""
+        queries, place = rows.unique(return_inverse=True)
+        entries, owner = (index.to(self.device) for index in self._barred.entries(queries))
         self._column[candidates] = torch.arange(len(candidates), device=self.device)
-        columns = self._column[self.positives.index_select(0, rows)]  # (B, most positives)
+        columns = self._column[self._barred.documents.index_select(0, entries)]
         self._column[candidates] = _NOBODY
-        mask = torch.zeros(len(rows), len(candidates) + 1, dtype=torch.bool, device=self.device)
-        mask.scatter_(1, torch.where(columns == _NOBODY, len(candidates), columns), True)
-        return mask[:, :-1]
+        mask = torch.zeros(len(queries), len(candidates) + 1, dtype=torch.bool, device=self.device)
+        mask[owner, columns] = True  # nobody's column is the last
+        return mask[:, :-1].index_select(0, place.to(self.device))
+
+
+class _Barred:
+    """The documents that are no negatives of each query, one after the other: memory for the pairs alone.
+
+    Args:
+        rows: (P,) queries.
+        documents: (P,) their documents.
+        num_queries: Q.
+        num_documents: N.
+    """
+
+    def __init__(self, rows: Tensor, documents: Tensor, num_queries: int, num_documents: int) -> None:
+        self._num_documents = num_documents
+        self._keys = (rows * num_documents + documents).unique()  # sorted
+        self.documents = self._keys % num_documents
+        # On the CPU, where batches are drawn: no device is waited for to learn how many there are.
+        self.counts = torch.bincount(self._keys // num_documents, minlength=num_queries).cpu()
+        self._starts = self.counts.cumsum(0) - self.counts
+
+    def entries(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """The places in ``documents`` that belong to (U,) queries, and for each place which of these; on the CPU."""
+        counts = self.counts[queries]
+        owner = torch.arange(len(queries)).repeat_interleave(counts)
+        shift = self._starts[queries] - (counts.cumsum(0) - counts)
+        return torch.arange(len(owner)) + shift[owner], owner
+
+    def holds(self, rows: Tensor, documents: Tensor) -> Tensor:
+        """Whether each document is barred for the query beside it; shapes that broadcast."""
+        wanted = rows * self._num_documents + documents
+        place = torch.searchsorted(self._keys, wanted).clamp(max=len(self._keys) - 1)
+        held: Tensor = self._keys[place] == wanted
+        return held
 
 
 class _Shuffled:
@@ -255,12 +314,26 @@ def _similarity_scale(split: EmbeddedSplit, queries: Tensor) -> Tensor:
     return scale
 
 
-def _padded(rows: Tensor, values: Tensor, num_rows: int) -> Tensor:
-    """Values grouped by (sorted) row as a matrix, filled up with nobody."""
-    place = place_in_group(rows, num_rows)
-    padded = torch.full((num_rows, int(place.max()) + 1), _NOBODY, device=rows.device)
-    padded[rows, place] = values
-    return padded
+def _barred(split: EmbeddedSplit, pairs: LabelledPairs, first: Tensor) -> _Barred:
+    """The positives of each training query and its own copies."""
+    row_of = _training_rows(split)
+    copies = split.left_out
+    rows = row_of[copies.query_index]
+    trained = rows != _NOBODY
+    return _Barred(
+        torch.cat([pairs.rows, rows[trained]]),
+        torch.cat([pairs.documents, first[copies.corpus_index[trained]]]),
+        len(pairs.queries),
+        len(first),
+    )
+
+
+def _training_rows(split: EmbeddedSplit) -> Tensor:
+    """For each query of a split its row among those with a relevant document: (Q,) int64."""
+    rows = torch.full((len(split.query_ids),), _NOBODY, device=split.qrels.query_index.device)
+    trained = split.qrels.query_index[split.qrels.relevance > 0].unique()
+    rows[trained] = torch.arange(len(trained), device=rows.device)
+    return rows
 
 
 def _is_repeated(candidates: Tensor) -> Tensor:
@@ -271,13 +344,11 @@ def _is_repeated(candidates: Tensor) -> Tensor:
     return same
 
 
-def _given_negatives(split: EmbeddedSplit, first: Tensor) -> Tensor:
-    """The documents judged not relevant, by training query: (Q, most negatives)."""
+def _given_negatives(split: EmbeddedSplit, first: Tensor, seed: int) -> Tensor:
+    """The documents judged not relevant, by training query: (Q, most negatives); of very many some, by chance."""
     relevant = split.qrels.relevance > 0
-    place = torch.full((len(split.query_ids),), _NOBODY, device=relevant.device)
-    trained = split.qrels.query_index[relevant].unique()
-    place[trained] = torch.arange(len(trained), device=relevant.device)
-    rows = place[split.qrels.query_index]
+    row_of = _training_rows(split)
+    rows = row_of[split.qrels.query_index]
     judged = ~relevant & (rows != _NOBODY)
     if not judged.any():
         raise ValueError(
@@ -285,4 +356,14 @@ def _given_negatives(split: EmbeddedSplit, first: Tensor) -> Tensor:
             "column, or a score of 0). Add some, or choose negatives='corpus'."
         )
     rows, order = rows[judged].sort(stable=True)
-    return _padded(rows, first[split.qrels.corpus_index[judged][order]], len(trained))
+    documents = first[split.qrels.corpus_index[judged][order]]
+    num_rows = int(row_of.max()) + 1
+    if int(torch.bincount(rows).max()) > _MANY:
+        shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).to(rows.device)
+        rows, order = rows[shuffled].sort(stable=True)
+        documents = documents[shuffled][order]
+    place = place_in_group(rows, num_rows)
+    kept = place < _MANY
+    given = torch.full((num_rows, int(place[kept].max()) + 1), _NOBODY, device=rows.device)
+    given[rows[kept], place[kept]] = documents[kept]
+    return given

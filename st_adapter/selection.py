@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,10 @@ _REJECTED_BEYOND = 1.28
 _MIN_PART = 8
 # Scores of one source held at once while measuring: 2**23 float32 are 32 MiB, and up to 20 sources are held together.
 _BLOCK_SCORES = 2**23
+# In a corpus of this size, candidates are compared on the best documents of each source; in a smaller one on all.
+_POOL_FROM, _POOL_DEPTH, _GROUP = 4096, 32, 32
+# Below every score, and finite, so that a share of 0 of it is 0.
+_LOWEST = -1e30
 
 
 class Source(NamedTuple):
@@ -78,7 +82,13 @@ class Measure:
     """nDCG@10 of many maps on the same queries, from the ranks of their relevant documents.
 
     A rank is one more than the number of documents that score higher, which needs no sorting; equal scores count in
-    favour of base and candidate alike.
+    favour of base and candidate alike. A query's own copies do not count.
+
+    In a large corpus most documents are out of every candidate's reach. A candidate's scores are a mean of the base's
+    and its sources' scores, so a document outside of the best ones of each scores at most the mean of where these
+    leave off: the threshold algorithm of Fagin, Lotem & Naor 2003 ("Optimal aggregation algorithms for middleware").
+    Counting among the best is therefore exact where a relevant document lies above that threshold, or below ten others;
+    the few candidates and queries left are counted over all documents, with the same scores.
     """
 
     def __init__(self, split: EmbeddedSplit) -> None:
@@ -86,6 +96,7 @@ class Measure:
         order = split.qrels.query_index.argsort(stable=True)
         self.rows, self.documents = split.qrels.query_index[order], split.qrels.corpus_index[order]
         self.relevance = split.qrels.relevance[order]
+        self.copies = split.left_out
         self.one_each = len(self.rows) == len(split.query_ids)
         self.ideal = self._ideal()
         self.block = max(1, _BLOCK_SCORES // len(split.corpus_ids))
@@ -96,14 +107,17 @@ class Measure:
         possible = [c for c in candidates if all(part.source in matrices for part in c)]
         sources = list(dict.fromkeys(part.source for candidate in possible for part in candidate))
         values: dict[Candidate, list[Tensor]] = {candidate: [] for candidate in possible}
+        pooled = len(self.split.corpus_ids) >= _POOL_FROM
         for start, queries, base in self._blocks():
             # Scores are linear in the map, so shrunk and averaged maps need no product of their own.
-            scores = {s: (queries @ matrices[s].T) @ self.split.corpus_embeddings.T for s in sources}
+            scores = {s: self._scores(queries @ matrices[s].T, start) for s in sources}
+            pool = _Pool([base, *scores.values()]) if pooled and possible else None
             for candidate in possible:
-                mixed = base * (1 - sum(part.share for part in candidate) / len(candidate))
-                for part in candidate:
-                    mixed += scores[part.source] * (part.share / len(candidate))
-                values[candidate].append(self._ndcg(mixed, start))
+                if pool is None:
+                    ndcg = self._ndcg(_mixed(candidate, base, scores), start)
+                else:
+                    ndcg = self._pooled_ndcg(candidate, base, scores, pool, start)
+                values[candidate].append(ndcg)
         return {candidate: torch.cat(parts) - self.base for candidate, parts in values.items()}
 
     def _blocks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -112,23 +126,62 @@ class Measure:
             queries = self.split.query_embeddings[start : start + self.block]
             if self.split.similarity == "cosine":
                 queries = torch.nn.functional.normalize(queries)
-            yield start, queries, queries @ self.split.corpus_embeddings.T
+            yield start, queries, self._scores(queries, start)
+
+    def _scores(self, queries: Tensor, start: int) -> Tensor:
+        """The scores (B, N) of all documents for the queries of a block; own copies lie below all others."""
+        scores = queries @ self.split.corpus_embeddings.T
+        here = (self.copies.query_index >= start) & (self.copies.query_index < start + len(queries))
+        scores[self.copies.query_index[here] - start, self.copies.corpus_index[here]] = _LOWEST
+        return scores
+
+    def _pairs(self, start: int, num_rows: int) -> slice:
+        """The relevant pairs of the queries of a block."""
+        bounds = torch.tensor([start, start + num_rows], device=self.rows.device)
+        return slice(*torch.searchsorted(self.rows, bounds).tolist())
 
     def _ndcg(self, scores: Tensor, start: int) -> Tensor:
-        first, last = torch.searchsorted(
-            self.rows, torch.tensor([start, start + len(scores)], device=scores.device)
-        ).tolist()
-        dcg = torch.zeros(len(scores), device=scores.device)
+        """nDCG@10 of the queries of a block, counted over all documents."""
+        every_pair = self._pairs(start, len(scores))
+        first, last = every_pair.start, every_pair.stop
+        ranks = []
         for low in range(first, last, self.block):
             pairs = slice(low, min(low + self.block, last))
             rows = self.rows[pairs] - start
             own = scores[rows, self.documents[pairs]]
             # With one relevant document a query, the rows follow each other and need not be copied.
             every = scores[low - first : low - first + len(rows)] if self.one_each else scores[rows]
-            rank = (every > own.unsqueeze(1)).sum(dim=1)  # from 0
-            gain = torch.where(rank < _K, self.relevance[pairs] / torch.log2(rank + 2.0), torch.zeros_like(own))
-            dcg.index_add_(0, rows, gain)
-        return dcg / self.ideal[start : start + len(scores)]
+            ranks.append((every > own.unsqueeze(1)).sum(dim=1))
+        return self._from_ranks(torch.cat(ranks) if ranks else self.rows[:0], every_pair, start, len(scores))
+
+    def _pooled_ndcg(
+        self, candidate: Candidate, base: Tensor, scores: dict[Source, Tensor], pool: _Pool, start: int
+    ) -> Tensor:
+        """nDCG@10 of the queries of a block, counted where it can change."""
+        pairs = self._pairs(start, len(base))
+        rows, documents = self.rows[pairs] - start, self.documents[pairs]
+
+        def among(values: list[Tensor]) -> Tensor:
+            return _mixed(candidate, values[0], dict(zip(scores, values[1:], strict=True)))
+
+        best = among(pool.scores).topk(min(_K, pool.size), dim=1).values  # (B, K)
+        own = _mixed(candidate, base[rows, documents], {s: values[rows, documents] for s, values in scores.items()})
+        ranks = (best[rows] > own.unsqueeze(1)).sum(dim=1)
+        unsure = (ranks < _K) & (own < among(pool.thresholds)[rows])
+        if unsure.any():
+            again, place = rows[unsure].unique(return_inverse=True)
+            every = _mixed(candidate, base[again], {s: values[again] for s, values in scores.items()})
+            for low in range(0, len(place), self.block):
+                part = slice(low, low + self.block)
+                counted = (every[place[part]] > own[unsure][part].unsqueeze(1)).sum(dim=1)
+                ranks[unsure.nonzero().squeeze(1)[part]] = counted
+        return self._from_ranks(ranks, pairs, start, len(base))
+
+    def _from_ranks(self, ranks: Tensor, pairs: slice, start: int, num_rows: int) -> Tensor:
+        """nDCG@10 from the ranks, from 0, of the relevant pairs of a block."""
+        gain = torch.where(ranks < _K, self.relevance[pairs] / torch.log2(ranks + 2.0), 0.0)
+        dcg = torch.zeros(num_rows, device=ranks.device).index_add_(0, self.rows[pairs] - start, gain)
+        return dcg / self.ideal[start : start + num_rows]
 
     def _ideal(self) -> Tensor:
         order = self.relevance.argsort(descending=True, stable=True)
@@ -136,6 +189,55 @@ class Measure:
         place = place_in_group(self.rows[order], len(self.split.query_ids))
         gain = torch.where(place < _K, self.relevance[order] / torch.log2(place + 2.0), 0.0)
         return torch.zeros(len(self.split.query_ids), device=order.device).index_add_(0, self.rows[order], gain)
+
+
+class _Pool:
+    """The best documents of several scorings of the same queries, each once.
+
+    Args:
+        scorings: (B, N) scores each.
+
+    Attributes:
+        scores: for each scoring the (B, P) scores of the documents of the pool; the lowest score fills up.
+        thresholds: for each scoring (B,) scores that no document outside of the pool exceeds.
+        size: P.
+    """
+
+    def __init__(self, scorings: Sequence[Tensor]) -> None:
+        best, thresholds = zip(*(_best(scores, _POOL_DEPTH) for scores in scorings), strict=True)
+        documents = torch.cat(best, dim=1).sort(dim=1).values
+        repeated = torch.zeros_like(documents, dtype=torch.bool)
+        repeated[:, 1:] = documents[:, 1:] == documents[:, :-1]
+        self.size = int((~repeated).sum(dim=1).max())
+        order = repeated.long().sort(dim=1, stable=True).indices[:, : self.size]
+        documents, repeated = documents.gather(1, order), repeated.gather(1, order)
+        self.scores = [scores.gather(1, documents).masked_fill(repeated, _LOWEST) for scores in scorings]
+        self.thresholds = list(thresholds)
+
+
+def _best(scores: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Which documents (B, M) score best, in no order, and a score (B,) that no other one exceeds."""
+    num_rows, num_documents = scores.shape
+    num_groups = num_documents // _GROUP
+    grouped = scores[:, : num_groups * _GROUP].view(num_rows, _GROUP, num_groups)
+    # The best documents lie in the groups with the best maxima: sorting these is quicker than sorting the documents.
+    groups = grouped.amax(dim=1).topk(number, dim=1).indices  # (B, M)
+    inside = (groups.unsqueeze(1) + num_groups * torch.arange(_GROUP, device=scores.device).unsqueeze(1)).flatten(1)
+    rest = torch.arange(num_groups * _GROUP, num_documents, device=scores.device).expand(num_rows, -1)
+    documents = torch.cat([inside, rest], dim=1)
+    found = scores.gather(1, documents).topk(number, dim=1)
+    return documents.gather(1, found.indices), found.values[:, -1]
+
+
+def _mixed(candidate: Candidate, base: Tensor, scores: Mapping[Source, Tensor]) -> Tensor:
+    """The candidate's scores from the base's and its sources' scores of the same pairs.
+
+    Rounding keeps the order of sums of the same form, so what bounds the parts bounds the sum.
+    """
+    mixed = base * (1 - sum(part.share for part in candidate) / len(candidate))
+    for part in candidate:
+        mixed += scores[part.source] * (part.share / len(candidate))
+    return mixed
 
 
 class Verdict(NamedTuple):

@@ -59,7 +59,8 @@ class AdapterTrainingArguments:
     """Factor on the similarities in the loss, 1 / temperature."""
     negatives: NegativePool = "corpus"
     """Documents a query is trained against: the whole corpus; those that are a positive of some training query; those
-    of its batch; those of its batch and its given negatives; those of its batch and the hardest found by search."""
+    of its batch; those of its batch and its given negatives (256 of them, by chance, if there are more); those of its
+    batch and the hardest found by search."""
     unlabelled_weight: float = 0.1
     """With negatives 'corpus': how much a document that is no positive of any training query counts as a negative. At 1
     such documents are pushed away as strongly as others, which pays only where queries to come never ask for them."""

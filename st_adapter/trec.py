@@ -23,7 +23,8 @@ ADAPTED_RUN_FILE = "adapted.run"
 def write_trec(split: EmbeddedSplit, folder: str | Path, adapter: Adapter | None = None, k: int = 100) -> list[Path]:
     """Write ``qrels``, ``base.run`` and, with an adapter, ``adapted.run``; all of them or none.
 
-    Queries without a relevant document are left out, as they count in no mean. Tools that read runs sort by score and
+    Queries without a relevant document are left out, as they count in no mean, and so is a query's own copy among its
+    hits. Tools that read runs sort by score and
     break ties each in its own way, so where documents have equal scores, the later one's is lowered to the next
     float32: every tool then sees the same ranking, and computes the same metrics from it, as this package.
 
@@ -108,6 +109,8 @@ def _run_lines(split: EmbeddedSplit, hits: TopK, tag: str) -> Iterator[str]:
     scores = strictly_descending(hits.scores.cpu().numpy()).tolist()
     for query_id, row, documents in zip(split.query_ids, scores, hits.indices.tolist(), strict=True):
         for rank, (score, document) in enumerate(zip(row, documents, strict=True), start=1):
+            if document < 0:  # from here on the places are empty
+                break
             # Nine digits tell any two float32 apart.
             yield f"{query_id} Q0 {split.corpus_ids[document]} {rank} {score:.9g} {tag}\n"
 

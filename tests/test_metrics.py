@@ -1,6 +1,7 @@
 """Metrics against hand-worked numbers, ir_measures and Sentence Transformers' own evaluator."""
 
 import math
+import tracemalloc
 
 import ir_measures
 import numpy as np
@@ -114,3 +115,28 @@ def test_bad_input():
         ranking_metrics(np.zeros((1, 1)), np.zeros((2, 1)))
     with pytest.raises(ValueError, match=r"Cut-offs must be at least 1"):
         ranking_metrics(np.zeros((1, 1)), np.zeros((1, 1)), ks=[0])
+
+
+judged_rows = st.lists(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0, 3.0]), min_size=9, max_size=9), min_size=1)
+
+
+@given(judged_rows, st.lists(st.integers(1, 12), min_size=1, max_size=3))
+def test_the_best_gains_and_their_number_are_enough(rows, ks):
+    judged = np.array(rows)
+    gains = np.roll(judged, 1, axis=1)[:, :6]
+    best = -np.sort(-judged, axis=1)[:, : max(ks)]
+    whole = ranking_metrics(gains, judged, ks)
+    for name, values in ranking_metrics(gains, best, ks, num_relevant=(judged > 0).sum(axis=1)).items():
+        np.testing.assert_array_equal(values, whole[name])
+
+
+def test_one_query_of_many_judgements_makes_no_other_row_longer():
+    qrels = {f"q{n}": {"d0": 1.0} for n in range(3000)}
+    qrels["many"] = {f"d{n}": float(n % 4) for n in range(100_000)}
+    run = {"many": {f"d{n}": -float(n) for n in range(100_000)}, "q7": {"d1": 2.0, "d0": 1.0}}
+    tracemalloc.start()
+    metrics = run_metrics(qrels, run, ks=[10, 100])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6, "3,001 rows of 100,000 numbers are 2.4 GB"
+    assert metrics["recall@100"]["many"] == pytest.approx(75 / 75_000) and metrics["mrr@10"]["q7"] == 0.5

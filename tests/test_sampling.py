@@ -1,12 +1,15 @@
 """Batches against a slow construction from the judgements."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from st_adapter import sampling
 from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit
 from st_adapter.sampling import BatchSampler, first_of_equal_rows, labelled_pairs
 from st_adapter.training_args import AdapterTrainingArguments
@@ -140,3 +143,74 @@ def test_first_of_equal_rows_equals_a_slow_search(rows):
 def test_nothing_relevant_is_an_error():
     with pytest.raises(ValueError, match=r"The training split 'train' has no relevant pair"):
         BatchSampler(make_split({(0, 0): 0.0}), arguments())
+
+
+# One query of 100,000 judged documents among 3,000: rows padded to the longest are 2.4 GB of indices, each time.
+_UNEVEN = """
+import resource, sys, torch
+from st_adapter import sampling
+from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit
+from st_adapter.evaluation import evaluate
+from st_adapter.gradient import GradientFit
+from st_adapter.selection import Measure, Part, Source
+from st_adapter.training_args import AdapterTrainingArguments
+
+torch.set_num_threads(1)
+num_queries, num_documents = 3_000, 100_000
+generator = torch.Generator().manual_seed(0)
+rows = torch.cat([torch.arange(1, num_queries), torch.zeros(num_documents, dtype=torch.int64)])
+documents = torch.cat([torch.arange(1, num_queries), torch.arange(num_documents)])
+grades = torch.ones(len(rows))
+grades[-num_documents:][::2] = 0
+split = EmbeddedSplit(
+    "train", [f"q{n}" for n in range(num_queries)], [f"d{n}" for n in range(num_documents)],
+    torch.randn(num_queries, 4, generator=generator), torch.randn(num_documents, 4, generator=generator),
+    EmbeddedQrels(rows, documents, grades),
+)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for negatives in ("corpus", "given", "hard"):
+    args = AdapterTrainingArguments(negatives=negatives, num_negatives=64, per_device_train_batch_size=32)
+    fit = GradientFit(split, args)
+    fit.step()
+small = split.subset(torch.arange(num_queries) < 40)
+source = Source("a", "1")
+Measure(small).gains([(Part(source, 0.5),)], {source: torch.eye(4) + 0.1})
+assert evaluate(split, ks=[10]).base["recall@10"][0] <= 10 / 50_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the memory in units of Linux")
+def test_memory_grows_with_the_pairs_and_not_with_the_longest_row():
+    ran = subprocess.run([sys.executable, "-c", _UNEVEN], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) < 1_200_000, "KiB; 3,000 queries of 100,000 places are 2,300,000"
+
+
+def test_a_query_with_more_positives_than_others_mines_as_deep_as_it_takes(monkeypatch):
+    # 60 documents on a quarter circle; query 0 has the nearest 40 as positives, query 1 the farthest one.
+    angles = torch.linspace(0, 1.5, 60)
+    documents = torch.stack([angles.cos(), angles.sin()], dim=1)
+    judged = {(0, document): 1.0 for document in range(40)} | {(1, 59): 1.0}
+    split = make_split(judged, num_queries=2, documents=documents)
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    found = []
+    for many in (256, 4):
+        monkeypatch.setattr(sampling, "_MANY", many)
+        monkeypatch.setattr(sampling, "_BLOCK_HITS", 7)
+        sampler = BatchSampler(split, arguments(negatives="hard", num_hard_negatives=3))
+        sampler.mine(queries)
+        found.append(sampler.given.tolist())
+    below = [document for document in range(59, -1, -1) if math.sin(angles[document]) < 0.95 * math.sin(1.5)]
+    assert found == [[[40, 41, 42], below[:3]]] * 2
+
+
+def test_of_very_many_given_negatives_some_are_drawn(monkeypatch):
+    judged = {(0, 0): 1.0, (1, 1): 1.0, (1, 2): 0.0, **{(0, document): 0.0 for document in range(2, 7)}}
+    monkeypatch.setattr(sampling, "_MANY", 3)
+    drawn = set()
+    for seed in range(20):
+        given = BatchSampler(make_split(judged), arguments(negatives="given", seed=seed)).given
+        assert given.shape == (2, 3) and given[1].tolist() == [2, -1, -1]
+        drawn |= set(given[0].tolist())
+    assert drawn == set(range(2, 7))

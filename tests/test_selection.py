@@ -1,6 +1,7 @@
 """Fast measuring against the full evaluation; the scoreboard against hand-worked numbers."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 
 from st_adapter import selection
 from st_adapter.adapter import QueryAdapter
+from st_adapter.auto import fit
 from st_adapter.closed_form import mix
-from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit
+from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
 from st_adapter.evaluation import evaluate
 from st_adapter.selection import Measure, Part, Scoreboard, Source
 
@@ -120,3 +122,54 @@ def test_families_are_pruned_and_the_best_of_each_averaged():
     board.drop_families(["a"])
     assert [candidate[0].source.family for candidate in board.candidates] == ["b", "c", "d"]
     assert board.verdict(0.05, 0).candidates[0].name == "b, 2, share 1"
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from([50, 300, 2**23]), st.booleans())
+def test_counting_among_the_best_is_counting_over_all(seed, depth, block_scores, tied):
+    split = random_split(seed, num_queries=9, num_documents=150)
+    generator = torch.Generator().manual_seed(seed)
+    if tied:  # coarse numbers, so that many documents score the same
+        split = replace(split, corpus_embeddings=(3 * split.corpus_embeddings).round(), similarity="dot")
+    copies = torch.randint(0, 150, (9,), generator=generator)
+    split = replace(split, own_copies=OwnCopies(torch.arange(9), copies))
+    sources = [Source("a", "1"), Source("b", "1"), Source("c", "1")]
+    matrices = {source: torch.eye(6) + 0.8 * torch.randn(6, 6, generator=generator) for source in sources}
+    candidates = [(Part(source, share),) for source in sources for share in (0.25, 0.5, 1.0)]
+    candidates += [(Part(sources[0], 1.0), Part(sources[1], 0.5)), tuple(Part(source, 0.75) for source in sources)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "_BLOCK_SCORES", block_scores)
+        patch.setattr(selection, "_GROUP", 7)
+        patch.setattr(selection, "_POOL_DEPTH", depth)
+        slow = Measure(split).gains(candidates, matrices)
+        patch.setattr(selection, "_POOL_FROM", 1)
+        fast = Measure(split).gains(candidates, matrices)
+    for candidate in candidates:
+        assert torch.equal(fast[candidate], slow[candidate])
+        matrix = torch.stack([mix(matrices[part.source], part.share) for part in candidate]).mean(dim=0)
+        if not tied:
+            result = evaluate(split, QueryAdapter.from_matrix(matrix), ks=[10])
+            expected = result.adapted["ndcg@10"] - result.base["ndcg@10"]
+            np.testing.assert_allclose(fast[candidate].numpy(), expected, atol=1e-6)
+
+
+def test_the_same_candidate_is_chosen_in_a_large_corpus(monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    documents = torch.nn.functional.normalize(torch.randn(600, 16, generator=generator))
+    relevant = torch.randint(0, 600, (90,), generator=generator)
+    noise = torch.zeros(90, 16)
+    noise[:, :4] = 0.6 * torch.randn(90, 4, generator=generator)
+    rows = torch.arange(90)
+    qrels = {
+        split: EmbeddedQrels(part, relevant[part], torch.ones(len(part)))
+        for split, part in (("train", rows[:70]), ("dev", rows[70:]))
+    }
+    ids = [f"q{n}" for n in range(90)], [f"d{n}" for n in range(600)]
+    embedded = EmbeddedDataset(*ids, documents[relevant] + noise, documents, qrels, "cosine", True)
+    monkeypatch.setattr(selection, "_GROUP", 8)
+    outcomes = []
+    for pool_from in (10**9, 1):
+        monkeypatch.setattr(selection, "_POOL_FROM", pool_from)
+        outcomes.append(fit(embedded, method="closed-form", seed=1))
+    assert outcomes[0].adopted and outcomes[0].verdict.candidates == outcomes[1].verdict.candidates
+    assert torch.equal(*(outcome.adapter.matrix() for outcome in outcomes))
