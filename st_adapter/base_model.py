@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util.misc import ORIGINAL_TRANSFORMER_MODELS
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 Role = Literal["query", "document"]
 
@@ -25,6 +27,7 @@ CHECK_TEXTS = [
     "A longer document of several sentences. Texts of different lengths share a batch, so the padding of the shorter "
     "ones is part of what is compared. The vectors must not depend on which copy of the model made them.",
 ]
+_TEXTS_AT_ONCE = 1024
 _UNIT_TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 
 
@@ -188,6 +191,32 @@ def prompt_for(role: Role, prompts: Mapping[str, str | None], default_prompt_nam
     names = ("query",) if role == "query" else ("document", "passage", "corpus")
     name = next((name for name in names if name in prompts), default_prompt_name)
     return prompts.get(name or "") or ""
+
+
+def count_long_texts(model: SentenceTransformer, texts: Iterable[str], role: Role) -> int | None:
+    """How many distinct texts have more tokens than the model reads, its prompt and special tokens included.
+
+    Args:
+        model: the base model.
+        texts: as they are embedded, without prompt.
+        role: whose prompt is put before them.
+
+    Returns:
+        Their number; None for a model that reads texts of any length, or whose tokenizer is none of `transformers`.
+    """
+    tokenizer, limit = getattr(model, "tokenizer", None), model.max_seq_length
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or limit is None or not math.isfinite(limit):
+        return None
+    prompt = prompt_of(model, role)
+    # A token holds a byte at least, so short texts need not be taken apart.
+    room = limit - tokenizer.num_special_tokens_to_add()
+    long = [text for text in dict.fromkeys(prompt + text for text in texts) if len(text.encode()) > room]
+    count = 0
+    for start in range(0, len(long), _TEXTS_AT_ONCE):
+        batch = long[start : start + _TEXTS_AT_ONCE]
+        encoded = tokenizer(batch, truncation=False, padding=False, return_attention_mask=False, verbose=False)
+        count += sum(len(tokens) > limit for tokens in encoded["input_ids"])
+    return count
 
 
 def is_unit(embeddings: Tensor, dtype: torch.dtype | None) -> bool:

@@ -52,6 +52,16 @@ class Cut(NamedTuple):
     notes: tuple[str, ...]
 
 
+def documents_searched(number: int, labelled_only: bool) -> str:
+    """How large the corpus is, for wherever figures stand.
+
+    Example:
+        >>> documents_searched(3847, True)
+        '3,847 documents, the labelled ones only'
+    """
+    return f"{number:,} document{'' if number == 1 else 's'}{', the labelled ones only' if labelled_only else ''}"
+
+
 @dataclass(frozen=True)
 class RetrievalDataset:
     """Queries, a corpus and graded judgements, by split. Texts are unique by id and by content.
@@ -170,7 +180,7 @@ class RetrievalDataset:
             return split
         asked = "No split was named, and there is no test split" if split is None else f"There is no split {split!r}"
         raise InputError(
-            f"{asked}; the data have {listed(self.splits)}.",
+            f"{asked}; the data have {self.splits}.",
             python="Choose one of these.",
             flags="Name one of these with --split."
             + (" Pass --seed to have the data cut as for training." if UNCUT in self.qrels else ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,12 +52,21 @@ def check_written_lists(cells: Sequence[Any], column: str, where: str) -> list[s
             f"such as {written[0][:60]!r}. Expected texts, or real lists. Give it as jsonl or parquet with lists, or "
             "one row per text."
         )
+    written = [text for text in written if _is_literal(text)]
     if not written:
         return []
     return [
         f"{counted(len(written), 'cell')} of column {column!r}{where} read as text though written like a list, such as "
         f"{written[0][:60]!r}."
     ]
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
 
 
 def is_missing(value: Any) -> bool:

@@ -130,7 +130,8 @@ def _check_mapping(columns: Mapping[str, str], roles: Iterable[str], frames: Ite
         if role not in roles:
             raise InputError(
                 f"The mapping of columns maps the role {role!r}, but this data has the roles {listed(roles)}.",
-                python="Use those.",
+                python="Use those."
+                + (" It holds queries, a corpus and judgements (qrels, relevant_docs)." if "query_id" in roles else ""),
                 flags=f"Use {', '.join(map(column_flag, roles))}.",
             )
         if column not in present:
