@@ -6,7 +6,8 @@ import base64
 import binascii
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -18,6 +19,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.util.misc import ORIGINAL_TRANSFORMER_MODELS
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from st_adapter.fingerprint import model_fingerprint, tensor_digests
 
@@ -33,6 +35,7 @@ CHECK_TEXTS = [
 ]
 # Longer than what most models read, with another beginning than end: what is cut off, and where, shows in its vector.
 LONG_TEXT = " ".join(f"{word} {number}" for number in range(120) for word in ("line", "read", "value", "東", "open"))
+_TEXTS_AT_ONCE = 1024
 _UNIT_TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 # How far vectors of one model lie apart, in their length, when other hardware, releases or neighbours in the batch
 # round them another way.
@@ -304,6 +307,32 @@ def prompt_for(role: Role, prompts: Mapping[str, str | None], default_prompt_nam
     names = ("query",) if role == "query" else ("document", "passage", "corpus")
     name = next((name for name in names if name in prompts), default_prompt_name)
     return prompts.get(name or "") or ""
+
+
+def count_long_texts(model: SentenceTransformer, texts: Iterable[str], role: Role) -> int | None:
+    """How many distinct texts have more tokens than the model reads, its prompt and special tokens included.
+
+    Args:
+        model: the base model.
+        texts: as they are embedded, without prompt.
+        role: whose prompt is put before them.
+
+    Returns:
+        Their number; None for a model that reads texts of any length, or whose tokenizer is none of `transformers`.
+    """
+    tokenizer, limit = getattr(model, "tokenizer", None), model.max_seq_length
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or limit is None or not math.isfinite(limit):
+        return None
+    prompt = prompt_of(model, role)
+    # A token holds a byte at least, so short texts need not be taken apart.
+    room = limit - tokenizer.num_special_tokens_to_add()
+    long = [text for text in dict.fromkeys(prompt + text for text in texts) if len(text.encode()) > room]
+    count = 0
+    for start in range(0, len(long), _TEXTS_AT_ONCE):
+        batch = long[start : start + _TEXTS_AT_ONCE]
+        encoded = tokenizer(batch, truncation=False, padding=False, return_attention_mask=False, verbose=False)
+        count += sum(len(tokens) > limit for tokens in encoded["input_ids"])
+    return count
 
 
 def is_unit(embeddings: Tensor, dtype: torch.dtype | None) -> bool:

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import FitMethod
-from st_adapter.data import RetrievalDataset, SplitBy
+from st_adapter.data import UNCUT, RetrievalDataset, SplitBy, documents_searched
 from st_adapter.demo import demo_model, standard_library_dataset
 from st_adapter.embeddings import Precision, embed
 from st_adapter.errors import InputError
@@ -37,9 +37,11 @@ from st_adapter.pipeline import (
     MODEL_FOLDER,
     PER_QUERY,
     RESULTS_FILE,
+    LongTexts,
     Method,
     TrainingRun,
     evaluate_saved,
+    long_texts,
     run_training,
 )
 from st_adapter.report import write_report
@@ -65,12 +67,35 @@ class DataOptions:
     query_column: str | None = None
     """Column of the queries, if it has an unusual name."""
     document_column: str | None = None
-    """Column of the relevant documents, if it has an unusual name."""
+    """Column of the relevant documents; so too the other columns."""
+    negative_column: str | None = None
+    """Documents that are not relevant."""
+    title_column: str | None = None
+    """Titles, put before the text of their documents."""
+    score_column: str | None = None
+    """How relevant: a number, above 0 if at all."""
+    split_column: str | None = None
+    """train, dev or test."""
+    id_column: str | None = None
+    """BEIR form: id of a query or document."""
+    text_column: str | None = None
+    """BEIR form: their text."""
+    query_id_column: str | None = None
+    """BEIR form: id of the query in the qrels."""
+    corpus_id_column: str | None = None
+    """BEIR form: id of the document in the qrels."""
+    ignore_columns: tuple[str, ...] = ()
+    """Columns that mean nothing here."""
+    relevant_from: float | None = None
+    """Least score that is relevant; any above 0 if not given."""
 
-    def mapping(self) -> dict[str, str]:
-        """Role -> column, as ``RetrievalDataset.load`` takes it."""
-        roles = {"query": self.query_column, "document": self.document_column}
-        return {role: column for role, column in roles.items() if column}
+    def load(self, data: str, **options: Any) -> RetrievalDataset:
+        """The data set, read as the flags say."""
+        flags = {field.name: getattr(self, field.name) for field in fields(self)}
+        columns = {name.removesuffix("_column"): c for name, c in flags.items() if name.endswith("_column") and c}
+        return RetrievalDataset.load(
+            data, columns=columns, ignore_columns=self.ignore_columns, relevant_from=self.relevant_from, **options
+        )
 
 
 @dataclass(frozen=True)
@@ -143,7 +168,7 @@ def train(
         _refuse_unused(args, method)
     if push_to_hub is not None:
         check_can_write(push_to_hub, token)
-    dataset = RetrievalDataset.load(data, columns=columns.mapping(), seed=args.seed, split_by=split_by)
+    dataset = columns.load(data, seed=args.seed, split_by=split_by)
     _print_dataset(dataset)
     run = run_training(
         _load(model, embedding),
@@ -182,7 +207,7 @@ def evaluate(
     data: str,
     columns: Annotated[DataOptions, Flat],
     embedding: Annotated[EmbeddingOptions, Flat],
-    split: str = "test",
+    split: str | None = None,
     index: tuple[str, ...] = (),
     output: Path | None = None,
     run_dir: Path | None = None,
@@ -195,27 +220,35 @@ def evaluate(
         data: File or folder of (query, document) pairs, folder in BEIR form, or Hub data set id.
         columns: How the data are read.
         embedding: How the base model is opened and run.
-        split: Split to evaluate on.
+        split: Split to evaluate on; test, or the only one there is, if not given.
         index: Indexes to search through besides exact search: truncate:DIM, int8, int8-both, binary[:CANDIDATES],
             binary-rescored[:CANDIDATES]; and with st-adapter[index] installed, hnsw[:EF_SEARCH], ivf[:NPROBE].
         output: JSON file to write the result to, with values per query.
         run_dir: Folder to write base.run, adapted.run and qrels to, in the form of trec_eval.
-        seed: Seed of the split, if the data come without one; that of the model's training if not given.
+        seed: Cut data that come without splits as training with this seed does. Not given, the data that the model was
+            trained on are cut as they were then; of others nothing is cut, and all queries are used.
     """
     recorded = saved_training(model)
-    if recorded is None and seed is None:
-        console.print(
-            "note: how the model was trained is not known; pass the --seed its data were cut with.", style="dim"
-        )
     trained = recorded or TrainingRecord()
-    if seed is None:
-        seed = trained.seed or 0
-    dataset = RetrievalDataset.load(data, columns=columns.mapping(), seed=seed, split_by=trained.split_by)
-    fitted_on = trained.fitted_on if dataset.name == trained.data else []
+    dataset = columns.load(data, cut_into=())
+    of_training = bool(trained.data) and dataset.name == trained.data
+    if of_training or seed is not None:
+        seed = trained.seed or 0 if seed is None else seed
+        if "dev" not in dataset.qrels and {"train", UNCUT} & set(dataset.qrels):
+            dataset = columns.load(data, seed=seed, split_by=trained.split_by)
+    else:
+        _print_uncut(dataset, recorded)
+    split = dataset.split_to_evaluate(split)
+    fitted_on = trained.fitted_on if of_training else []
+    saved = _load(model, embedding)
+    too_long = long_texts(saved, dataset)
+    _print_dataset(dataset, too_long)
     if split in fitted_on:
-        console.print(f"The adapter was fitted on the split {split!r}: the figures say how well it fits, no more.")
+        console.print(
+            f"The adapter was fitted on the split {escape(repr(split))}: the figures say how well it fits, no more."
+        )
     exact, *others = evaluations = evaluate_saved(
-        _load(model, embedding),
+        saved,
         dataset,
         split,
         indexes=index,
@@ -225,11 +258,16 @@ def evaluate(
         **embedding.arguments(),
         paraphrase_threshold=trained.paraphrase_threshold or PARAPHRASE_THRESHOLD,
     )
-    _print_evaluation(exact.result)
+    _print_evaluation(exact.result, dataset.corpus_is_labelled_only)
     if others:
         _print_indexes(evaluations)
     if output is not None:
         summary: dict[str, Any] = {"model": model, "data": dataset.name, "split": split, "seed": seed}
+        summary |= {
+            "notes": list(dataset.notes),
+            "corpus_is_labelled_only": dataset.corpus_is_labelled_only,
+            "long_texts": None if too_long is None else too_long._asdict(),
+        }
         if others:
             summary["indexes"] = [evaluation.to_dict(per_query=PER_QUERY) for evaluation in others]
         write_json(output, {**summary, **exact.result.to_dict(per_query=PER_QUERY)})
@@ -327,10 +365,11 @@ def learning_curve(
         method: What the recipe is chosen from; see `st-adapter train`.
         seed: Seed of the split, if the data come without one, of the subsets and of the fits.
     """
-    dataset = RetrievalDataset.load(data, columns=columns.mapping(), seed=seed)
-    _print_dataset(dataset)
+    dataset = columns.load(data, seed=seed)
+    base_model = _load(model, embedding)
+    _print_dataset(dataset, long_texts(base_model, dataset))
     embedded = embed(
-        _load(model, embedding),
+        base_model,
         dataset,
         cache_dir=embedding.cache_dir,
         batch_size=embedding.embedding_batch_size,
@@ -339,10 +378,11 @@ def learning_curve(
     curve = compute_learning_curve(
         embedded, sizes=sizes or None, num_draws=num_draws, seed=seed, method=method, show_progress_bar=True
     )
-    _print_curve(curve)
+    _print_curve(curve, dataset.corpus_is_labelled_only)
     if output_dir is not None:
-        base_model = embedded.base_model.facts() if embedded.base_model is not None else None
-        content = {"base_model": base_model, "data": dataset.name, **curve.to_dict()}
+        described = embedded.base_model.facts() if embedded.base_model is not None else None
+        labelled_only = {"corpus_is_labelled_only": dataset.corpus_is_labelled_only}
+        content = {"base_model": described, "data": dataset.name, **labelled_only, **curve.to_dict()}
         write_json(output_dir / CURVE_FILE, content)
         console.print(f"Written to [bold]{escape(str(output_dir / CURVE_FILE))}[/bold]")
         if _has_report_extra():
@@ -434,11 +474,29 @@ def _refuse_unused(args: AdapterTrainingArguments, method: Method) -> None:
         )
 
 
-def _print_dataset(dataset: RetrievalDataset) -> None:
+def _print_dataset(dataset: RetrievalDataset, too_long: LongTexts | None = None) -> None:
     splits = ", ".join(f"{len(set(judged['query_id']))} {split}" for split, judged in dataset.qrels.items())
-    console.print(f"[bold]{escape(dataset.name)}[/bold]: {len(dataset.corpus)} documents; queries: {splits}")
-    for note in dataset.notes:
+    searched = documents_searched(len(dataset.corpus), dataset.corpus_is_labelled_only)
+    console.print(f"[bold]{escape(dataset.name)}[/bold]: {searched}; queries: {escape(splits)}")
+    for note in (*dataset.notes, *(too_long.notes if too_long is not None else ())):
         console.print(f"  note: {escape(note)}", style="dim")
+
+
+def _print_uncut(dataset: RetrievalDataset, recorded: TrainingRecord | None) -> None:
+    """Why all queries are used, where the figures would be too good if the adapter was fitted on some of them."""
+    if UNCUT not in dataset.qrels and dataset.splits != ["train"]:
+        return
+    known = (
+        f"was trained on {recorded.data!r}" if recorded is not None and recorded.data else "does not say on what data"
+    )
+    console.print(
+        escape(
+            f"note: The model {known}, so {dataset.name!r} counts as data that it has not seen, and all queries are "
+            "used. If it was trained on some of them, the figures are too good: pass the --seed of its training to "
+            "have the data cut as they were then."
+        ),
+        style="dim",
+    )
 
 
 def _print_leaks(dataset: RetrievalDataset, run: TrainingRun) -> None:
@@ -450,8 +508,9 @@ def _print_leaks(dataset: RetrievalDataset, run: TrainingRun) -> None:
         console.print(f"  leaks: {escape(sentence)}", style="dim")
 
 
-def _print_evaluation(result: EvaluationResult) -> None:
-    table = Table(title=f"{result.split}: {len(result.query_ids)} queries, {result.num_documents} documents")
+def _print_evaluation(result: EvaluationResult, labelled_only: bool) -> None:
+    searched = documents_searched(result.num_documents, labelled_only)
+    table = Table(title=escape(f"{result.split}: {len(result.query_ids):,} queries, {searched}"))
     for column in ("metric", "base", "adapted", "difference", "95 % interval", "p"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name in TABLE_METRICS:
@@ -524,7 +583,7 @@ def _print_run(run: TrainingRun) -> None:
     _print_candidates(results["selection"])
     for split, evaluation in run.evaluations.items():
         if split not in results["fitted_on"]:
-            _print_evaluation(evaluation)
+            _print_evaluation(evaluation, results["data"]["corpus_is_labelled_only"])
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in results["seconds"].items())
     console.print(f"Time: {seconds}", style="dim")
     verdict = "[bold green]Adopted.[/bold green]" if results["adopted"] else "[bold]The base model is kept.[/bold]"
@@ -539,8 +598,9 @@ def _print_run(run: TrainingRun) -> None:
         )
 
 
-def _print_curve(curve: LearningCurve) -> None:
-    table = Table(title=f"dev: {curve.num_dev_queries} queries, {curve.num_documents} documents; {curve.recipe}")
+def _print_curve(curve: LearningCurve, labelled_only: bool) -> None:
+    searched = documents_searched(curve.num_documents, labelled_only)
+    table = Table(title=f"dev: {curve.num_dev_queries} queries, {searched}; {curve.recipe}")
     for column in ("labelled queries", "nDCG@10", "gain", "95 % interval", "draws"):
         table.add_column(column, justify="right")
     table.add_row("0", f"{curve.base:.4f}", "", "", "")

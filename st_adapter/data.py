@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
@@ -12,8 +13,10 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from st_adapter.data_columns import DatasetParts, counted, first_three, from_beir, from_pairs
-from st_adapter.data_files import NO_SPLIT, SPLIT_NAMES, PairTables, Source, listed, read_source
+from st_adapter.data_cells import counted, first_three
+from st_adapter.data_columns import DatasetParts, from_beir, from_pairs, without_columns
+from st_adapter.data_files import NO_SPLIT, PairTables, Source, listed, read_source, usual_split
+from st_adapter.errors import InputError
 from st_adapter.splits import Part, cut, cut_in_groups, normalised
 
 SplitBy = Literal["query", "document"]
@@ -23,8 +26,14 @@ _QRELS_FEATURES = datasets.Features(
     {"query_id": datasets.Value("string"), "corpus_id": datasets.Value("string"), "score": datasets.Value("float64")}
 )
 _ALL_PARTS = (Part("train", 0.7), Part("dev", 0.1), Part("test", 0.2))  # when no split is given
-_CARVED_PARTS = (Part("dev", 0.15), Part("train", 0.85))  # of train's queries, when there is a test split but no dev
+_CARVED_PARTS = (Part("dev", 0.15), Part("train", 0.85))  # of train's queries, when dev is all that is missing
+UNCUT = "all"  # the one split of data that came without splits and was not cut
 
+_CUTS: dict[tuple[str, ...], tuple[Part, ...]] = {
+    ("train", "dev", "test"): _ALL_PARTS,
+    ("train", "dev"): _CARVED_PARTS,
+    (): (),
+}
 _KEPT = {"query": "", "document": ", with all queries of one document on one side"}
 
 
@@ -44,6 +53,16 @@ class Cut(NamedTuple):
     notes: tuple[str, ...]
 
 
+def documents_searched(number: int, labelled_only: bool) -> str:
+    """How large the corpus is, for wherever figures stand.
+
+    Example:
+        >>> documents_searched(3847, True)
+        '3,847 documents, the labelled ones only'
+    """
+    return f"{number:,} document{'' if number == 1 else 's'}{', the labelled ones only' if labelled_only else ''}"
+
+
 @dataclass(frozen=True)
 class RetrievalDataset:
     """Queries, a corpus and graded judgements, by split. Texts are unique by id and by content.
@@ -56,6 +75,7 @@ class RetrievalDataset:
         name: Where the data came from, for results and model cards; empty for data in memory.
         notes: What was merged, cut or left unused while loading, in plain words with counts.
         cut: How splits were cut; None if all of them were given.
+        corpus_is_labelled_only: Whether the corpus is just the documents of the pairs, with no others to search among.
     """
 
     queries: datasets.Dataset
@@ -64,6 +84,7 @@ class RetrievalDataset:
     name: str = ""
     notes: tuple[str, ...] = ()
     cut: Cut | None = None
+    corpus_is_labelled_only: bool = False
 
     @property
     def splits(self) -> list[str]:
@@ -81,8 +102,11 @@ class RetrievalDataset:
         source: Source,
         *,
         columns: Mapping[str, str] | None = None,
+        ignore_columns: Collection[str] = (),
+        relevant_from: float | None = None,
         seed: int = 0,
         split_by: SplitBy = "query",
+        cut_into: Sequence[str] = ("train", "dev", "test"),
     ) -> RetrievalDataset:
         """Load pairs or a BEIR data set from memory, disk or the Hub; usual column names need no flags.
 
@@ -91,22 +115,34 @@ class RetrievalDataset:
         as one. The BEIR form is a corpus, queries and qrels. Titles are put before their text. Identical texts become
         one document or one query, under the id that came first; of a repeated judgement the highest score is kept.
 
-        Splits are taken as given (validation, valid and val are read as dev). With none, or only train, queries are
-        cut 70/10/20 by a seeded hash of their text, in which case, width and spacing do not count: duplicates never
-        land on two sides, and more data moves no query. Where dev is missing, the same hash cuts 15 % of train off as
-        dev. With `split_by="document"`, all queries with a relevant document in common land on one side too, as far
-        as no group of them is too large for that; see `splits.cut_in_groups`. Splits that were given stay as they are.
+        A column that is not used, but looks as if it said what is relevant (0 and 1, grades, or a name such as
+        `clicked` or `rating`), is refused: name it as score, or ignore it; see `data_labels.looks_like_labels`.
+
+        Splits are taken as given, under their usual names (validation and eval are read as dev, training as train).
+        With none, or only train, queries are cut 70/10/20 by a seeded hash of their text, in which case, width and
+        spacing do not count: duplicates never land on two sides, and more data moves no query. Where dev is
+        missing, the same hash cuts 15 % of train off as dev. With `split_by="document"`, all queries with a relevant
+        document in common land on one side too, as far as no group of them is too large for that; see
+        `splits.cut_in_groups`. Splits that were given stay as they are.
 
         Args:
             source: A `datasets.Dataset` or `DatasetDict`, a pandas frame, a mapping of split -> table or of `corpus`,
-                `queries` and `qrels` -> table; the path of a csv, tsv, json, jsonl or parquet file; a folder with one
+                `queries` and `qrels` (or `relevant_docs`) -> table or dict of ids; the path of a csv, tsv, json, jsonl
+                or parquet file, of rows or of LlamaIndex's `EmbeddingQAFinetuneDataset`; a folder with one
                 file per split (`train.csv`), or with `corpus`, `queries` and `qrels`; or the id of a Hub data set.
             columns: Role -> name of the column, where names are unusual. Roles of pairs: query, document, title,
                 negative, score, split. Of BEIR data sets: id, text, title (corpus and queries), query_id, corpus_id,
                 score, split (qrels).
+            ignore_columns: Columns that mean nothing here, as if they were not there.
+            relevant_from: The least score that is relevant, above 0: lower ones count as judged and not relevant, those
+                from it on are kept as they are. Queries that are left without a relevant document are left out, with a
+                note. If None, every score above 0 is relevant.
             seed: Seeds the hash that makes splits.
             split_by: What stays on one side where splits are cut: the duplicates of a query, or all queries of one
                 document. To keep paraphrases together as well, see `leaks.regroup`.
+            cut_into: The splits that queries are cut into where the data come without. `("train", "dev")` sets no test
+                split aside: 15 % are dev. `()` cuts nothing, to evaluate on all there is: queries that came without
+                splits are the split `all`, and no train split is needed.
 
         Raises:
             ValueError: Nothing is found at `source`; a column is missing; a split is empty or train is missing; a
@@ -122,14 +158,39 @@ class RetrievalDataset:
             >>> dataset = RetrievalDataset.load(pd.DataFrame(pairs))
             >>> dataset.splits, len(dataset.queries), len(dataset.corpus)
             (['train', 'dev', 'test'], 3, 3)
-            >>> dataset.notes
-            ("1 query text stands in both 'train' and 'test' (apart from case and spacing); kept in both.",)
+            >>> dataset.notes[-1]
+            "1 query text stands in both 'train' and 'test' (apart from case and spacing); kept in both."
         """
         if split_by not in get_args(SplitBy):
             raise ValueError(f"split_by is {split_by!r}. Expected one of {listed(get_args(SplitBy))}.")
-        tables = read_source(source)
+        if tuple(cut_into) not in _CUTS:
+            raise ValueError(f"cut_into is {cut_into!r}. Expected one of {', '.join(map(str, _CUTS))}.")
+        tables = without_columns(read_source(source), ignore_columns)
         read = from_pairs(tables, columns or {}) if isinstance(tables, PairTables) else from_beir(tables, columns or {})
-        return _assemble(read, tables.name, seed, split_by)
+        if relevant_from is not None:
+            read = _with_least_relevant(read, relevant_from)
+        return _assemble(read, tables.name, seed, split_by, tuple(cut_into))
+
+    def split_to_evaluate(self, split: str | None = None) -> str:
+        """The split to measure on: the one that is asked for, or else test, or the only one there is.
+
+        Args:
+            split: Its name; None for the usual choice.
+
+        Raises:
+            InputError: There is no such split, or several and none of them is test.
+        """
+        if split is None:
+            split = "test" if "test" in self.qrels else self.splits[0] if len(self.qrels) == 1 else None
+        if split is not None and split in self.qrels:
+            return split
+        asked = "No split was named, and there is no test split" if split is None else f"There is no split {split!r}"
+        raise InputError(
+            f"{asked}; the data have {self.splits}.",
+            python="Choose one of these.",
+            flags="Name one of these with --split."
+            + (" Pass --seed to have the data cut as for training." if UNCUT in self.qrels else ""),
+        )
 
     def recut(self, together: Sequence[Sequence[str]]) -> RetrievalDataset:
         """Cut anew the splits that `load` cut, with the same seed; those that were given stay as they are.
@@ -246,33 +307,81 @@ def _resolve(qrels: pd.DataFrame, query_ids: Mapping[str, str], corpus_ids: Mapp
 # --- splits ---
 
 
-def _given_split(name: Any) -> str:
-    if not isinstance(name, str) or (name and not name.strip()):
-        raise ValueError(f"A row is in the split {name!r}. Expected a name such as train, dev or test in every row.")
-    return SPLIT_NAMES.get(name.strip().lower(), name.strip())
+def _with_least_relevant(parts: DatasetParts, relevant_from: float) -> DatasetParts:
+    """The judgements with lower scores as not relevant, without the queries that this leaves with none."""
+    scores = parts.qrels["score"]
+    if not (math.isfinite(relevant_from) and relevant_from > 0):
+        raise InputError(
+            f"The least score that is relevant is {relevant_from}, but a score is relevant only above 0.",
+            python="Give relevant_from a number above 0.",
+            flags="Give --relevant-from a number above 0.",
+        )
+    if not parts.has_scores:
+        raise InputError(
+            "The least score that is relevant was given, but no score column was found.",
+            python="Name it with columns={'score': 'your_column'}.",
+            flags="Name it with --score-column YOUR_COLUMN.",
+        )
+    qrels = parts.qrels.assign(score=scores.where(scores >= relevant_from, scores.clip(upper=0)))
+    lowered = int(((scores > 0) & (scores < relevant_from)).sum())
+    notes = [*parts.notes, f"{counted(lowered, 'score')} below {relevant_from:g} read as not relevant."]
+    return replace(parts, qrels=qrels, notes=notes, may_lack_relevant=True)
+
+
+def _usual_names(given: Iterable[Any]) -> dict[Any, str]:
+    """The name of each given split -> the usual name for it.
+
+    Raises:
+        ValueError: A name is no name, or two different words mean the same split.
+    """
+    names: dict[Any, str] = {}
+    for name in given:
+        if not isinstance(name, str) or (name and not name.strip()):
+            raise ValueError(
+                f"A row is in the split {name!r}. Expected a name such as train, dev or test in every row."
+            )
+        names[name] = usual_split(name) or name.strip()
+    for split in dict.fromkeys(names.values()):
+        words = [name for name in names if names[name] == split]
+        if len({word.strip().casefold() for word in words}) > 1:
+            raise ValueError(
+                f"The splits {listed(words)} all read as {split!r}. Expected one split for each purpose. Rename the "
+                "others, for example to 'test', or leave them out."
+            )
+    return names
 
 
 def _split(
-    qrels: pd.DataFrame, texts: Mapping[str, str], documents: Mapping[str, str], seed: int, by: SplitBy
+    qrels: pd.DataFrame,
+    texts: Mapping[str, str],
+    documents: Mapping[str, str],
+    seed: int,
+    by: SplitBy,
+    cut_into: tuple[str, ...],
 ) -> tuple[pd.DataFrame, list[str], Cut | None]:
     """Name every row's split: as given where that is enough, cut where not."""
-    names = {name: _given_split(name) for name in qrels["split"].unique().tolist()}
+    names = _usual_names(qrels["split"].unique().tolist())
     qrels = qrels.assign(split=qrels["split"].map(names))
-    given = set(names.values())
-    if given in ({NO_SPLIT}, {"train"}):
-        qrels["split"], torn = _cut(qrels, texts, documents, _ALL_PARTS, by, seed)
-        _check_filled(qrels, _ALL_PARTS, seed)
-        found = "Only a train split was given" if "train" in given else "No splits were given"
-        note = f"{found}; queries were cut 70/10/20 into train, dev and test by a hash (seed {seed}){_KEPT[by]}."
-        return qrels, [], Cut(("train", "dev", "test"), by, seed, (note, *torn))
-    if NO_SPLIT in given:
+    given = list(dict.fromkeys(names.values()))
+    if NO_SPLIT in given and len(given) > 1:
         raise ValueError("Some rows name a split and some do not. Expected a name in every row, or in none.")
+    if not cut_into:
+        if given == [NO_SPLIT]:
+            number = counted(qrels["query_id"].nunique(), "query", "queries")
+            return qrels.assign(split=UNCUT), [f"No splits were given; nothing was cut: {number} in all."], None
+        return qrels, [], None
+    if given in ([NO_SPLIT], ["train"]):
+        return _cut_whole(qrels, texts, documents, seed, by, cut_into)
     if "train" not in given:
         raise ValueError(
             f"There is no train split; found {listed(sorted(given))}. Expected train, with dev and test if any. "
             "Name the split to learn from 'train', or give all rows without splits to have them cut."
         )
     notes = [] if "test" in given else ["No test split was given, so there is none."]
+    others = [split for split in given if split not in ("train", "dev", "test")]
+    if others:
+        is_used = "Split {} is" if len(others) == 1 else "Splits {} are"
+        notes.append(f"{is_used.format(listed(others))} used for nothing but to be evaluated on when asked.")
     if "dev" in given:
         if by == "document":
             notes.append("All splits were given and stay as they are, whatever documents their queries share.")
@@ -289,6 +398,26 @@ def _split(
         )
     qrels.loc[in_train, "split"] = carved
     return qrels, notes, Cut(("train", "dev"), by, seed, (_carved_note(num_dev, by), *torn))
+
+
+def _cut_whole(
+    qrels: pd.DataFrame,
+    texts: Mapping[str, str],
+    documents: Mapping[str, str],
+    seed: int,
+    by: SplitBy,
+    cut_into: tuple[str, ...],
+) -> tuple[pd.DataFrame, list[str], Cut | None]:
+    """Cut data of which no split is given, or only train."""
+    parts = _CUTS[cut_into]
+    found = "Only a train split was given" if "train" in set(qrels["split"]) else "No splits were given"
+    qrels["split"], torn = _cut(qrels, texts, documents, parts, by, seed)
+    _check_filled(qrels, parts, seed)
+    if "test" not in cut_into:
+        num_dev = qrels.loc[qrels["split"] == "dev", "query_id"].nunique()
+        return qrels, ["No test split was set aside."], Cut(cut_into, by, seed, (_carved_note(num_dev, by), *torn))
+    note = f"{found}; queries were cut 70/10/20 into train, dev and test by a hash (seed {seed}){_KEPT[by]}."
+    return qrels, [], Cut(cut_into, by, seed, (note, *torn))
 
 
 def _carved_note(num_dev: int, by: SplitBy) -> str:
@@ -350,15 +479,22 @@ def _order(splits: Iterable[str]) -> list[str]:
 # --- the whole ---
 
 
-def _assemble(parts: DatasetParts, name: str, seed: int, split_by: SplitBy) -> RetrievalDataset:
+def _assemble(
+    parts: DatasetParts, name: str, seed: int, split_by: SplitBy, cut_into: tuple[str, ...]
+) -> RetrievalDataset:
     queries = _merge(parts.queries, "query", "queries")
     corpus = _merge(parts.corpus, "document", "documents")
     texts = dict(zip(queries.table["id"], queries.table["text"], strict=True))
     documents = dict(zip(corpus.table["id"], corpus.table["text"], strict=True))
     judged = _resolve(parts.qrels, queries.ids, corpus.ids)
-    resolved, split_notes, cut_by_us = _split(judged, texts, documents, seed, split_by)
-    qrels = resolved.groupby(["split", "query_id", "corpus_id"], sort=False, as_index=False)["score"].max()
     notes = [*parts.notes, *queries.notes, *corpus.notes]
+    if len(documents) == 1:
+        notes.append("The corpus holds 1 document, so every ranking is right: there is nothing to learn or to measure.")
+    if parts.may_lack_relevant:
+        judged, left_out = _without_lacking(judged)
+        notes += left_out
+    resolved, split_notes, cut_by_us = _split(judged, texts, documents, seed, split_by, cut_into)
+    qrels = resolved.groupby(["split", "query_id", "corpus_id"], sort=False, as_index=False)["score"].max()
     if len(qrels) < len(resolved):
         number = counted(len(resolved) - len(qrels), "repeated judgement")
         notes.append(f"{number} of the same query and document merged; the highest score was kept.")
@@ -378,7 +514,24 @@ def _assemble(parts: DatasetParts, name: str, seed: int, split_by: SplitBy) -> R
         name=name,
         notes=tuple(notes),
         cut=cut_by_us._replace(notes=(*cut_by_us.notes, *overlaps)) if cut_by_us else None,
+        corpus_is_labelled_only=parts.corpus_is_labelled_only,
     )
+
+
+def _without_lacking(qrels: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The judgements of queries that have a relevant document in their split, and a note on the others."""
+    best = qrels.groupby(["split", "query_id"], sort=False, dropna=False)["score"].transform("max")
+    number = qrels.loc[best <= 0, "query_id"].nunique()
+    if not number:
+        return qrels, []
+    kept = qrels[best > 0]
+    if kept.empty:
+        raise InputError(
+            f"None of {counted(number, 'query', 'queries')} has a document that counts as relevant.",
+            python="Give a lower relevant_from.",
+            flags="Give a lower --relevant-from.",
+        )
+    return kept, [f"{counted(number, 'query', 'queries')} without a relevant document left out."]
 
 
 def _check_positives(by_split: Mapping[str, pd.DataFrame], texts: Mapping[str, str]) -> None:
@@ -386,10 +539,12 @@ def _check_positives(by_split: Mapping[str, pd.DataFrame], texts: Mapping[str, s
         best = rows.groupby("query_id", sort=False)["score"].max()
         without = [f"{query_id}: {texts[query_id][:60]}" for query_id in best.index[best <= 0]]
         if without:
-            raise ValueError(
+            raise InputError(
                 f"{counted(len(without), 'query', 'queries')} of split {split!r} without any relevant document "
                 f"(score above 0): {first_three(without)}. Expected at least one each. "
-                "Add their relevant documents, or take them out of this split."
+                "Add their relevant documents, or take them out of this split:",
+                python="with relevant_from, the least score that is relevant, they are left out.",
+                flags="with --relevant-from, the least score that is relevant, they are left out.",
             )
 
 

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from st_adapter.data_cells import (
+    as_ids,
+    as_number,
+    as_scores,
+    check_texts,
+    check_written_lists,
+    counted,
+    document_text,
+    is_missing,
+    laid_out,
+    with_title,
+)
 from st_adapter.data_files import BeirTables, PairTables, listed
+from st_adapter.data_labels import all_relevant_note, refuse_unused_labels
+from st_adapter.errors import InputError
 
 # What columns are usually called, the likeliest first. Compared without case; "-" and " " count as "_".
 _QUERY = ("query", "question", "anchor", "claim", "queries", "questions", "title")
 _DOCUMENT = (
     *("positive", "document", "chunk", "passage", "context", "answer"),
+    *("positive_ctxs", "positive_passages"),  # of DPR and Tevatron, whose `answers` are no documents
     *("positives", "documents", "docs", "chunks", "passages", "contexts", "answers"),
     *("response", "abstract", "content", "body", "text"),
 )
@@ -24,7 +38,10 @@ _PAIR_COLUMNS = {
     "query": _QUERY,
     "document": _DOCUMENT,
     "title": ("title",),
-    "negative": ("negative", "negatives", "hard_negative", "hard_negatives"),
+    "negative": (
+        *("negative", "negatives", "hard_negative", "hard_negatives"),
+        *("negative_ctxs", "hard_negative_ctxs", "negative_passages"),
+    ),
     "score": ("score", "relevance", "label", "scores", "labels"),
     "split": ("split",),
 }
@@ -51,6 +68,9 @@ class DatasetParts:
     corpus: pd.DataFrame  # id, text
     qrels: pd.DataFrame  # query_id, corpus_id, score, split
     notes: list[str] = field(default_factory=list)
+    corpus_is_labelled_only: bool = False
+    has_scores: bool = False  # a column says them
+    may_lack_relevant: bool = False  # queries without a relevant document are left out, and no error
 
 
 # --- columns ---
@@ -69,18 +89,38 @@ def _find_columns(
     found: dict[str, list[str]] = {role: [columns[role]] for role in usual if columns.get(role) in frame.columns}
     for role, names in usual.items():
         taken = {column for played in found.values() for column in played}
-        free = ([c for c in by_name.get(name, []) if c not in taken] for name in names)
+        free = [[c for c in by_name.get(name, []) if c not in taken] for name in names]
         played = next((candidates for candidates in free if candidates), [])
         if role not in columns and played:
-            found[role] = played if role in ("document", "negative") else played[:1]
+            # Whatever is called a negative is one; of several names for a document the likeliest counts.
+            several = [column for candidates in free for column in candidates] if role == "negative" else played
+            found[role] = several if role in ("document", "negative") else played[:1]
+            _check_distinct(found[role], where)
     for role in usual:
         if role not in found and (role in _REQUIRED or role in columns):
             mapped = f"{columns[role]!r}" if role in columns else ", ".join(usual[role])
-            raise ValueError(
-                f"No {role} column was found{where}. Found the columns {listed(frame.columns)}; looked for {mapped}. "
-                f"Name yours with columns={{{role!r}: 'your_column'}}."
+            raise InputError(
+                f"No {role} column was found{where}. Found the columns {listed(frame.columns)}; looked for {mapped}.",
+                python=f"Name yours with columns={{{role!r}: 'your_column'}}.",
+                flags=f"Name yours with {column_flag(role)} YOUR_COLUMN.",
             )
     return found
+
+
+def column_flag(role: str) -> str:
+    """The command line's flag that names the column of a role."""
+    return f"--{role.replace('_', '-')}-column"
+
+
+def _check_distinct(played: Sequence[str], where: str) -> None:
+    """Refuse columns that play one role and are told apart by case and spacing alone."""
+    names = [re.sub(r"[ -]", "_", str(column).strip().casefold()) for column in played]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"The columns {listed(played)}{where} have the same name apart from case and spacing.",
+            python="Rename one, name the one to use with columns={...}, or drop one with ignore_columns=[...].",
+            flags="Rename one, name the one to use with its --...-column flag, or drop one with --ignore-columns.",
+        )
 
 
 def _check_mapping(columns: Mapping[str, str], roles: Iterable[str], frames: Iterable[pd.DataFrame]) -> None:
@@ -88,12 +128,67 @@ def _check_mapping(columns: Mapping[str, str], roles: Iterable[str], frames: Ite
     present = {str(column): None for frame in frames for column in frame.columns}
     for role, column in columns.items():
         if role not in roles:
-            raise ValueError(f"columns maps the role {role!r}, but this data has the roles {listed(roles)}. Use those.")
-        if column not in present:
-            raise ValueError(
-                f"columns maps {role!r} to {column!r}, which is not there. Found the columns {listed(present)}. "
-                "Map it to one of these."
+            raise InputError(
+                f"The mapping of columns maps the role {role!r}, but this data has the roles {listed(roles)}.",
+                python="Use those."
+                + (" It holds queries, a corpus and judgements (qrels, relevant_docs)." if "query_id" in roles else ""),
+                flags=f"Use {', '.join(map(column_flag, roles))}.",
             )
+        if column not in present:
+            raise InputError(
+                f"The mapping of columns maps {role!r} to {column!r}, which is not there. "
+                f"Found the columns {listed(present)}.",
+                python="Map it to one of these.",
+                flags=f"Give {column_flag(role)} one of these.",
+            )
+
+
+def without_columns(tables: PairTables | BeirTables, names: Collection[str]) -> PairTables | BeirTables:
+    """The tables without the columns that mean nothing here, after a look at the names of all columns.
+
+    Args:
+        tables: As `read_source` gives them.
+        names: Columns to leave out, wherever they stand.
+
+    Raises:
+        ValueError: A table has two columns of one name; no table has one of `names`.
+    """
+    if isinstance(names, str):
+        raise ValueError(f"ignore_columns is the string {names!r}. Expected a list of names: [{names!r}].")
+    frames = (
+        list(tables.tables.items())
+        if isinstance(tables, PairTables)
+        else [("queries", tables.queries), ("corpus", tables.corpus), *tables.qrels.items()]
+    )
+    for part, frame in frames:
+        twice = frame.columns[frame.columns.duplicated()].unique()
+        if len(twice):
+            where = f" in {part!r}" if part else ""
+            raise ValueError(
+                f"There are several columns called {listed(twice)}{where}. Expected every name once. "
+                "Rename or drop the others."
+            )
+    present = {str(column) for _, frame in frames for column in frame.columns}
+    unknown = [name for name in names if name not in present]
+    if unknown:
+        raise InputError(
+            f"The columns to ignore are not all there: no {listed(unknown)}. Found the columns {listed(present)}.",
+            python="Name some of these in ignore_columns.",
+            flags="Name some of these with --ignore-columns.",
+        )
+
+    def kept(frame: pd.DataFrame) -> pd.DataFrame:
+        remaining: pd.DataFrame = frame[[column for column in frame.columns if str(column) not in names]]
+        return remaining
+
+    if isinstance(tables, PairTables):
+        return replace(tables, tables={split: kept(frame) for split, frame in tables.tables.items()})
+    return replace(
+        tables,
+        queries=kept(tables.queries),
+        corpus=kept(tables.corpus),
+        qrels={split: kept(frame) for split, frame in tables.qrels.items()},
+    )
 
 
 def _unused_note(frame: pd.DataFrame, found: Mapping[str, list[str]], where: str) -> list[str]:
@@ -122,38 +217,54 @@ def from_pairs(tables: PairTables, columns: Mapping[str, str]) -> DatasetParts:
         columns: Role -> column; see `RetrievalDataset.load`.
 
     Raises:
-        ValueError: A table is empty, a column missing, a text empty or no string, a score no finite number.
+        ValueError: A table is empty, a column missing, a text empty or no string, a score no finite number; a column
+            that is not used looks like labels.
     """
     _check_rows(tables.tables)
     _check_mapping(columns, _PAIR_COLUMNS, tables.tables.values())
-    notes = list(tables.notes)
+    notes = [*tables.notes, "The corpus is the labelled documents only: pairs name no others to search among."]
     rows: list[_Row] = []
+    has_scores = False
+    used: dict[str, list[str]] = {"query": [], "document": []}
     for split, frame in tables.tables.items():
         where = f" in split {split!r}" if split else ""
         found = _find_columns(frame, _PAIR_COLUMNS, columns, where)
         if split and len(tables.tables) > 1:
             found.pop("split", None)  # the names of the tables say it
+        refuse_unused_labels(frame, found, columns, where)
         notes += _unused_note(frame, found, where)
         if "title" in found:
             notes.append(f"Column {found['title'][0]!r}{where} was put before the text of its document.")
-        rows += _pair_rows(frame, found, split)
+        for role in ("query", "document", "negative"):
+            for column in found.get(role, []):
+                notes += check_written_lists(frame[column].tolist(), column, where)
+        used["query"] += found["query"]
+        used["document"] += [*found["document"], *found.get("negative", [])]
+        table_rows = list(_pair_rows(frame, found, split))
+        if "score" in found:
+            scores = [as_number(score) for row in table_rows for score in row.scores]
+            notes += all_relevant_note(found["score"][0], scores, where)
+            has_scores = True
+        rows += table_rows
 
-    _check_texts([row.query for row in rows], [row.label for row in rows], "queries")
+    labels = [row.label for row in rows]
+    check_texts([row.query for row in rows], labels, "queries", used["query"])
     cells = [(row, text, score) for row in rows for text, score in zip(row.documents, row.scores, strict=True)]
     cells += [(row, text, 0.0) for row in rows for text in row.negatives]
-    _check_texts([text for _, text, _ in cells], [row.label for row, _, _ in cells], "documents")
-    query_ids = {row.label: f"q{number}" for number, row in enumerate(rows)}
+    check_texts([text for _, text, _ in cells], [row.label for row, _, _ in cells], "documents", used["document"])
+    query_ids = {label: f"q{number}" for number, label in enumerate(labels)}
     corpus_ids = [f"d{number}" for number in range(len(cells))]
     qrels = pd.DataFrame(
         {
             "query_id": [query_ids[row.label] for row, _, _ in cells],
             "corpus_id": corpus_ids,
-            "score": _as_scores([score for _, _, score in cells], [row.label for row, _, _ in cells]),
+            "score": as_scores([score for _, _, score in cells], [row.label for row, _, _ in cells]),
             "split": [row.split for row, _, _ in cells],
         }
     )
     queries = pd.DataFrame({"id": list(query_ids.values()), "text": [row.query for row in rows]})
-    return DatasetParts(queries, pd.DataFrame({"id": corpus_ids, "text": [text for _, text, _ in cells]}), qrels, notes)
+    corpus = pd.DataFrame({"id": corpus_ids, "text": [text for _, text, _ in cells]})
+    return DatasetParts(queries, corpus, qrels, notes, corpus_is_labelled_only=True, has_scores=has_scores)
 
 
 def _pair_rows(frame: pd.DataFrame, found: Mapping[str, list[str]], split: str) -> Iterator[_Row]:
@@ -169,11 +280,11 @@ def _pair_rows(frame: pd.DataFrame, found: Mapping[str, list[str]], split: str) 
     )
     for number, (query, title, score, given_split) in enumerate(singles):
         label = f"{split} row {number}".strip()
-        documents = [cell for column in document_columns for cell in _cells(column[number])]
+        documents = [cell for column in document_columns for cell in laid_out(column[number])]
         if len(documents) > 1:  # a lone empty cell is an error, one in `positive_3` only means that there are two
-            documents = [cell for cell in documents if not _is_missing(cell)]
-        negatives = [cell for column in negative_columns for cell in _cells(column[number])]
-        scores = _cells(score) if isinstance(score, (list, tuple, np.ndarray)) else [score] * len(documents)
+            documents = [cell for cell in documents if not is_missing(cell)]
+        negatives = [cell for column in negative_columns for cell in laid_out(column[number])]
+        scores = laid_out(score) if isinstance(score, (list, tuple, np.ndarray)) else [score] * len(documents)
         if len(scores) != len(documents):
             raise ValueError(
                 f"{label} has {len(documents)} documents but {len(scores)} scores. Give one score, or one per document."
@@ -181,8 +292,8 @@ def _pair_rows(frame: pd.DataFrame, found: Mapping[str, list[str]], split: str) 
         yield _Row(
             label,
             query,
-            [_with_title(title, text) for text in documents],
-            [text for text in negatives if not _is_missing(text)],
+            [with_title(title, text) for text in documents],
+            [text for text in negatives if not is_missing(text)],
             scores,
             given_split,
         )
@@ -191,105 +302,76 @@ def _pair_rows(frame: pd.DataFrame, found: Mapping[str, list[str]], split: str) 
 def from_beir(tables: BeirTables, columns: Mapping[str, str]) -> DatasetParts:
     """Lay out the BEIR form, whose tables need little more than their columns renamed.
 
+    Queries and documents without text that nothing judges are left out, and counted in a note.
+
     Args:
         tables: As `read_source` gives them.
         columns: Role -> column; see `RetrievalDataset.load`.
 
     Raises:
-        ValueError: A table is empty, a column or an id missing, a text empty or no string, a score no finite number.
+        ValueError: A table is empty, a column or an id missing, a judged text empty or a text no string, a score no
+            finite number; a column of the qrels that is not used looks like labels.
     """
     _check_rows({"queries": tables.queries, "corpus": tables.corpus})
     _check_rows(tables.qrels)
     roles = dict.fromkeys((*_CORPUS_COLUMNS, *_QRELS_COLUMNS))
     _check_mapping(columns, roles, (tables.queries, tables.corpus, *tables.qrels.values()))
     notes = list(tables.notes)
+    qrels, qrels_notes = _judgements(tables, columns)
     texts: dict[str, pd.DataFrame] = {}
-    for part, frame, usual in (
-        ("queries", tables.queries, _QUERIES_COLUMNS),
-        ("corpus", tables.corpus, _CORPUS_COLUMNS),
+    for part, frame, usual, judged in (
+        ("queries", tables.queries, _QUERIES_COLUMNS, qrels["query_id"]),
+        ("corpus", tables.corpus, _CORPUS_COLUMNS, qrels["corpus_id"]),
     ):
         # One mapping serves both tables, so a name that only the other one has is no reason to stop.
         here = {role: column for role, column in columns.items() if column in frame.columns}
         found = _find_columns(frame, usual, here, f" in {part}")
         notes += _unused_note(frame, found, f" in {part}")
-        text = frame[found["text"][0]].tolist()
+        column = found["text"][0]
+        text = frame[column].tolist()
+        notes += check_written_lists(text, column, f" in {part}")
+        text = [document_text(cell) for cell in text]
         if "title" in found:
-            text = [_with_title(*both) for both in zip(frame[found["title"][0]].tolist(), text, strict=True)]
-        ids = _as_ids(frame[found["id"][0]], part)
-        _check_texts(text, ids, "queries" if part == "queries" else "documents")
-        texts[part] = pd.DataFrame({"id": ids, "text": text})
+            text = [with_title(*both) for both in zip(frame[found["title"][0]].tolist(), text, strict=True)]
+        table = pd.DataFrame({"id": as_ids(frame[found["id"][0]], part), "text": pd.Series(text, dtype=object)})
+        nouns = ("query", "queries") if part == "queries" else ("document", "documents")
+        blank = np.array([is_missing(cell) or (isinstance(cell, str) and not cell.strip()) for cell in text])
+        needless = blank & ~table["id"].isin(set(judged)).to_numpy()
+        if needless.any():
+            notes.append(f"{counted(int(needless.sum()), *nouns)} without text that nothing judges left out.")
+            table = table[~needless].reset_index(drop=True)
+        check_texts(table["text"].tolist(), table["id"].tolist(), nouns[1], [column])
+        texts[part] = table
+    has_scores = any("score" in _find_columns(f, _QRELS_COLUMNS, columns, "") for f in tables.qrels.values())
+    return DatasetParts(texts["queries"], texts["corpus"], qrels, [*notes, *qrels_notes], has_scores=has_scores)
 
-    judged = []
+
+def _judgements(tables: BeirTables, columns: Mapping[str, str]) -> tuple[pd.DataFrame, list[str]]:
+    """All judgements in one table, and notes on their columns."""
+    judged, notes = [], []
     for split, frame in tables.qrels.items():
         where = f" in qrels {split!r}" if split else " in qrels"
         found = _find_columns(frame, _QRELS_COLUMNS, columns, where)
         if split and len(tables.qrels) > 1:
             found.pop("split", None)
+        refuse_unused_labels(frame, found, columns, where)
         notes += _unused_note(frame, found, where)
         labels = [f"{split} row {number}".strip() for number in range(len(frame))]
         score = frame[found["score"][0]].tolist() if "score" in found else [1.0] * len(frame)
+        scores = as_scores(score, labels)
+        if "score" in found:
+            notes += all_relevant_note(found["score"][0], scores, where)
         judged.append(
             pd.DataFrame(
                 {
-                    "query_id": _as_ids(frame[found["query_id"][0]], "qrels"),
-                    "corpus_id": _as_ids(frame[found["corpus_id"][0]], "qrels"),
-                    "score": _as_scores(score, labels),
+                    "query_id": as_ids(frame[found["query_id"][0]], "qrels"),
+                    "corpus_id": as_ids(frame[found["corpus_id"][0]], "qrels"),
+                    "score": scores,
                     "split": frame[found["split"][0]].tolist() if "split" in found else [split] * len(frame),
                 }
             )
         )
-    return DatasetParts(texts["queries"], texts["corpus"], pd.concat(judged, ignore_index=True), notes)
-
-
-# --- cells ---
-
-
-def _cells(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value]
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value is pd.NA or value == "" or (isinstance(value, float) and math.isnan(value))
-
-
-def _with_title(title: Any, text: Any) -> Any:
-    """Join as BEIR does; what is no string is passed on for the check of texts to name."""
-    if _is_missing(title):
-        return text
-    if _is_missing(text) or not isinstance(title, str):
-        return title
-    return f"{title} {text}".strip() if isinstance(text, str) else text
-
-
-def _as_ids(column: pd.Series, part: str) -> list[str]:
-    """Read ids as strings; whole numbers are written without a point, whatever pandas made of them."""
-    values = [int(v) if isinstance(v, float) and v.is_integer() else v for v in column.tolist()]
-    missing = [f"row {number}" for number, value in enumerate(values) if _is_missing(value)]
-    if missing:
-        raise ValueError(
-            f"{counted(len(missing), 'id')} missing in {part}: {first_three(missing)}. Every row needs one; fill it in."
-        )
-    return [str(value) for value in values]
-
-
-def _as_scores(values: list[Any], labels: list[str]) -> list[float]:
-    scores = pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").astype("float64")
-    bad = [f"{label} = {value}" for label, value, ok in zip(labels, values, np.isfinite(scores), strict=True) if not ok]
-    if bad:
-        raise ValueError(
-            f"{counted(len(bad), 'score')} NaN, infinite, missing or no number: {first_three(bad)}. "
-            "Expected a number in each row (above 0 is relevant). Fill them in or drop the column: all count 1 then."
-        )
-    return list(scores)
-
-
-def _check_texts(texts: Sequence[object], labels: Sequence[str], what: str) -> None:
-    bad = [label for text, label in zip(texts, labels, strict=True) if not (isinstance(text, str) and text.strip())]
-    if bad:
-        raise ValueError(
-            f"{len(bad)} {what} have an empty text or none that is a string: {first_three(bad)}. "
-            "Expected some text in each. Fill them in or take them out."
-        )
+    return pd.concat(judged, ignore_index=True), notes
 
 
 def _check_rows(tables: Mapping[str, pd.DataFrame]) -> None:
@@ -299,16 +381,3 @@ def _check_rows(tables: Mapping[str, pd.DataFrame]) -> None:
                 f"{f'{name!r} is empty' if name else 'The data set is empty'}: a table with no rows. "
                 "Expected at least one. Give it rows or take it out."
             )
-
-
-# --- words for messages ---
-
-
-def first_three(labels: Sequence[str]) -> str:
-    """Name the first three of a list and show that there are more: 'a', 'b', 'c', ..."""
-    return listed(labels[:3]) + (", ..." if len(labels) > 3 else "")
-
-
-def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """Say "1 query" or "2 queries"."""
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"

@@ -13,6 +13,7 @@ import textwrap
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +79,7 @@ def standard_library_dataset(seed: int = 0) -> RetrievalDataset:
         },
         seed=seed,
     )
-    return RetrievalDataset(dataset.queries, dataset.corpus, dataset.qrels, name=DATASET_NAME, notes=dataset.notes)
+    return replace(dataset, name=DATASET_NAME, cut=None)
 
 
 def demo_model() -> SentenceTransformer:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from st_adapter.data import RetrievalDataset
-from st_adapter.data_columns import counted
+from st_adapter.data_cells import counted
 from st_adapter.splits import join, normalised
 
 Kind = Literal["exact", "normalised", "paraphrase"]

@@ -17,6 +17,7 @@ from sentence_transformers import SentenceTransformerModelCardData
 
 from st_adapter import __version__
 from st_adapter.base_model import BaseModel
+from st_adapter.data import documents_searched
 
 Layout = Literal["document", "query", "twin"]
 """What plain ``encode`` gives: documents; queries; or queries from a model without a Router, for older software."""
@@ -63,6 +64,7 @@ class TrainingRecord:
         data: name of the data set.
         dataset_id: its id on the Hub, if it is there.
         num_documents: N, size of the corpus.
+        corpus_is_labelled_only: whether the corpus is just the documents of the pairs.
         num_queries: split -> number of its queries.
         method: ``auto``, ``closed-form`` or ``gradient``.
         chosen: the candidate that was chosen.
@@ -80,6 +82,7 @@ class TrainingRecord:
     data: str = ""
     dataset_id: str = ""
     num_documents: int = 0
+    corpus_is_labelled_only: bool = False
     num_queries: dict[str, int] = field(default_factory=dict)
     method: str = ""
     chosen: str = ""
@@ -276,7 +279,7 @@ def _training_parts(training: TrainingRecord | None) -> list[str]:
         return []
     parts = []
     if training.scores is not None:
-        parts += ["## Does it help?", _score_table(training.scores)]
+        parts += ["## Does it help?", _score_table(training.scores, training.corpus_is_labelled_only)]
         if training.scores.summary:
             parts.append(training.scores.summary)
     facts = _facts(training)
@@ -288,7 +291,7 @@ def _training_parts(training: TrainingRecord | None) -> list[str]:
     return parts
 
 
-def _score_table(scores: SplitScores) -> str:
+def _score_table(scores: SplitScores, labelled_only: bool) -> str:
     rows = [
         f"| {name} | {scores.base[name]:.4f} | {scores.adapted[name]:.4f} | "
         f"{scores.adapted[name] - scores.base[name]:+.4f} | {_interval(scores.intervals.get(name))} |"
@@ -297,7 +300,7 @@ def _score_table(scores: SplitScores) -> str:
     ]
     head = (
         f"On the {scores.num_queries:,} queries of the split `{scores.split}`, which nothing was fitted on or chosen "
-        f"by, against {scores.num_documents:,} documents; exact search."
+        f"by, against {documents_searched(scores.num_documents, labelled_only)}; exact search."
     )
     if scores.num_own_copies:
         head += f" Queries that are documents too: {scores.num_own_copies:,}; no hit of theirs is their own copy."
@@ -317,7 +320,8 @@ def _facts(training: TrainingRecord) -> list[str]:
             if training.dataset_id
             else training.data
         )
-        sizes = [f"{training.num_documents:,} documents"] if training.num_documents else []
+        size = documents_searched(training.num_documents, training.corpus_is_labelled_only)
+        sizes = [size] if training.num_documents else []
         sizes += [f"{number:,} {split} queries" for split, number in training.num_queries.items()]
         facts.append(f"Data: {_inline(name)}" + (f" ({', '.join(sizes)})" if sizes else ""))
     if training.fitted_on:

@@ -8,13 +8,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import check_seed_and_level, fit
+from st_adapter.base_model import count_long_texts
 from st_adapter.data import RetrievalDataset
+from st_adapter.data_cells import counted
 from st_adapter.embeddings import EmbeddedDataset, Precision, embed, index_qrels, sample_of_texts
 from st_adapter.evaluation import EvaluationResult, evaluate, seen_documents
 from st_adapter.examples import largest_changes
@@ -41,6 +43,47 @@ REPORT_FILE, REPORT_PICTURE = "report.html", "report.png"
 CURVE_FILE, CURVE_PICTURE = "learning_curve.json", "learning_curve.png"
 # Metrics kept query by query, so that two runs can be compared query by query.
 PER_QUERY = ("ndcg@10", "mrr@100")
+
+
+class LongTexts(NamedTuple):
+    """Texts of which the model reads a part alone.
+
+    Attributes:
+        max_seq_length: tokens that it reads, prompt and special tokens included.
+        num_queries: queries with more.
+        num_documents: documents with more.
+    """
+
+    max_seq_length: int
+    num_queries: int
+    num_documents: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One sentence if there are any."""
+        counts = (counted(self.num_queries, "query", "queries"), counted(self.num_documents, "document"))
+        found = [words for number, words in zip(self[1:], counts, strict=True) if number]
+        sentence = (
+            f"{' and '.join(found)} longer than the {self.max_seq_length} tokens that the model reads "
+            "(max_seq_length); the rest of them is not read."
+        )
+        return (sentence,) if found else ()
+
+
+def long_texts(model: SentenceTransformer, dataset: RetrievalDataset) -> LongTexts | None:
+    """Count the texts of a data set that are longer than a base model reads.
+
+    Args:
+        model: the base model, or one that was saved with an adapter.
+        dataset: queries and corpus.
+
+    Returns:
+        The counts; None for a model that reads texts of any length.
+    """
+    base, _ = detach(model)
+    queries = count_long_texts(base, dataset.queries["text"], "query")
+    documents = count_long_texts(base, dataset.corpus["text"], "document")
+    return None if queries is None or documents is None else LongTexts(int(base.max_seq_length), queries, documents)
 
 
 @dataclass(frozen=True)
@@ -145,6 +188,7 @@ def run_training(
 
     start = time.perf_counter()
     dataset = _keep_paraphrases_together(dataset, embedded, paraphrase_threshold)
+    too_long = long_texts(model, dataset)
     leaks = check_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     if drop_leaking:
         dataset = drop_leaks(dataset, leaks)
@@ -186,6 +230,7 @@ def run_training(
         data=dataset.name,
         dataset_id=dataset.name if "/" in dataset.name else "",
         num_documents=len(dataset.corpus),
+        corpus_is_labelled_only=dataset.corpus_is_labelled_only,
         num_queries={split: len(set(judged["query_id"])) for split, judged in dataset.qrels.items()},
         method=method,
         chosen=selection["chosen"],
@@ -199,6 +244,7 @@ def run_training(
         script=script,
         versions=installed_versions(),
     )
+    notes = (*dataset.notes, *(too_long.notes if too_long is not None else ()))
     model_dir = output_dir / MODEL_FOLDER
     if adapter is not None or save_base:
         save_pretrained(
@@ -222,8 +268,10 @@ def run_training(
         "base_model": None if embedded.base_model is None else embedded.base_model.facts(),
         "data": {
             "name": dataset.name,
-            "notes": list(dataset.notes),
+            "notes": list(notes),
             "num_documents": len(dataset.corpus),
+            "corpus_is_labelled_only": dataset.corpus_is_labelled_only,
+            "long_texts": None if too_long is None else too_long._asdict(),
             "train": _split_numbers(embedded, "train"),
             "split_by": dataset.cut.by if dataset.cut else None,
             "leaks": leaks.to_dict(max_pairs=_SHOWN_LEAKS),
@@ -248,7 +296,7 @@ def run_training(
         (output_dir / name).unlink(missing_ok=True)
     write_json(results_file, results)
     saved = model_dir if model_dir.exists() else None
-    return TrainingRun(saved, results_file, results, evaluations, leaks, dataset.notes)
+    return TrainingRun(saved, results_file, results, evaluations, leaks, notes)
 
 
 def _keep_paraphrases_together(
@@ -284,7 +332,7 @@ def _fit_gradient(
 def evaluate_saved(
     model: SentenceTransformer,
     dataset: RetrievalDataset,
-    split: str,
+    split: str | None = None,
     *,
     indexes: Sequence[str] = (),
     fitted_on: Sequence[str] = (),
@@ -300,7 +348,8 @@ def evaluate_saved(
         model: a model saved by this package, opened with Sentence Transformers; without an adapter both sides
             are equal.
         dataset: queries, corpus and judgements.
-        split: the split to evaluate on.
+        split: the split to evaluate on; test, or else the only one, if None. ``RetrievalDataset.load`` with
+            ``cut_into=()`` reads data to evaluate on all of them.
         indexes: names as ``build_index`` takes them, such as ``int8`` or ``hnsw:40``.
         fitted_on: splits of these data that the adapter was fitted on, to tell queries whose documents it has seen from
             the others; without any they are not told apart.
@@ -318,8 +367,7 @@ def evaluate_saved(
             unknown or does not fit the model's dimensions, or the data cannot be written in TREC form.
         ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
     """
-    if split not in dataset.qrels:
-        raise ValueError(f"There is no split {split!r}; the data have {list(dataset.qrels)}. Choose one of these.")
+    split = dataset.split_to_evaluate(split)
     indexes = [check_index(name) for name in indexes]  # before anything is embedded
     base, query_modules = detach(model)
     embedded = embed(base, dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision)

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from st_adapter.comparison import written
+from st_adapter.data import documents_searched
 from st_adapter.demo import DATASET_NAME
 from st_adapter.examples import shortened
 from st_adapter.pipeline import CURVE_FILE, REPORT_FILE, REPORT_PICTURE, RESULTS_FILE
@@ -66,7 +67,7 @@ def write_report(output_dir: str | Path) -> Report:
         lstrip_blocks=True,
     )
     environment.filters |= {"fraction": _fraction, "signed": _signed}
-    environment.globals["written"] = written
+    environment.globals |= {"written": written, "documents_searched": documents_searched}
     page = environment.get_template(_TEMPLATE).render(**content, figures=_figures(content, plots, jinja2))
     # Texts of others may hold halves of characters, which UTF-8 cannot.
     write_text(output_dir / REPORT_FILE, page.encode("utf-8", "replace").decode())
@@ -151,6 +152,8 @@ def _content(results: Mapping[str, Any], curve: Mapping[str, Any] | None) -> dic
         "candidates": results["selection"].get("candidates", [])[:_SHOWN_CANDIDATES],
         "num_more_candidates": max(0, len(results["selection"].get("candidates", [])) - _SHOWN_CANDIDATES),
         "data": results["data"],
+        # Runs of before did not say it.
+        "labelled_only": results["data"].get("corpus_is_labelled_only", False),
         "data_name": results["data"]["name"] or "data in memory",
         "base_model": results["base_model"]["name"],
         "fitted_on": results["fitted_on"],

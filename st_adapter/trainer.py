@@ -48,7 +48,8 @@ class AdapterTrainer:
         model: base model; the adapter is trained on its device.
         args: settings; the defaults of ``AdapterTrainingArguments`` if None.
         train_dataset: a whole data set with a ``train`` and a ``dev`` split (``RetrievalDataset``, or embedded), one
-            embedded split, or a ``datasets.Dataset`` of pairs.
+            embedded split, or a ``datasets.Dataset`` of pairs. Of pairs without a dev split, 15 % of the queries are
+            dev, and the others train.
         eval_dataset: the dev split, if ``train_dataset`` is not a whole data set.
         adapter: starting point; a new adapter, at ``args.start``, if None.
         callbacks: any ``transformers.TrainerCallback``.
@@ -352,7 +353,8 @@ def _splits(
     if isinstance(train, Dataset) and isinstance(dev, Dataset):
         train, dev = RetrievalDataset.load(DatasetDict(train=train, dev=dev)), None
     elif isinstance(train, Dataset) and dev is None:
-        train = RetrievalDataset.load(train)
+        # A test split would be set aside for nothing: the trainer looks at train and dev alone.
+        train = RetrievalDataset.load(train, cut_into=("train", "dev"))
     if isinstance(train, RetrievalDataset):
         train = embed(model, train)
     if isinstance(train, EmbeddedDataset) and dev is None:

@@ -24,6 +24,14 @@ def judged(dataset, split):
     return {(queries[row["query_id"]], corpus[row["corpus_id"]]): row["score"] for row in dataset.qrels[split]}
 
 
+LABELLED_ONLY = "The corpus is the labelled documents only: pairs name no others to search among."
+
+
+def noted(dataset):
+    """The notes apart from the one that every data set of pairs has."""
+    return tuple(note for note in dataset.notes if note != LABELLED_ONLY)
+
+
 def split_of(dataset):
     """Query text -> the one split that judges it."""
     texts = dict(zip(dataset.queries["id"], dataset.queries["text"], strict=True))
@@ -113,7 +121,7 @@ def test_folder_with_one_file_per_split(tmp_path, suffix, dev):
     dataset = RetrievalDataset.load(tmp_path)
     assert_three(dataset)
     assert dataset.name == tmp_path.name
-    assert dataset.notes == ()
+    assert noted(dataset) == ()
 
 
 def test_numbered_shards_are_one_split_and_strange_files_are_noted(tmp_path):
@@ -125,7 +133,7 @@ def test_numbered_shards_are_one_split_and_strange_files_are_noted(tmp_path):
     (tmp_path / "SOURCE.md").write_text("Prose is no data.")
     dataset = RetrievalDataset.load(tmp_path)
     assert judged(dataset, "train") == {("a?", "A"): 1.0, ("d?", "D"): 1.0}
-    assert dataset.notes == ("Files left unread: 'stats.json'.",)
+    assert noted(dataset) == ("Files left unread: 'stats.json'.",)
 
 
 def test_folder_with_a_single_file(tmp_path):
@@ -181,26 +189,26 @@ def test_unusual_names_are_mapped_and_other_columns_are_noted():
     mapping = {"query": "utterance", "document": "kb entry", "split": "fold"}
     dataset = RetrievalDataset.load(frame, columns=mapping)
     assert_three(dataset)
-    assert dataset.notes == ("Columns left unused: 'author'.",)
+    assert noted(dataset) == ("Columns left unused: 'author'.",)
 
 
 def test_a_mapping_goes_before_usual_names():
     frame = PAIRS.assign(question=["x?", "y?", "z?"])
     dataset = RetrievalDataset.load(frame, columns={"query": "question"})
     assert dataset.queries["text"][:] == ["x?", "y?", "z?"]
-    assert dataset.notes == ("Columns left unused: 'query'.",)
+    assert noted(dataset) == ("Columns left unused: 'query'.",)
 
 
 def test_likelier_name_wins_and_the_other_is_noted():
     dataset = RetrievalDataset.load(PAIRS.assign(answer="short"))
     assert_three(dataset)
-    assert dataset.notes == ("Columns left unused: 'answer'.",)
+    assert noted(dataset) == ("Columns left unused: 'answer'.",)
 
 
 def test_title_is_joined_to_the_document():
     dataset = RetrievalDataset.load(PAIRS.assign(title=["One", "", None]))
     assert dataset.corpus["text"][:] == ["One A", "B", "C"]
-    assert dataset.notes == ("Column 'title' was put before the text of its document.",)
+    assert noted(dataset) == ("Column 'title' was put before the text of its document.",)
 
 
 def test_negatives_are_judged_zero_and_grades_are_kept():
@@ -258,7 +266,7 @@ def test_identical_texts_are_one_and_every_positive_is_kept():
     assert dataset.queries["text"][:] == ["a?", "other?", "b?", "c?"]
     assert dataset.corpus["text"][:] == ["A", "A2", "B", "C"]
     assert judged(dataset, "train") == {("a?", "A"): 3.0, ("a?", "A2"): 2.0, ("other?", "A"): 1.0}
-    assert dataset.notes == (
+    assert noted(dataset) == (
         "2 queries with exactly the text of an earlier one merged into it.",
         "2 documents with exactly the text of an earlier one merged into it.",
         "1 repeated judgement of the same query and document merged; the highest score was kept.",
@@ -270,7 +278,7 @@ def test_identical_documents_of_a_corpus_take_the_first_id():
     dataset = RetrievalDataset.load(parts)
     assert dataset.corpus["id"][:] == ["x", "z"]  # a space is a difference
     assert dataset.qrels["dev"]["corpus_id"][:] == ["x"]
-    assert dataset.notes == (
+    assert noted(dataset) == (
         "1 repeated row of the documents read once.",
         "1 document with exactly the text of an earlier one merged into it.",
     )
@@ -294,7 +302,7 @@ def test_folder_of_parquet_with_a_split_column(tmp_path):
     assert dataset.splits == ["train", "dev", "test"]
     assert judged(dataset, "train") == {("a?", "A"): 1.0}
     assert judged(dataset, "test") == {("c?", "C"): 3.0}
-    assert dataset.notes == ("Files left unread: 'stats.json'.",)
+    assert noted(dataset) == ("Files left unread: 'stats.json'.",)
 
 
 def write_beir_files(folder, dev="dev"):
@@ -319,7 +327,7 @@ def test_folder_of_jsonl_with_one_tsv_of_qrels_per_split(tmp_path, dev):
     assert dataset.corpus["id"][:] == ["10", "11", "12"]
     assert judged(dataset, "dev") == {("b?", "B"): 2.0}
     assert dataset.queries["id"][:] == ["1", "2", "3", "4"]
-    assert dataset.notes == (
+    assert noted(dataset) == (
         "Columns left unused in corpus: 'metadata'.",
         "1 query without judgements in any split kept, but not used.",
     )
@@ -434,7 +442,7 @@ def test_without_splits_queries_are_cut_by_the_hash(seed):
         q: expected_split(f"how does thing {n} work?", seed) for n, q in enumerate(many()["query"])
     }
     note = f"No splits were given; queries were cut 70/10/20 into train, dev and test by a hash (seed {seed})."
-    assert dataset.notes == (note,)
+    assert noted(dataset) == (note,)
 
 
 def test_shares_are_about_70_10_20():
@@ -446,7 +454,7 @@ def test_shares_are_about_70_10_20():
 def test_a_lone_train_split_is_cut_too():
     dataset = RetrievalDataset.load({"train": many()})
     assert split_of(dataset) == split_of(RetrievalDataset.load(many()))
-    assert dataset.notes[0].startswith("Only a train split was given; queries were cut 70/10/20")
+    assert noted(dataset)[0].startswith("Only a train split was given; queries were cut 70/10/20")
 
 
 def test_more_data_and_another_order_move_no_query():
@@ -500,7 +508,7 @@ def test_a_missing_dev_is_carved_from_train():
 def test_train_and_dev_without_test():
     dataset = RetrievalDataset.load({"train": THREE["train"], "valid": THREE["dev"]})
     assert dataset.splits == ["train", "dev"]
-    assert dataset.notes == ("No test split was given, so there is none.",)
+    assert noted(dataset) == ("No test split was given, so there is none.",)
 
 
 def test_other_splits_are_kept_behind_the_usual_ones():
@@ -513,7 +521,7 @@ def test_queries_in_two_given_splits_are_kept_and_counted():
     dataset = RetrievalDataset.load(both)
     assert judged(dataset, "train") == {("a?", "A"): 1.0}
     assert judged(dataset, "test") == {("c?", "C"): 1.0, ("a?", "X"): 1.0, (" A?", "Y"): 1.0}
-    assert dataset.notes == (
+    assert noted(dataset) == (
         "1 query with exactly the text of an earlier one merged into it.",
         "1 query text stands in both 'train' and 'test' (apart from case and spacing); kept in both.",
     )
