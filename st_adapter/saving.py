@@ -44,7 +44,7 @@ from st_adapter.storage import folder_written_whole, is_pickle, read_object, wri
 QUERY_BRANCH, TWIN_BRANCH = "query", "twin"
 
 # Files of earlier versions of a repository that a new one may not have any more.
-_OWNED = ("*_Router/*", "*_Dense/*", f"{ADAPTER_FOLDER}/*", "onnx/model_query.onnx")
+_OWNED = ("*_Router/*", "*_Dense/*", f"{ADAPTER_FOLDER}/*", "onnx/model_document.onnx", "onnx/model_query.onnx")
 _PICKLED_WEIGHTS = "pytorch_model"
 _QUERY_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # Settings of a model in memory that its configuration file can carry without touching anything else.
