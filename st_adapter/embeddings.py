@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,8 +23,10 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from st_adapter.base_model import BaseModel, Role, is_unit, json_digest, model_fingerprint, prompt_of
+from st_adapter.base_model import BaseModel, Role, check_encoder, is_unit, json_digest, model_fingerprint, prompt_of
 from st_adapter.data import RetrievalDataset
+from st_adapter.errors import InputError
+from st_adapter.storage import check_writable
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Similarity = Literal["cosine", "dot"]
@@ -205,7 +208,8 @@ def embed(
     Args:
         model: base model, on the device it shall run on.
         dataset: queries, corpus and judgements.
-        cache_dir: where the cache lies; ``st_adapter`` in ``HF_HOME`` if None.
+        cache_dir: where the cache lies; ``st_adapter`` in ``HF_HOME`` if None. One that cannot be written to is read,
+            and what is new is kept in memory only, with a warning.
         batch_size: texts per forward pass, >= 1.
         precision: ``bf16`` or ``fp16`` run the model under autocast (GPUs); vectors are kept in float32 all the same.
         show_progress_bar: one bar for the queries, one for the documents, if there is anything to embed.
@@ -214,11 +218,13 @@ def embed(
         Tensors on the model's device, rows in data set order.
 
     Raises:
-        ValueError: the model compares by Euclidean or Manhattan distance, gives a vector that is not finite, or a
-            cached file cannot be read.
+        ValueError: the model is a cross-encoder or sparse, compares by Euclidean or Manhattan distance, or gives a
+            vector that is not finite; ``cache_dir`` cannot be made; a cached file cannot be read.
     """
+    check_encoder(model)
     similarity = _similarity(model)
     store = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
+    writable = _is_writable(store, given=cache_dir is not None)
     fingerprint = model_fingerprint(model)
     dim = int(model.get_embedding_dimension())
     with model.truncate_embeddings(None):
@@ -228,7 +234,7 @@ def embed(
         key = json_digest(
             [fingerprint, prompt_of(model, role), precision, model.max_seq_length, *([dim] if truncated else [])]
         )
-        cache = _VectorCache(store / "embeddings" / key[:32], dim)
+        cache = _VectorCache(store / "embeddings" / key[:32], dim, writable=writable)
         todo = cache.missing(texts)
         if todo:
             _fill(cache, model, role, todo, batch_size, precision, show_progress_bar)
@@ -278,6 +284,27 @@ def _similarity(model: SentenceTransformer) -> Similarity:
     return "cosine" if name == "cosine" else "dot"
 
 
+def _is_writable(store: Path, given: bool) -> bool:
+    """Whether embeddings can be kept; one warning if not.
+
+    Raises:
+        ValueError: the place was named and is not there to be read either.
+    """
+    try:
+        check_writable(store, "cache_dir")
+    except InputError as error:
+        if given and not store.is_dir():
+            raise
+        problem = str(error).rpartition(" Choose ")[0]
+        warnings.warn(
+            f"{problem} So new embeddings are kept in memory only, and the next run computes them again. Name a place "
+            "for them with cache_dir, or --cache-dir on the command line.",
+            stacklevel=3,
+        )
+        return False
+    return True
+
+
 def _fill(
     cache: _VectorCache,
     model: SentenceTransformer,
@@ -313,9 +340,10 @@ def _autocast(device: torch.device, precision: Precision) -> AbstractContextMana
 class _VectorCache:
     """Vectors of one model and prompt in a folder of Arrow shards, found again by the SHA-256 of their text."""
 
-    def __init__(self, folder: Path, dim: int) -> None:
+    def __init__(self, folder: Path, dim: int, *, writable: bool = True) -> None:
         self.folder = folder
         self.dim = dim
+        self.writable = writable
         self._shards: list[NDArray[np.float32]] = []
         self._where: dict[str, tuple[int, int]] = {}
         for path in sorted(folder.glob("*.arrow")):
@@ -342,6 +370,9 @@ class _VectorCache:
                 f"The base model gave NaN or infinite values for {int(bad.sum())} texts, the first: {first}. "
                 "Check these texts and the model's weights; with fp16 try bf16 or fp32."
             )
+        if not self.writable:
+            self._keep([_text_key(text) for text in texts], vectors)
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         name = uuid.uuid4().hex
         unfinished, finished = self.folder / f"{name}.part", self.folder / f"{name}.arrow"
@@ -365,6 +396,9 @@ class _VectorCache:
                 f"The cached embeddings in {path} cannot be read as vectors of {self.dim} dimensions ({error}). "
                 "Delete that file; its texts will be embedded again."
             ) from error
+        self._keep(keys, vectors)
+
+    def _keep(self, keys: Sequence[str], vectors: NDArray[np.float32]) -> None:
         self._where.update((key, (len(self._shards), row)) for row, key in enumerate(keys))
         self._shards.append(vectors)
 

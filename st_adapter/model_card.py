@@ -72,6 +72,7 @@ class TrainingRecord:
         arguments: settings of a gradient run.
         scores: held-out figures.
         script: the script that made the model.
+        opened_with: settings of the base model that its own files do not say, such as ``truncate_dim``.
         versions: package -> version at training time.
     """
 
@@ -89,6 +90,7 @@ class TrainingRecord:
     arguments: dict[str, Any] = field(default_factory=dict)
     scores: SplitScores | None = None
     script: str = ""
+    opened_with: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -330,6 +332,9 @@ def _facts(training: TrainingRecord) -> list[str]:
         facts.append("Splits: all queries of a document on one side")
     if training.arguments:
         facts.append("Arguments: " + ", ".join(f"`{name}={value}`" for name, value in training.arguments.items()))
+    if training.opened_with:
+        settings = ", ".join(f"`{name}={_inline(str(value))}`" for name, value in training.opened_with.items())
+        facts.append(f"Base model opened with: {settings}")
     if training.script:
         facts.append(f"Made by: `{training.script}`")
     return facts

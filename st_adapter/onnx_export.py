@@ -89,7 +89,7 @@ def export_onnx(model: SentenceTransformer, output_dir: str | Path) -> list[Path
         OSError: the files cannot be written, for instance because the disk is full.
     """
     check_dependencies()
-    _check_exportable(model)
+    check_exportable(model)
     folder = Path(output_dir).resolve() / "onnx"
     _check_folder(folder)
     # A copy, since it is moved and cast. Half precision would be slow or unknown on most of the clients' CPUs.
@@ -164,7 +164,8 @@ def check_dependencies() -> None:
         ) from error
 
 
-def _check_exportable(model: SentenceTransformer) -> None:
+def check_exportable(model: SentenceTransformer) -> None:
+    """Raise the ValueError of ``export_onnx`` for a model that no ONNX file can stand for."""
     if not isinstance(model, SentenceTransformer):
         raise ValueError(
             f"The model is a {type(model).__name__}, but a SentenceTransformer is expected. "

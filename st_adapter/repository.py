@@ -522,10 +522,10 @@ def from_pretrained(
     return model
 
 
-def saved_training(name_or_path: str) -> TrainingRecord | None:
+def saved_training(name_or_path: str, revision: str | None = None) -> TrainingRecord | None:
     """How the adapter of a saved model came about, of a folder or Hub id; None if that is not recorded."""
     try:
-        folder = locate(name_or_path, only_config=True)
+        folder = locate(name_or_path, revision=revision, only_config=True)
     except (ValueError, OSError):
         return None
     return read_saved(folder).training if (folder / CONFIG_FILE_NAME).is_file() else None
