@@ -135,6 +135,8 @@ def model_card(
     on_hub: bool,
     inherited: Mapping[str, Any] | None = None,
     training: TrainingRecord | None = None,
+    remote_code: bool = False,
+    onnx_files: Sequence[str] = (),
 ) -> str:
     """The README.md of a whole adapted model.
 
@@ -145,10 +147,13 @@ def model_card(
         on_hub: whether its name is a Hub id, which a card may link to.
         inherited: metadata taken over from the base's card.
         training: what is known about the training.
+        remote_code: whether the base model comes with code of its own.
+        onnx_files: names of the ONNX files among ``model.onnx``, ``model_document.onnx`` and ``model_query.onnx``.
     """
     base = _link(base_model, on_hub)
     pushed = "/" in title
     name = json.dumps(title) + (f", revision={json.dumps(layout)}" if pushed and layout != "document" else "")
+    name += ", trust_remote_code=True" if remote_code else ""
     code = f"""from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer({name})
@@ -162,7 +167,9 @@ scores = model.similarity(query_embeddings, document_embeddings)"""
         f"A Sentence Transformers model that embeds documents exactly as {base} does, and queries with a small adapter "
         "on top. An index built with the base model stays valid.",
         f"```python\n{code}\n```",
+        *([_REMOTE_CODE] if remote_code else []),
         _usage(layout, title if pushed else ""),
+        *([_onnx_usage(onnx_files)] if onnx_files else []),
         *_training_parts(training),
     ]
     return (
@@ -170,6 +177,27 @@ scores = model.similarity(query_embeddings, document_embeddings)"""
         + "\n\n".join(parts)
         + "\n"
     )
+
+
+_REMOTE_CODE = (
+    "The base model comes with code of its own, which runs when this model is opened: read it, and pass "
+    "`trust_remote_code=True` if you trust it."
+)
+
+
+def _onnx_usage(files: Sequence[str]) -> str:
+    """Which ONNX file is for which client."""
+    documents = "model_document.onnx" if "model_document.onnx" in files else "model.onnx"
+    sentences = ['ONNX: `SentenceTransformer(..., backend="onnx")` takes `onnx/model.onnx` for both sides.']
+    if "model_query.onnx" in files:
+        sentences.append(
+            "Clients that only pool (transformers.js, fastembed, Vespa) take `onnx/model_query.onnx` for queries and "
+            f"`onnx/{documents}` for documents; in Sentence Transformers these finished vectors would be wrong."
+            if documents != "model.onnx"
+            else "Clients that only pool (transformers.js, fastembed, Vespa) take `onnx/model_query.onnx` for queries, "
+            f"whose finished vectors would be wrong in Sentence Transformers, and `onnx/{documents}` for documents."
+        )
+    return " ".join(sentences)
 
 
 def _usage(layout: Layout, hub_id: str) -> str:

@@ -18,11 +18,12 @@ import torch
 from huggingface_hub.errors import IncompleteSnapshotError
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from st_adapter.adapter import ADAPTER_FOLDER, QueryAdapter
-from st_adapter.base_model import CHECK_TEXTS, BaseModel, Origin, origin_of
+from st_adapter.base_model import CHECK_TEXTS, BaseModel, Origin, origin_of, prompt_of
 from st_adapter.hub import MAIN, branches_of, download, upload
 from st_adapter.model import check_base_model, query_modules
 from st_adapter.model_card import Layout, TrainingRecord, base_metadata, model_card
@@ -35,9 +36,13 @@ from st_adapter.repository import (
     check_modules,
     copy_as,
     is_saved_model,
+    needs,
     read_saved,
+    reads_task,
+    task_error,
     to_layout,
     write_config,
+    write_max_seq_length,
 )
 from st_adapter.storage import folder_written_whole, is_pickle, read_object, write_json, write_text
 
@@ -96,13 +101,16 @@ def save_pretrained(
         ``output_dir`` as an absolute path.
 
     Raises:
-        ValueError: the adapter does not fit the model (see ``attach``); the files named by ``base_model`` are not those
+        ValueError: the adapter does not fit the model (see ``attach``); a ``layout`` for plain ``encode`` was asked for
+            and the base model reads ``task``; the files named by ``base_model`` are not those
             of the model in memory; ``output_dir`` holds something else.
         OSError: the folder cannot be written, for instance because the disk is full.
     """
     target = Path(output_dir).resolve()
     check_target(target, model, base_model)
     described = check_base_model(model, adapter, allow_other_base=allow_other_base)
+    if layout != "document" and _tells_queries_from_texts(model):
+        raise task_error(layout)
     source = _find_base_files(model, base_model)
     if source.folder is not None:
         described = BaseModel(**{**described.to_dict(), "name": source.name, "revision": source.revision})
@@ -143,6 +151,7 @@ def save_pretrained(
                 on_hub=source.on_hub,
                 inherited=inherited,
                 training=training,
+                **needs(folder),
             )
             write_text(folder / "README.md", card)
         write_config(folder, layout, described, adapter, training)
@@ -235,7 +244,13 @@ def push_folder(
         )
     with tempfile.TemporaryDirectory() as temporary:
         layouts: dict[str, Layout] = {MAIN: "document"}
-        if saved.has_adapter:
+        if saved.has_adapter and reads_task(folder):
+            warnings.warn(
+                f"No branch {QUERY_BRANCH!r} is made: the base model itself reads `task`, which plain encode() does "
+                "not pass. Call encode_query().",
+                stacklevel=2,
+            )
+        elif saved.has_adapter:
             layouts[QUERY_BRANCH] = "query"
             # A twin of an earlier adapter must not stay behind.
             if twin or TWIN_BRANCH in branches_of(repo_id, token):
@@ -441,6 +456,9 @@ def _add_adapter(folder: Path, model: SentenceTransformer, adapter: QueryAdapter
         settings = {name: getattr(model, name) for name in changed}
         write_json(file, {**(read_object(file) if file.is_file() else {}), **settings})
         saved = _open(folder, model)
+    if model.max_seq_length != saved.max_seq_length and isinstance(model[0], Transformer):
+        write_max_seq_length(folder, model.max_seq_length)
+        saved = _open(folder, model)
     for name in (*_SETTINGS, "max_seq_length"):
         before, after = getattr(model, name), getattr(saved, name)
         if before != after:
@@ -509,6 +527,13 @@ def _quiet() -> Iterator[None]:
     finally:
         if enabled:
             transformers_logging.enable_progress_bar()
+
+
+def _tells_queries_from_texts(model: SentenceTransformer) -> bool:
+    """Whether a base model embeds a query otherwise than the same text, with the same prompt, by plain ``encode``."""
+    prompt = prompt_of(model, "query")
+    plain = model.encode(CHECK_TEXTS, prompt=prompt, convert_to_tensor=True, show_progress_bar=False)
+    return not torch.equal(_encode(model, "encode_query"), plain)
 
 
 def _encode(model: SentenceTransformer, name: str) -> Tensor:
