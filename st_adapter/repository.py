@@ -255,6 +255,8 @@ def _to_legacy_form(folder: Path) -> None:
 
 def _legacy_config(kind: str, place: Path) -> bool:
     """Write a module's configuration in the old form; False if there is none, and then nothing is changed."""
+    if kind == "StaticEmbedding":
+        return True  # it has none in either form
     if kind not in _LEGACY_KEYS:
         return False
     file = place / (_TRANSFORMER_CONFIG if kind == "Transformer" else "config.json")
