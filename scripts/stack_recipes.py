@@ -30,8 +30,11 @@ is: it was built with the base model and is never embedded again.
 
 In the recipes, `model_path` is the folder that `save_pretrained` wrote, or its Hub id. `query_model_path` is the same
 model with another default: its plain `encode(...)` is adapted. On the Hub it is the branch `query` of the same
-repository (`revision="query"`). `onnx_model_path` is the folder with the two ONNX files that
-`save_pretrained(..., onnx=True)` adds.
+repository (`revision="query"`). `onnx_model_path` is the folder with the ONNX files that
+`save_pretrained(..., onnx=True)` adds: `onnx/model_query.onnx` for queries, and for documents `onnx/model.onnx`, or
+`onnx/model_document.onnx` where there is one (the base model does more than pooling and normalizing). In
+`SentenceTransformer(..., backend="onnx")` only `onnx/model.onnx` is right, for both sides: it ends at the transformer,
+and pooling, later modules and the adapter are put on it. The other two hold finished vectors, and it refuses them.
 
 Whether your own stack does it right is told by `check_stack`, with the functions that you search with:
 

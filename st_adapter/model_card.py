@@ -76,6 +76,7 @@ class TrainingRecord:
         arguments: settings of a gradient run.
         scores: held-out figures.
         script: the script that made the model.
+        opened_with: settings of the base model that its own files do not say, such as ``truncate_dim``.
         versions: package -> version at training time.
     """
 
@@ -94,6 +95,7 @@ class TrainingRecord:
     arguments: dict[str, Any] = field(default_factory=dict)
     scores: SplitScores | None = None
     script: str = ""
+    opened_with: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,6 +140,8 @@ def model_card(
     on_hub: bool,
     inherited: Mapping[str, Any] | None = None,
     training: TrainingRecord | None = None,
+    remote_code: bool = False,
+    onnx_files: Sequence[str] = (),
 ) -> str:
     """The README.md of a whole adapted model.
 
@@ -148,10 +152,13 @@ def model_card(
         on_hub: whether its name is a Hub id, which a card may link to.
         inherited: metadata taken over from the base's card.
         training: what is known about the training.
+        remote_code: whether the base model comes with code of its own.
+        onnx_files: names of the ONNX files among ``model.onnx``, ``model_document.onnx`` and ``model_query.onnx``.
     """
     base = _link(base_model, on_hub)
     pushed = "/" in title
     name = json.dumps(title) + (f", revision={json.dumps(layout)}" if pushed and layout != "document" else "")
+    name += ", trust_remote_code=True" if remote_code else ""
     code = f"""from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer({name})
@@ -165,7 +172,9 @@ scores = model.similarity(query_embeddings, document_embeddings)"""
         f"A Sentence Transformers model that embeds documents exactly as {base} does, and queries with a small adapter "
         "on top. An index built with the base model stays valid.",
         f"```python\n{code}\n```",
+        *([_REMOTE_CODE] if remote_code else []),
         _usage(layout, title if pushed else ""),
+        *([_onnx_usage(onnx_files)] if onnx_files else []),
         *_training_parts(training),
     ]
     return (
@@ -173,6 +182,27 @@ scores = model.similarity(query_embeddings, document_embeddings)"""
         + "\n\n".join(parts)
         + "\n"
     )
+
+
+_REMOTE_CODE = (
+    "The base model comes with code of its own, which runs when this model is opened: read it, and pass "
+    "`trust_remote_code=True` if you trust it."
+)
+
+
+def _onnx_usage(files: Sequence[str]) -> str:
+    """Which ONNX file is for which client."""
+    documents = "model_document.onnx" if "model_document.onnx" in files else "model.onnx"
+    sentences = ['ONNX: `SentenceTransformer(..., backend="onnx")` takes `onnx/model.onnx` for both sides.']
+    if "model_query.onnx" in files:
+        sentences.append(
+            "Clients that only pool (transformers.js, fastembed, Vespa) take `onnx/model_query.onnx` for queries and "
+            f"`onnx/{documents}` for documents; in Sentence Transformers these finished vectors would be wrong."
+            if documents != "model.onnx"
+            else "Clients that only pool (transformers.js, fastembed, Vespa) take `onnx/model_query.onnx` for queries, "
+            f"whose finished vectors would be wrong in Sentence Transformers, and `onnx/{documents}` for documents."
+        )
+    return " ".join(sentences)
 
 
 def _usage(layout: Layout, hub_id: str) -> str:
@@ -338,6 +368,9 @@ def _facts(training: TrainingRecord) -> list[str]:
         facts.append("Splits: all queries of a document on one side")
     if training.arguments:
         facts.append("Arguments: " + ", ".join(f"`{name}={value}`" for name, value in training.arguments.items()))
+    if training.opened_with:
+        settings = ", ".join(f"`{name}={_inline(str(value))}`" for name, value in training.opened_with.items())
+        facts.append(f"Base model opened with: {settings}")
     if training.script:
         facts.append(f"Made by: `{training.script}`")
     return facts

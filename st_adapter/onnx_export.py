@@ -1,4 +1,4 @@
-"""Model -> ONNX files, for clients that run neither PyTorch nor a Router: transformers.js, fastembed, Vespa."""
+"""Model -> ONNX files: the base's for Sentence Transformers, finished vectors for transformers.js, fastembed, Vespa."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +25,14 @@ from st_adapter.model import detach
 if TYPE_CHECKING:
     from onnx import GraphProto
 
-DOCUMENT_FILE = "model.onnx"
+BASE_FILE = "model.onnx"
+DOCUMENT_FILE = "model_document.onnx"
 QUERY_FILE = "model_query.onnx"
+
+# Sentence Transformers' ONNX backend asks for the first by name and puts the model's own pooling, later modules and
+# adapter on it. Finished vectors go by the second, which the other clients take as well, so that it refuses them.
+_TOKENS, _FINISHED = "last_hidden_state", "token_embeddings"
+_VECTORS = "sentence_embedding"
 
 # The one that torch.onnx writes by itself, without a version converter.
 _OPSET = 18
@@ -45,15 +51,19 @@ _CHECK_TEXTS = [
 def export_onnx(model: SentenceTransformer, output_dir: str | Path) -> list[Path]:
     """Write ``onnx/model.onnx`` for documents and ``onnx/model_query.onnx`` for adapted queries.
 
-    Both take what the tokenizer gives, int64 (B, T) with B and T free: ``input_ids``, ``attention_mask`` and, where
-    it has them, ``token_type_ids``. Both give ``last_hidden_state`` (B, T, D) and ``sentence_embedding`` (B, D),
-    float32:
+    All take what the tokenizer gives, int64 (B, T) with B and T free: ``input_ids``, ``attention_mask`` and, where it
+    has them, ``token_type_ids``. All give two outputs in float32, one for each token (B, T, D) and
+    ``sentence_embedding`` (B, D):
 
-    - For queries ``last_hidden_state`` is the finished vector of ``encode_query``, repeated at every token: mean
-      pooling under any mask and taking the first token both return it.
-    - For documents it is that of the base's transformer, which the client pools, and normalizes, as it does for the
-      base model. If pooling is neither the mean nor the first token, or other modules follow it, the finished vector
-      of ``encode_document`` is repeated instead.
+    - ``model.onnx`` has ``last_hidden_state``, what the base's transformer gives, like a base model's own export. It is
+      for ``SentenceTransformer(..., backend="onnx")``, which puts pooling, later modules and the adapter on it, and,
+      where nothing but mean or first-token pooling and normalizing follows, for documents in transformers.js,
+      fastembed and Vespa.
+    - ``model_query.onnx`` has ``token_embeddings``, the finished vector of ``encode_query`` repeated at every token:
+      mean pooling under any mask and taking the first token both return it. It is for those three alone: Sentence
+      Transformers would put the adapter on it once more, finds no ``last_hidden_state`` in it, and fails.
+    - ``model_document.onnx``, written where more than pooling and normalizing follows the base's transformer, is the
+      same of ``encode_document``: those three take it for documents instead of ``model.onnx``.
 
     An ``onnx/model.onnx`` that is already there is taken for the base model's own and stays byte for byte. The new
     files are run with onnxruntime and compared with ``model`` before they are moved to their place; each holds all its
@@ -75,73 +85,70 @@ def export_onnx(model: SentenceTransformer, output_dir: str | Path) -> list[Path
         ImportError: onnx, onnxscript or onnxruntime is missing.
         ValueError: the model does not start with a text transformer in PyTorch, pools without its prompt, has 2 GB of
             weights or more or a ``Router`` of another making, or PyTorch's exporter cannot convert it; the files give
-            other vectors than the model; ``output_dir`` is a file or holds the queries of another model.
+            other vectors than the model; ``output_dir`` is a file or holds the vectors of another model.
         OSError: the files cannot be written, for instance because the disk is full.
     """
     check_dependencies()
-    _check_exportable(model)
+    check_exportable(model)
     folder = Path(output_dir).resolve() / "onnx"
     _check_folder(folder)
     # A copy, since it is moved and cast. Half precision would be slow or unknown on most of the clients' CPUs.
     model = copy.deepcopy(model).to("cpu", torch.float32).eval()
     model.truncate_dim = None
     base, query_modules = detach(model)
-    if not query_modules and (folder / QUERY_FILE).exists():
-        raise ValueError(
-            f"{folder / QUERY_FILE} exists, but this model has no adapter and would leave the queries of another one "
-            "there. Delete that file, or choose another output_dir."
+    finished = {
+        name: modules
+        for name, modules, needed in (
+            (DOCUMENT_FILE, list(base), not _pooled_by_clients(base)),
+            (QUERY_FILE, [*base, *query_modules], bool(query_modules)),
         )
-    client = _document_client(base)
+        if needed
+    }
+    _check_nothing_stale(folder, finished)
 
     # Beside the repository and not in it: what a killed process leaves behind is not uploaded with it.
     temporary = folder.parent.parent / f".{folder.parent.name}.onnx-{uuid.uuid4().hex[:8]}"
     try:
         temporary.mkdir(parents=True)
         documents = _examples(base, base.encode_document)
-        if (folder / DOCUMENT_FILE).exists():
-            _warn_if_different(folder / DOCUMENT_FILE, documents, client)
+        if (folder / BASE_FILE).exists():
+            _warn_if_different(folder / BASE_FILE, documents)
         else:
-            _write(list(base), documents, client, temporary / DOCUMENT_FILE)
-        if query_modules:
-            _write([*base, *query_modules], _examples(base, model.encode_query), _REPEATED, temporary / QUERY_FILE)
+            _write(list(base), documents, temporary / BASE_FILE, _TOKENS)
+        for name, modules in finished.items():
+            vectors = documents if name == DOCUMENT_FILE else _examples(base, model.encode_query)
+            _write(modules, [_repeated(example) for example in vectors], temporary / name, _FINISHED)
         folder.mkdir(parents=True, exist_ok=True)
         return [path.replace(folder / path.name) for path in sorted(temporary.iterdir())]
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-class _Client(NamedTuple):
-    """What turns ``last_hidden_state`` into the vector: any one of the poolings, then normalizing or not."""
-
-    poolings: tuple[Literal["mean", "cls"], ...]
-    normalize: bool
-
-
-_REPEATED = _Client(("mean", "cls"), normalize=False)
-
-
 class _Example(NamedTuple):
     inputs: dict[str, NDArray[np.int64]]  # name -> (B, T)
+    tokens: NDArray[np.float32]  # (B, T, D), what a file shall give where the attention mask is 1
     vectors: NDArray[np.float32]  # (B, D), the model's own
 
 
 class _Pipeline(nn.Module):
-    """The modules as a function of tensors: ``input_names`` in order -> last_hidden_state, sentence_embedding."""
+    """The modules as a function of tensors: ``input_names`` in order -> a vector for each token, sentence_embedding."""
 
-    def __init__(self, modules: Sequence[nn.Module], input_names: Sequence[str], repeat_vector: bool) -> None:
+    def __init__(self, modules: Sequence[nn.Module], input_names: Sequence[str], finished: bool) -> None:
         super().__init__()
         self.stages = nn.ModuleList(modules)
         self.input_names = list(input_names)
-        self.repeat_vector = repeat_vector
+        self.finished = finished
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        features: dict[str, Any] = dict(zip(self.input_names, inputs, strict=True))
-        for stage in self.stages:
+        transformer, *others = self.stages
+        features: dict[str, Any] = transformer(dict(zip(self.input_names, inputs, strict=True)))
+        tokens: Tensor = features["token_embeddings"]  # (B, T, D), before later modules replace it
+        for stage in others:
             features = stage(features)
-        vectors: Tensor = features["sentence_embedding"]  # (B, D)
-        if self.repeat_vector:
+        vectors: Tensor = features[_VECTORS]  # (B, D)
+        if self.finished:
             return vectors.unsqueeze(1).expand(-1, inputs[0].shape[1], -1), vectors  # (B, T, D)
-        return features["token_embeddings"], vectors
+        return tokens, vectors
 
 
 def check_dependencies() -> None:
@@ -157,7 +164,8 @@ def check_dependencies() -> None:
         ) from error
 
 
-def _check_exportable(model: SentenceTransformer) -> None:
+def check_exportable(model: SentenceTransformer) -> None:
+    """Raise the ValueError of ``export_onnx`` for a model that no ONNX file can stand for."""
     if not isinstance(model, SentenceTransformer):
         raise ValueError(
             f"The model is a {type(model).__name__}, but a SentenceTransformer is expected. "
@@ -205,17 +213,24 @@ def _check_folder(folder: Path) -> None:
             raise ValueError(f"{path} is a file, but a folder is expected. Choose another output_dir.")
 
 
-def _document_client(base: SentenceTransformer) -> _Client:
-    """How clients get the base's vector from its transformer; ``_REPEATED`` if that is more than they can do."""
+def _check_nothing_stale(folder: Path, finished: Collection[str]) -> None:
+    for name, missing in ((DOCUMENT_FILE, "needs none"), (QUERY_FILE, "has no adapter")):
+        if name not in finished and (folder / name).exists():
+            raise ValueError(
+                f"{folder / name} exists, but this model {missing} and would leave the vectors of another one there. "
+                "Delete that file, or choose another output_dir."
+            )
+
+
+def _pooled_by_clients(base: SentenceTransformer) -> bool:
+    """Whether clients that pool and normalize, and do no more, get the base's vector from its transformer."""
     _, *modules = base
     pooling = modules[0] if modules else None
-    if not isinstance(pooling, Pooling) or not all(isinstance(module, Normalize) for module in modules[1:]):
-        return _REPEATED
-    if pooling.pooling_mode == "mean":
-        return _Client(("mean",), normalize=len(modules) > 1)
-    if pooling.pooling_mode == "cls":
-        return _Client(("cls",), normalize=len(modules) > 1)
-    return _REPEATED
+    return (
+        isinstance(pooling, Pooling)
+        and pooling.pooling_mode in ("mean", "cls")
+        and all(isinstance(module, Normalize) for module in modules[1:])
+    )
 
 
 def _examples(base: SentenceTransformer, encode: Callable[..., Any]) -> list[_Example]:
@@ -223,18 +238,26 @@ def _examples(base: SentenceTransformer, encode: Callable[..., Any]) -> list[_Ex
     examples = []
     for texts in (_CHECK_TEXTS, _CHECK_TEXTS[:1]):
         vectors = encode(texts, prompt="", show_progress_bar=False)
+        features = base.preprocess(texts)
         inputs = {
-            name: value.numpy()
-            for name, value in base.preprocess(texts).items()
-            if isinstance(value, Tensor) and value.ndim == 2
+            name: value.numpy() for name, value in features.items() if isinstance(value, Tensor) and value.ndim == 2
         }
-        examples.append(_Example(inputs, vectors))
+        with torch.inference_mode():
+            tokens = base[0](features)["token_embeddings"].numpy()
+        examples.append(_Example(inputs, tokens, vectors))
     return examples
 
 
-def _write(modules: Sequence[nn.Module], examples: Sequence[_Example], client: _Client, path: Path) -> None:
+def _repeated(example: _Example) -> _Example:
+    """The same, with the finished vector at every token."""
+    batch, length = example.inputs["attention_mask"].shape
+    tokens = np.broadcast_to(example.vectors[:, None], (batch, length, example.vectors.shape[1]))
+    return example._replace(tokens=tokens)
+
+
+def _write(modules: Sequence[nn.Module], examples: Sequence[_Example], path: Path, tokens_name: str) -> None:
     inputs = examples[0].inputs
-    pipeline = _Pipeline(modules, list(inputs), repeat_vector=client is _REPEATED).eval()
+    pipeline = _Pipeline(modules, list(inputs), finished=tokens_name == _FINISHED).eval()
     try:
         with _quiet_exporter(), torch.no_grad():
             # Not the older exporter, dynamo=False: it is deprecated, and what it traces keeps the branches that the
@@ -243,7 +266,7 @@ def _write(modules: Sequence[nn.Module], examples: Sequence[_Example], client: _
                 pipeline,
                 tuple(torch.from_numpy(value) for value in inputs.values()),
                 input_names=list(inputs),
-                output_names=["last_hidden_state", "sentence_embedding"],
+                output_names=[tokens_name, _VECTORS],
                 dynamic_shapes=(({0: "batch", 1: "sequence"},) * len(inputs),),  # one argument, *inputs
                 opset_version=_OPSET,
                 dynamo=True,
@@ -259,7 +282,7 @@ def _write(modules: Sequence[nn.Module], examples: Sequence[_Example], client: _
     proto = program.model_proto
     _clear_metadata(proto.graph)
     path.write_bytes(proto.SerializeToString(deterministic=True))
-    difference = _difference(path, examples, client)
+    difference = _difference(path, examples)
     if not difference <= _TOLERANCE:
         raise ValueError(
             f"{path.name} gives vectors that differ from the model's by up to {difference:.1e}, but at most "
@@ -267,9 +290,8 @@ def _write(modules: Sequence[nn.Module], examples: Sequence[_Example], client: _
         )
 
 
-def _warn_if_different(path: Path, documents: Sequence[_Example], client: _Client) -> None:
-    # Where the base's pooling is one that clients of its own file know by other means, only a finished vector compares.
-    difference = _difference(path, documents, client if client is not _REPEATED else _Client((), normalize=False))
+def _warn_if_different(path: Path, documents: Sequence[_Example]) -> None:
+    difference = _difference(path, documents)
     if not difference <= _TOLERANCE:
         warnings.warn(
             f"{path} is kept as it is, but gives documents that differ from the base model's by up to "
@@ -279,10 +301,10 @@ def _warn_if_different(path: Path, documents: Sequence[_Example], client: _Clien
         )
 
 
-def _difference(path: Path, examples: Sequence[_Example], client: _Client) -> float:
-    """The largest difference between what clients get from a file and the model's vectors (B, D).
+def _difference(path: Path, examples: Sequence[_Example]) -> float:
+    """The largest difference between what a file gives, for tokens and as vectors, and what it shall give.
 
-    Absolute for vectors up to length 1, relative to their largest number beyond; infinite if the shapes differ.
+    Absolute for numbers up to 1, relative to the largest of them beyond; infinite if the shapes differ.
     """
     import onnxruntime
 
@@ -292,29 +314,22 @@ def _difference(path: Path, examples: Sequence[_Example], client: _Client) -> fl
     input_names = {value.name for value in session.get_inputs()}
     output_names = [value.name for value in session.get_outputs()]
     differences = [0.0]
-    for inputs, expected in examples:
+    for inputs, tokens, vectors in examples:
         if not input_names <= inputs.keys():
             return float("inf")
         outputs = session.run(output_names, {name: inputs[name] for name in input_names})
-        found = [output for name, output in zip(output_names, outputs, strict=True) if name == "sentence_embedding"]
+        compared = [(out, vectors) for name, out in zip(output_names, outputs, strict=True) if name == _VECTORS]
         if outputs[0].ndim == 3:
-            found += [
-                _pooled(outputs[0].astype(np.float32), inputs["attention_mask"], pooling, client.normalize)
-                for pooling in client.poolings
-            ]
-        if any(vectors.shape != expected.shape for vectors in found):
-            return float("inf")
-        size = max(1.0, float(np.abs(expected).max()))
-        differences += [float(np.abs(vectors - expected).max()) / size for vectors in found]
+            if outputs[0].shape != tokens.shape:
+                return float("inf")
+            kept = inputs["attention_mask"] == 1  # what a transformer gives for padding is never used
+            compared.append((outputs[0][kept], tokens[kept]))
+        for found, expected in compared:
+            if found.shape != expected.shape:
+                return float("inf")
+            size = max(1.0, float(np.abs(expected).max()))
+            differences.append(float(np.abs(found.astype(np.float32) - expected).max()) / size)
     return float(np.max(differences))  # not max(), for which no NaN is larger than 0
-
-
-def _pooled(
-    tokens: NDArray[np.float32], attention_mask: NDArray[np.int64], pooling: Literal["mean", "cls"], normalize: bool
-) -> NDArray[np.float32]:
-    mask = attention_mask[:, :, None].astype(np.float32)  # (B, T, 1)
-    vectors = tokens[:, 0] if pooling == "cls" else (tokens * mask).sum(axis=1) / mask.sum(axis=1)  # (B, D)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True) if normalize else vectors
 
 
 def _clear_metadata(graph: GraphProto) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,16 +18,17 @@ from st_adapter.base_model import count_long_texts
 from st_adapter.data import RetrievalDataset
 from st_adapter.data_cells import counted
 from st_adapter.embeddings import EmbeddedDataset, Precision, embed, index_qrels, sample_of_texts
+from st_adapter.errors import InputError
 from st_adapter.evaluation import EvaluationResult, evaluate, seen_documents
 from st_adapter.examples import largest_changes
 from st_adapter.index import IndexEvaluation, check_index, evaluate_indexes
 from st_adapter.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks, drop_leaks, regroup
-from st_adapter.model import detach
+from st_adapter.model import check_base, detach
 from st_adapter.model_card import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
-from st_adapter.onnx_export import check_dependencies
+from st_adapter.onnx_export import check_dependencies, check_exportable
 from st_adapter.saving import check_target, save_pretrained
 from st_adapter.statistics import gate
-from st_adapter.storage import write_json
+from st_adapter.storage import check_writable, write_json
 from st_adapter.trainer import AdapterTrainer
 from st_adapter.training_args import AdapterTrainingArguments
 from st_adapter.trec import write_trec
@@ -127,6 +128,7 @@ def run_training(
     precision: Precision = "fp32",
     show_progress_bar: bool = True,
     script: str = "",
+    opened_with: Mapping[str, Any] | None = None,
 ) -> TrainingRun:
     """Embed, fit, test, evaluate and save.
 
@@ -156,23 +158,33 @@ def run_training(
         precision: of the base model's forward pass; see ``embed``.
         show_progress_bar: bars for embedding and fitting.
         script: the script that makes the model, for the model card.
+        opened_with: settings that ``model`` was opened with and its files do not say, such as ``truncate_dim``, for the
+            results, the report and the model card.
 
     Raises:
-        ValueError: the output folder holds something else, or model, data and settings do not fit together.
+        ValueError: the output folder holds something else or cannot be written to, or model, data and settings do not
+            fit together; all before anything is embedded.
     """
     output_dir = Path(output_dir)
     _check_output_dir(output_dir)
+    check_base(model)
+    check_writable(output_dir, "output_dir", num_bytes=_num_bytes(model))
     missing = [split for split in ("train", "dev") if split not in dataset.qrels]
     if missing:
         raise ValueError(f"The data have no split {missing[0]!r}, only {list(dataset.qrels)}. Training needs both.")
     if args is not None and method != "gradient":
-        raise ValueError(f"Training settings were given, but method {method!r} takes none. Choose method='gradient'.")
+        raise InputError(
+            f"Training settings were given, but method {method!r} takes none.",
+            python="Choose method='gradient'.",
+            flags="Add --method gradient.",
+        )
     if resume_from_checkpoint and method != "gradient":
         raise ValueError(f"Method {method!r} writes no checkpoints to resume from. Run it again, or choose 'gradient'.")
     check_seed_and_level(seed, alpha)
     check_target(output_dir / MODEL_FOLDER, model, base_model)
     if onnx:
         check_dependencies()
+        check_exportable(model)
     seconds: dict[str, float] = {}
 
     start = time.perf_counter()
@@ -242,6 +254,7 @@ def run_training(
         arguments={} if args is None else args.hyperparameters(),
         scores=_scores(evaluations["test"], embedded.similarity) if "test" in evaluations else None,
         script=script,
+        opened_with=dict(opened_with or {}),
         versions=installed_versions(),
     )
     notes = (*dataset.notes, *(too_long.notes if too_long is not None else ()))
@@ -286,6 +299,7 @@ def run_training(
         "seed": seed,
         "arguments": None if args is None else args.hyperparameters(),
         "alpha": alpha,
+        "opened_with": dict(opened_with or {}),
         "precision": precision,
         "device": str(model.device),
         "versions": installed_versions(),
@@ -369,6 +383,8 @@ def evaluate_saved(
     """
     split = dataset.split_to_evaluate(split)
     indexes = [check_index(name) for name in indexes]  # before anything is embedded
+    if run_dir is not None:
+        check_writable(Path(run_dir), "run_dir")
     base, query_modules = detach(model)
     embedded = embed(base, dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision)
     dataset = _keep_paraphrases_together(dataset, embedded, paraphrase_threshold)
@@ -391,6 +407,11 @@ def _check_output_dir(folder: Path) -> None:
                 f"The output folder {folder} holds files that are not from an earlier run, the first: {foreign[:3]}. "
                 "Name a new or empty folder."
             )
+
+
+def _num_bytes(model: SentenceTransformer) -> int:
+    """What the weights of a saved model need at least."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
 def _scores(evaluation: EvaluationResult, similarity: str) -> SplitScores:

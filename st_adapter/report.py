@@ -234,12 +234,18 @@ def _command(results: Mapping[str, Any]) -> str:
     else:
         words = ["st-adapter", "train", "--model", _quoted(model), "--data", _quoted(data)]
         options |= {"--method": results["method"], "--alpha": f"{results['alpha']:g}"}
-        options |= {"--precision": results["precision"]} if results["precision"] != "fp32" else {}
         defaults = AdapterTrainingArguments().to_dict()
         left_out = {"output_dir", "seed", "disable_tqdm"}
         for name, value in (results["arguments"] or {}).items():
             if name not in left_out and value != defaults.get(name):
                 options[f"--{name.replace('_', '-')}"] = str(value)
+    options |= {"--precision": results["precision"]} if results["precision"] != "fp32" else {}
+    for name, value in results.get("opened_with", {}).items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        else:
+            options[flag] = str(value)
     return " ".join([*words, *(f"{name} {_quoted(value)}" for name, value in options.items())])
 
 

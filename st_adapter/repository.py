@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,8 +18,10 @@ from sentence_transformers.sentence_transformer.modules import Dropout
 from st_adapter import __version__
 from st_adapter.adapter import QueryAdapter
 from st_adapter.base_model import CHECK_TEXTS, BaseModel, prompt_for
+from st_adapter.errors import InputError
 from st_adapter.hub import download
 from st_adapter.model_card import Layout, TrainingRecord, base_metadata, model_card
+from st_adapter.onnx_export import BASE_FILE, DOCUMENT_FILE, QUERY_FILE
 from st_adapter.storage import (
     check_finite,
     file_sha256,
@@ -36,6 +39,31 @@ CONFIG_FILE_NAME = "st_adapter_config.json"
 # Class paths that every release since 5.0 resolves; the ones that release 6 writes are unknown before 5.4.
 _LEGACY_MODULE = "sentence_transformers.models"
 _ROUTE_MODULES = ("Dense", "Normalize", "Dropout")
+# Where release 6 names the length at which a Transformer cuts texts, and releases before it look for it.
+_TRANSFORMER_CONFIG = "sentence_bert_config.json"
+_POOLING_FLAGS = {
+    "cls": "cls_token",
+    "max": "max_tokens",
+    "mean": "mean_tokens",
+    "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "weightedmean": "weightedmean_tokens",
+    "lasttoken": "lasttoken",
+}
+# What releases before 5.4 know of each module's configuration; a new key that only says the usual may go.
+_LEGACY_KEYS = {
+    "Transformer": ("max_seq_length", "do_lower_case"),
+    "Pooling": ("word_embedding_dimension", "include_prompt", *(f"pooling_mode_{f}" for f in _POOLING_FLAGS.values())),
+    "Dense": ("in_features", "out_features", "bias", "activation_function"),
+    "LayerNorm": ("dimension",),
+    "Dropout": ("dropout",),
+    "Normalize": (),
+}
+_USUAL = {
+    "transformer_task": "feature-extraction",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_input_name": "sentence_embedding",
+    "use_residual": False,
+}
 _ACTIVATIONS = "torch.nn."
 # Bookkeeping of version control and of `hf download --local-dir`, not part of a model.
 BOOKKEEPING = (".git", ".hg", ".svn", ".cache")
@@ -114,10 +142,16 @@ def add_router(folder: Path, query_modules: Sequence[Module]) -> None:
 
 
 def to_layout(folder: Path, layout: Layout) -> None:
-    """Turn a folder of the layout ``document`` into another one, in place; its hashes have to be written after it."""
+    """Turn a folder of the layout ``document`` into another one, in place; its hashes have to be written after it.
+
+    Raises:
+        ValueError: the base model's own modules read ``task``, which plain ``encode`` does not pass.
+    """
     router = _router_of(folder, read_modules(folder))
     if layout == "document" or router is None:
         return
+    if reads_task(folder):
+        raise task_error(layout)
     if layout == "query":
         config = read_object(router / "router_config.json")
         config["parameters"]["default_route"] = "query"
@@ -156,7 +190,97 @@ def card_of(folder: Path, title: str) -> str:
         on_hub="/" in saved.base_model.name,
         inherited=base_metadata(folder),
         training=saved.training,
+        **needs(folder),
     )
+
+
+def needs(folder: Path) -> dict[str, Any]:
+    """What a card says of a saved model's files: whether code comes with them, and which ONNX files there are."""
+    onnx_files = [name for name in (BASE_FILE, DOCUMENT_FILE, QUERY_FILE) if (folder / "onnx" / name).is_file()]
+    return {"remote_code": needs_remote_code(folder), "onnx_files": onnx_files}
+
+
+def task_error(layout: Layout) -> ValueError:
+    """Why a base model whose own modules tell queries from documents has no layout in which plain encode is adapted."""
+    return ValueError(
+        f"The layout {layout!r} was asked for, in which plain encode() embeds queries, but modules of the base model "
+        "itself read `task`, which plain encode() does not pass to them: queries would be embedded as the base model "
+        "embeds texts of no task. Save with layout='document', and call encode_query()."
+    )
+
+
+def reads_task(folder: Path) -> bool:
+    """Whether modules of a base model are passed ``task``, so that queries and documents differ before any adapter."""
+    return any("task" in (entry.get("kwargs") or []) for entry in read_modules(folder))
+
+
+def needs_remote_code(folder: Path) -> bool:
+    """Whether a model opens with ``trust_remote_code=True`` only."""
+    entries = read_modules(folder)
+    if any(not entry["type"].startswith("sentence_transformers.") for entry in entries):
+        return True
+    configs = [folder / entry["path"] / "config.json" for entry in entries]
+    return any(config.is_file() and "auto_map" in read_object(config) for config in configs)
+
+
+def write_max_seq_length(folder: Path, max_seq_length: int) -> None:
+    """Let a model's Transformer, its first module, cut texts after another number of tokens."""
+    file = folder / read_modules(folder)[0]["path"] / _TRANSFORMER_CONFIG
+    config = read_object(file) if file.is_file() else {}
+    write_json(file, {**config, "max_seq_length": max_seq_length})
+
+
+def _to_legacy_form(folder: Path) -> None:
+    """Write names and configurations of release 6 as releases since 4 read them; a warning where that is impossible."""
+    entries = read_modules(folder)
+    unknown = []
+    for entry in entries:
+        kind = entry["type"].rpartition(".")[2]
+        place = folder / entry["path"]
+        if entry["type"] == f"{_LEGACY_MODULE}.{kind}":
+            continue
+        if not entry["type"].startswith("sentence_transformers.") or not _legacy_config(kind, place):
+            unknown.append(kind)
+            continue
+        entry["type"] = f"{_LEGACY_MODULE}.{kind}"
+    write_json(folder / "modules.json", entries)
+    if unknown:
+        warnings.warn(
+            f"The layout 'twin' is for releases of Sentence Transformers before 5 and servers without a Router, but "
+            f"{', '.join(unknown)} of the base model, as release 6 saved it, has no form that they read. It opens in "
+            "releases since 5.4.",
+            stacklevel=4,
+        )
+
+
+def _legacy_config(kind: str, place: Path) -> bool:
+    """Write a module's configuration in the old form; False if there is none, and then nothing is changed."""
+    if kind == "StaticEmbedding":
+        return True  # it has none in either form
+    if kind not in _LEGACY_KEYS:
+        return False
+    file = place / (_TRANSFORMER_CONFIG if kind == "Transformer" else "config.json")
+    config = read_object(file) if file.is_file() else {}
+    if kind == "Pooling" and "pooling_mode" in config:
+        modes = config.pop("pooling_mode")
+        modes = [modes] if isinstance(modes, str) else list(modes)
+        if modes != [mode for mode in _POOLING_FLAGS if mode in modes]:
+            return False  # the old form has one order of several poolings
+        config["word_embedding_dimension"] = config.pop("embedding_dimension", None)
+        config |= {f"pooling_mode_{flag}": mode in modes for mode, flag in _POOLING_FLAGS.items()}
+    if kind == "Transformer":
+        tokenizer = place / "tokenizer_config.json"
+        length = read_object(tokenizer).get("model_max_length") if tokenizer.is_file() else None
+        config = {"max_seq_length": length, "do_lower_case": False, **config}
+    usual = {**_USUAL, "module_output_name": "token_embeddings" if kind == "Transformer" else "sentence_embedding"}
+    added = {key: value for key, value in config.items() if key not in _LEGACY_KEYS[kind]}
+    if any(key not in usual or usual[key] != value for key, value in added.items()):
+        return False
+    if kind == "Normalize":
+        file.unlink(missing_ok=True)  # releases before 5.4 hand what is in it to a constructor without arguments
+    else:
+        write_json(file, {key: value for key, value in config.items() if key in _LEGACY_KEYS[kind]})
+    return True
 
 
 def _unwrap_router(folder: Path, router: Path) -> None:
@@ -172,6 +296,7 @@ def _unwrap_router(folder: Path, router: Path) -> None:
         entries.append({"idx": index, "name": str(index), "path": place, "type": f"{_LEGACY_MODULE}.{kind}"})
     shutil.rmtree(router)
     write_json(folder / "modules.json", entries)
+    _to_legacy_form(folder)
 
 
 def _next_place(folder: Path, entries: Sequence[Mapping[str, Any]], kind: str) -> tuple[int, str]:
@@ -240,18 +365,22 @@ def read_saved(folder: Path) -> SavedModel:
     return SavedModel(content["layout"], base_model, content["has_adapter"], record, files)
 
 
-def check_repository(folder: Path) -> SavedModel:
+def check_repository(folder: Path, *, any_class: bool = False) -> SavedModel:
     """Check everything in a saved model's folder that opening it relies on, without running or allocating any of it.
 
     Every file is the one that was saved, by its hash; no path leads out of the folder; every module is one of Sentence
     Transformers'; weights are safetensors of the announced shapes, in floating point, and those of the adapter finite.
+
+    Args:
+        folder: the folder.
+        any_class: accept classes of others, of a base model whose code the caller trusts; see ``check_modules``.
 
     Raises:
         ValueError: the first thing that is not so.
     """
     saved = read_saved(folder)
     check_files(folder, saved)
-    check_modules(folder)
+    check_modules(folder, any_class=any_class)
     if saved.has_adapter:
         QueryAdapter.from_pretrained(folder)
     return saved
@@ -289,7 +418,8 @@ def check_modules(folder: Path, *, any_class: bool = False) -> None:
     """
     for entry in read_modules(folder):
         place = _inside(folder, entry["path"], folder / "modules.json")
-        kind = "" if any_class else _module_class(entry["type"], folder / "modules.json")
+        foreign = any_class and not entry["type"].startswith("sentence_transformers.")
+        kind = "" if foreign else _module_class(entry["type"], folder / "modules.json")
         if kind in ("Router", "Asym"):  # two names of the same class
             _check_router(place)
         elif kind == "Dense":
@@ -403,9 +533,11 @@ def _inside(folder: Path, name: str, source: Path) -> Path:
 
 def _module_class(type_: object, source: Path) -> str:
     if not isinstance(type_, str) or not type_.startswith("sentence_transformers."):
-        raise ValueError(
+        raise InputError(
             f"{source} names the class {str(type_)[:200]!r}, but only classes of sentence_transformers are expected: "
-            "no other code runs. If you trust it, open it with SentenceTransformer(..., trust_remote_code=True)."
+            "no other code runs.",
+            python="If you trust it, open it with SentenceTransformer(..., trust_remote_code=True).",
+            flags="If you trust it, add --trust-remote-code.",
         )
     return type_.rpartition(".")[2]
 
@@ -502,7 +634,8 @@ def from_pretrained(
         local_files_only=local_files_only,
         other_backends=kwargs.get("backend", "torch") != "torch",
     )
-    check_repository(folder)
+    check_repository(folder, any_class=kwargs.get("trust_remote_code") is True)
+    _check_backend(kwargs)
     try:
         model = SentenceTransformer(
             str(folder), device=None if device is None else str(device), local_files_only=True, **kwargs
@@ -522,10 +655,20 @@ def from_pretrained(
     return model
 
 
-def saved_training(name_or_path: str) -> TrainingRecord | None:
+def _check_backend(arguments: Mapping[str, Any]) -> None:
+    name = PurePosixPath(str((arguments.get("model_kwargs") or {}).get("file_name", ""))).name
+    if name in (QUERY_FILE, DOCUMENT_FILE):
+        raise ValueError(
+            f"model_kwargs name the file {name}, whose vectors are finished: Sentence Transformers would put pooling "
+            f"and adapter on them once more. Leave file_name out, so that {BASE_FILE} is opened; {name} is for "
+            "transformers.js, fastembed and Vespa."
+        )
+
+
+def saved_training(name_or_path: str, revision: str | None = None) -> TrainingRecord | None:
     """How the adapter of a saved model came about, of a folder or Hub id; None if that is not recorded."""
     try:
-        folder = locate(name_or_path, only_config=True)
+        folder = locate(name_or_path, revision=revision, only_config=True)
     except (ValueError, OSError):
         return None
     return read_saved(folder).training if (folder / CONFIG_FILE_NAME).is_file() else None

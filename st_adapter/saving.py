@@ -19,11 +19,12 @@ import torch
 from huggingface_hub.errors import IncompleteSnapshotError
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from st_adapter.adapter import ADAPTER_FOLDER, QueryAdapter
-from st_adapter.base_model import CHECK_TEXTS, LONG_TEXT, BaseModel, Origin, Role, embed_texts, origin_of
+from st_adapter.base_model import CHECK_TEXTS, LONG_TEXT, BaseModel, Origin, Role, embed_texts, origin_of, prompt_of
 from st_adapter.fingerprint import model_fingerprint
 from st_adapter.hub import MAIN, branches_of, download, upload
 from st_adapter.model import check_base_model, detach, query_modules
@@ -37,23 +38,24 @@ from st_adapter.repository import (
     check_modules,
     copy_as,
     is_saved_model,
-    read_modules,
+    needs,
     read_saved,
+    reads_task,
+    task_error,
     to_layout,
     write_config,
+    write_max_seq_length,
 )
 from st_adapter.storage import folder_written_whole, is_pickle, read_object, write_json, write_text
 
 QUERY_BRANCH, TWIN_BRANCH = "query", "twin"
 
 # Files of earlier versions of a repository that a new one may not have any more.
-_OWNED = ("*_Router/*", "*_Dense/*", f"{ADAPTER_FOLDER}/*", "onnx/model_query.onnx")
+_OWNED = ("*_Router/*", "*_Dense/*", f"{ADAPTER_FOLDER}/*", "onnx/model_document.onnx", "onnx/model_query.onnx")
 _PICKLED_WEIGHTS = "pytorch_model"
 _QUERY_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # Settings of a model in memory that its configuration file can carry without touching anything else.
 _SETTINGS = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
-# Where the module that reads texts keeps its max_seq_length.
-_LENGTH_FILE = "sentence_bert_config.json"
 _METHODS = ("encode_query", "encode_document", "encode")
 
 
@@ -106,13 +108,16 @@ def save_pretrained(
         ``output_dir`` as an absolute path.
 
     Raises:
-        ValueError: the adapter does not fit the model (see ``attach``); the files named by ``base_model`` are not those
+        ValueError: the adapter does not fit the model (see ``attach``); a ``layout`` for plain ``encode`` was asked for
+            and the base model reads ``task``; the files named by ``base_model`` are not those
             of the model in memory; ``output_dir`` holds something else.
         OSError: the folder cannot be written, for instance because the disk is full.
     """
     target = Path(output_dir).resolve()
     check_target(target, model, base_model)
     described = check_base_model(model, adapter, allow_other_base=allow_other_base)
+    if layout != "document" and _tells_queries_from_texts(model):
+        raise task_error(layout)
     source = _find_base_files(model, base_model)
     compared = _Compared.of(model, described, check_texts or {})
     if source.folder is not None:
@@ -158,6 +163,7 @@ def save_pretrained(
                 on_hub=source.on_hub,
                 inherited=inherited,
                 training=training,
+                **needs(folder),
             )
             write_text(folder / "README.md", card)
         write_config(folder, layout, described, adapter, training)
@@ -250,7 +256,13 @@ def push_folder(
         )
     with tempfile.TemporaryDirectory() as temporary:
         layouts: dict[str, Layout] = {MAIN: "document"}
-        if saved.has_adapter:
+        if saved.has_adapter and reads_task(folder):
+            warnings.warn(
+                f"No branch {QUERY_BRANCH!r} is made: the base model itself reads `task`, which plain encode() does "
+                "not pass. Call encode_query().",
+                stacklevel=2,
+            )
+        elif saved.has_adapter:
             layouts[QUERY_BRANCH] = "query"
             # A twin of an earlier adapter must not stay behind.
             if twin or TWIN_BRANCH in branches_of(repo_id, token):
@@ -482,16 +494,12 @@ def _carry_over_settings(folder: Path, model: SentenceTransformer, saved: Senten
     """Write down what was set in memory and a configuration file can carry; whether there was any of it."""
     changed = {name: getattr(model, name) for name in _SETTINGS if getattr(model, name) != getattr(saved, name)}
     if changed:
-        _update_json(folder / "config_sentence_transformers.json", changed)
-    place = folder / read_modules(folder)[0]["path"] / _LENGTH_FILE
-    longer = model.max_seq_length != saved.max_seq_length and place.is_file()
-    if longer:
-        _update_json(place, {"max_seq_length": model.max_seq_length})
-    return bool(changed) or longer
-
-
-def _update_json(file: Path, values: Mapping[str, Any]) -> None:
-    write_json(file, {**(read_object(file) if file.is_file() else {}), **values})
+        file = folder / "config_sentence_transformers.json"
+        write_json(file, {**(read_object(file) if file.is_file() else {}), **changed})
+    other_length = model.max_seq_length != saved.max_seq_length and isinstance(model[0], Transformer)
+    if other_length:
+        write_max_seq_length(folder, model.max_seq_length)
+    return bool(changed) or other_length
 
 
 def _base_difference(compared: _Compared, saved: SentenceTransformer, *, with_queries: bool) -> str | None:
@@ -565,6 +573,12 @@ def _quiet() -> Iterator[None]:
     finally:
         if enabled:
             transformers_logging.enable_progress_bar()
+
+
+def _tells_queries_from_texts(model: SentenceTransformer) -> bool:
+    """Whether a base model embeds a query otherwise than the same text, with the same prompt, by plain ``encode``."""
+    plain = model.encode(CHECK_TEXTS, prompt=prompt_of(model, "query"), convert_to_tensor=True, show_progress_bar=False)
+    return not torch.equal(embed_texts(model, "query", CHECK_TEXTS), plain)
 
 
 def _encode(model: SentenceTransformer, name: str, texts: Mapping[Role, Sequence[str]]) -> Tensor:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 import uuid
 import zipfile
@@ -22,6 +23,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from st_adapter.errors import InputError
+
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # What a killed run may have left beside its target; another run may still be writing a younger one.
@@ -33,6 +36,37 @@ _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
 
 
 # --- writing ---
+
+
+def check_writable(folder: Path, argument: str, *, num_bytes: int = 0) -> None:
+    """Check that files can be written to a folder, before the work whose result they are.
+
+    Nothing stays behind: the nearest folder that exists is tried with a file that is gone at once.
+
+    Args:
+        folder: a folder, or one that is still to be made.
+        argument: what it was given as, such as ``output_dir``, for the error.
+        num_bytes: how much is going to be written at least.
+
+    Raises:
+        ValueError: it, or a folder above it, is a file, cannot be written to, or has less room.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        reason = f"{there} is not a folder"
+    else:
+        try:
+            tempfile.TemporaryFile(dir=there).close()
+            free = shutil.disk_usage(there).free
+            reason = f"{free / 1e9:.2f} GB are free, {num_bytes / 1e9:.2f} GB are needed" if free < num_bytes else ""
+        except OSError as error:
+            reason = f"{there}: {error.strerror or error}"
+    if reason:
+        raise InputError(
+            f"Nothing can be written to {folder} ({reason}).",
+            python=f"Choose another {argument}.",
+            flags=f"Choose another --{argument.replace('_', '-')}.",
+        )
 
 
 @contextmanager

@@ -26,9 +26,10 @@ from st_adapter.data import RetrievalDataset
 from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, embed
 from st_adapter.evaluation import EvaluationResult, adapt, evaluate, query_metrics
 from st_adapter.gradient import GradientFit
+from st_adapter.model import check_base
 from st_adapter.model_card import TrainingRecord, installed_versions
 from st_adapter.saving import push_to_hub, save_pretrained
-from st_adapter.storage import folder_written_whole
+from st_adapter.storage import check_writable, folder_written_whole
 from st_adapter.training_args import AdapterTrainingArguments
 
 _CHECKPOINT = "checkpoint-"
@@ -78,8 +79,12 @@ class AdapterTrainer:
         adapter: QueryAdapter | None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
     ) -> None:
+        if model is not None:  # with embedded data it is only needed for saving
+            check_base(model)
         self.model = model
         self.args = args = args if args is not None else AdapterTrainingArguments()
+        if args.save_strategy != "no":
+            check_writable(Path(args.output_dir), "output_dir")
         self.train_dataset, self.eval_dataset = _splits(model, train_dataset, eval_dataset)
         # One run per seed, side by side; the average of linear maps is a linear map.
         self._fits = [

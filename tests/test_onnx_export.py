@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from tokenizers.models import WordLevel
 
 from st_adapter import QueryAdapter, attach, export_onnx, save_pretrained
 from st_adapter import onnx_export as onnx_export_module
+from st_adapter.onnx_export import _examples, _warn_if_different
 
 ADAPTERS = {
     "linear": {"kind": "linear"},
@@ -51,15 +53,16 @@ def make_adapter(dimension: int = 32, **arguments: Any) -> QueryAdapter:
 
 
 def run(file: Path, model: SentenceTransformer, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a client gets: last_hidden_state (B, T, D), sentence_embedding (B, D), and its own attention mask."""
+    """What a client gets: a vector for each token (B, T, D), one for each text (B, D), and its own attention mask."""
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     features = {
         name: value.numpy() for name, value in model.preprocess(texts).items() if isinstance(value, torch.Tensor)
     }
-    tokens, vectors = session.run(
-        ["last_hidden_state", "sentence_embedding"],
-        {value.name: features[value.name] for value in session.get_inputs()},
-    )
+    assert [output.name for output in session.get_outputs()] == [
+        "last_hidden_state" if file.name == "model.onnx" else "token_embeddings",
+        "sentence_embedding",
+    ]
+    tokens, vectors = session.run(None, {value.name: features[value.name] for value in session.get_inputs()})
     return tokens, vectors, features["attention_mask"]
 
 
@@ -163,7 +166,7 @@ def test_one_file_of_free_batch_and_length_that_says_nothing_of_this_machine(ada
         "input_ids": ["batch", "sequence"],
         "token_type_ids": ["batch", "sequence"],
         "attention_mask": ["batch", "sequence"],
-        "last_hidden_state": ["batch", "sequence", 32],
+        "token_embeddings": ["batch", "sequence", 32],
         "sentence_embedding": ["batch", 32],
     }
     for trace in (b".py", str(Path.home()).encode(), sys.prefix.encode()):
@@ -187,14 +190,54 @@ def test_a_base_whose_vectors_no_client_can_pool(tiny_model: SentenceTransformer
         tiny_model[2] = Dense(64, 16)
     model = attach(tiny_model, make_adapter(16, normalize=False))
     model.truncate_dim = 8
-    assert export_onnx(model, tmp_path) == [tmp_path / "onnx/model.onnx", tmp_path / "onnx/model_query.onnx"]
+    names = ("model.onnx", "model_document.onnx", "model_query.onnx")
+    assert export_onnx(model, tmp_path) == [tmp_path / "onnx" / name for name in names]
     assert model.truncate_dim == 8
     model.truncate_dim = None  # the files have all 16
-    for name, expected in (("model", model.encode_document(TEXTS)), ("model_query", model.encode_query(TEXTS))):
+    for name, expected in (
+        ("model_document", model.encode_document(TEXTS)),
+        ("model_query", model.encode_query(TEXTS)),
+    ):
         tokens, vectors, mask = run(tmp_path / f"onnx/{name}.onnx", model, TEXTS)
         assert_close(vectors, expected)
         assert_close(mean(tokens, mask), expected)
         assert_close(tokens[:, 0], expected)
+
+
+def dense_base() -> list[Module]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return [Pooling(32, "mean"), Dense(32, 16), Normalize()]
+
+
+@pytest.mark.parametrize(
+    ("later", "names"),
+    [
+        (dense_base, ["model", "model_document", "model_query"]),
+        (lambda: [Pooling(32, "max"), Normalize()], ["model", "model_document", "model_query"]),
+        (lambda: [Pooling(32, "mean"), Normalize()], ["model", "model_query"]),
+    ],
+    ids=["Dense", "max", "mean"],
+)
+def test_the_modules_of_the_model_go_on_where_the_base_file_ends(
+    tiny_model: SentenceTransformer, tmp_path: Path, later: Any, names: list[str]
+) -> None:
+    base = SentenceTransformer(modules=[cut(tiny_model, 0)[0], *later()], device="cpu")
+    model = attach(base, make_adapter(int(base.get_embedding_dimension())))
+    assert [path.stem for path in export_onnx(model, tmp_path)] == names
+    # As Sentence Transformers' ONNX backend does; scripts/check_onnx_backend.py runs the backend itself.
+    tokens, _, mask = run(tmp_path / "onnx/model.onnx", model, TEXTS)
+    for encode, task in ((model.encode_document, "document"), (model.encode_query, "query")):
+        features: dict[str, Any] = {"token_embeddings": torch.tensor(tokens), "attention_mask": torch.tensor(mask)}
+        with torch.no_grad():
+            for module in list(model)[1:]:
+                features = module(features, **({"task": task} if isinstance(module, Router) else {}))
+        assert_close(features["sentence_embedding"].numpy(), encode(TEXTS))
+    # What version 0.1.0 wrote where more than pooling and normalizing follows the transformer.
+    (tmp_path / "onnx" / f"{names[-2]}.onnx").replace(tmp_path / "onnx/model.onnx")
+    told = pytest.warns(UserWarning, match="gives documents that differ") if len(names) == 3 else nullcontext()
+    with told:
+        _warn_if_different(tmp_path / "onnx/model.onnx", _examples(base, base.encode_document))
 
 
 # Refusals
@@ -262,9 +305,13 @@ def test_a_file_of_another_model_is_kept_with_a_warning(
 def test_queries_of_another_model_are_not_left_beside_new_documents(base: Export, tmp_path: Path) -> None:
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx/model_query.onnx").write_bytes(b"of an earlier export")
-    with pytest.raises(ValueError, match="has no adapter and would leave the queries of another one there"):
+    with pytest.raises(ValueError, match="has no adapter and would leave the vectors of another one there"):
         export_onnx(base.model, tmp_path)
     assert files(tmp_path) == {"onnx/model_query.onnx"}
+    (tmp_path / "onnx/model_query.onnx").rename(tmp_path / "onnx/model_document.onnx")
+    with pytest.raises(ValueError, match="needs none and would leave the vectors of another one there"):
+        export_onnx(base.model, tmp_path)
+    assert files(tmp_path) == {"onnx/model_document.onnx"}
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime", "onnxscript"])
