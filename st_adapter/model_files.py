@@ -25,7 +25,7 @@ _OF_SENTENCE_TRANSFORMERS = {
     *(f"sentence_{kind}_config.json" for kind in "bert roberta distilbert camembert albert xlm-roberta xlnet".split()),
     *("whitespacetokenizer_config.json", "phrasetokenizer_config.json"),
     *(
-        kind.config_file_name
+        getattr(kind, "config_file_name", "config.json")
         for package in (base_modules, embedding_modules)
         for kind in vars(package).values()
         if isinstance(kind, type) and issubclass(kind, Module)
@@ -51,7 +51,9 @@ _WEIGHTS = re.compile(
     r"(adapter_)?model(-\d{5}-of-\d{5})?(\.[a-z0-9_]+)?\.safetensors(\.index\.json)?"
     r"|pytorch_model(-\d{5}-of-\d{5})?(\.[a-z0-9_]+)?\.bin(\.index\.json)?"
 )
-_TERMS = re.compile(r"(?i)(licen[sc]e|notice|copying)([-_.][a-z0-9_-]{1,24})?(\.(txt|md|rst))?|README\.md")
+_TERMS = re.compile(
+    r"(?i)(licen[sc]e|notice|copying)([-_.](mit|apache|bsd|code|model|data|weights))?(\.(txt|md|rst))?|README\.md"
+)
 _BACKEND_FILES = {
     "onnx": re.compile(r".+\.onnx(_data.*|\.data)?|(ort|quantize)_config\.json|quantization_config\.json"),
     "openvino": re.compile(r".+\.(xml|bin)|openvino_config\.json"),
