@@ -185,7 +185,7 @@ def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{path} is no regular file, but a JSON file is expected. Do not open this folder.")
+            raise ValueError(f"{path} cannot be read: it is no regular file. Copy or download the folder again.")
         if status.st_size > max_bytes:
             raise ValueError(
                 f"{path} has {status.st_size:,} bytes, but at most {max_bytes:,} are read of such a file. "
@@ -414,6 +414,10 @@ def file_within(folder: Path, path: Path) -> Path:
     try:
         target = path.resolve(strict=True)
         status = target.stat()
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} is missing, but expected. The folder is incomplete: copy or download it again."
+        ) from error
     except (OSError, RuntimeError) as error:  # a RuntimeError is a loop of links before Python 3.13
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "a loop of links"
         raise ValueError(f"{path} cannot be read ({reason}). Put the file itself in its place.") from error
@@ -423,7 +427,7 @@ def file_within(folder: Path, path: Path) -> Path:
             "part of it. Put the file itself in its place."
         )
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path} is no regular file, but one is expected. Put a file in its place.")
+        raise ValueError(f"{path} cannot be read: it is no regular file, but one is expected. Put a file in its place.")
     return target
 
 
@@ -472,7 +476,7 @@ def file_sha256(path: Path) -> str:
         ValueError: it is a device, pipe or folder, whose content has no end or none at all.
     """
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no regular file, but one is expected. Put a file in its place.")
+        raise ValueError(f"{path} cannot be read: it is no regular file, but one is expected. Put a file in its place.")
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
