@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
@@ -13,7 +14,7 @@ from sentence_transformers.base.modules import Dense, Module, Normalize
 from torch import Tensor, nn
 
 from st_adapter.base_model import BaseModel
-from st_adapter.hub import MAIN, download, upload
+from st_adapter.hub import MAIN, Upload, download, upload
 from st_adapter.model_card import TrainingRecord, adapter_card
 from st_adapter.storage import check_finite, folder_written_whole, read_object, read_weights, write_json, write_text
 
@@ -25,6 +26,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "s
 WEIGHTS_FILE = "model.safetensors"
 # Where a whole model keeps its adapter by itself.
 ADAPTER_FOLDER = "adapter"
+# Beside `main`, of a repository that holds a whole model.
+_BRANCHES_OF_MODELS = ("query", "twin")
 
 
 class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is untyped, so its Module is Any
@@ -370,6 +373,7 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         token: str | None = None,
         commit_message: str = "Add query adapter",
         training: TrainingRecord | None = None,
+        overwrite: bool = False,
     ) -> str:
         """Upload the adapter alone, with a model card; ``attach`` puts it on its base model again.
 
@@ -379,17 +383,26 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
             token: access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
             commit_message: first line of the commit.
             training: as in ``save_pretrained``.
+            overwrite: replace everything in a repository that holds something else than an adapter alone.
 
         Returns:
             The URL of the commit.
 
         Raises:
             ConnectionError: it may work if tried again.
-            ValueError: it will not work as it is, for instance because the token may not write.
+            ValueError: it will not work as it is, for instance because the token may not write, or because the
+                repository holds something else.
         """
         with TemporaryDirectory() as folder:
             saved = self.save_pretrained(Path(folder) / "adapter", training=training, title=repo_id)
-            return upload({MAIN: saved}, repo_id, private=private, token=token, commit_message=commit_message)
+            return upload(
+                Upload({MAIN: saved}, self._is_adapter_alone, stale=_BRANCHES_OF_MODELS),
+                repo_id,
+                private=private,
+                token=token,
+                commit_message=commit_message,
+                overwrite=overwrite,
+            )
 
     @classmethod
     def from_pretrained(
@@ -479,6 +492,16 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         if not names:
             return True
         return cls.config_file_name in names and cls._is_config(read_object(target / cls.config_file_name))
+
+    @classmethod
+    def _is_adapter_alone(cls, names: set[str], read: Callable[[str], dict[str, Any]]) -> bool:
+        """Whether the files of a repository are those of an adapter without its base model."""
+        if "modules.json" in names or not {cls.config_file_name, WEIGHTS_FILE} <= names:
+            return False
+        try:
+            return cls._is_config(read(cls.config_file_name))
+        except ValueError:
+            return False
 
     @classmethod
     def _is_config(cls, config: dict[str, Any]) -> bool:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import torch
 import tyro
+from huggingface_hub import get_token
 from rich.console import Console
-from rich.markup import escape
+from rich.errors import MarkupError
+from rich.markup import escape as escape_markup
 from rich.table import Table
+from rich.text import Text
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
@@ -23,7 +28,7 @@ from st_adapter.auto import FitMethod
 from st_adapter.data import UNCUT, RetrievalDataset, SplitBy, documents_searched
 from st_adapter.demo import demo_model, standard_library_dataset
 from st_adapter.embeddings import Precision, embed
-from st_adapter.errors import InputError
+from st_adapter.errors import InputError, printable, without_secrets
 from st_adapter.evaluation import EvaluationResult
 from st_adapter.hub import check_can_write
 from st_adapter.index import IndexEvaluation
@@ -47,18 +52,36 @@ from st_adapter.pipeline import (
 )
 from st_adapter.report import write_report
 from st_adapter.repository import CONFIG_FILE_NAME, from_pretrained, is_saved_model, read_saved, saved_training
-from st_adapter.saving import push_folder
+from st_adapter.saving import check_may_push, push_folder
 from st_adapter.stack_check import check_stack, load_function
 from st_adapter.storage import check_writable, write_json
 from st_adapter.training_args import AdapterTrainingArguments
 
+
+class _Console(Console):
+    """A terminal that shows no secret, and on which no text from outside steers or disguises anything."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Turn a text that is printed, or stands in a table, into what the terminal shows."""
+        text = printable(without_secrets(text), one_line=False)
+        try:
+            return super().render_str(text, **options)
+        except MarkupError:
+            return super().render_str(text, **{**options, "markup": False})
+
+
 app = tyro.extras.SubcommandApp()
-console = Console()
+console = _Console()
 Flat = tyro.conf.arg(name="")
 
 # Exit statuses.
 _BAD_INPUT, _NOT_BETTER, _WRONG_STACK = 2, 3, 4
 _SHOWN_CANDIDATES = 6
+
+
+def escape(text: str) -> str:
+    """A text from outside on one line and as text, to be put between markup of our own."""
+    return escape_markup(printable(text))
 
 
 @dataclass(frozen=True)
@@ -156,6 +179,7 @@ def train(
     onnx: bool = False,
     push_to_hub: str | None = None,
     private: bool = False,
+    overwrite: bool = False,
     token: str | None = None,
 ) -> int:
     """Fit a query adapter, prove it on held-out queries, and save OUTPUT_DIR/model/, results.json and a report.
@@ -180,12 +204,15 @@ def train(
         onnx: Also save the model as ONNX, for transformers.js, fastembed and Vespa; needs st-adapter[onnx].
         push_to_hub: Upload the model to this Hub repository, user/name, if the adapter is adopted.
         private: Make a new Hub repository private.
+        overwrite: Replace a Hub repository that holds something else than a model of st-adapter.
         token: Hub access token; the one of `hf auth login` or HF_TOKEN if not given.
     """
     if method != "gradient":
         _refuse_unused(args, method)
     if push_to_hub is not None:
         check_can_write(push_to_hub, token)
+        if not overwrite:
+            check_may_push(push_to_hub, token)
     base_model = _open_base(model, embedding)
     dataset = columns.load(data, seed=args.seed, split_by=split_by)
     _print_dataset(dataset)
@@ -212,10 +239,10 @@ def train(
     _make_report(run.results_file.parent)
     if push_to_hub is not None and run.model_dir is not None and run.results["adopted"]:
         try:
-            _push(run.model_dir, push_to_hub, private=private, token=token)
+            _push(run.model_dir, push_to_hub, private=private, token=token, overwrite=overwrite)
         except (ValueError, OSError) as error:
             again = f"st-adapter push {args.output_dir} {push_to_hub}"
-            raise ValueError(f"{error} The model is saved: `{again}` uploads it without training again.") from error
+            raise ValueError(f"{_words(error)} The model is saved: `{again}` uploads it without training.") from error
     elif push_to_hub is not None:
         console.print("Nothing was uploaded: the base model is on the Hub already, or yours alone.")
     return _NOT_BETTER if fail_if_not_better and not run.results["adopted"] else 0
@@ -269,7 +296,7 @@ def evaluate(
     _print_dataset(dataset, too_long)
     if split in fitted_on:
         console.print(
-            f"The adapter was fitted on the split {escape(repr(split))}: the figures say how well it fits, no more."
+            f"The adapter was fitted on the split '{escape(split)}': the figures say how well it fits, no more."
         )
     exact, *others = evaluations = evaluate_saved(
         saved,
@@ -343,6 +370,7 @@ def push(
     private: bool = False,
     adapter_only: bool = False,
     twin: bool = False,
+    overwrite: bool = False,
     token: str | None = None,
     commit_message: str = "Add model with query adapter",
 ) -> int:
@@ -354,6 +382,7 @@ def push(
         private: Make a new repository private.
         adapter_only: Upload the adapter alone (about 1 MB), which `st_adapter.attach` puts on its base model again.
         twin: Also make the branch twin: no Router, for sentence-transformers before 5 and servers that do not know one.
+        overwrite: Replace everything in a repository that holds something else.
         token: Access token; the one of `hf auth login` or HF_TOKEN if not given.
         commit_message: First line of the commit.
     """
@@ -369,12 +398,27 @@ def push(
         adapter = QueryAdapter.from_pretrained(folder)
         training = read_saved(folder).training
         url = adapter.push_to_hub(
-            repo_id, private=private or None, token=token, commit_message=commit_message, training=training
+            repo_id,
+            private=private or None,
+            token=token,
+            commit_message=commit_message,
+            training=training,
+            overwrite=overwrite,
         )
         console.print(f"Uploaded: {escape(url)}", soft_wrap=True, highlight=False)
-        console.print(f"  adapter = QueryAdapter.from_pretrained({repo_id!r})", highlight=False, soft_wrap=True)
+        console.print(
+            f"  adapter = QueryAdapter.from_pretrained({repo_id!r})", highlight=False, soft_wrap=True, markup=False
+        )
     else:
-        _push(folder, repo_id, private=private, token=token, twin=twin, commit_message=commit_message)
+        _push(
+            folder,
+            repo_id,
+            private=private,
+            token=token,
+            twin=twin,
+            commit_message=commit_message,
+            overwrite=overwrite,
+        )
     return 0
 
 
@@ -480,15 +524,52 @@ def main(argv: Sequence[str] | None = None) -> int:
         not embed as it should.
     """
     transformers_logging.disable_progress_bar()
-    try:
-        return int(app.cli(prog="st-adapter", args=argv))
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        words = error.for_command_line if isinstance(error, InputError) else str(error)
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(words)}", soft_wrap=True, highlight=False)
-        return _BAD_INPUT
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted. Embeddings finished so far are kept and will not be computed again.")
-        return 130
+    with _no_secrets(sys.argv[1:] if argv is None else argv):
+        try:
+            return int(app.cli(prog="st-adapter", args=argv))
+        except (ValueError, OSError, ImportError, FloatingPointError) as error:
+            words = escape(_words(error))
+            _Console(stderr=True).print(f"[bold red]error:[/bold red] {words}", soft_wrap=True, highlight=False)
+            return _BAD_INPUT
+        except KeyboardInterrupt:
+            _Console(stderr=True).print(
+                "Interrupted. Embeddings finished so far are kept and will not be computed again."
+            )
+            return 130
+
+
+def _words(error: Exception) -> str:
+    """What an error says, in the words of the command line."""
+    return error.for_command_line if isinstance(error, InputError) else str(error)
+
+
+class _WithoutSecrets:
+    """A stream that passes on what is written to it, without secrets: also what libraries print or warn of."""
+
+    def __init__(self, stream: TextIO, secrets: Sequence[str | None]) -> None:
+        self._stream, self._secrets = stream, secrets
+
+    def write(self, text: str) -> int:
+        """Write a text; how long it was is counted before anything is taken out of it."""
+        self._stream.write(without_secrets(text, self._secrets))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _no_secrets(argv: Sequence[str]) -> Iterator[None]:
+    """Keep the token that is stored on this machine, and what was typed as one, out of all that is printed."""
+    flags = [re.fullmatch(r"--?(tok|pass|secret|api|hf)[^=]*(=(.*))?", word, re.IGNORECASE) for word in argv]
+    typed = [after for flag, after in zip(flags, argv[1:], strict=False) if flag and not flag[2] and after[:1] != "-"]
+    typed += [flag[3] for flag in flags if flag and flag[3]]
+    secrets = [get_token(), *(word for word in typed if len(word) > 3)]
+    with (
+        contextlib.redirect_stdout(_WithoutSecrets(sys.stdout, secrets)),
+        contextlib.redirect_stderr(_WithoutSecrets(sys.stderr, secrets)),
+    ):
+        yield
 
 
 def _model_path(model: str) -> str:
@@ -587,7 +668,7 @@ def _set(model: SentenceTransformer, options: EmbeddingOptions) -> SentenceTrans
 def _push(folder: Path, repo_id: str, *, private: bool, **options: Any) -> None:
     url = push_folder(folder, repo_id, private=private or None, **options)
     console.print(f"Uploaded: {escape(url)}", soft_wrap=True, highlight=False)
-    console.print(f"  model = SentenceTransformer({repo_id!r})", highlight=False, soft_wrap=True)
+    console.print(f"  model = SentenceTransformer({repo_id!r})", highlight=False, soft_wrap=True, markup=False)
 
 
 def _refuse_unused(args: AdapterTrainingArguments, method: Method) -> None:
@@ -603,9 +684,9 @@ def _refuse_unused(args: AdapterTrainingArguments, method: Method) -> None:
 
 
 def _print_dataset(dataset: RetrievalDataset, too_long: LongTexts | None = None) -> None:
-    splits = ", ".join(f"{len(set(judged['query_id']))} {split}" for split, judged in dataset.qrels.items())
+    splits = ", ".join(f"{len(set(judged['query_id']))} {escape(split)}" for split, judged in dataset.qrels.items())
     searched = documents_searched(len(dataset.corpus), dataset.corpus_is_labelled_only)
-    console.print(f"[bold]{escape(dataset.name)}[/bold]: {searched}; queries: {escape(splits)}")
+    console.print(f"[bold]{escape(dataset.name)}[/bold]: {searched}; queries: {splits}")
     for note in (*dataset.notes, *(too_long.notes if too_long is not None else ())):
         console.print(f"  note: {escape(note)}", style="dim")
 
@@ -638,7 +719,7 @@ def _print_leaks(dataset: RetrievalDataset, run: TrainingRun) -> None:
 
 def _print_evaluation(result: EvaluationResult, labelled_only: bool) -> None:
     searched = documents_searched(result.num_documents, labelled_only)
-    table = Table(title=escape(f"{result.split}: {len(result.query_ids):,} queries, {searched}"))
+    table = Table(title=f"{escape(result.split)}: {len(result.query_ids):,} queries, {searched}")
     for column in ("metric", "base", "adapted", "difference", "95 % interval", "p"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name in TABLE_METRICS:
@@ -650,7 +731,9 @@ def _print_evaluation(result: EvaluationResult, labelled_only: bool) -> None:
     console.print(table)
     titles = {"all": "All queries", "seen": "Documents asked for in training", "unseen": "Documents new"}
     for part, compared_part in result.comparisons.items():
-        console.print(f"{titles[part]}: {compared_part['ndcg@10'].sentence}", soft_wrap=True, highlight=False)
+        console.print(
+            f"{titles[part]}: {compared_part['ndcg@10'].sentence}", soft_wrap=True, highlight=False, markup=False
+        )
     if result.unjudged_query_ids:
         console.print(f"{len(result.unjudged_query_ids)} queries have no relevant document and are not counted.")
     if result.num_own_copies:
@@ -720,7 +803,7 @@ def _print_run(run: TrainingRun) -> None:
     if run.model_dir is not None:
         console.print("Use the model with plain Sentence Transformers:")
         path = os.path.relpath(run.model_dir)
-        console.print(f"  model = SentenceTransformer({path!r})", highlight=False, soft_wrap=True)
+        console.print(f"  model = SentenceTransformer({path!r})", highlight=False, soft_wrap=True, markup=False)
         console.print(
             "  model.encode_query(queries), model.encode_document(documents)", highlight=False, soft_wrap=True
         )
@@ -728,7 +811,7 @@ def _print_run(run: TrainingRun) -> None:
 
 def _print_curve(curve: LearningCurve, labelled_only: bool) -> None:
     searched = documents_searched(curve.num_documents, labelled_only)
-    table = Table(title=f"dev: {curve.num_dev_queries} queries, {searched}; {curve.recipe}")
+    table = Table(title=f"dev: {curve.num_dev_queries} queries, {searched}; {escape(curve.recipe)}")
     for column in ("labelled queries", "nDCG@10", "gain", "95 % interval", "draws"):
         table.add_column(column, justify="right")
     table.add_row("0", f"{curve.base:.4f}", "", "", "")
@@ -737,7 +820,7 @@ def _print_curve(curve: LearningCurve, labelled_only: bool) -> None:
         cells = (f"{curve.base + point.gain:.4f}", f"{point.gain:+.4f}", f"{low:+.4f} to {high:+.4f}")
         table.add_row(f"{point.num_queries}", *cells, f"{point.lowest:+.4f} to {point.highest:+.4f}")
     console.print(table)
-    console.print(curve.sentence)
+    console.print(curve.sentence, markup=False)
     more = curve.doubling
     if more is not None and more.expected_before is not None:
         console.print(

@@ -1,6 +1,23 @@
-"""Bad input, said in the words of the door that it came through."""
+"""What is said to people: errors in the words of their door, without secrets, and safe to print."""
 
 from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+
+# A token of the Hub; what stands before the @ of an address; what a query string, a header or a flag calls a secret.
+_HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
+_IN_ADDRESS = re.compile(r"(?<=://)[^/\s?#@]+@(?=[^/\s])")
+_NAMED = re.compile(
+    r"(?i)([?&;](?:[\w.-]*(?:token|secret|password|passwd|api[_-]?key|signature|credential|sig|auth))=)[^&#\s'\"]+"
+)
+_BEARER = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{6,}")
+_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_HIDDEN = "***"
+# Joiners that scripts and emoji need; all other characters without a shape of their own can make a line lie.
+_NEEDED_FORMATS = "\u200c\u200d"
 
 
 class InputError(ValueError):
@@ -23,3 +40,48 @@ class InputError(ValueError):
     def __init__(self, problem: str, *, python: str, flags: str) -> None:
         super().__init__(f"{problem} {python}")
         self.for_command_line = f"{problem} {flags}"
+
+
+def without_secrets(text: str, secrets: Iterable[str | None] = ()) -> str:
+    """A text with ``***`` in place of access tokens, passwords in addresses, and the secrets given.
+
+    Args:
+        text: a message that may repeat what a server answered or what was typed.
+        secrets: what must not be shown whatever it looks like; those in the environment are always meant.
+
+    Example:
+        >>> without_secrets("401 for https://me:pw@hub.example/x?token=abc with hf_abcdefghij")
+        '401 for https://***@hub.example/x?token=*** with ***'
+    """
+    known = {*secrets, *(os.environ.get(name) for name in _TOKEN_VARIABLES)}
+    for secret in sorted(filter(None, known), key=len, reverse=True):
+        text = text.replace(secret, _HIDDEN)
+    text = _IN_ADDRESS.sub(f"{_HIDDEN}@", _HUB_TOKEN.sub(_HIDDEN, text))
+    return _BEARER.sub(rf"\g<1>{_HIDDEN}", _NAMED.sub(rf"\g<1>{_HIDDEN}", text))
+
+
+def printable(text: str, *, one_line: bool = True) -> str:
+    r"""A text whose characters cannot steer a terminal or turn the reading direction: they are written as escapes.
+
+    Args:
+        text: a name, note or message that may come from outside.
+        one_line: whether line breaks and tabs become spaces, so that a name cannot pose as a line of its own.
+
+    Example:
+        >>> printable("a\x1b[31mb\nc")
+        'a\\x1b[31mb c'
+    """
+    if one_line:
+        text = re.sub(r"[\t\n\r\u2028\u2029]+", " ", text)
+    return "".join(character if _is_harmless(character) else _escape(character) for character in text)
+
+
+def _is_harmless(character: str) -> bool:
+    if character in "\n\t" or character in _NEEDED_FORMATS:
+        return True
+    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -6,10 +6,11 @@ import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
@@ -18,6 +19,8 @@ from sentence_transformers import SentenceTransformerModelCardData
 from st_adapter import __version__
 from st_adapter.base_model import BaseModel
 from st_adapter.data import documents_searched
+from st_adapter.errors import printable, without_secrets
+from st_adapter.storage import checked
 
 Layout = Literal["document", "query", "twin"]
 """What plain ``encode`` gives: documents; queries; or queries from a model without a Router, for older software."""
@@ -26,6 +29,8 @@ TABLE_METRICS = ("ndcg@10", "mrr@10", "accuracy@10", "recall@10", "precision@10"
 
 # What a derived model takes over from its base's card.
 _INHERITED = ("language", "license", "license_name", "license_link")
+_NOT_A_RECORD = "The training record is not one"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _VERSIONS = ("sentence-transformers", "transformers", "torch", "datasets")
 
 
@@ -54,6 +59,20 @@ class SplitScores:
     intervals: dict[str, list[float]]
     summary: str = ""
     num_own_copies: int = 0
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> SplitScores:
+        """Rebuild from a mapping of the fields.
+
+        Raises:
+            ValueError: a field is missing or of another type, or the metrics of the two sides are not the same.
+        """
+        scores = cls(**_fields_of(cls, content))
+        if set(scores.base) != set(scores.adapted):
+            raise ValueError(f"{_NOT_A_RECORD}: base and adapted have other metrics. Save the model again.")
+        if any(len(ends) != 2 for ends in scores.intervals.values()):
+            raise ValueError(f"{_NOT_A_RECORD}: an interval has not two ends. Save the model again.")
+        return scores
 
 
 @dataclass(frozen=True)
@@ -107,13 +126,40 @@ class TrainingRecord:
         """Rebuild from ``to_dict``.
 
         Raises:
-            ValueError: the fields are not those of a record.
+            ValueError: a field is missing, unknown, or of another type.
         """
+        known = _fields_of(cls, content)
+        if known.get("scores") is not None:
+            known["scores"] = SplitScores.from_dict(known["scores"])
+        return cls(**known)
+
+
+def _fields_of(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass in a file, once each is of its type; dataclasses in it are still plain objects."""
+    hints = get_type_hints(kind)
+    required = {
+        each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING
+    } - set(content)
+    unknown = set(content) - set(hints)
+    if required or unknown:
+        problem = f"it has no {', '.join(sorted(required)[:3])}." if required else f"{sorted(unknown)[:3]} are unknown."
+        raise ValueError(f"{_NOT_A_RECORD}: {problem} Save the model again.")
+    for name, value in content.items():
         try:
-            scores = content.get("scores")
-            return cls(**{**content, "scores": None if scores is None else SplitScores(**scores)})
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"The training record is not one: {error}. Save the model again.") from error
+            checked(value, _as_plain(hints[name]), name)
+        except ValueError as error:
+            raise ValueError(f"{_NOT_A_RECORD}: {error} Save the model again.") from error
+    return dict(content)
+
+
+def _as_plain(hint: Any) -> Any:
+    """A type as JSON carries it: a dataclass is an object."""
+    if is_dataclass(hint):
+        return dict[str, Any]
+    arguments = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return Union[tuple(_as_plain(each) for each in arguments)]  # noqa: UP007  (made of a list)
+    return hint
 
 
 def installed_versions() -> dict[str, str]:
@@ -168,7 +214,7 @@ query_embeddings = model.encode_query(["a question"])"""
 document_embeddings = model.encode_document(["a document"])
 scores = model.similarity(query_embeddings, document_embeddings)"""
     parts = [
-        f"# {title}",
+        f"# {_inline(title)}",
         f"A Sentence Transformers model that embeds documents exactly as {base} does, and queries with a small adapter "
         "on top. An index built with the base model stays valid.",
         f"```python\n{code}\n```",
@@ -248,18 +294,24 @@ query_embeddings = model.encode_query(["a question"])
 document_embeddings = model.encode_document(["a document"])"""
     kind = str(config["kind"]).replace("_", "-")
     parts = [
-        f"# {title}",
+        f"# {_inline(title)}",
         f"A {kind} adapter of {config['embedding_dimension']} dimensions for the query embeddings of {base}. Documents "
         "are embedded by the base model alone, so an index built with it stays valid.",
         f"```python\n{code}\n```",
-        *([f"It is bound to {base_model}; `attach` refuses any other base model."] if base_model is not None else []),
+        *(
+            [f"It is bound to {_inline(str(base_model))}; `attach` refuses any other base model."]
+            if base_model is not None
+            else []
+        ),
         *_training_parts(training),
     ]
     return _front_matter(title, base_model, on_hub, None, training, "st-adapter") + "\n\n".join(parts) + "\n"
 
 
 def _link(base_model: BaseModel, on_hub: bool) -> str:
-    return f"[{base_model.name}](https://huggingface.co/{base_model.name})" if on_hub else f"`{base_model.name}`"
+    if on_hub and _HUB_ID.fullmatch(base_model.name):
+        return f"[{base_model.name}](https://huggingface.co/{base_model.name})"
+    return _code(base_model.name)
 
 
 def _front_matter(
@@ -311,26 +363,29 @@ def _training_parts(training: TrainingRecord | None) -> list[str]:
     if training.scores is not None:
         parts += ["## Does it help?", _score_table(training.scores, training.corpus_is_labelled_only)]
         if training.scores.summary:
-            parts.append(training.scores.summary)
+            parts.append(_inline(training.scores.summary))
     facts = _facts(training)
     if facts:
         parts += ["## Data and settings", "\n".join(f"- {fact}" for fact in facts)]
     parts += ["## What was not tested", _limits(training)]
     if training.versions:
-        parts += ["## Versions", ", ".join(f"{name} {number}" for name, number in training.versions.items()) + "."]
+        parts += [
+            "## Versions",
+            ", ".join(f"{_inline(name)} {_inline(number)}" for name, number in training.versions.items()) + ".",
+        ]
     return parts
 
 
 def _score_table(scores: SplitScores, labelled_only: bool) -> str:
     rows = [
-        f"| {name} | {scores.base[name]:.4f} | {scores.adapted[name]:.4f} | "
+        f"| {_inline(name)} | {scores.base[name]:.4f} | {scores.adapted[name]:.4f} | "
         f"{scores.adapted[name] - scores.base[name]:+.4f} | {_interval(scores.intervals.get(name))} |"
         for name in TABLE_METRICS
         if name in scores.base
     ]
     head = (
-        f"On the {scores.num_queries:,} queries of the split `{scores.split}`, which nothing was fitted on or chosen "
-        f"by, against {documents_searched(scores.num_documents, labelled_only)}; exact search."
+        f"On the {scores.num_queries:,} queries of the split {_code(scores.split)}, which nothing was fitted on or "
+        f"chosen by, against {documents_searched(scores.num_documents, labelled_only)}; exact search."
     )
     if scores.num_own_copies:
         head += f" Queries that are documents too: {scores.num_own_copies:,}; no hit of theirs is their own copy."
@@ -345,20 +400,18 @@ def _interval(interval: Sequence[float] | None) -> str:
 def _facts(training: TrainingRecord) -> list[str]:
     facts = []
     if training.data:
-        name = (
-            f"[{training.data}](https://huggingface.co/datasets/{training.dataset_id})"
-            if training.dataset_id
-            else training.data
-        )
+        name = _inline(training.data)
+        if _HUB_ID.fullmatch(training.dataset_id):
+            name = f"[{name}](https://huggingface.co/datasets/{training.dataset_id})"
         size = documents_searched(training.num_documents, training.corpus_is_labelled_only)
         sizes = [size] if training.num_documents else []
-        sizes += [f"{number:,} {split} queries" for split, number in training.num_queries.items()]
-        facts.append(f"Data: {_inline(name)}" + (f" ({', '.join(sizes)})" if sizes else ""))
+        sizes += [f"{number:,} {_inline(split)} queries" for split, number in training.num_queries.items()]
+        facts.append(f"Data: {name}" + (f" ({', '.join(sizes)})" if sizes else ""))
     if training.fitted_on:
-        facts.append(f"Fitted on: {', '.join(training.fitted_on)}")
+        facts.append(f"Fitted on: {', '.join(map(_inline, training.fitted_on))}")
     if training.method:
         facts.append(
-            f"Method: {training.method}" + (f"; chosen: {_inline(training.chosen)}" if training.chosen else "")
+            f"Method: {_inline(training.method)}" + (f"; chosen: {_inline(training.chosen)}" if training.chosen else "")
         )
     if training.reason:
         facts.append(f"Why: {_inline(training.reason)}")
@@ -367,12 +420,12 @@ def _facts(training: TrainingRecord) -> list[str]:
     if training.split_by == "document":
         facts.append("Splits: all queries of a document on one side")
     if training.arguments:
-        facts.append("Arguments: " + ", ".join(f"`{name}={value}`" for name, value in training.arguments.items()))
+        facts.append("Arguments: " + ", ".join(_code(f"{name}={value}") for name, value in training.arguments.items()))
     if training.opened_with:
-        settings = ", ".join(f"`{name}={_inline(str(value))}`" for name, value in training.opened_with.items())
+        settings = ", ".join(_code(f"{name}={value}") for name, value in training.opened_with.items())
         facts.append(f"Base model opened with: {settings}")
     if training.script:
-        facts.append(f"Made by: `{training.script}`")
+        facts.append(f"Made by: {_code(training.script)}")
     return facts
 
 
@@ -388,4 +441,11 @@ def _limits(training: TrainingRecord) -> str:
 
 def _inline(text: str) -> str:
     """A text from outside on one line, so that it cannot make headings or tables of its own."""
-    return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;").strip()
+    text = printable(re.sub(r"\s+", " ", without_secrets(text)))
+    return text.replace("|", "\\|").replace("<", "&lt;").strip()
+
+
+def _code(text: str) -> str:
+    """A name from outside as code; within code a backtick would end it."""
+    text = printable(re.sub(r"\s+", " ", without_secrets(text))).strip()
+    return f"`{text.replace('`', chr(39))}`"

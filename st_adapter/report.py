@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from st_adapter.comparison import written
 from st_adapter.data import documents_searched
 from st_adapter.demo import DATASET_NAME
 from st_adapter.examples import shortened
 from st_adapter.pipeline import CURVE_FILE, REPORT_FILE, REPORT_PICTURE, RESULTS_FILE
-from st_adapter.storage import read_object, write_text
+from st_adapter.storage import checked, read_object, write_text
 from st_adapter.training_args import AdapterTrainingArguments
 
 _TEMPLATE = "report_template.html"
@@ -21,6 +21,10 @@ _HEADLINE_METRIC = "ndcg@10"
 _PICTURED_METRICS = ("ndcg@10", "mrr@10", "accuracy@10", "recall@10", "map@100")
 _PARTS = {"all": "all queries", "seen": "documents seen", "unseen": "documents new"}
 _SHOWN_CANDIDATES = 12
+# Reciprocal ranks of the first relevant document, query by query.
+_RANKS = "mrr@100"
+_MAX_RESULTS_BYTES = 1 << 30
+_REPEAT = "Run `st-adapter train` again, or copy the folder again."
 
 
 class Report(NamedTuple):
@@ -51,13 +55,9 @@ def write_report(output_dir: str | Path) -> Report:
     """
     plots, jinja2 = _plots(), _jinja2()
     output_dir = Path(output_dir)
-    results = read_object(output_dir / RESULTS_FILE) if (output_dir / RESULTS_FILE).is_file() else {}
-    if not {"selection", "fitted_on", "data"} <= results.keys():
-        raise ValueError(
-            f"{output_dir} holds no {RESULTS_FILE} of a training run. Name the folder that `st-adapter train` wrote to."
-        )
+    results = _read_results(output_dir / RESULTS_FILE)
     curve_file = output_dir / CURVE_FILE
-    curve = _curve_of(results, read_object(curve_file) if curve_file.is_file() else None)
+    curve = _curve_of(results, _read_curve(curve_file) if curve_file.exists() else None)
     content = _content(results, curve)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -80,6 +80,199 @@ def write_report(output_dir: str | Path) -> Report:
         curve,
     )
     return Report(output_dir / REPORT_FILE, plots.write_png(picture, output_dir / REPORT_PICTURE))
+
+
+# --- what is read ---
+
+
+class _Compared(TypedDict):
+    num_queries: int
+    base: float
+    adapted: float
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    wins: int
+    ties: int
+    losses: int
+
+
+class _PerQuery(TypedDict):
+    base: dict[str, list[float]]
+    adapted: dict[str, list[float]]
+
+
+class _Example(TypedDict):
+    query: str
+    relevant: str
+    base_rank: int
+    adapted_rank: int
+    difference: float
+    base_top: str
+    base_top_is_relevant: bool
+    adapted_top: str
+    adapted_top_is_relevant: bool
+
+
+class _Examples(TypedDict):
+    gains: list[_Example]
+    losses: list[_Example]
+
+
+class _Evaluation(TypedDict):
+    num_queries: int
+    num_documents: int
+    num_pairs: int
+    num_unjudged_queries: int
+    comparisons: dict[str, dict[str, _Compared]]
+    per_query: _PerQuery
+    examples: _Examples
+
+
+class _Gate(TypedDict):
+    reason: str
+
+
+class _Candidate(TypedDict):
+    name: str
+    gain: float | None
+    gain_seen: float | None
+    gain_unseen: float | None
+    p_value: float | None
+    rejected: bool
+
+
+class _Selection(TypedDict):
+    chosen: str
+    gate: _Gate
+
+
+class _Searched(_Selection):
+    """What ``fit`` adds to a selection: all candidates."""
+
+    candidates: list[_Candidate]
+    num_seen: int
+    num_unseen: int
+    unseen_weight: float
+    base: float
+
+
+class _TrainSplit(TypedDict):
+    num_queries: int
+    num_pairs: int
+
+
+class _Data(TypedDict):
+    name: str
+    notes: list[str]
+    num_documents: int
+    train: _TrainSplit
+
+
+class _Named(TypedDict):
+    name: str
+
+
+class _Results(TypedDict):
+    base_model: _Named
+    data: _Data
+    method: str
+    adopted: bool
+    fitted_on: list[str]
+    adapter: dict[str, Any] | None
+    selection: _Selection
+    seconds: dict[str, float]
+    seed: int
+    arguments: dict[str, Any] | None
+    alpha: float
+    precision: str
+    device: str
+    versions: dict[str, str]
+
+
+class _Point(TypedDict):
+    num_queries: int
+    gain: float
+    interval: tuple[float, float]
+    lowest: float
+    highest: float
+
+
+class _Doubling(TypedDict):
+    num_queries: int
+    expected: float
+    interval: tuple[float, float]
+    expected_before: float | None
+    came: float | None
+
+
+class _Curve(TypedDict):
+    data: str
+    base_model: dict[str, Any] | None
+    base: float
+    num_dev_queries: int
+    num_draws: int
+    sentence: str
+    points: list[_Point]
+    doubling: _Doubling | None
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    """``results.json`` of a training run, with everything in it that a report shows.
+
+    Raises:
+        ValueError: it is missing, of something else, or damaged.
+    """
+    results = read_object(path, max_bytes=_MAX_RESULTS_BYTES) if path.exists() else {}
+    if not {"selection", "fitted_on", "data"} <= results.keys():
+        raise ValueError(
+            f"{path.parent} holds no {path.name} of a training run. Name the folder that `st-adapter train` wrote to."
+        )
+    try:
+        checked(results, _Results, "")
+        if "candidates" in results["selection"]:
+            checked(results["selection"], _Searched, "selection")
+        for split in ("test", "dev"):
+            if split in results:
+                _check_evaluation(checked(results[split], _Evaluation, split), split)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error} {_REPEAT}") from error
+    return results
+
+
+def _check_evaluation(evaluation: Mapping[str, Any], split: str) -> None:
+    names = {f"{name}@" for name in _METRICS}
+    for part, compared in evaluation["comparisons"].items():
+        unknown = [m for m in compared if m.rstrip("0123456789") not in names or not m[-1].isdigit() or len(m) > 30]
+        if unknown:
+            raise ValueError(f"{split} compares {unknown[0]!r:.80}, which is no metric.")
+        if _HEADLINE_METRIC not in compared:
+            raise ValueError(f"{split} has no {_HEADLINE_METRIC} of {part!r:.80}.")
+    if "all" not in evaluation["comparisons"]:
+        raise ValueError(f"{split} compares nothing on all queries.")
+    ranks = [evaluation["per_query"][side].get(_RANKS, []) for side in ("base", "adapted")]
+    if not len(ranks[0]) == len(ranks[1]) == evaluation["num_queries"]:
+        raise ValueError(f"{split} has {_RANKS} of {len(ranks[0])} and {len(ranks[1])} queries, not of all.")
+    if not all(0 <= value <= 1 for side in ranks for value in side):
+        raise ValueError(f"{split} has {_RANKS} outside of 0 to 1.")
+
+
+def _read_curve(path: Path) -> dict[str, Any]:
+    """``learning_curve.json``, with everything in it that a report shows.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    curve = read_object(path, max_bytes=_MAX_RESULTS_BYTES)
+    try:
+        checked(curve, _Curve, "")
+        if not curve["points"]:
+            raise ValueError("points is empty.")
+        if any(point["num_queries"] < 1 for point in curve["points"]):
+            raise ValueError("points has a number of queries below 1.")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error} Run `st-adapter learning-curve` again, or delete it.") from error
+    return curve
 
 
 def _plots() -> ModuleType:
@@ -117,7 +310,7 @@ def _content(results: Mapping[str, Any], curve: Mapping[str, Any] | None) -> dic
     # Without an adapter both sides are equal, and there is nothing to draw.
     shown = bool(results["adopted"]) and evaluation is not None
     reciprocal_ranks = {
-        side: evaluation["per_query"][side]["mrr@100"] if shown and evaluation is not None else []
+        side: evaluation["per_query"][side][_RANKS] if shown and evaluation is not None else []
         for side in ("base", "adapted")
     }
     if shown:

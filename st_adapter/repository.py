@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,16 +17,22 @@ from sentence_transformers.base.modules import Dense, Module, Normalize
 from sentence_transformers.sentence_transformer.modules import Dropout
 
 from st_adapter import __version__
-from st_adapter.adapter import QueryAdapter
+from st_adapter.adapter import ADAPTER_FOLDER, WEIGHTS_FILE, QueryAdapter
 from st_adapter.base_model import CHECK_TEXTS, BaseModel, prompt_for
-from st_adapter.errors import InputError
+from st_adapter.declared_sizes import check_module, check_transformer
+from st_adapter.errors import InputError, without_secrets
 from st_adapter.hub import download
 from st_adapter.model_card import Layout, TrainingRecord, base_metadata, model_card
+from st_adapter.model_files import BOOKKEEPING, DAMAGED, TOKENIZER_FILES, inside, model_files, read_modules
 from st_adapter.onnx_export import BASE_FILE, DOCUMENT_FILE, QUERY_FILE
 from st_adapter.storage import (
+    MAX_FILES,
     check_finite,
+    checked,
     file_sha256,
+    file_within,
     is_pickle,
+    names_in,
     read_json,
     read_object,
     read_weights,
@@ -38,6 +45,7 @@ CONFIG_FILE_NAME = "st_adapter_config.json"
 
 # Class paths that every release since 5.0 resolves; the ones that release 6 writes are unknown before 5.4.
 _LEGACY_MODULE = "sentence_transformers.models"
+_TRANSFORMERS = ("Transformer", "CLIPModel")
 _ROUTE_MODULES = ("Dense", "Normalize", "Dropout")
 # Where release 6 names the length at which a Transformer cuts texts, and releases before it look for it.
 _TRANSFORMER_CONFIG = "sentence_bert_config.json"
@@ -65,15 +73,12 @@ _USUAL = {
     "use_residual": False,
 }
 _ACTIVATIONS = "torch.nn."
-# Bookkeeping of version control and of `hf download --local-dir`, not part of a model.
-BOOKKEEPING = (".git", ".hg", ".svn", ".cache")
 # Texts that people edit on the Hub, and what no reader of the model opens.
 _UNVERIFIED = ("README.md", ".gitattributes", CONFIG_FILE_NAME)
 # What the libraries look for by themselves, such as the adapters of PEFT.
-_LOADED = (".json", ".safetensors", ".bin", ".py")
+_LOADED = (".json", ".safetensors", ".bin", ".py", ".jinja")
 # Formats that the torch backend does not read.
 _OTHER_BACKENDS = ("onnx/*", "openvino/*")
-_DAMAGED = "It is damaged: copy or download it again."
 
 
 @dataclass(frozen=True)
@@ -170,14 +175,37 @@ def to_layout(folder: Path, layout: Layout) -> None:
 
 
 def copy_as(source: Path, target: Path, layout: Layout, title: str) -> Path:
-    """Copy a saved model of the layout ``document``, and give the copy another layout and a card with that title."""
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*BOOKKEEPING))
+    """Copy a saved model of the layout ``document``, and give the copy another layout and a card with that title.
+
+    Copied are the files that the model was saved with and is made of; see ``left_out``.
+    """
+    saved = read_saved(source)
+    for name in _published(source, saved):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        # Contents only: read-only files of a cache must not make a read-only repository.
+        shutil.copyfile(file_within(source, source / name), target / name)
     to_layout(target, layout)
-    config = read_object(target / CONFIG_FILE_NAME)
+    config = read_object(source / CONFIG_FILE_NAME)
     write_json(target / CONFIG_FILE_NAME, {**config, "layout": layout, "files": _hashes(target)})
     if config["has_adapter"]:
         write_text(target / "README.md", card_of(target, title))
     return target
+
+
+def left_out(folder: Path, saved: SavedModel) -> list[str]:
+    """What lies in a saved model's folder and is not published with it: it was added later, or is no part of a model.
+
+    Releases before 0.2 saved everything that lay beside the base model's files.
+    """
+    published = {*_published(folder, saved), CONFIG_FILE_NAME, ".gitattributes"}
+    return [name for name in names_in(folder, ignored=BOOKKEEPING) if name not in published]
+
+
+def _published(folder: Path, saved: SavedModel) -> list[str]:
+    parts = set(model_files(folder, custom_code=True))
+    parts |= {f"{ADAPTER_FOLDER}/{name}" for name in (QueryAdapter.config_file_name, WEIGHTS_FILE)}
+    names = [name for name in saved.files if name in parts and (folder / name).is_file()]
+    return [*names, *(["README.md"] if (folder / "README.md").is_file() else [])]
 
 
 def card_of(folder: Path, title: str) -> str:
@@ -347,22 +375,49 @@ def read_saved(folder: Path) -> SavedModel:
     Raises:
         ValueError: it is missing or damaged.
     """
-    path = folder / CONFIG_FILE_NAME
+    path = file_within(folder, folder / CONFIG_FILE_NAME) if folder.is_dir() else folder / CONFIG_FILE_NAME
     content = read_object(path)
+    path = folder / CONFIG_FILE_NAME
     files = content.get("files")
     if content.get("layout") not in ("document", "query", "twin") or not isinstance(content.get("has_adapter"), bool):
-        raise ValueError(f"{path} does not say which layout the folder has, or whether it has an adapter. {_DAMAGED}")
+        raise ValueError(f"{path} does not say which layout the folder has, or whether it has an adapter. {DAMAGED}")
     if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
-        raise ValueError(f"{path} has no list of files with their hashes. {_DAMAGED}")
-    training = content.get("training")
-    if training is not None and not isinstance(training, dict):
-        raise ValueError(f"{path} has a training record that is no object. {_DAMAGED}")
+        raise ValueError(f"{path} has no list of files with their hashes. {DAMAGED}")
+    if len(files) > MAX_FILES:
+        raise ValueError(f"{path} lists {len(files):,} files, but a model has a few dozen. Do not open it.")
     try:
         base_model = BaseModel.from_dict(content.get("base_model"))
-        record = None if training is None else TrainingRecord.from_dict(training)
+        record = checked(content.get("training"), dict[str, Any] | None, "training")
+        if record is not None and _is_newer(content.get("st_adapter_version")):
+            record = _known_fields(record, path)
+        training = None if record is None else TrainingRecord.from_dict(record)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return SavedModel(content["layout"], base_model, content["has_adapter"], record, files)
+    return SavedModel(content["layout"], base_model, content["has_adapter"], training, files)
+
+
+def _is_newer(version: object) -> bool:
+    """Whether a folder was written by a later release than this one."""
+    if not isinstance(version, str) or not re.fullmatch(r"\d{1,6}(\.\d{1,6}){1,3}", version):
+        return False
+    return _release(version) > _release(__version__)
+
+
+def _release(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]
+
+
+def _known_fields(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """A later release may record more, which changes nothing of the model."""
+    known = {each.name for each in fields(TrainingRecord)}
+    unknown = sorted(set(record) - known)
+    if unknown:
+        warnings.warn(
+            f"{path} was written by a newer st-adapter, and what it records as {', '.join(map(repr, unknown[:3]))} is "
+            "not shown.",
+            stacklevel=4,
+        )
+    return {name: value for name, value in record.items() if name in known}
 
 
 def check_repository(folder: Path, *, any_class: bool = False) -> SavedModel:
@@ -393,20 +448,28 @@ def check_files(folder: Path, saved: SavedModel) -> None:
         ValueError: the first file that is missing, another one, or too much.
     """
     for name, digest in saved.files.items():
-        path = _inside(folder, name, folder / CONFIG_FILE_NAME)
-        if not path.is_file():
+        path = inside(folder, name, folder / CONFIG_FILE_NAME)
+        if not path.exists() and not path.is_symlink():
             if _is_other(name):
                 continue
             raise ValueError(f"{folder} has no {name}, but it was saved with one. Copy or download the folder again.")
-        if file_sha256(path) != digest:
-            raise ValueError(f"{path} is not the file that was saved: its hash is another one. {_DAMAGED}")
-    names = {path.relative_to(folder).as_posix() for path in _files(folder)}
-    added = [name for name in names - set(saved.files) if PurePosixPath(name).suffix in _LOADED and not _is_other(name)]
+        if file_sha256(file_within(folder, path)) != digest:
+            raise ValueError(f"{path} is not the file that was saved: its hash is another one. {DAMAGED}")
+        if path.suffix == ".json":
+            read_json(path)  # larger or deeper than anything that was saved here, it would burden the libraries
+    names = set(names_in(folder, ignored=BOOKKEEPING)) - set(saved.files) - set(_UNVERIFIED)
+    added = [name for name in names if _is_loaded(folder, name) and not _is_other(name)]
     if added:
         raise ValueError(
             f"{folder} has {sorted(added)[:3]}, which it was not saved with and which the libraries may load. "
             "Take it away, or copy or download the folder again."
         )
+
+
+def _is_loaded(folder: Path, name: str) -> bool:
+    """Whether the libraries may open a file; a link to a folder may hold anything."""
+    path = PurePosixPath(name)
+    return path.suffix in _LOADED or path.name in TOKENIZER_FILES or (folder / name).is_dir()
 
 
 def check_modules(folder: Path, *, any_class: bool = False) -> None:
@@ -417,7 +480,7 @@ def check_modules(folder: Path, *, any_class: bool = False) -> None:
         any_class: accept classes of others, for a base model that was opened with ``trust_remote_code``.
     """
     for entry in read_modules(folder):
-        place = _inside(folder, entry["path"], folder / "modules.json")
+        place = inside(folder, entry["path"], folder / "modules.json")
         foreign = any_class and not entry["type"].startswith("sentence_transformers.")
         kind = "" if foreign else _module_class(entry["type"], folder / "modules.json")
         if kind in ("Router", "Asym"):  # two names of the same class
@@ -426,24 +489,8 @@ def check_modules(folder: Path, *, any_class: bool = False) -> None:
             _check_dense(place)
         else:
             _check_weight_files(place)
-
-
-def read_modules(folder: Path) -> list[dict[str, Any]]:
-    """The entries of ``modules.json``.
-
-    Raises:
-        ValueError: it is missing or damaged.
-    """
-    path = folder / "modules.json"
-    entries = read_json(path)
-    keys = {"name": str, "path": str, "type": str}
-    good = isinstance(entries, list) and all(
-        isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in keys.items())
-        for entry in entries
-    )
-    if not good or not entries:
-        raise ValueError(f"{path} is not a list of modules, each with a name, a path and a type. {_DAMAGED}")
-    return list(entries)
+        if kind and not any_class:
+            check_transformer(place) if kind in _TRANSFORMERS else check_module(place, kind)
 
 
 def _check_router(router: Path) -> None:
@@ -465,13 +512,13 @@ def _check_router(router: Path) -> None:
     )
     if not good:
         raise ValueError(
-            f"{path} does not describe a route for queries and one for documents, with their modules. {_DAMAGED}"
+            f"{path} does not describe a route for queries and one for documents, with their modules. {DAMAGED}"
         )
     documents = {name: _module_class(types[name], path) for name in structure["document"]}
     if set(documents.values()) != {"Dropout"}:
         raise ValueError(f"{path} has the document route {documents}, but documents are to be left as they are.")
     for name, type_ in types.items():
-        place = _inside(router, name, path)
+        place = inside(router, name, path)
         kind = _module_class(type_, path)
         if kind not in _ROUTE_MODULES:
             raise ValueError(f"{path} names the class {kind!r}, but only {', '.join(_ROUTE_MODULES)} are expected.")
@@ -489,7 +536,7 @@ def _check_dense(folder: Path) -> None:
     sizes: tuple[Any, Any] = config.get("out_features"), config.get("in_features")
     activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")  # the library's default
     if not all(isinstance(size, int) and size > 0 for size in sizes) or not isinstance(config.get("bias", True), bool):
-        raise ValueError(f"{path} does not give the sizes of a Dense module as whole numbers above 0. {_DAMAGED}")
+        raise ValueError(f"{path} does not give the sizes of a Dense module as whole numbers above 0. {DAMAGED}")
     if not isinstance(activation, str) or not activation.startswith(_ACTIVATIONS):
         raise ValueError(
             f"{path} names the activation {str(activation)[:200]!r}, but one of {_ACTIVATIONS}* is expected: no other "
@@ -510,8 +557,8 @@ def _check_weight_files(folder: Path) -> None:
     if index.is_file():
         weight_map = read_object(index).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise ValueError(f"{index} does not say which weights lie in which file. {_DAMAGED}")
-        files |= {_inside(folder, name, index) for name in weight_map.values()}
+            raise ValueError(f"{index} does not say which weights lie in which file. {DAMAGED}")
+        files |= {inside(folder, name, index) for name in weight_map.values()}
     elif not (folder / "model.safetensors").is_file() and any(map(is_pickle, folder.glob("*.bin"))):
         raise ValueError(
             f"{folder} has weights as a pickle (.bin) only, and weights are read from safetensors files and nothing "
@@ -519,16 +566,6 @@ def _check_weight_files(folder: Path) -> None:
         )
     for path in sorted(files):
         tensor_infos(path)
-
-
-def _inside(folder: Path, name: str, source: Path) -> Path:
-    """The path that a configuration names, if it stays within the folder."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
-        raise ValueError(
-            f"{source} names the path {name[:200]!r}, which leads out of its folder. Do not open this model."
-        )
-    return folder / path
 
 
 def _module_class(type_: object, source: Path) -> str:
@@ -551,19 +588,10 @@ def _is_other(name: str) -> bool:
     return any(PurePosixPath(name).match(pattern) for pattern in _OTHER_BACKENDS)
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files that shape a saved model."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(
-        path
-        for path in found
-        if path.relative_to(folder).as_posix() not in _UNVERIFIED
-        and path.relative_to(folder).parts[0] not in BOOKKEEPING
-    )
-
-
 def _hashes(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in _files(folder)}
+    """SHA-256 of the files that shape a saved model."""
+    names = [name for name in names_in(folder, ignored=BOOKKEEPING) if name not in _UNVERIFIED]
+    return {name: file_sha256(file_within(folder, folder / name)) for name in names}
 
 
 # --- opening ---
@@ -645,7 +673,7 @@ def from_pretrained(
             for encode in (model.encode_query, model.encode_document)
         ]
     except Exception as error:  # what the files of a model make the libraries raise is beyond any list
-        reason = " ".join(str(error).split())[:500]
+        reason = without_secrets(" ".join(str(error).split()), (token if isinstance(token, str) else None,))[:500]
         raise ValueError(
             f"Sentence Transformers cannot open {name_or_path} ({type(error).__name__}: {reason}). Its files are as "
             "they were saved, so they were damaged before, or this release cannot read them."

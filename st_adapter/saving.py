@@ -9,7 +9,7 @@ import pickle
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,18 +26,19 @@ from transformers.utils import logging as transformers_logging
 from st_adapter.adapter import ADAPTER_FOLDER, QueryAdapter
 from st_adapter.base_model import CHECK_TEXTS, LONG_TEXT, BaseModel, Origin, Role, embed_texts, origin_of, prompt_of
 from st_adapter.fingerprint import model_fingerprint
-from st_adapter.hub import MAIN, branches_of, download, upload
+from st_adapter.hub import MAIN, Upload, branches_of, check_repository_free, download, upload
 from st_adapter.model import check_base_model, detach, query_modules
 from st_adapter.model_card import Layout, TrainingRecord, base_metadata, model_card
+from st_adapter.model_files import model_files, names_read_by
 from st_adapter.onnx_export import export_onnx
 from st_adapter.repository import (
-    BOOKKEEPING,
     CONFIG_FILE_NAME,
     add_router,
     check_files,
     check_modules,
     copy_as,
     is_saved_model,
+    left_out,
     needs,
     read_saved,
     reads_task,
@@ -46,7 +47,7 @@ from st_adapter.repository import (
     write_config,
     write_max_seq_length,
 )
-from st_adapter.storage import folder_written_whole, is_pickle, read_object, write_json, write_text
+from st_adapter.storage import file_within, folder_written_whole, is_pickle, read_object, write_json, write_text
 
 QUERY_BRANCH, TWIN_BRANCH = "query", "twin"
 
@@ -183,6 +184,7 @@ def push_to_hub(
     onnx: bool = False,
     base_model: str | Path | None = None,
     training: TrainingRecord | None = None,
+    overwrite: bool = False,
 ) -> str:
     """Save base model and adapter as ``save_pretrained`` does, and upload the folder; see ``push_folder``.
 
@@ -197,6 +199,7 @@ def push_to_hub(
         onnx: as in ``save_pretrained``.
         base_model: as in ``save_pretrained``.
         training: as in ``save_pretrained``.
+        overwrite: as in ``push_folder``.
 
     Returns:
         The URL of the commit on ``main``.
@@ -215,7 +218,15 @@ def push_to_hub(
             training=training,
             title=repo_id,
         )
-        return push_folder(saved, repo_id, private=private, token=token, commit_message=commit_message, twin=twin)
+        return push_folder(
+            saved,
+            repo_id,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+            twin=twin,
+            overwrite=overwrite,
+        )
 
 
 def push_folder(
@@ -226,11 +237,14 @@ def push_folder(
     token: str | None = None,
     commit_message: str = "Add model with query adapter",
     twin: bool = False,
+    overwrite: bool = False,
 ) -> str:
     """Upload a folder that ``save_pretrained`` wrote, of the layout ``document``.
 
     The branch ``main`` gets the folder, the branch ``query`` the same model in the layout ``query``. ``main`` comes
     last: an upload that dies half-way leaves it as it was. Files that the repository has already are not sent again.
+    Uploaded is what the model was saved with and is made of, and its card; whatever else lies in the folder is left
+    out, with a warning.
 
     Args:
         folder: the saved model.
@@ -239,13 +253,14 @@ def push_folder(
         token: access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
         commit_message: first line of the commits.
         twin: also make the branch ``twin`` in that layout; one that is there already is brought up to date anyway.
+        overwrite: replace everything in a repository that holds something else than a model saved here.
 
     Returns:
         The URL of the commit on ``main``.
 
     Raises:
         ConnectionError: it may work if tried again.
-        ValueError: the folder is not such a model, or it will not work as it is.
+        ValueError: the folder is not such a model, the repository holds something else, or it will not work as it is.
     """
     folder = Path(folder)
     saved = read_saved(folder)
@@ -253,6 +268,13 @@ def push_folder(
     if saved.layout != "document":
         raise ValueError(
             f"{folder} has the layout {saved.layout!r}, but 'document' is expected. Push the model itself."
+        )
+    unpublished = left_out(folder, saved)
+    if unpublished:
+        warnings.warn(
+            f"{len(unpublished)} files in {folder} are not part of the model and are not uploaded, the first: "
+            f"{', '.join(unpublished[:3])}.",
+            stacklevel=2,
         )
     with tempfile.TemporaryDirectory() as temporary:
         layouts: dict[str, Layout] = {MAIN: "document"}
@@ -262,15 +284,42 @@ def push_folder(
                 "not pass. Call encode_query().",
                 stacklevel=2,
             )
-        elif saved.has_adapter:
-            layouts[QUERY_BRANCH] = "query"
-            # A twin of an earlier adapter must not stay behind.
-            if twin or TWIN_BRANCH in branches_of(repo_id, token):
-                layouts[TWIN_BRANCH] = "twin"
+        else:
+            # Of the base alone both are what main is, once an earlier adapter has made them.
+            aside: dict[str, Layout] = {QUERY_BRANCH: "query", TWIN_BRANCH: "twin"}
+            if not saved.has_adapter:
+                aside = dict.fromkeys(aside, "document")
+            present = branches_of(repo_id, token)
+            wanted = {QUERY_BRANCH} if saved.has_adapter else set()
+            wanted |= {TWIN_BRANCH} if twin and saved.has_adapter else set()
+            layouts |= {branch: layout for branch, layout in aside.items() if branch in wanted | present}
         branches = {
             branch: copy_as(folder, Path(temporary) / branch, layout, repo_id) for branch, layout in layouts.items()
         }
-        return upload(branches, repo_id, private=private, token=token, commit_message=commit_message, owned=_OWNED)
+        settings: dict[str, Any] = {"private": private, "token": token, "commit_message": commit_message}
+        url = upload(_upload_of(branches), repo_id, overwrite=overwrite, **settings)
+        if saved.has_adapter and TWIN_BRANCH in branches_of(repo_id, token) - set(layouts):
+            # Somebody else has made one meanwhile, of another adapter.
+            late = {**branches, TWIN_BRANCH: copy_as(folder, Path(temporary) / TWIN_BRANCH, "twin", repo_id)}
+            url = upload(_upload_of(late), repo_id, **settings)
+        return url
+
+
+def check_may_push(repo_id: str, token: str | None = None) -> None:
+    """Check, before work whose result is to be pushed, that a repository is new, blank or holds a model of ours.
+
+    Raises:
+        ConnectionError: it may work if tried again.
+        ValueError: it holds something else.
+    """
+    check_repository_free(_upload_of({}), repo_id, token)
+
+
+def _upload_of(branches: Mapping[str, Path]) -> Upload:
+    def is_ours(names: set[str], read: Callable[[str], dict[str, Any]]) -> bool:
+        return CONFIG_FILE_NAME in names
+
+    return Upload(branches, is_ours, owned=_OWNED, stale=(QUERY_BRANCH, TWIN_BRANCH))
 
 
 # --- the target ---
@@ -366,7 +415,8 @@ def _download(origin: Origin) -> Path:
 
 def _copy_base(folder: Path, model: SentenceTransformer, source: Path) -> dict[str, Any]:
     """Copy the base model's files into an empty folder; gives what the new model card takes over from the base's."""
-    _copy_files(source, folder)
+    names = model_files(source, custom_code=bool(model.trust_remote_code), named=names_read_by(model))
+    _copy_files(source, folder, names)
     _add_prompts(folder / "config_sentence_transformers.json")
     check_modules(folder, any_class=model.trust_remote_code)
     return base_metadata(folder)
@@ -389,25 +439,23 @@ def _empty(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _copy_files(source: Path, target: Path) -> None:
-    """Copy a folder byte for byte, but for pickles: weights that are nothing else become safetensors."""
-    for path in sorted(source.iterdir()):
-        if path.name in BOOKKEEPING:
-            continue
-        if path.is_dir():
-            (target / path.name).mkdir()
-            _copy_files(path, target / path.name)
+def _copy_files(source: Path, target: Path, names: Sequence[str]) -> None:
+    """Copy files of a folder byte for byte, but for pickles: weights that are nothing else become safetensors."""
+    for name in names:
+        path, copy_ = source / name, target / name
+        file = file_within(source, path)
+        copy_.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == f"{_PICKLED_WEIGHTS}.bin.index.json":
+            if not any(path.parent.glob("*.safetensors")):
+                index = read_object(file)
+                renamed = {weight: _as_safetensors(str(part)) for weight, part in index["weight_map"].items()}
+                write_json(copy_.with_name("model.safetensors.index.json"), {**index, "weight_map": renamed})
         elif is_pickle(path):
-            if path.name.startswith(_PICKLED_WEIGHTS) and not any(source.glob("*.safetensors")):
-                _convert_weights(path, target / _as_safetensors(path.name))
-        elif path.name == f"{_PICKLED_WEIGHTS}.bin.index.json":
-            if not any(source.glob("*.safetensors")):
-                index = read_object(path)
-                renamed = {name: _as_safetensors(str(file)) for name, file in index["weight_map"].items()}
-                write_json(target / "model.safetensors.index.json", {**index, "weight_map": renamed})
+            if path.name.startswith(_PICKLED_WEIGHTS) and not any(path.parent.glob("*.safetensors")):
+                _convert_weights(file, copy_.with_name(_as_safetensors(path.name)))
         else:
             # Contents only: read-only files of a cache must not make a read-only repository. Links are followed.
-            shutil.copyfile(path, target / path.name)
+            shutil.copyfile(file, copy_)
 
 
 def _as_safetensors(name: str) -> str:

@@ -7,17 +7,20 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +28,8 @@ from torch import Tensor
 
 from st_adapter.errors import InputError
 
+MAX_JSON_BYTES = 1 << 28
+MAX_FILES = 10_000
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # What a killed run may have left beside its target; another run may still be writing a younger one.
@@ -201,39 +206,153 @@ def _exchange(first: Path, second: Path) -> bool:
 # --- reading ---
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Read a JSON file.
 
+    Args:
+        path: the file.
+        max_bytes: the size up to which it is read at all.
+
     Raises:
-        ValueError: it is missing, or not JSON in UTF-8.
+        ValueError: it is missing, larger than that, no regular file, or not JSON in UTF-8.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path} cannot be read: it is no regular file. Copy or download the folder again.")
+        if status.st_size > max_bytes:
+            raise ValueError(
+                f"{path} has {status.st_size:,} bytes, but at most {max_bytes:,} are read of such a file. "
+                "Do not open this folder, or make it shorter."
+            )
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ValueError(
             f"{path} is missing, but expected. The folder is incomplete: copy or download it again."
         ) from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}). Copy or download the folder again.") from error
+    except UnicodeDecodeError as error:
+        raise _not_json(path, error) from error
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not JSON in UTF-8 ({type(error).__name__}: {error}). It is damaged: copy or download it again."
-        ) from error
+        raise _not_json(path, error) from error
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def _not_json(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} is not JSON in UTF-8 ({type(error).__name__}: {error}). It is damaged: copy or download it again."
+    )
+
+
+def read_object(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:
         ValueError: as ``read_json``, or it holds something else.
     """
-    content = read_json(path)
+    content = read_json(path, max_bytes=max_bytes)
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} holds a {type(content).__name__}, but a JSON object is expected. "
             "It is damaged: copy or download it again."
         )
     return content
+
+
+def checked(value: Any, hint: Any, where: str) -> Any:
+    """A value from a file, once it and everything in it are of a type; an int will do for a float.
+
+    Args:
+        value: as ``json.loads`` gives it.
+        hint: a type such as ``dict[str, list[float]]``, ``int | None``, a ``Literal`` or a ``TypedDict``, whose other
+            keys are not looked at.
+        where: what the value is, for the error.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: the first thing in it of another type, or that is missing, or no finite number.
+
+    Example:
+        >>> checked({"dev": 3}, dict[str, int], "num_queries")
+        {'dev': 3}
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, UnionType):
+        if not any(_is_of(value, each, where) for each in arguments):
+            raise _other_type(value, hint, where)
+    elif origin is Literal:
+        if not isinstance(value, str) or value not in arguments:
+            raise ValueError(f"{where} is {_short(value)}, but one of {arguments} is expected.")
+    elif is_typeddict(hint):
+        _check_keys(value, hint, where)
+    elif origin is list:
+        if not isinstance(value, list):
+            raise _other_type(value, hint, where)
+        for number, each in enumerate(value):
+            checked(each, arguments[0], f"{where}[{number}]")
+    elif origin is tuple:
+        if not isinstance(value, list | tuple) or len(value) != len(arguments):
+            raise _other_type(value, hint, where)
+        for number, (each, expected) in enumerate(zip(value, arguments, strict=True)):
+            checked(each, expected, f"{where}[{number}]")
+    elif origin is dict or hint is dict:
+        if not isinstance(value, dict):
+            raise _other_type(value, hint, where)
+        for key, each in value.items() if arguments else ():
+            checked(key, arguments[0], f"{where}, a key")
+            checked(each, arguments[1], f"{where}[{_short(key)}]")
+    elif hint is float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(_as_float(value)):
+            raise _other_type(value, hint, where)
+    elif not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise _other_type(value, hint, where)
+    return value
+
+
+def _is_of(value: Any, hint: Any, where: str) -> bool:
+    try:
+        checked(value, NoneType if hint is None else hint, where)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_keys(value: Any, hint: Any, where: str) -> None:
+    if not isinstance(value, dict):
+        raise _other_type(value, dict, where)
+    missing = sorted(hint.__required_keys__ - value.keys())
+    if missing:
+        raise ValueError(f"{where} has no {', '.join(missing[:3])}, but is expected to.")
+    for key, each in get_type_hints(hint).items():
+        if key in value:
+            checked(value[key], each, f"{where}[{key!r}]" if where else key)
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _other_type(value: Any, hint: Any, where: str) -> ValueError:
+    expected = hint.__name__ if isinstance(hint, type) and get_origin(hint) is None else str(hint)
+    return ValueError(f"{where} is {_short(value)}, but {expected.replace('typing.', '')} is expected.")
+
+
+def _short(value: Any) -> str:
+    # No `repr` of a whole: it may be as large as the file.
+    if isinstance(value, dict | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**20:
+        return "a number of more than 20 digits"
+    return repr(value)[:80]
 
 
 class TensorInfo(NamedTuple):
@@ -316,8 +435,82 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
+def file_within(folder: Path, path: Path) -> Path:
+    """The regular file that a path in a folder leads to, after all links.
+
+    Links may lead within the folder; in a snapshot of the Hub's cache also to the blobs of that cache, which is what
+    such a snapshot consists of.
+
+    Raises:
+        ValueError: there is no such file, it is a device, pipe or folder, or a link leads out of the folder or round in
+            a loop.
+    """
+    try:
+        target = path.resolve(strict=True)
+        status = target.stat()
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} is missing, but expected. The folder is incomplete: copy or download it again."
+        ) from error
+    except (OSError, RuntimeError) as error:  # a RuntimeError is a loop of links before Python 3.13
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "a loop of links"
+        raise ValueError(f"{path} cannot be read ({reason}). Put the file itself in its place.") from error
+    if not any(target.is_relative_to(root) for root in _roots(folder)):
+        raise ValueError(
+            f"{path} is or lies behind a link that leads out of {folder}, and what lies elsewhere is not taken for a "
+            "part of it. Put the file itself in its place."
+        )
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} cannot be read: it is no regular file, but one is expected. Put a file in its place.")
+    return target
+
+
+def _roots(folder: Path) -> list[Path]:
+    folder = folder.resolve()
+    if folder.parent.name != "snapshots":
+        return [folder]
+    # .../models--user--name/snapshots/<commit>, with the blobs of that repository and those that repositories share.
+    return [folder, folder.parents[1] / "blobs", folder.parents[2] / "blobs"]
+
+
+def names_in(folder: Path, *, ignored: Sequence[str] = ()) -> list[str]:
+    """Relative paths, with ``/``, of everything below a folder that is no folder; links to folders are not followed.
+
+    Args:
+        folder: the folder.
+        ignored: names directly in it that are left out with everything below.
+
+    Raises:
+        ValueError: there are more than ``MAX_FILES``.
+    """
+    found: list[str] = []
+    open_folders = [""]
+    while open_folders:
+        prefix = open_folders.pop()
+        for entry in os.scandir(folder / prefix):
+            name = f"{prefix}{entry.name}"
+            if name in ignored:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                open_folders.append(f"{name}/")
+            else:
+                found.append(name)
+        if len(found) + len(open_folders) > MAX_FILES:
+            raise ValueError(
+                f"{folder} holds more than {MAX_FILES:,} files, but a model has a few dozen. Name the model's folder, "
+                "or take away what is not part of it."
+            )
+    return sorted(found)
+
+
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces of 1 MiB, so that large weights never lie in memory as a whole."""
+    """SHA-256 of a file, read in pieces of 1 MiB, so that large weights never lie in memory as a whole.
+
+    Raises:
+        ValueError: it is a device, pipe or folder, whose content has no end or none at all.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} cannot be read: it is no regular file, but one is expected. Put a file in its place.")
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
@@ -330,6 +523,8 @@ def is_pickle(path: Path) -> bool:
 
     An ``openvino_model.bin`` is none; a ``training_args.bin`` and a ``rust_model.ot`` are.
     """
+    if not path.is_file():
+        return False  # opening a pipe would wait for whoever writes to it
     with path.open("rb") as file:
         start = file.read(2)
     if start in _PICKLE_PROTOCOLS or path.suffix in _PICKLE_SUFFIXES:

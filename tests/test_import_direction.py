@@ -31,6 +31,8 @@ ORDER = [
     "embeddings",
     "leaks",
     "model_card",
+    "model_files",
+    "declared_sizes",
     "adapter",
     "evaluation",
     "examples",
