@@ -1,5 +1,6 @@
 """Queries that stand in the corpus: left out everywhere unless judged relevant, against slow loops and pytrec_eval."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
+from st_adapter import cli
 from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import fit
 from st_adapter.data import RetrievalDataset, own_copies
@@ -316,10 +318,12 @@ def test_examples_neither_show_nor_count_them():
     angles = torch.tensor([0.0, math.acos(0.6), *torch.linspace(0.3, 0.8, 119).tolist()])
     documents = torch.stack([angles.cos(), angles.sin()], dim=1)
     ids = ["copy", "right", *(f"d{n}" for n in range(119))]
-    copies = OwnCopies(torch.tensor([0]), torch.tensor([0]))
-    split = split_of(torch.tensor([[1.0, 0.0]]), documents, ["q"], ids, copies=copies, judged=((0, 1, 1.0),))
+    # Another query, found at once and left as it is by the adapter's turn, stands before it.
+    copies = OwnCopies(torch.tensor([1]), torch.tensor([0]))
+    queries = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    split = split_of(queries, documents, ["other", "q"], ids, copies=copies, judged=((0, 0, 1.0), (1, 1, 1.0)))
     dataset = RetrievalDataset(
-        Dataset.from_dict({"id": ["q"], "text": ["the question"]}),
+        Dataset.from_dict({"id": ["other", "q"], "text": ["another", "the question"]}),
         Dataset.from_dict({"id": ids, "text": ["the question", "the answer", *(f"number {n}" for n in range(119))]}),
         {},
     )
@@ -409,3 +413,29 @@ def test_the_card_says_how_many_and_old_records_open(embedded):
     assert TrainingRecord.from_dict(old).scores.num_own_copies == 0
     without = model_card("name", embedded.base_model, on_hub=False, training=TrainingRecord.from_dict(old))
     assert "documents too" not in without
+
+
+def test_a_run_says_it_in_what_it_prints_in_its_results_and_in_its_card(tiny_prompt_model_path, tmp_path, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, table in question_tables().items():
+        table.to_parquet(folder / f"{name}.parquet")
+    model, out = str(tiny_prompt_model_path), tmp_path / "out"
+    status = cli.main(
+        ["train", "--model", model, "--data", str(folder), "--output-dir", str(out), "--method", "closed-form"]
+        + ["--cache-dir", str(tmp_path / "cache"), "--device", "cpu"]
+    )
+    assert status in (0, 3), "3: the base model is kept"
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "29 queries stand in the corpus as documents too" in printed
+    assert "11 queries stand in the corpus as documents too; left out of their own hits." in printed
+    results = json.loads((out / "results.json").read_text())
+    assert results["test"]["num_own_copies"] == 11 and results["dev"]["num_own_copies"] == 8
+    card = (out / "model" / "README.md").read_text()
+    assert "Queries that are documents too: 11; no hit of theirs is their own copy." in card
+
+
+def test_a_search_takes_a_vector_for_each_query():
+    split = split_of(torch.eye(2), torch.eye(2), ["a", "b"], ["c", "d"])
+    with pytest.raises(ValueError, match=r"There are 1 query vectors, but the split 'test' has 2 queries"):
+        search_split(split, torch.ones(1, 2), 1)
