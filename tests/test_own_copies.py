@@ -54,7 +54,7 @@ def question_tables():
     """Duplicate questions: every query is a document too, and another question is what it asks for."""
     subjects = ("red car", "green house", "blue river", "black mountain", "white book")
     questions = [f"where is the {subject} number {n}" for subject in subjects for n in range(6)]
-    answers = [f"place of {question[13:]}" for question in questions]
+    answers = [f"{question} !" for question in questions]
     corpus = [{"id": f"c{n}", "text": text} for n, text in enumerate([*answers, *(q.upper() for q in questions)])]
     corpus += [{"id": "c60", "text": "  " + questions[2]}]  # a second copy of q2
     qrels = [{"query_id": f"q{n}", "corpus_id": f"c{n}", "score": 1} for n in range(30)]
@@ -281,6 +281,8 @@ def test_files_and_evaluators_agree_with_trec_eval(prompt_model, embedded, tmp_p
         assert all(not expected[query_id] & set(hits) for query_id, hits in run.items())
         assert "c30" in run["q0"] and all(len(run[q]) == 61 - len(expected[q]) for q in run)
         assert_equals_trec_eval(side, result.query_ids, split, run)
+    counted = replace(split, own_copies=OwnCopies(*torch.zeros(2, 0, dtype=torch.int64)))
+    assert evaluate(counted).base_means["ndcg@10"] < result.base_means["ndcg@10"] - 0.01
     whole = GradedRetrievalEvaluator.from_dataset(dataset, "test")
     assert whole(prompt_model)["cosine_ndcg@10"] == pytest.approx(result.base_means["ndcg@10"], abs=1e-6)
     given = GradedRetrievalEvaluator.from_dataset(dataset, "test", embedded)
@@ -378,6 +380,16 @@ def test_no_copy_is_ever_a_negative(split, negatives):
             query = int((split.query_embeddings - anchor).abs().sum(dim=1).argmin())
             kept = {(query, tuple(c.tolist())) for c, out in zip(batch.candidates, excluded, strict=True) if not out}
             assert not kept & vectors
+
+
+def test_a_document_with_the_vector_of_a_copy_is_no_negative_either():
+    # The candidate that stands for both is the first, and the copy is the second of the two.
+    documents = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    copies = OwnCopies(torch.tensor([0]), torch.tensor([2]))
+    split = split_of(torch.tensor([[0.6, 0.8]]), documents, ["q"], ["a", "b", "c", "d"], copies=copies)
+    batch = BatchSampler(split, AdapterTrainingArguments()).next()
+    kept = batch.candidates[~batch.excluded[0]]
+    assert kept.tolist() == [[-1.0, 0.0]]
 
 
 def test_what_only_pushes_copies_away_is_not_adopted():
