@@ -499,7 +499,8 @@ class _VectorCache:
 
 
 def _as_qrels(given: EmbeddedQrels) -> EmbeddedQrels:
-    return EmbeddedQrels(given.query_index.long(), given.corpus_index.long(), given.relevance.float())
+    cast = EmbeddedQrels(given.query_index.long(), given.corpus_index.long(), given.relevance.float())
+    return given if all(one is other for one, other in zip(given, cast, strict=True)) else cast
 
 
 def _bring_into_form(embedded: EmbeddedSplit | EmbeddedDataset) -> None:

@@ -256,11 +256,19 @@ def query_metrics(
 
 
 def search_split(split: EmbeddedSplit, query_embeddings: Tensor, k: int, index: Index | None = None) -> TopK:
-    """Search the corpus of a split with (Q, D) query vectors by the similarity of its model.
+    """Search the corpus of a split with (Q, D) vectors, one for each of its queries, by the similarity of its model.
 
     A query that stands in the corpus itself is searched deeper, and its own copy taken out: see
     ``EmbeddedSplit.left_out``. Where fewer than k documents are left, the last places are -1.
+
+    Raises:
+        ValueError: there is not one vector for each query.
     """
+    if len(query_embeddings) != len(split.query_ids):
+        raise ValueError(
+            f"There are {len(query_embeddings)} query vectors, but the split {split.name!r} has {len(split.query_ids)} "
+            "queries. Pass one vector for each, in their order, or a subset of the split."
+        )
     if split.similarity == "cosine":
         query_embeddings = torch.nn.functional.normalize(query_embeddings)
 

@@ -103,7 +103,7 @@ def _examples(
     chosen = [row_of[evaluation.query_ids[row]] for row in rows]
     queries = split.query_embeddings[chosen]
     sides = (queries, adapt(adapter, queries))
-    tops = [search_split(split, side, 1).indices[:, 0].tolist() for side in sides]
+    tops = [_first_hits(split, chosen, side) for side in sides]
     left_out = split.left_out
     copies = {row: left_out.corpus_index[left_out.query_index == row] for row in chosen}
     query_rows = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
@@ -140,6 +140,16 @@ def _examples(
             )
         )
     return examples
+
+
+def _first_hits(split: EmbeddedSplit, rows: Sequence[int], queries: Tensor) -> list[int]:
+    """The document that is ranked first for each of some queries of a split, searched with the given vectors."""
+    kept = torch.zeros(len(split.query_ids), dtype=torch.bool, device=queries.device)
+    kept[list(rows)] = True
+    place = torch.tensor(rows, device=queries.device).argsort()  # a subset keeps the order of the split
+    found = search_split(split.subset(kept), queries[place], 1).indices[:, 0]
+    first: list[int] = found[place.argsort()].tolist()
+    return first
 
 
 def _first_rank(split: EmbeddedSplit, query: Tensor, documents: Tensor, copies: Tensor) -> int:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from st_adapter.embeddings import EmbeddedSplit, place_in_group
+from st_adapter.embeddings import EmbeddedSplit, OwnCopies, place_in_group
 from st_adapter.statistics import Gate, gate, sign_flip_p_values
 
 _K = 10  # the cut-off of nDCG
@@ -55,6 +55,7 @@ class Part(NamedTuple):
 
 Candidate = tuple[Part, ...]
 """The parts whose maps are averaged; usually one."""
+_BASE: Candidate = ()
 
 
 @dataclass(frozen=True)
@@ -100,40 +101,41 @@ class Measure:
         self.one_each = len(self.rows) == len(split.query_ids)
         self.ideal = self._ideal()
         self.block = max(1, _BLOCK_SCORES // len(split.corpus_ids))
-        self.base = torch.cat([self._ndcg(base, start) for start, _, base in self._blocks()])
+        self._base: Tensor | None = None
+        self._pools: dict[int, _Pool] = {}
+
+    @property
+    def base(self) -> Tensor:
+        """nDCG@10 of the base model, (Q,)."""
+        if self._base is None:
+            self._base = self._measured([_BASE], {})[_BASE]
+        return self._base
 
     def gains(self, candidates: Sequence[Candidate], matrices: dict[Source, Tensor]) -> dict[Candidate, Tensor]:
         """Gain over the base, (Q,), of every candidate whose sources were fitted."""
         possible = [c for c in candidates if all(part.source in matrices for part in c)]
-        sources = list(dict.fromkeys(part.source for candidate in possible for part in candidate))
-        values: dict[Candidate, list[Tensor]] = {candidate: [] for candidate in possible}
-        pooled = len(self.split.corpus_ids) >= _POOL_FROM
-        for start, queries, base in self._blocks():
-            # Scores are linear in the map, so shrunk and averaged maps need no product of their own.
-            scores = {s: self._scores(queries @ matrices[s].T, start) for s in sources}
-            pool = _Pool([base, *scores.values()]) if pooled and possible else None
-            for candidate in possible:
-                if pool is None:
-                    ndcg = self._ndcg(_mixed(candidate, base, scores), start)
-                else:
-                    ndcg = self._pooled_ndcg(candidate, base, scores, pool, start)
-                values[candidate].append(ndcg)
-        return {candidate: torch.cat(parts) - self.base for candidate, parts in values.items()}
+        # The base's scores are there already: it is measured along.
+        values = self._measured([*([_BASE] if self._base is None else []), *possible], matrices)
+        self._base = values.pop(_BASE, self._base)
+        return {candidate: ndcg - self.base for candidate, ndcg in values.items()}
 
-    def _blocks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """First row, queries and base scores of blocks that fit into memory."""
+    def _measured(self, candidates: Sequence[Candidate], matrices: dict[Source, Tensor]) -> dict[Candidate, Tensor]:
+        """nDCG@10 of every candidate, (Q,)."""
+        sources = list(dict.fromkeys(part.source for candidate in candidates for part in candidate))
+        pooled = len(sources) > 0 and len(self.split.corpus_ids) >= _POOL_FROM
+        values: dict[Candidate, list[Tensor]] = {candidate: [] for candidate in candidates}
         for start in range(0, len(self.split.query_ids), self.block):
-            queries = self.split.query_embeddings[start : start + self.block]
-            if self.split.similarity == "cosine":
-                queries = torch.nn.functional.normalize(queries)
-            yield start, queries, self._scores(queries, start)
-
-    def _scores(self, queries: Tensor, start: int) -> Tensor:
-        """The scores (B, N) of all documents for the queries of a block; own copies lie below all others."""
-        scores = queries @ self.split.corpus_embeddings.T
-        here = (self.copies.query_index >= start) & (self.copies.query_index < start + len(queries))
-        scores[self.copies.query_index[here] - start, self.copies.corpus_index[here]] = _LOWEST
-        return scores
+            scores = _Scores(self.split, self.copies, slice(start, start + self.block), matrices)
+            if pooled and not (start in self._pools and self._pools[start].holds(sources)):
+                pairs = self._pairs(start, scores.num_rows)
+                scorings = {source: scores[source] for source in (None, *sources)}
+                self._pools[start] = _Pool(scorings, self.rows[pairs] - start, self.documents[pairs])
+            for candidate in candidates:
+                if pooled:
+                    values[candidate].append(self._pooled_ndcg(candidate, scores, self._pools[start], start))
+                else:
+                    values[candidate].append(self._ndcg(_mixed(candidate, scores), start))
+        return {candidate: torch.cat(parts) for candidate, parts in values.items()}
 
     def _pairs(self, start: int, num_rows: int) -> slice:
         """The relevant pairs of the queries of a block."""
@@ -154,28 +156,23 @@ class Measure:
             ranks.append((every > own.unsqueeze(1)).sum(dim=1))
         return self._from_ranks(torch.cat(ranks) if ranks else self.rows[:0], every_pair, start, len(scores))
 
-    def _pooled_ndcg(
-        self, candidate: Candidate, base: Tensor, scores: dict[Source, Tensor], pool: _Pool, start: int
-    ) -> Tensor:
+    def _pooled_ndcg(self, candidate: Candidate, scores: _Scores, pool: _Pool, start: int) -> Tensor:
         """nDCG@10 of the queries of a block, counted where it can change."""
-        pairs = self._pairs(start, len(base))
-        rows, documents = self.rows[pairs] - start, self.documents[pairs]
-
-        def among(values: list[Tensor]) -> Tensor:
-            return _mixed(candidate, values[0], dict(zip(scores, values[1:], strict=True)))
-
-        best = among(pool.scores).topk(min(_K, pool.size), dim=1).values  # (B, K)
-        own = _mixed(candidate, base[rows, documents], {s: values[rows, documents] for s, values in scores.items()})
+        pairs = self._pairs(start, scores.num_rows)
+        rows = self.rows[pairs] - start
+        best = _mixed(candidate, pool.scores).topk(min(_K, pool.size), dim=1).values  # (B, K)
+        own = _mixed(candidate, pool.own)
         ranks = (best[rows] > own.unsqueeze(1)).sum(dim=1)
-        unsure = (ranks < _K) & (own < among(pool.thresholds)[rows])
+        unsure = (ranks < _K) & (own < _mixed(candidate, pool.thresholds)[rows])
         if unsure.any():
             again, place = rows[unsure].unique(return_inverse=True)
-            every = _mixed(candidate, base[again], {s: values[again] for s, values in scores.items()})
-            for low in range(0, len(place), self.block):
-                part = slice(low, low + self.block)
-                counted = (every[place[part]] > own[unsure][part].unsqueeze(1)).sum(dim=1)
-                ranks[unsure.nonzero().squeeze(1)[part]] = counted
-        return self._from_ranks(ranks, pairs, start, len(base))
+            every = _mixed(candidate, {source: scores[source][again] for source in _parts(candidate)})
+            counted = [
+                (every[one] > other.unsqueeze(1)).sum(dim=1)
+                for one, other in zip(place.split(self.block), own[unsure].split(self.block), strict=True)
+            ]
+            ranks[unsure] = torch.cat(counted)
+        return self._from_ranks(ranks, pairs, start, scores.num_rows)
 
     def _from_ranks(self, ranks: Tensor, pairs: slice, start: int, num_rows: int) -> Tensor:
         """nDCG@10 from the ranks, from 0, of the relevant pairs of a block."""
@@ -191,28 +188,62 @@ class Measure:
         return torch.zeros(len(self.split.query_ids), device=order.device).index_add_(0, self.rows[order], gain)
 
 
+class _Scores:
+    """The scores (B, N) of the base, under None, and of sources on some queries of a split, computed when asked for.
+
+    Own copies lie below all other documents.
+    """
+
+    def __init__(self, split: EmbeddedSplit, copies: OwnCopies, rows: slice, matrices: Mapping[Source, Tensor]) -> None:
+        self._queries = split.query_embeddings[rows]
+        if split.similarity == "cosine":
+            self._queries = torch.nn.functional.normalize(self._queries)
+        self._corpus = split.corpus_embeddings
+        self._matrices = matrices
+        self._known: dict[Source | None, Tensor] = {}
+        self.num_rows = len(self._queries)
+        here = (copies.query_index >= rows.start) & (copies.query_index < rows.stop)
+        self._copies = copies.query_index[here] - rows.start, copies.corpus_index[here]
+
+    def __getitem__(self, source: Source | None) -> Tensor:
+        if source not in self._known:
+            queries = self._queries if source is None else self._queries @ self._matrices[source].T
+            scores = queries @ self._corpus.T
+            scores[self._copies] = _LOWEST
+            self._known[source] = scores
+        return self._known[source]
+
+
 class _Pool:
     """The best documents of several scorings of the same queries, each once.
 
     Args:
         scorings: (B, N) scores each.
+        rows: (P,) the queries of the relevant pairs.
+        documents: (P,) their documents.
 
     Attributes:
-        scores: for each scoring the (B, P) scores of the documents of the pool; the lowest score fills up.
+        scores: for each scoring the (B, size) scores of the documents of the pool; the lowest score fills up.
         thresholds: for each scoring (B,) scores that no document outside of the pool exceeds.
-        size: P.
+        own: for each scoring the (P,) scores of the relevant pairs.
+        size: how many documents the pool of a query has at most.
     """
 
-    def __init__(self, scorings: Sequence[Tensor]) -> None:
-        best, thresholds = zip(*(_best(scores, _POOL_DEPTH) for scores in scorings), strict=True)
-        documents = torch.cat(best, dim=1).sort(dim=1).values
-        repeated = torch.zeros_like(documents, dtype=torch.bool)
-        repeated[:, 1:] = documents[:, 1:] == documents[:, :-1]
+    def __init__(self, scorings: Mapping[Source | None, Tensor], rows: Tensor, documents: Tensor) -> None:
+        found = {source: _best(scores, _POOL_DEPTH) for source, scores in scorings.items()}
+        pool = torch.cat([best for best, _ in found.values()], dim=1).sort(dim=1).values
+        repeated = torch.zeros_like(pool, dtype=torch.bool)
+        repeated[:, 1:] = pool[:, 1:] == pool[:, :-1]
         self.size = int((~repeated).sum(dim=1).max())
         order = repeated.long().sort(dim=1, stable=True).indices[:, : self.size]
-        documents, repeated = documents.gather(1, order), repeated.gather(1, order)
-        self.scores = [scores.gather(1, documents).masked_fill(repeated, _LOWEST) for scores in scorings]
-        self.thresholds = list(thresholds)
+        pool, repeated = pool.gather(1, order), repeated.gather(1, order)
+        self.scores = {s: scores.gather(1, pool).masked_fill(repeated, _LOWEST) for s, scores in scorings.items()}
+        self.thresholds = {source: threshold for source, (_, threshold) in found.items()}
+        self.own = {source: scores[rows, documents] for source, scores in scorings.items()}
+
+    def holds(self, sources: Sequence[Source]) -> bool:
+        """Whether all of these scorings are among the pool's."""
+        return all(source in self.scores for source in sources)
 
 
 def _best(scores: Tensor, number: int) -> tuple[Tensor, Tensor]:
@@ -229,14 +260,26 @@ def _best(scores: Tensor, number: int) -> tuple[Tensor, Tensor]:
     return documents.gather(1, found.indices), found.values[:, -1]
 
 
-def _mixed(candidate: Candidate, base: Tensor, scores: Mapping[Source, Tensor]) -> Tensor:
-    """The candidate's scores from the base's and its sources' scores of the same pairs.
+class _Scorings(Protocol):
+    """The scores of the same pairs by the base, under None, and by sources."""
+
+    def __getitem__(self, source: Source | None, /) -> Tensor: ...
+
+
+def _parts(candidate: Candidate) -> list[Source | None]:
+    """What a candidate's scores are mixed from."""
+    return [None, *(part.source for part in candidate)]
+
+
+def _mixed(candidate: Candidate, scores: _Scorings) -> Tensor:
+    """A candidate's scores from those of its parts.
 
     Rounding keeps the order of sums of the same form, so what bounds the parts bounds the sum.
     """
-    mixed = base * (1 - sum(part.share for part in candidate) / len(candidate))
+    number = max(1, len(candidate))
+    mixed = scores[None] * (1 - sum(part.share for part in candidate) / number)
     for part in candidate:
-        mixed += scores[part.source] * (part.share / len(candidate))
+        mixed += scores[part.source] * (part.share / number)
     return mixed
 
 

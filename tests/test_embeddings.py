@@ -13,7 +13,7 @@ from sentence_transformers.base.modules import Module
 from st_adapter import embeddings
 from st_adapter.base_model import BaseModel
 from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit, embed, sample_of_texts
+from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies, embed, sample_of_texts
 from st_adapter.fingerprint import model_fingerprint
 
 WORDS = ["red", "green", "blue", "round", "square", "old", "new", "fast", "slow", "warm"]
@@ -314,3 +314,59 @@ def test_what_does_not_fit_together_is_refused():
         split_of(torch.eye(2), torch.eye(2), corpus_index=(2,))
     with pytest.raises(ValueError, match=r"query_embeddings have shape \(4,\), but there are 4 ids"):
         split_of(torch.ones(4), torch.eye(2))
+
+
+def dataset_of(**changes):
+    fields = {
+        "query_ids": ["q0", "q1"],
+        "corpus_ids": ["d0", "d1", "d2"],
+        "query_embeddings": torch.eye(2),
+        "corpus_embeddings": torch.ones(3, 2),
+        "qrels": {"dev": EmbeddedQrels(torch.tensor([1]), torch.tensor([2]), torch.tensor([1.0]))},
+        "similarity": "cosine",
+        "unit": True,
+    }
+    return EmbeddedDataset(**{**fields, **changes})
+
+
+def test_a_data_set_is_looked_at_when_it_is_made():
+    assert dataset_of()["dev"].query_ids == ["q1"]
+    broken = torch.tensor([[1.0, 0.0], [torch.nan, 0.0], [0.0, 1.0]])
+
+    def judged(query, document, relevance):
+        return {"qrels": {"dev": EmbeddedQrels(*(torch.tensor(one) for one in (query, document, relevance)))}}
+
+    for changes, message in (
+        ({"query_embeddings": torch.ones(1, 2)}, r"query_embeddings have shape \(1, 2\), but there are 2 ids"),
+        ({"corpus_embeddings": torch.ones(6, 2)}, r"corpus_embeddings have shape \(6, 2\), but there are 3 ids"),
+        ({"corpus_embeddings": torch.ones(3)}, r"corpus_embeddings have shape \(3,\), but there are 3 ids"),
+        ({"corpus_embeddings": torch.ones(3, 4)}, r"have 2 dimensions, but corpus_embeddings have 4"),
+        (
+            {"corpus_embeddings": broken},
+            r"1 rows of corpus_embeddings hold NaN or infinite values, the first: \['d1'\]",
+        ),
+        (judged([2], [0], [1.0]), r"judgements of 'dev' point to query rows outside 0..1"),
+        (judged([0], [-1], [1.0]), r"judgements of 'dev' point to corpus rows outside 0..2"),
+        (judged([0, 1], [0], [1.0]), r"of the shapes \[\(2,\), \(1,\), \(1,\)\]"),
+        (judged([0], [0], [torch.inf]), r"a relevance that is NaN or infinite"),
+        ({"own_copies": OwnCopies(torch.tensor([0]), torch.tensor([3]))}, r"own copies point to corpus rows outside"),
+        (
+            {"own_copies": OwnCopies(torch.tensor([0]), torch.tensor([1, 2]))},
+            r"indices of the shapes \(1,\) and \(2,\)",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataset_of(**changes)
+
+
+def test_documents_are_looked_at_once_and_again_when_written_into(monkeypatch):
+    embedded = dataset_of()
+    looked = []
+    check = embeddings._check_finite
+    monkeypatch.setattr(embeddings, "_check_finite", lambda side, *rest: looked.append(side) or check(side, *rest))
+    split = embedded["dev"]
+    split.subset(torch.tensor([True]))
+    assert looked == ["query", "query"]
+    embedded.corpus_embeddings[1, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"1 rows of corpus_embeddings hold NaN"):
+        embedded["dev"]

@@ -1,5 +1,6 @@
 """Queries that stand in the corpus: left out everywhere unless judged relevant, against slow loops and pytrec_eval."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
+from st_adapter import cli
 from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import fit
 from st_adapter.data import RetrievalDataset, own_copies
@@ -52,7 +54,7 @@ def question_tables():
     """Duplicate questions: every query is a document too, and another question is what it asks for."""
     subjects = ("red car", "green house", "blue river", "black mountain", "white book")
     questions = [f"where is the {subject} number {n}" for subject in subjects for n in range(6)]
-    answers = [f"place of {question[13:]}" for question in questions]
+    answers = [f"{question} !" for question in questions]
     corpus = [{"id": f"c{n}", "text": text} for n, text in enumerate([*answers, *(q.upper() for q in questions)])]
     corpus += [{"id": "c60", "text": "  " + questions[2]}]  # a second copy of q2
     qrels = [{"query_id": f"q{n}", "corpus_id": f"c{n}", "score": 1} for n in range(30)]
@@ -279,6 +281,8 @@ def test_files_and_evaluators_agree_with_trec_eval(prompt_model, embedded, tmp_p
         assert all(not expected[query_id] & set(hits) for query_id, hits in run.items())
         assert "c30" in run["q0"] and all(len(run[q]) == 61 - len(expected[q]) for q in run)
         assert_equals_trec_eval(side, result.query_ids, split, run)
+    counted = replace(split, own_copies=OwnCopies(*torch.zeros(2, 0, dtype=torch.int64)))
+    assert evaluate(counted).base_means["ndcg@10"] < result.base_means["ndcg@10"] - 0.01
     whole = GradedRetrievalEvaluator.from_dataset(dataset, "test")
     assert whole(prompt_model)["cosine_ndcg@10"] == pytest.approx(result.base_means["ndcg@10"], abs=1e-6)
     given = GradedRetrievalEvaluator.from_dataset(dataset, "test", embedded)
@@ -316,10 +320,12 @@ def test_examples_neither_show_nor_count_them():
     angles = torch.tensor([0.0, math.acos(0.6), *torch.linspace(0.3, 0.8, 119).tolist()])
     documents = torch.stack([angles.cos(), angles.sin()], dim=1)
     ids = ["copy", "right", *(f"d{n}" for n in range(119))]
-    copies = OwnCopies(torch.tensor([0]), torch.tensor([0]))
-    split = split_of(torch.tensor([[1.0, 0.0]]), documents, ["q"], ids, copies=copies, judged=((0, 1, 1.0),))
+    # Another query, found at once and left as it is by the adapter's turn, stands before it.
+    copies = OwnCopies(torch.tensor([1]), torch.tensor([0]))
+    queries = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    split = split_of(queries, documents, ["other", "q"], ids, copies=copies, judged=((0, 0, 1.0), (1, 1, 1.0)))
     dataset = RetrievalDataset(
-        Dataset.from_dict({"id": ["q"], "text": ["the question"]}),
+        Dataset.from_dict({"id": ["other", "q"], "text": ["another", "the question"]}),
         Dataset.from_dict({"id": ids, "text": ["the question", "the answer", *(f"number {n}" for n in range(119))]}),
         {},
     )
@@ -376,6 +382,16 @@ def test_no_copy_is_ever_a_negative(split, negatives):
             assert not kept & vectors
 
 
+def test_a_document_with_the_vector_of_a_copy_is_no_negative_either():
+    # The candidate that stands for both is the first, and the copy is the second of the two.
+    documents = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    copies = OwnCopies(torch.tensor([0]), torch.tensor([2]))
+    split = split_of(torch.tensor([[0.6, 0.8]]), documents, ["q"], ["a", "b", "c", "d"], copies=copies)
+    batch = BatchSampler(split, AdapterTrainingArguments()).next()
+    kept = batch.candidates[~batch.excluded[0]]
+    assert kept.tolist() == [[-1.0, 0.0]]
+
+
 def test_what_only_pushes_copies_away_is_not_adopted():
     # Documents that the base finds at once, and the queries themselves in the same index: nothing is to be gained.
     generator = torch.Generator().manual_seed(0)
@@ -409,3 +425,29 @@ def test_the_card_says_how_many_and_old_records_open(embedded):
     assert TrainingRecord.from_dict(old).scores.num_own_copies == 0
     without = model_card("name", embedded.base_model, on_hub=False, training=TrainingRecord.from_dict(old))
     assert "documents too" not in without
+
+
+def test_a_run_says_it_in_what_it_prints_in_its_results_and_in_its_card(tiny_prompt_model_path, tmp_path, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, table in question_tables().items():
+        table.to_parquet(folder / f"{name}.parquet")
+    model, out = str(tiny_prompt_model_path), tmp_path / "out"
+    status = cli.main(
+        ["train", "--model", model, "--data", str(folder), "--output-dir", str(out), "--method", "closed-form"]
+        + ["--cache-dir", str(tmp_path / "cache"), "--device", "cpu"]
+    )
+    assert status in (0, 3), "3: the base model is kept"
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "29 queries stand in the corpus as documents too" in printed
+    assert "11 queries stand in the corpus as documents too; left out of their own hits." in printed
+    results = json.loads((out / "results.json").read_text())
+    assert results["test"]["num_own_copies"] == 11 and results["dev"]["num_own_copies"] == 8
+    card = (out / "model" / "README.md").read_text()
+    assert "Queries that are documents too: 11; no hit of theirs is their own copy." in card
+
+
+def test_a_search_takes_a_vector_for_each_query():
+    split = split_of(torch.eye(2), torch.eye(2), ["a", "b"], ["c", "d"])
+    with pytest.raises(ValueError, match=r"There are 1 query vectors, but the split 'test' has 2 queries"):
+        search_split(split, torch.ones(1, 2), 1)

@@ -124,7 +124,7 @@ def test_families_are_pruned_and_the_best_of_each_averaged():
     assert board.verdict(0.05, 0).candidates[0].name == "b, 2, share 1"
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from([50, 300, 2**23]), st.booleans())
 def test_counting_among_the_best_is_counting_over_all(seed, depth, block_scores, tied):
     split = random_split(seed, num_queries=9, num_documents=150)
@@ -171,5 +171,7 @@ def test_the_same_candidate_is_chosen_in_a_large_corpus(monkeypatch):
     for pool_from in (10**9, 1):
         monkeypatch.setattr(selection, "_POOL_FROM", pool_from)
         outcomes.append(fit(embedded, method="closed-form", seed=1))
-    assert outcomes[0].adopted and outcomes[0].verdict.candidates == outcomes[1].verdict.candidates
-    assert torch.equal(*(outcome.adapter.matrix() for outcome in outcomes))
+    assert outcomes[0].adopted
+    # As text, because a part without queries has no gain, and NaN is not NaN.
+    assert repr(outcomes[0].verdict.candidates) == repr(outcomes[1].verdict.candidates)
+    assert torch.equal(*(outcome.adapter.project(torch.eye(16)) for outcome in outcomes))
