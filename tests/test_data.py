@@ -942,7 +942,8 @@ def test_half_a_character_is_refused(tmp_path):
         PAIRS.assign(document=pd.Series(["A", "B", "\udc00"], dtype=object)),
         "1 documents hold half a character .*: 'row 2'",
     )
-    refused(beir(corpus={"id": ["x", "y", "z\ud800"], "text": ["A", "B", "C"]}), "1 ids in corpus hold half")
+    ids = pd.Series(["x", "y", "z\ud800"], dtype=object)
+    refused(beir(corpus={"id": ids, "text": ["A", "B", "C"]}), "1 ids in corpus hold half")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "frame"])
