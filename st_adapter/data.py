@@ -324,8 +324,8 @@ def _with_least_relevant(parts: DatasetParts, relevant_from: float) -> DatasetPa
         )
     qrels = parts.qrels.assign(score=scores.where(scores >= relevant_from, scores.clip(upper=0)))
     lowered = int(((scores > 0) & (scores < relevant_from)).sum())
-    notes = [*parts.notes, f"{counted(lowered, 'score')} below {relevant_from:g} read as not relevant."]
-    return replace(parts, qrels=qrels, notes=notes, may_lack_relevant=True)
+    lower = f"{counted(lowered, 'score')} above 0, but below {relevant_from:g}, read as not relevant."
+    return replace(parts, qrels=qrels, score_notes=[lower] if lowered else [], may_lack_relevant=True)
 
 
 def _usual_names(given: Iterable[Any]) -> dict[Any, str]:
@@ -487,7 +487,7 @@ def _assemble(
     texts = dict(zip(queries.table["id"], queries.table["text"], strict=True))
     documents = dict(zip(corpus.table["id"], corpus.table["text"], strict=True))
     judged = _resolve(parts.qrels, queries.ids, corpus.ids)
-    notes = [*parts.notes, *queries.notes, *corpus.notes]
+    notes = [*parts.notes, *parts.score_notes, *queries.notes, *corpus.notes]
     if len(documents) == 1:
         notes.append("The corpus holds 1 document, so every ranking is right: there is nothing to learn or to measure.")
     if parts.may_lack_relevant:
@@ -531,7 +531,7 @@ def _without_lacking(qrels: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             python="Give a lower relevant_from.",
             flags="Give a lower --relevant-from.",
         )
-    return kept, [f"{counted(number, 'query', 'queries')} without a relevant document left out."]
+    return kept, [f"{counted(number, 'query', 'queries')} without a relevant document left out of all splits."]
 
 
 def _check_positives(by_split: Mapping[str, pd.DataFrame], texts: Mapping[str, str]) -> None:

@@ -130,7 +130,7 @@ def check_texts(texts: Sequence[object], labels: Sequence[str], what: str, colum
         raise ValueError(
             f"{len(bad)} {what} have an empty text or none that is a string: "
             f"{first_three([labels[number] for number in bad])}. Expected some text in each cell of "
-            f"{listed(dict.fromkeys(columns))}.{shown} Fill them in or take them out."
+            f"{listed(dict.fromkeys(columns))}.{shown} Fill them in, or take them and their judgements out."
         )
     _check_characters(texts, labels, what)
 

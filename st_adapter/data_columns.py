@@ -70,6 +70,7 @@ class DatasetParts:
     notes: list[str] = field(default_factory=list)
     corpus_is_labelled_only: bool = False
     has_scores: bool = False  # a column says them
+    score_notes: list[str] = field(default_factory=list)  # true unless a least relevant score is given
     may_lack_relevant: bool = False  # queries without a relevant document are left out, and no error
 
 
@@ -94,8 +95,8 @@ def _find_columns(
         if role not in columns and played:
             # Whatever is called a negative is one; of several names for a document the likeliest counts.
             several = [column for candidates in free for column in candidates] if role == "negative" else played
+            _check_distinct(several, where)
             found[role] = several if role in ("document", "negative") else played[:1]
-            _check_distinct(found[role], where)
     for role in usual:
         if role not in found and (role in _REQUIRED or role in columns):
             mapped = f"{columns[role]!r}" if role in columns else ", ".join(usual[role])
@@ -224,7 +225,7 @@ def from_pairs(tables: PairTables, columns: Mapping[str, str]) -> DatasetParts:
     _check_mapping(columns, _PAIR_COLUMNS, tables.tables.values())
     notes = [*tables.notes, "The corpus is the labelled documents only: pairs name no others to search among."]
     rows: list[_Row] = []
-    has_scores = False
+    has_scores, score_notes = False, list[str]()
     used: dict[str, list[str]] = {"query": [], "document": []}
     for split, frame in tables.tables.items():
         where = f" in split {split!r}" if split else ""
@@ -243,7 +244,7 @@ def from_pairs(tables: PairTables, columns: Mapping[str, str]) -> DatasetParts:
         table_rows = list(_pair_rows(frame, found, split))
         if "score" in found:
             scores = [as_number(score) for row in table_rows for score in row.scores]
-            notes += all_relevant_note(found["score"][0], scores, where)
+            score_notes += all_relevant_note(found["score"][0], scores, where)
             has_scores = True
         rows += table_rows
 
@@ -264,7 +265,9 @@ def from_pairs(tables: PairTables, columns: Mapping[str, str]) -> DatasetParts:
     )
     queries = pd.DataFrame({"id": list(query_ids.values()), "text": [row.query for row in rows]})
     corpus = pd.DataFrame({"id": corpus_ids, "text": [text for _, text, _ in cells]})
-    return DatasetParts(queries, corpus, qrels, notes, corpus_is_labelled_only=True, has_scores=has_scores)
+    return DatasetParts(
+        queries, corpus, qrels, notes, corpus_is_labelled_only=True, has_scores=has_scores, score_notes=score_notes
+    )
 
 
 def _pair_rows(frame: pd.DataFrame, found: Mapping[str, list[str]], split: str) -> Iterator[_Row]:
@@ -317,7 +320,8 @@ def from_beir(tables: BeirTables, columns: Mapping[str, str]) -> DatasetParts:
     roles = dict.fromkeys((*_CORPUS_COLUMNS, *_QRELS_COLUMNS))
     _check_mapping(columns, roles, (tables.queries, tables.corpus, *tables.qrels.values()))
     notes = list(tables.notes)
-    qrels, qrels_notes = _judgements(tables, columns)
+    judgements = _judgements(tables, columns)
+    qrels = judgements.table
     texts: dict[str, pd.DataFrame] = {}
     for part, frame, usual, judged in (
         ("queries", tables.queries, _QUERIES_COLUMNS, qrels["query_id"]),
@@ -342,13 +346,26 @@ def from_beir(tables: BeirTables, columns: Mapping[str, str]) -> DatasetParts:
             table = table[~needless].reset_index(drop=True)
         check_texts(table["text"].tolist(), table["id"].tolist(), nouns[1], [column])
         texts[part] = table
-    has_scores = any("score" in _find_columns(f, _QRELS_COLUMNS, columns, "") for f in tables.qrels.values())
-    return DatasetParts(texts["queries"], texts["corpus"], qrels, [*notes, *qrels_notes], has_scores=has_scores)
+    return DatasetParts(
+        texts["queries"],
+        texts["corpus"],
+        qrels,
+        [*notes, *judgements.notes],
+        has_scores=judgements.has_scores,
+        score_notes=judgements.score_notes,
+    )
 
 
-def _judgements(tables: BeirTables, columns: Mapping[str, str]) -> tuple[pd.DataFrame, list[str]]:
+class _Judgements(NamedTuple):
+    table: pd.DataFrame
+    notes: list[str]
+    has_scores: bool
+    score_notes: list[str]
+
+
+def _judgements(tables: BeirTables, columns: Mapping[str, str]) -> _Judgements:
     """All judgements in one table, and notes on their columns."""
-    judged, notes = [], []
+    judged, notes, score_notes, has_scores = [], list[str](), list[str](), False
     for split, frame in tables.qrels.items():
         where = f" in qrels {split!r}" if split else " in qrels"
         found = _find_columns(frame, _QRELS_COLUMNS, columns, where)
@@ -360,7 +377,8 @@ def _judgements(tables: BeirTables, columns: Mapping[str, str]) -> tuple[pd.Data
         score = frame[found["score"][0]].tolist() if "score" in found else [1.0] * len(frame)
         scores = as_scores(score, labels)
         if "score" in found:
-            notes += all_relevant_note(found["score"][0], scores, where)
+            score_notes += all_relevant_note(found["score"][0], scores, where)
+            has_scores = True
         judged.append(
             pd.DataFrame(
                 {
@@ -371,7 +389,7 @@ def _judgements(tables: BeirTables, columns: Mapping[str, str]) -> tuple[pd.Data
                 }
             )
         )
-    return pd.concat(judged, ignore_index=True), notes
+    return _Judgements(pd.concat(judged, ignore_index=True), notes, has_scores, score_notes)
 
 
 def _check_rows(tables: Mapping[str, pd.DataFrame]) -> None:

@@ -49,6 +49,13 @@ def decoded(content: bytes) -> tuple[str, tuple[str, ...]]:
         ValueError: it is neither UTF-8 nor says by its first bytes what it is, or it holds NUL characters.
     """
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
+    plain = encoding in ("utf-8", "utf-8-sig")
+    if plain and b"\0" in content:
+        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+        raise ValueError(
+            f"line {line} holds NUL characters, so this is no text, or UTF-16 without a byte order mark. "
+            "Save it as UTF-8"
+        )
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -58,13 +65,6 @@ def decoded(content: bytes) -> tuple[str, tuple[str, ...]]:
             "Files of older programs are often Windows-1252 or Latin-1: save it as UTF-8 there, or run "
             "`iconv -f WINDOWS-1252 -t UTF-8`"
         ) from error
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise ValueError(
-            f"line {line} holds NUL characters, so this is no text, or UTF-16 without a byte order mark. "
-            "Save it as UTF-8"
-        )
-    plain = encoding in ("utf-8", "utf-8-sig")
     return text, () if plain else (f"Read as {encoding.upper()}, as its first bytes say.",)
 
 

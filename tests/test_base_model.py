@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
-from st_adapter.base_model import CHECK_TEXTS, BaseModel, is_unit, origin_of, prompt_for
+from st_adapter.base_model import CHECK_TEXTS, BaseModel, count_long_texts, is_unit, origin_of, prompt_for
 from st_adapter.fingerprint import tensor_digests
 
 BASE = BaseModel("org/model", "a" * 40, "b" * 64, "float32", 384, "", True)
@@ -168,3 +170,20 @@ def test_prompts_are_those_that_sentence_transformers_uses(
     tiny_model.prompts, tiny_model.default_prompt_name = prompts, default
     assert (tiny_model.encode_query("x") == tiny_model.encode("x", prompt=query)).all()
     assert (tiny_model.encode_document("x") == tiny_model.encode("x", prompt=document)).all()
+
+
+@pytest.mark.parametrize("prompt", ["", "query: "])
+def test_long_texts_are_counted_with_prompt_and_special_tokens(tiny_model, prompt):
+    tiny_model.prompts = {"query": prompt, "document": ""}
+    texts = ["file " * number for number in range(50, 70)] + ["x" * number for number in range(50, 70)] + ["file " * 69]
+    # The slow way: every distinct text with its prompt, special tokens included.
+    slow = {text for text in texts if len(tiny_model.tokenizer(prompt + text, verbose=False)["input_ids"]) > 64}
+    assert 0 < len(slow) < len(texts)
+    assert count_long_texts(tiny_model, texts, "query") == len(slow)
+    assert count_long_texts(tiny_model, ["short"], "query") == 0
+
+
+def test_a_model_that_reads_everything_has_no_long_texts():
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=4)], device="cpu")
+    assert count_long_texts(model, ["a " * 10_000], "document") is None

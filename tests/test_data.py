@@ -6,6 +6,8 @@ import re
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -793,3 +795,186 @@ def test_arrays_are_lists_too():
     dataset = RetrievalDataset.load(frame)
     assert judged(dataset, "train") == {("a?", "A"): 1.0, ("a?", "A2"): 1.0}
     assert judged(dataset, "test") == {("c?", "C"): 1.0}
+
+
+# --- other words for the splits, and what is used for nothing ---
+
+
+@pytest.mark.parametrize("train", ["training", "Train", "train_dataset"])
+@pytest.mark.parametrize("dev", ["eval", "evaluation", "development", "devel", "validate"])
+@pytest.mark.parametrize("test", ["tests", "testing", "TEST"])
+def test_other_words_for_the_splits(train, dev, test):
+    assert_three(RetrievalDataset.load({train: THREE["train"], dev: THREE["dev"], test: THREE["test"]}))
+    names = {"train": train, "dev": dev, "test": test}
+    assert_three(RetrievalDataset.load(PAIRS.assign(split=PAIRS["split"].map(names))))
+
+
+def test_files_named_in_other_words(tmp_path):
+    for name, split in (("training", "train"), ("eval-pairs", "dev"), ("tests", "test")):
+        THREE[split].to_csv(tmp_path / f"{name}.csv", index=False)
+    assert_three(RetrievalDataset.load(tmp_path))
+
+
+def test_two_splits_for_one_purpose_are_not_merged():
+    refused(
+        {"train": THREE["train"], "dev": THREE["dev"], "eval": THREE["test"]},
+        "splits 'dev', 'eval' all read as 'dev'. Expected one split for each purpose. Rename the others",
+    )
+    cased = PAIRS.assign(split=["train", "dev", "Dev"])
+    assert RetrievalDataset.load(cased).splits == ["train", "dev"]
+
+
+def test_a_split_that_is_used_for_nothing_is_announced():
+    dataset = RetrievalDataset.load({**THREE, "hard": pd.DataFrame({"query": ["h?"], "document": ["H"]})})
+    assert noted(dataset) == ("Split 'hard' is used for nothing but to be evaluated on when asked.",)
+
+
+def test_cut_into_train_and_dev_sets_no_test_split_aside():
+    dataset = RetrievalDataset.load(many(2000), cut_into=("train", "dev"))
+    assert dataset.splits == ["train", "dev"] and len(split_of(dataset)) == 2000
+    assert len(dataset.qrels["dev"]) / 2000 == pytest.approx(0.15, abs=0.03)
+    assert dataset.recut([]).splits == ["train", "dev"] and split_of(dataset.recut([])) == split_of(dataset)
+    refused(many(), r"cut_into is \('dev',\). Expected one of", cut_into=("dev",))
+
+
+def test_nothing_is_cut_to_evaluate_on_all():
+    dataset = RetrievalDataset.load(many(), cut_into=())
+    assert dataset.splits == ["all"] and dataset.cut is None and len(dataset.qrels["all"]) == 200
+    assert noted(dataset) == ("No splits were given; nothing was cut: 200 queries in all.",)
+    assert dataset.split_to_evaluate() == "all"
+    alone = RetrievalDataset.load({"test": THREE["test"]}, cut_into=())
+    assert alone.splits == ["test"] and alone.split_to_evaluate() == "test"
+    two = RetrievalDataset.load({"train": THREE["train"], "dev": THREE["dev"]}, cut_into=())
+    assert two.splits == ["train", "dev"] and two.split_to_evaluate("dev") == "dev"
+    with pytest.raises(ValueError, match="No split was named, and there is no test split; the data have"):
+        two.split_to_evaluate()
+
+
+# --- texts that are none ---
+
+
+def test_unjudged_texts_that_are_empty_are_left_out_and_counted():
+    parts = beir(
+        queries={"id": ["1", "2", "3", "4"], "text": ["a?", "b?", "c?", " "]},
+        corpus={"id": ["x", "y", "z", "u", "v"], "text": ["A", "B", "C", "", None]},
+    )
+    dataset = RetrievalDataset.load(parts)
+    assert dataset.corpus["id"][:] == ["x", "y", "z"] and dataset.queries["id"][:] == ["1", "2", "3"]
+    assert dataset.notes == (
+        "1 query without text that nothing judges left out.",
+        "2 documents without text that nothing judges left out.",
+    )
+    refused(beir(corpus={"id": ["x", "y", "z", "u"], "text": ["A", "B", "C", 3]}), "1 documents .* string: 'u'")
+
+
+@pytest.mark.parametrize(
+    "cell", ["['a', 'b']", '["a", "b"]', "['a' 'b']", "{'text': 'a'}", "array(['a'], dtype=object)"]
+)
+def test_lists_written_as_text_are_refused(cell):
+    refused(many().assign(document=cell), r"Column 'document' holds lists or objects written as text in 200 of 200")
+    refused(many().assign(query=cell), r"Column 'query' holds lists")
+    refused(beir(corpus={"id": ["x", "y", "z"], "text": [cell] * 3}), "Column 'text' in corpus holds lists")
+
+
+def test_a_few_lists_may_be_code_and_are_counted():
+    dataset = RetrievalDataset.load(PAIRS.assign(document=["['a', 'b']", "[x for x in y]", "C"]))
+    assert noted(dataset) == (
+        "1 cell of column 'document' read as text though written like a list, such as \"['a', 'b']\".",
+    )
+
+
+@pytest.mark.parametrize("cell", [{"url": "x"}, [["A"]], [{"url": "x"}]])
+def test_nested_cells_are_refused_by_column(cell):
+    refused(
+        many().assign(document=[cell] * 200), "200 documents .* in each cell of 'document'. The first is a (dict|list)"
+    )
+
+
+def test_passages_of_title_and_text(tmp_path):
+    rows = [
+        {
+            "question": query,
+            "answers": ["short"],
+            "positive_ctxs": [{"title": "T", "text": document, "score": 7.5}],
+            "negative_ctxs": [{"title": "", "text": "N"}],
+            "hard_negative_ctxs": [{"title": "", "text": "H"}],
+            "split": split,
+        }
+        for query, document, split in PAIRS.itertuples(index=False)
+    ]
+    (tmp_path / "dpr.json").write_text(json.dumps(rows))
+    for source in (tmp_path / "dpr.json", datasets.Dataset.from_list(rows)):
+        dataset = RetrievalDataset.load(source)
+        assert judged(dataset, "train") == {("a?", "T A"): 1.0, ("a?", "N"): 0.0, ("a?", "H"): 0.0}
+
+
+@pytest.mark.parametrize("wrap", [list, set, lambda ids: dict.fromkeys(ids, 1)])
+def test_dictionaries_of_ids(wrap, tmp_path):
+    parts = {
+        "queries": {"1": "a?", "2": "b?", "3": "c?"},
+        "corpus": {"x": "A", "y": {"title": "T", "text": "B"}, "z": "C"},
+        "relevant_docs": {"1": wrap(["x", "y"]), "2": wrap(["y"]), "3": wrap(["z"])},
+    }
+    dataset = RetrievalDataset.load(parts, cut_into=())
+    assert judged(dataset, "all") == {(q, d): 1.0 for q, d in (("a?", "A"), ("a?", "T B"), ("b?", "T B"), ("c?", "C"))}
+    refused({**parts, "relevant_docs": {"1": "x"}}, "judgements of query '1' are 'x', a str. Expected the ids")
+
+
+def test_what_llama_index_saves(tmp_path):
+    for split, number in (("train", 0), ("val", 1)):
+        content = {
+            "queries": {f"q{number}": f"Question {number}?"},
+            "corpus": {f"n{number}": f"Node {number}", f"m{number}": f"Nobody asks {number}"},
+            "relevant_docs": {f"q{number}": [f"n{number}"]},
+            "mode": "text",
+        }
+        (tmp_path / f"{split}_dataset.json").write_text(json.dumps(content))
+    alone = RetrievalDataset.load(tmp_path / "val_dataset.json", cut_into=())
+    assert alone.name == "val_dataset.json" and judged(alone, "all") == {("Question 1?", "Node 1"): 1.0}
+    dataset = RetrievalDataset.load(tmp_path)
+    assert judged(dataset, "dev") == {("Question 1?", "Node 1"): 1.0} and len(dataset.corpus) == 4
+
+
+def test_half_a_character_is_refused(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"query": "a\\ud800b", "document": "A"}')
+    refused(tmp_path / "pairs.jsonl", "1 queries hold half a character .*: 'row 0'. Expected whole characters")
+    refused(
+        PAIRS.assign(document=pd.Series(["A", "B", "\udc00"], dtype=object)),
+        "1 documents hold half a character .*: 'row 2'",
+    )
+    ids = pd.Series(["x", "y", "z\ud800"], dtype=object)
+    refused(beir(corpus={"id": ids, "text": ["A", "B", "C"]}), "1 ids in corpus hold half")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "frame"])
+def test_two_columns_of_one_name(tmp_path, suffix):
+    frame = pd.concat([PAIRS, PAIRS[["document"]]], axis=1)
+    path = tmp_path / f"pairs.{suffix}"
+    if suffix == "csv":
+        frame.to_csv(path, index=False)
+    elif suffix == "jsonl":
+        path.write_text('{"query": "a?", "document": "A", "document": "B"}')
+    elif suffix == "parquet":
+        table = pa.table([pa.array(["a?"]), pa.array(["A"]), pa.array(["B"])], names=["query", "document", "document"])
+        pq.write_table(table, path)
+    refused(frame if suffix == "frame" else path, "(several columns called|an object has) 'document'")
+
+
+def test_two_columns_told_apart_by_case_alone():
+    frame = PAIRS.assign(Query=["x", "y", "z"])
+    refused(frame, "columns 'query', 'Query' have the same name apart from case and spacing.*ignore_columns")
+    assert_three(RetrievalDataset.load(frame, columns={"query": "query"}))
+    assert_three(RetrievalDataset.load(frame, ignore_columns=["Query"]))
+    refused(PAIRS, "columns to ignore are not all there: no 'x'. Found", ignore_columns=["x"])
+    refused(PAIRS, "ignore_columns is the string 'split'", ignore_columns="split")
+
+
+def test_pairs_say_that_the_corpus_is_the_labelled_documents_only():
+    dataset = RetrievalDataset.load(PAIRS)
+    assert dataset.corpus_is_labelled_only and LABELLED_ONLY in dataset.notes
+    assert not RetrievalDataset.load(beir()).corpus_is_labelled_only
+
+
+def test_a_corpus_of_one_document_is_announced():
+    note = "The corpus holds 1 document, so every ranking is right: there is nothing to learn or to measure."
+    assert note in RetrievalDataset.load(PAIRS.assign(document="A")).notes

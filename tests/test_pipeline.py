@@ -333,3 +333,71 @@ def test_leaks_are_shown_and_dropped_on_request_only(pairs_file, tiny_model_path
     assert between["dropped"]["leaking_later_queries"] == {"exact": 0, "normalised": 0, "paraphrase": 0}
     assert [results["data"]["train"]["num_queries"] for results in found.values()] == [50, 48]
     assert found["kept"]["test"]["base"] == found["dropped"]["test"]["base"]
+
+
+def evaluated(finished, data, folder, *options):
+    output = folder / "evaluation.json"
+    arguments = ["evaluate", "--model", str(finished / "model"), "--data", str(data), "--output", str(output)]
+    status = cli.main([*arguments, "--cache-dir", str(folder / "cache"), *options])
+    return json.loads(output.read_text()) if status == 0 else status
+
+
+def test_evaluation_uses_all_of_other_data(finished, pairs_file, tmp_path, capsys):
+    other = tmp_path / "other.csv"
+    shutil.copy(pairs_file, other)
+    found = evaluated(finished, other, tmp_path)
+    assert (found["split"], found["num_queries"]) == ("all", len(COLORS) * len(THINGS))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "was trained on 'pairs.csv', so 'other.csv' counts as data that it has not seen, and all queries" in said
+    assert "nothing was cut: 80 queries in all" in said and "80 documents, the labelled ones only" in said
+    cut = evaluated(finished, other, tmp_path, "--seed", "0")
+    assert cut["split"] == "test" and cut["num_queries"] < 80
+    assert cut["num_queries"] == evaluated(finished, pairs_file, tmp_path)["num_queries"]
+    assert evaluated(finished, other, tmp_path, "--split", "test") == 2
+    assert "Pass --seed to have the data cut as for training" in " ".join(capsys.readouterr().err.split())
+
+
+def test_evaluation_of_a_test_split_alone(finished, pairs_file, tmp_path):
+    folder = tmp_path / "held-out"
+    folder.mkdir()
+    pd.read_csv(pairs_file).to_csv(folder / "test.csv", index=False)
+    found = evaluated(finished, folder, tmp_path)
+    assert (found["split"], found["num_queries"]) == ("test", 80)
+    assert found["corpus_is_labelled_only"] is True
+
+
+def test_it_is_said_wherever_figures_stand_that_only_labelled_documents_were_searched(finished):
+    assert json.loads((finished / "results.json").read_text())["data"]["corpus_is_labelled_only"] is True
+    page, card = (finished / "report.html").read_text(), (finished / "model" / "README.md").read_text()
+    # The caption of the table, its label for those who cannot see it, and the paragraph on the data.
+    assert page.count("80 documents, the labelled ones only") == 3
+    assert card.count("80 documents, the labelled ones only") == 2
+
+
+def test_long_texts_are_counted_in_notes_and_results(pairs_file, tiny_model, tmp_path, capsys):
+    frame = pd.read_csv(pairs_file)
+    frame.loc[:6, "passage"] += " and more of it" * 10
+    frame.to_csv(tmp_path / "long.csv", index=False)
+    dataset = RetrievalDataset.load(tmp_path / "long.csv")
+    options = {"cache_dir": tmp_path / "cache", "show_progress_bar": False, "method": "closed-form"}
+    run = run_training(tiny_model, dataset, tmp_path / "out", **options)
+    sentence = (
+        "7 documents longer than the 64 tokens that the model reads (max_seq_length); the rest of them is not read."
+    )
+    assert run.notes[-1] == sentence and sentence in run.results["data"]["notes"]
+    assert run.results["data"]["long_texts"] == {"max_seq_length": 64, "num_queries": 0, "num_documents": 7}
+
+
+@pytest.mark.parametrize(
+    "flags,words",
+    [
+        (["--query-column", "nope"], "Give --query-column one of these"),
+        (["--text-column", "question"], "Use --query-column, --document-column"),
+        (["--ignore-columns", "nope"], "Name some of these with --ignore-columns"),
+        (["--ignore-columns", "question"], "Name yours with --query-column YOUR_COLUMN"),
+        (["--relevant-from", "2"], "Name it with --score-column YOUR_COLUMN"),
+    ],
+)
+def test_errors_of_columns_name_flags(pairs_file, tiny_model_path, capsys, flags, words):
+    assert cli.main(["learning-curve", "--model", str(tiny_model_path), "--data", str(pairs_file), *flags]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())

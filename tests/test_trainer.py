@@ -319,3 +319,10 @@ def test_what_cannot_be_trained_on_is_refused():
 def test_settings_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         AdapterTrainingArguments(**change)
+
+
+def test_pairs_alone_are_train_and_dev(tiny_model):
+    rows = [{"query": f"What is {n}?", "document": f"It is the number {n}."} for n in range(60)]
+    trainer = AdapterTrainer(tiny_model, arguments(num_train_epochs=1), train_dataset=Dataset.from_list(rows))
+    num_train, num_dev = len(trainer.train_dataset.query_ids), len(trainer.eval_dataset.query_ids)
+    assert num_train + num_dev == 60 and 0 < num_dev < 20
