@@ -111,8 +111,8 @@ def _add_dense(base: Path) -> None:
     entries.insert(2, {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"})
     (base / "modules.json").write_text(json.dumps(entries, indent=2), encoding="utf-8")
     (base / "3_Dense").mkdir()
-    config = {"in_features": 32, "out_features": 32, "bias": True}
-    config |= {"activation_function": "torch.nn.modules.activation.Tanh"}
+    activation = "torch.nn.modules.activation.Tanh"
+    config = {"in_features": 32, "out_features": 32, "bias": True, "activation_function": activation}
     (base / "3_Dense" / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     torch.manual_seed(1)
     weights = {"linear.weight": torch.randn(32, 32), "linear.bias": torch.randn(32)}
