@@ -57,6 +57,22 @@ def test_the_whole_card_is_the_golden_one() -> None:
     )
 
 
+def test_the_card_says_which_onnx_file_is_for_which_client() -> None:
+    few = ["model.onnx", "model_query.onnx"]
+    assert "take `onnx/model_query.onnx` for queries, whose finished" in str(card(onnx_files=few))
+    assert "and `onnx/model.onnx` for documents." in str(card(onnx_files=few))
+    all_three = ["model.onnx", "model_document.onnx", "model_query.onnx"]
+    assert "`onnx/model_query.onnx` for queries and `onnx/model_document.onnx` for documents;" in str(
+        card(onnx_files=all_three)
+    )
+    assert "ONNX" not in str(card())
+
+
+def test_what_the_base_model_was_opened_with_is_on_the_card() -> None:
+    opened = replace(RECORD, opened_with={"truncate_dim": 256, "query_prompt": "q | "})
+    assert "- Base model opened with: `truncate_dim=256`, `query_prompt=q \\|`" in str(card(training=opened))
+
+
 def test_metadata_is_what_the_hub_reads() -> None:
     data = card().data
     assert (data.base_model, data["base_model_relation"]) == ("org/model", "adapter")

@@ -579,7 +579,7 @@ def test_a_model_that_does_not_fit(
 def test_attach_refuses_what_does_not_fit(tiny_model: SentenceTransformer) -> None:
     with pytest.raises(ValueError, match="The base model has 32 dimensions, but this adapter expects 16"):
         attach(tiny_model, QueryAdapter(16))
-    with pytest.raises(ValueError, match="The base model is a Pooling, but a SentenceTransformer is expected"):
+    with pytest.raises(ValueError, match="The model is a Pooling, but an adapter needs a SentenceTransformer"):
         attach(tiny_model[1], QueryAdapter(32))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from typing import Any
 
+import numpy as np
 from sentence_transformers import SentenceTransformer
 
 try:
@@ -15,11 +17,15 @@ except ImportError as error:
         'st_adapter.stacks.llama_index needs LlamaIndex. Run `pip install "st-adapter[llama-index]"`.'
     ) from error
 
+# As far as half precision is from length 1.
+_UNIT_TOLERANCE = 3e-2
+
 
 class AdaptedEmbedding(BaseEmbedding):  # type: ignore[misc]  # llama_index is skipped by mypy
     """LlamaIndex's own ``HuggingFaceEmbedding`` uses plain ``encode`` for queries too; this one does not.
 
-    The model's own prompts and lengths are kept, too.
+    The model's own prompts and lengths are kept, too. LlamaIndex's own store compares by cosine: for a model that
+    compares by dot product and gives vectors of other lengths than 1, a warning says so.
 
     Args:
         model_name: Folder or Hub id of a model that ``save_pretrained`` or ``push_to_hub`` wrote.
@@ -41,6 +47,7 @@ class AdaptedEmbedding(BaseEmbedding):  # type: ignore[misc]  # llama_index is s
     ) -> None:
         super().__init__(model_name=model_name, embed_batch_size=embed_batch_size, **kwargs)
         self._model = SentenceTransformer(model_name, device=device, **(model_kwargs or {}))
+        _warn_of_dot_product(self._model)
 
     @classmethod
     def class_name(cls) -> str:
@@ -68,3 +75,14 @@ class AdaptedEmbedding(BaseEmbedding):  # type: ignore[misc]  # llama_index is s
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return await asyncio.to_thread(self._get_text_embeddings, texts)
+
+
+def _warn_of_dot_product(model: SentenceTransformer) -> None:
+    similarity = str(getattr(model.similarity_fn_name, "value", model.similarity_fn_name))
+    length = float(np.linalg.norm(model.encode_document("length", show_progress_bar=False)))
+    if similarity == "dot" and abs(length - 1) > _UNIT_TOLERANCE:
+        warnings.warn(
+            "The model compares by dot product, but LlamaIndex's own vector store compares by cosine, which ranks "
+            "otherwise. Use a vector store that is set to the inner product.",
+            stacklevel=3,
+        )
