@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from st_adapter.adapter import QueryAdapter
 from st_adapter.auto import FitMethod
 from st_adapter.data import UNCUT, RetrievalDataset, SplitBy, documents_searched
+from st_adapter.declared_sizes import check_sizes
 from st_adapter.demo import demo_model, standard_library_dataset
 from st_adapter.embeddings import Precision, embed
 from st_adapter.errors import InputError, printable, without_secrets
@@ -603,8 +604,10 @@ def _load(model: str, options: EmbeddingOptions) -> SentenceTransformer:
         "revision": options.revision,
         "trust_remote_code": options.trust_remote_code,
     }
+    saved = is_saved_model(folder)
+    if folder.is_dir() and not saved:
+        check_sizes(folder)
     try:
-        saved = is_saved_model(folder)
         opened = from_pretrained(folder, **arguments) if saved else SentenceTransformer(model, **arguments)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError) or (folder.is_dir() and "trust_remote_code" not in str(error)):

@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer import modules as embedding_modu
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from st_adapter.model_files import DAMAGED
+from st_adapter.model_files import DAMAGED, inside, read_modules
 from st_adapter.storage import TensorInfo, read_object, tensor_infos
 
 _MAX_CONFIG_BYTES = 1 << 24
@@ -22,7 +22,8 @@ _SPARE_LAYERS, _UNKNOWN_LAYERS, _SPARE_FACTOR = 24, 200, 10
 _SPARE_VALUES = 10**7
 _MAX_LABELS, _MAX_POSITIONS = 10**6, 2**24
 _LAYER_COUNT = re.compile(r"(n|num)_.*(layers?|experts?|blocks?|stages?|groups?)|(num_)?layers|n_layers?|depths?")
-# Of our own classes of modules those whose constructor makes weights from sizes that a configuration declares.
+TRANSFORMERS = ("Transformer", "CLIPModel")
+# Of the other classes of modules those whose constructor makes weights from sizes that a configuration declares.
 _BUILT = ("CNN", "LSTM", "LayerNorm", "WeightedLayerPooling")
 
 _ATTENTION = re.compile(r"[a-z][a-z0-9_]{0,39}")  # a name with a slash would be code to fetch from the Hub
@@ -52,6 +53,26 @@ _ARGUMENTS = {
 # A text may become this many times as long before it is cut to the length that the model reads.
 _MAX_GROWTH = 64
 _MAX_ADDED, _MAX_PADDED = 256, 1 << 17
+
+
+def check_sizes(folder: Path) -> None:
+    """Check the sizes that a base model's folder declares, before Sentence Transformers builds it.
+
+    Raises:
+        ValueError: they are far beyond its weights.
+    """
+    if not (folder / "modules.json").is_file():
+        if (folder / "config.json").is_file():
+            _check_size(folder, read_object(folder / "config.json", max_bytes=_MAX_CONFIG_BYTES), {})
+        return
+    for entry in read_modules(folder):
+        place, kind = inside(folder, entry["path"], folder / "modules.json"), entry["type"].rpartition(".")[2]
+        if not entry["type"].startswith("sentence_transformers."):
+            continue  # its code may make of a configuration what it likes
+        if kind not in TRANSFORMERS:
+            check_module(place, kind)
+        elif (place / "config.json").is_file():
+            _check_size(place, read_object(place / "config.json", max_bytes=_MAX_CONFIG_BYTES), {})
 
 
 def check_transformer(folder: Path) -> None:
@@ -88,10 +109,14 @@ def check_module(folder: Path, kind: str) -> None:
     module_class: Any = getattr(embedding_modules, kind)
     path = folder / module_class.config_file_name
     config = read_object(path, max_bytes=_MAX_CONFIG_BYTES)
+    if not (folder / "model.safetensors").is_file():
+        return  # a pickle, whose header cannot be read alone
     infos = tensor_infos(folder / "model.safetensors")
     for key, value in _numbers(config):
-        if _LAYER_COUNT.fullmatch(key) and kind == "LSTM" and value > len(infos):
-            raise ValueError(f"{path} declares {key}={value:,}, but its weights have {len(infos)} tensors. {DAMAGED}")
+        if _LAYER_COUNT.fullmatch(key) and value > max(_UNKNOWN_LAYERS, len(infos)):
+            raise ValueError(
+                f"{path} declares {key}={_written(value)}, but its weights have {len(infos)} tensors. {DAMAGED}"
+            )
     if any(isinstance(value, list) and len(value) > len(infos) for value in config.values()):
         raise ValueError(f"{path} declares more parts than its weights have tensors, {len(infos)}. {DAMAGED}")
     declared = _shapes(lambda: module_class(**config), path)
@@ -296,7 +321,7 @@ def _shapes(build: Callable[[], nn.Module], path: Path) -> dict[str, tuple[int, 
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             module = build()
-    except (TypeError, ValueError, RuntimeError, OverflowError, AttributeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError, AttributeError, AssertionError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is not the configuration of such a module ({reason}). {DAMAGED}") from error
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

@@ -223,11 +223,8 @@ scores = model.similarity(query_embeddings, document_embeddings)"""
         *([_onnx_usage(onnx_files)] if onnx_files else []),
         *_training_parts(training),
     ]
-    return (
-        _front_matter(title, base_model, on_hub, inherited, training, "sentence-transformers")
-        + "\n\n".join(parts)
-        + "\n"
-    )
+    front = _front_matter(title, base_model, on_hub, inherited, training, "sentence-transformers")
+    return without_secrets(front + "\n\n".join(parts) + "\n")
 
 
 _REMOTE_CODE = (
@@ -305,7 +302,8 @@ document_embeddings = model.encode_document(["a document"])"""
         ),
         *_training_parts(training),
     ]
-    return _front_matter(title, base_model, on_hub, None, training, "st-adapter") + "\n\n".join(parts) + "\n"
+    front = _front_matter(title, base_model, on_hub, None, training, "st-adapter")
+    return without_secrets(front + "\n\n".join(parts) + "\n")
 
 
 def _link(base_model: BaseModel, on_hub: bool) -> str:
@@ -441,11 +439,11 @@ def _limits(training: TrainingRecord) -> str:
 
 def _inline(text: str) -> str:
     """A text from outside on one line, so that it cannot make headings or tables of its own."""
-    text = printable(re.sub(r"\s+", " ", without_secrets(text)))
+    text = printable(re.sub(r"\s+", " ", text))
     return text.replace("|", "\\|").replace("<", "&lt;").strip()
 
 
 def _code(text: str) -> str:
     """A name from outside as code; within code a backtick would end it."""
-    text = printable(re.sub(r"\s+", " ", without_secrets(text))).strip()
+    text = printable(re.sub(r"\s+", " ", text)).strip()
     return f"`{text.replace('`', chr(39))}`"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypedDict
@@ -23,6 +23,7 @@ _PARTS = {"all": "all queries", "seen": "documents seen", "unseen": "documents n
 _SHOWN_CANDIDATES = 12
 # Reciprocal ranks of the first relevant document, query by query.
 _RANKS = "mrr@100"
+_MOST_GAIN = 10  # an interval of an estimate may reach beyond what nDCG can
 _MAX_RESULTS_BYTES = 1 << 30
 _REPEAT = "Run `st-adapter train` again, or copy the folder again."
 
@@ -135,7 +136,7 @@ class _Gate(TypedDict):
 
 class _Candidate(TypedDict):
     name: str
-    gain: float | None
+    gain: float
     gain_seen: float | None
     gain_unseen: float | None
     p_value: float | None
@@ -199,8 +200,7 @@ class _Point(TypedDict):
 
 
 class _Doubling(TypedDict):
-    num_queries: int
-    expected: float
+    gain: float
     interval: tuple[float, float]
     expected_before: float | None
     came: float | None
@@ -208,7 +208,7 @@ class _Doubling(TypedDict):
 
 class _Curve(TypedDict):
     data: str
-    base_model: dict[str, Any] | None
+    base_model: Any
     base: float
     num_dev_queries: int
     num_draws: int
@@ -231,7 +231,9 @@ def _read_results(path: Path) -> dict[str, Any]:
     try:
         checked(results, _Results, "")
         if "candidates" in results["selection"]:
-            checked(results["selection"], _Searched, "selection")
+            for candidate in checked(results["selection"], _Searched, "selection")["candidates"]:
+                if candidate["p_value"] is None and not candidate["rejected"]:
+                    raise ValueError(f"the candidate {candidate['name']!r:.80} has no p_value.")
         for split in ("test", "dev"):
             if split in results:
                 _check_evaluation(checked(results[split], _Evaluation, split), split)
@@ -248,6 +250,9 @@ def _check_evaluation(evaluation: Mapping[str, Any], split: str) -> None:
             raise ValueError(f"{split} compares {unknown[0]!r:.80}, which is no metric.")
         if _HEADLINE_METRIC not in compared:
             raise ValueError(f"{split} has no {_HEADLINE_METRIC} of {part!r:.80}.")
+        for metric, row in compared.items():
+            numbers = [*row["interval"], *(row[name] for name in ("base", "adapted", "difference", "p_value"))]
+            _check_within(1, numbers, f"{split}, {metric}")
     if "all" not in evaluation["comparisons"]:
         raise ValueError(f"{split} compares nothing on all queries.")
     ranks = [evaluation["per_query"][side].get(_RANKS, []) for side in ("base", "adapted")]
@@ -255,6 +260,11 @@ def _check_evaluation(evaluation: Mapping[str, Any], split: str) -> None:
         raise ValueError(f"{split} has {_RANKS} of {len(ranks[0])} and {len(ranks[1])} queries, not of all.")
     if not all(0 <= value <= 1 for side in ranks for value in side):
         raise ValueError(f"{split} has {_RANKS} outside of 0 to 1.")
+
+
+def _check_within(limit: float, numbers: Iterable[float], where: str) -> None:
+    if not all(abs(number) <= limit for number in numbers):
+        raise ValueError(f"{where} has figures beyond {limit}, but differences and means of fractions are expected.")
 
 
 def _read_curve(path: Path) -> dict[str, Any]:
@@ -270,6 +280,12 @@ def _read_curve(path: Path) -> dict[str, Any]:
             raise ValueError("points is empty.")
         if any(point["num_queries"] < 1 for point in curve["points"]):
             raise ValueError("points has a number of queries below 1.")
+        doubling = curve["doubling"]
+        if doubling is not None and (doubling["came"] is None) != (doubling["expected_before"] is None):
+            raise ValueError("doubling has only one of came and expected_before.")
+        for point in [*curve["points"], *([doubling] if doubling is not None else [])]:
+            _check_within(_MOST_GAIN, [*point["interval"], point["gain"]], "a point or doubling")
+        _check_within(1, [curve["base"]], "base")
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error} Run `st-adapter learning-curve` again, or delete it.") from error
     return curve

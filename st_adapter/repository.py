@@ -19,7 +19,7 @@ from sentence_transformers.sentence_transformer.modules import Dropout
 from st_adapter import __version__
 from st_adapter.adapter import ADAPTER_FOLDER, WEIGHTS_FILE, QueryAdapter
 from st_adapter.base_model import CHECK_TEXTS, BaseModel, prompt_for
-from st_adapter.declared_sizes import check_module, check_transformer
+from st_adapter.declared_sizes import TRANSFORMERS, check_module, check_transformer
 from st_adapter.errors import InputError, without_secrets
 from st_adapter.hub import download
 from st_adapter.model_card import Layout, TrainingRecord, base_metadata, model_card
@@ -45,7 +45,6 @@ CONFIG_FILE_NAME = "st_adapter_config.json"
 
 # Class paths that every release since 5.0 resolves; the ones that release 6 writes are unknown before 5.4.
 _LEGACY_MODULE = "sentence_transformers.models"
-_TRANSFORMERS = ("Transformer", "CLIPModel")
 _ROUTE_MODULES = ("Dense", "Normalize", "Dropout")
 # Where release 6 names the length at which a Transformer cuts texts, and releases before it look for it.
 _TRANSFORMER_CONFIG = "sentence_bert_config.json"
@@ -472,12 +471,13 @@ def _is_loaded(folder: Path, name: str) -> bool:
     return path.suffix in _LOADED or path.name in TOKENIZER_FILES or (folder / name).is_dir()
 
 
-def check_modules(folder: Path, *, any_class: bool = False) -> None:
+def check_modules(folder: Path, *, any_class: bool = False, in_memory: bool = False) -> None:
     """Check the modules that a Sentence Transformers folder is made of; see ``check_repository``.
 
     Args:
         folder: the folder.
         any_class: accept classes of others, for a base model that was opened with ``trust_remote_code``.
+        in_memory: the model has been built already, so what it declares does no more harm.
     """
     for entry in read_modules(folder):
         place = inside(folder, entry["path"], folder / "modules.json")
@@ -489,8 +489,8 @@ def check_modules(folder: Path, *, any_class: bool = False) -> None:
             _check_dense(place)
         else:
             _check_weight_files(place)
-        if kind and not any_class:
-            check_transformer(place) if kind in _TRANSFORMERS else check_module(place, kind)
+        if kind and not in_memory:
+            check_transformer(place) if kind in TRANSFORMERS else check_module(place, kind)
 
 
 def _check_router(router: Path) -> None:

@@ -418,7 +418,7 @@ def _copy_base(folder: Path, model: SentenceTransformer, source: Path) -> dict[s
     names = model_files(source, custom_code=bool(model.trust_remote_code), named=names_read_by(model))
     _copy_files(source, folder, names)
     _add_prompts(folder / "config_sentence_transformers.json")
-    check_modules(folder, any_class=model.trust_remote_code)
+    check_modules(folder, any_class=model.trust_remote_code, in_memory=True)
     return base_metadata(folder)
 
 

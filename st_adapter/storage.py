@@ -312,6 +312,8 @@ def checked(value: Any, hint: Any, where: str) -> Any:
             raise _other_type(value, hint, where)
     elif not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise _other_type(value, hint, where)
+    elif hint is int and abs(value) >= 1 << 63:
+        raise _other_type(value, hint, where)
     return value
 
 

@@ -130,6 +130,19 @@ def test_texts_from_outside_stay_in_their_line() -> None:
     )
 
 
+def test_names_from_outside_stay_names_and_secrets_are_not_told() -> None:
+    evil = "x`\n---\n# Heading [a](b) \x1b[31m https://me:secretword@host/?token=secretword"
+    base = replace(BASE, name=evil)
+    scores = replace(RECORD.scores, split=evil)
+    record = replace(
+        RECORD, script=evil, versions={evil: evil}, fitted_on=[evil], arguments={evil: evil}, scores=scores
+    )
+    text = model_card(evil, base, on_hub=True, training=record)
+    assert "secretword" not in text and "\x1b" not in text
+    assert "\n# Heading" not in text.split("\n---\n\n", 1)[1]
+    assert text.count("\n---\n") == 1 and yaml.safe_load(text.split("\n---\n")[0][4:])
+
+
 def test_a_record_survives_json() -> None:
     assert TrainingRecord.from_dict(RECORD.to_dict()) == RECORD
     for bad in ({"more": 1}, {"scores": 3}, {"scores": {"split": "test"}}):

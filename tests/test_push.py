@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -256,6 +257,179 @@ def test_the_base_may_be_on_the_hub(
     )
 
 
+# What a repository holds already
+
+
+def push_over(folder, repo_id, overwrite, adapter_only=False):
+    from st_adapter import QueryAdapter, push_folder
+
+    if adapter_only:
+        return QueryAdapter.from_pretrained(folder).push_to_hub(repo_id, overwrite=overwrite)
+    return push_folder(folder, repo_id, overwrite=overwrite)
+
+
+def upload_file(repo_id, name):
+    from huggingface_hub import HfApi
+
+    HfApi().create_repo(repo_id, exist_ok=True)
+    HfApi().upload_file(path_or_fileobj=b"theirs", path_in_repo=name, repo_id=repo_id)
+
+
+@pytest.mark.parametrize("adapter_only", [False, True])
+def test_a_repository_of_something_else_is_replaced_only_if_told(
+    adapter_only: bool, hub_server: HubServer, hub_client: HubClient, saved: Path
+) -> None:
+    repo_id = f"alice/theirs-{adapter_only}"
+    for name in ("9_Dense/config.json", "config.json"):
+        hub_client.run(upload_file, repo_id, name, token=ALICE)
+    before = hub_server.files(repo_id)
+    with pytest.raises(HubClientError, match="holds something else on its branch main: 2 files.*overwrite=True"):
+        hub_client.run(push_over, saved, repo_id, False, adapter_only, token=ALICE)
+    assert hub_server.files(repo_id) == before
+    hub_client.run(push_over, saved, repo_id, True, adapter_only, token=ALICE)
+    assert "9_Dense/config.json" not in hub_server.files(repo_id)
+
+
+def test_an_adapter_and_a_model_do_not_replace_each_other_unasked(
+    hub_server: HubServer, hub_client: HubClient, saved: Path
+) -> None:
+    for first, second in ((False, True), (True, False)):
+        repo_id = f"alice/first-{first}"
+        hub_client.run(push_over, saved, repo_id, False, first, token=ALICE)
+        hub_client.run(push_over, saved, repo_id, False, first, token=ALICE)
+        with pytest.raises(HubClientError, match="holds something else"):
+            hub_client.run(push_over, saved, repo_id, False, second, token=ALICE)
+        hub_client.run(push_over, saved, repo_id, True, second, token=ALICE)
+        assert (CONFIG_FILE_NAME in hub_server.files(repo_id)) == (not second)
+        branches = set(hub_server.repos["models", repo_id].branches)
+        assert branches == ({"main"} if second else {"main", "query"})
+
+
+def test_a_card_written_beforehand_is_nothing_else(hub_client: HubClient, saved: Path) -> None:
+    hub_client.run(upload_file, "alice/only-a-card", "README.md", token=ALICE)
+    hub_client.run(push, saved, "alice/only-a-card", token=ALICE)
+
+
+def test_files_put_into_the_folder_are_not_uploaded(
+    hub_server: HubServer, hub_client: HubClient, saved: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved, tmp_path / "model")
+    for name in ("customers.csv", "1_Pooling/id_rsa", ".env", "wandb.log"):
+        (folder / name).write_text("secret")
+    hub_client.run(push, folder, "alice/no-extras", token=ALICE)
+    assert "4 files in" in hub_client.output and ".env, 1_Pooling/id_rsa, customers.csv" in hub_client.output
+    for branch in ("main", "query"):
+        names = set(hub_server.files("alice/no-extras", branch))
+        assert names == set(hub_server.files("alice/no-extras")) and "config.json" in names
+        assert not [name for name in names if name.endswith(("customers.csv", "id_rsa", ".env", "wandb.log"))]
+
+
+def test_the_base_alone_leaves_no_adapter_on_other_branches(
+    hub_server: HubServer, hub_client: HubClient, saved: Path, tmp_path: Path, tiny_model_path: Path
+) -> None:
+    hub_client.run(push, saved, "alice/taken-back", None, True, token=ALICE)
+    base = SentenceTransformer(str(tiny_model_path), device="cpu")
+    alone = save_pretrained(None, base, tmp_path / "alone")
+    hub_client.run(push, alone, "alice/taken-back", token=ALICE)
+    held = [hub_server.files("alice/taken-back", branch) for branch in ("main", "query", "twin")]
+    for files in held:
+        assert json.loads(files[CONFIG_FILE_NAME])["has_adapter"] is False
+        assert not [name for name in files if name.startswith(("3_", "4_", "adapter/"))]
+
+
+# Others at the same time
+
+
+def push_with_another_between(folder, other, repo_id, before, times):
+    """Push a folder; right before its commit to a branch, and again before later ones, another push is complete."""
+    import warnings
+
+    from huggingface_hub import HfApi
+
+    from st_adapter import push_folder
+
+    real, left = HfApi.upload_folder, [times]
+
+    def upload_folder(self, *args, **kwargs):
+        if left[0] and kwargs["revision"] == before:
+            left[0] -= 1
+            HfApi.upload_folder = real
+            push_folder(other, repo_id, twin=True)
+            HfApi.upload_folder = upload_folder
+        return real(self, *args, **kwargs)
+
+    HfApi.upload_folder = upload_folder
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            push_folder(folder, repo_id)
+        return [str(each.message) for each in caught]
+    finally:
+        HfApi.upload_folder = real
+
+
+@pytest.mark.parametrize("before", ["main", "query"])
+def test_pushes_at_the_same_time_leave_branches_of_one_adapter(
+    before: str, hub_server: HubServer, hub_client: HubClient, saved: Path, tmp_path: Path, tiny_model_path: Path
+) -> None:
+    base = SentenceTransformer(str(tiny_model_path), device="cpu")
+    other = save_pretrained(make_adapter("low_rank"), base, tmp_path / "model")
+    repo_id = f"alice/at-once-{before}"
+    said = hub_client.run(push_with_another_between, saved, other, repo_id, before, 1, token=ALICE)
+    held = {branch: hub_server.files(repo_id, branch) for branch in ("main", "query", "twin")}
+    adapters = {branch: files["adapter/model.safetensors"] for branch, files in held.items()}
+    assert set(adapters.values()) == {(saved / "adapter" / "model.safetensors").read_bytes()}
+    assert any("did not belong to main" in message for message in said) == (before == "main")
+
+
+def test_a_push_that_was_overtaken_says_so(
+    hub_server: HubServer, hub_client: HubClient, saved: Path, tmp_path: Path, tiny_model_path: Path
+) -> None:
+    def overtaken(folder, other, repo_id):
+        import warnings
+
+        from huggingface_hub import HfApi
+
+        from st_adapter import push_folder
+
+        push_folder(folder, repo_id)
+        real, asked = HfApi.list_repo_refs, [0]
+
+        def list_repo_refs(self, *args, **kwargs):
+            asked[0] += 1
+            if asked[0] == 3:  # what is looked at after the commits
+                HfApi.list_repo_refs = real
+                push_folder(other, repo_id)
+            return real(self, *args, **kwargs)
+
+        HfApi.list_repo_refs = list_repo_refs
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                push_folder(folder, repo_id)
+            return [str(each.message) for each in caught]
+        finally:
+            HfApi.list_repo_refs = real
+
+    base = SentenceTransformer(str(tiny_model_path), device="cpu")
+    other = save_pretrained(make_adapter("low_rank"), base, tmp_path / "model")
+    said = hub_client.run(overtaken, saved, other, "alice/overtaken", token=ALICE)
+    assert [message for message in said if "finished later" in message]
+    held = [hub_server.files("alice/overtaken", branch)["adapter/model.safetensors"] for branch in ("main", "query")]
+    assert held == [(other / "adapter" / "model.safetensors").read_bytes()] * 2
+
+
+@pytest.mark.parametrize("step", ["create", "refs", "create_ref", "validate_yaml", "preupload", "commit"])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_hub_is_asked_again(
+    step: str, status: int, hub_server: HubServer, hub_client: HubClient, saved: Path
+) -> None:
+    repo_id = f"alice/busy-{step}-{status}".replace("_", "-")
+    with hub_server.failing(step, how=status, times=1):
+        hub_client.run(push, saved, repo_id, token=ALICE)
+    assert CONFIG_FILE_NAME in hub_server.files(repo_id, "query")
+
+
 # The command line
 
 
@@ -294,3 +468,15 @@ def test_training_asks_before_it_works_whether_it_may_upload(hub_server: HubServ
     elsewhere = run_cli(hub_server, tmp_path, *train[:-1], "carol/trained", "--token", ALICE)
     assert "who can write to alice" in elsewhere.stderr.replace("\n", " ")
     assert ALICE not in elsewhere.stderr + refused.stderr
+
+
+def test_training_asks_before_it_works_what_the_repository_holds(
+    hub_server: HubServer, hub_client: HubClient, tmp_path: Path
+) -> None:
+    hub_client.run(upload_file, "alice/theirs-already", "model.bin", token=ALICE)
+    train = ("train", "--model", "no-such-model", "--data", "no-such-data", "--push-to-hub", "alice/theirs-already")
+    refused = run_cli(hub_server, tmp_path, *train, token=ALICE)
+    assert refused.returncode == 2
+    assert "holds something else" in refused.stderr and "pass --overwrite" in refused.stderr
+    told = run_cli(hub_server, tmp_path, *train, "--overwrite", token=ALICE)
+    assert "holds something else" not in told.stderr
