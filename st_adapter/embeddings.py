@@ -393,6 +393,11 @@ def sample_of_texts(texts: Iterable[str], size: int = _SAMPLE_TEXTS) -> list[str
     return sorted([by_length[0], *drawn, by_length[-1]], key=len, reverse=True)
 
 
+def check_texts_of(dataset: RetrievalDataset) -> dict[Role, list[str]]:
+    """The texts of a data set that a saved model is compared on; see ``save_pretrained``."""
+    return {"query": sample_of_texts(dataset.queries["text"]), "document": sample_of_texts(dataset.corpus["text"])}
+
+
 def _cache_of_this_model(
     caches: Iterable[_VectorCache], model: SentenceTransformer, role: Role, texts: list[str], precision: Precision
 ) -> _VectorCache:

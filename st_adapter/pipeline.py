@@ -17,7 +17,7 @@ from st_adapter.auto import check_seed_and_level, fit
 from st_adapter.base_model import count_long_texts
 from st_adapter.data import RetrievalDataset
 from st_adapter.data_cells import counted
-from st_adapter.embeddings import EmbeddedDataset, Precision, embed, index_qrels, sample_of_texts
+from st_adapter.embeddings import EmbeddedDataset, Precision, check_texts_of, embed, index_qrels
 from st_adapter.errors import InputError
 from st_adapter.evaluation import EvaluationResult, evaluate, seen_documents
 from st_adapter.examples import largest_changes
@@ -267,10 +267,7 @@ def run_training(
             onnx=onnx,
             base_model=base_model,
             training=record,
-            check_texts={
-                "query": sample_of_texts(dataset.queries["text"]),
-                "document": sample_of_texts(dataset.corpus["text"]),
-            },
+            check_texts=check_texts_of(dataset),
         )
     elif model_dir.exists():
         # An adapter of an earlier run must not pass for the outcome of this one.

@@ -185,6 +185,7 @@ def push_to_hub(
     base_model: str | Path | None = None,
     training: TrainingRecord | None = None,
     overwrite: bool = False,
+    check_texts: Mapping[Role, Sequence[str]] | None = None,
 ) -> str:
     """Save base model and adapter as ``save_pretrained`` does, and upload the folder; see ``push_folder``.
 
@@ -200,6 +201,7 @@ def push_to_hub(
         base_model: as in ``save_pretrained``.
         training: as in ``save_pretrained``.
         overwrite: as in ``push_folder``.
+        check_texts: as in ``save_pretrained``.
 
     Returns:
         The URL of the commit on ``main``.
@@ -217,6 +219,7 @@ def push_to_hub(
             base_model=base_model,
             training=training,
             title=repo_id,
+            check_texts=check_texts,
         )
         return push_folder(
             saved,

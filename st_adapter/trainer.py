@@ -23,7 +23,7 @@ from transformers.trainer_utils import TrainOutput
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, embed
+from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, check_texts_of, embed
 from st_adapter.evaluation import EvaluationResult, adapt, evaluate, query_metrics
 from st_adapter.gradient import GradientFit
 from st_adapter.model import check_base
@@ -85,6 +85,9 @@ class AdapterTrainer:
         self.args = args = args if args is not None else AdapterTrainingArguments()
         if args.save_strategy != "no":
             check_writable(Path(args.output_dir), "output_dir")
+        train_dataset, eval_dataset = _loaded(train_dataset, eval_dataset)
+        # Vectors alone leave nothing to compare a saved model on but fixed texts.
+        self._check_texts = check_texts_of(train_dataset) if isinstance(train_dataset, RetrievalDataset) else None
         self.train_dataset, self.eval_dataset = _splits(model, train_dataset, eval_dataset)
         # One run per seed, side by side; the average of linear maps is a linear map.
         self._fits = [
@@ -203,7 +206,9 @@ class AdapterTrainer:
             output_dir: ``model`` in ``args.output_dir``, beside the checkpoints, if None.
         """
         output_dir = output_dir or Path(self.args.output_dir) / "model"
-        save_pretrained(self.best_adapter, self.model, output_dir, training=self._record())
+        save_pretrained(
+            self.best_adapter, self.model, output_dir, training=self._record(), check_texts=self._check_texts
+        )
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Save the model and upload it to the Hub; see ``st_adapter.push_to_hub``.
@@ -212,7 +217,13 @@ class AdapterTrainer:
             The URL of the commit on ``main``.
         """
         return push_to_hub(
-            self.best_adapter, self.model, repo_id, private=private, token=token, training=self._record()
+            self.best_adapter,
+            self.model,
+            repo_id,
+            private=private,
+            token=token,
+            training=self._record(),
+            check_texts=self._check_texts,
         )
 
     def _record(self) -> TrainingRecord:
@@ -351,15 +362,20 @@ class _Progress(ProgressCallback):  # type: ignore[misc]  # transformers is not 
             self.training_bar.set_postfix({"best dev nDCG@10": f"{state.best_metric:.4f}"}, refresh=False)
 
 
+def _loaded(train: TrainDataset | None, dev: EvalDataset | None) -> tuple[TrainDataset | None, EvalDataset | None]:
+    """Pairs as one retrieval data set; all else as it came."""
+    if isinstance(train, Dataset) and isinstance(dev, Dataset):
+        return RetrievalDataset.load(DatasetDict(train=train, dev=dev)), None
+    if isinstance(train, Dataset) and dev is None:
+        # A test split would be set aside for nothing: the trainer looks at train and dev alone.
+        return RetrievalDataset.load(train, cut_into=("train", "dev")), None
+    return train, dev
+
+
 def _splits(
     model: SentenceTransformer, train: TrainDataset | None, dev: EvalDataset | None
 ) -> tuple[EmbeddedSplit, EmbeddedSplit]:
     """The embedded train and dev split of whatever was given."""
-    if isinstance(train, Dataset) and isinstance(dev, Dataset):
-        train, dev = RetrievalDataset.load(DatasetDict(train=train, dev=dev)), None
-    elif isinstance(train, Dataset) and dev is None:
-        # A test split would be set aside for nothing: the trainer looks at train and dev alone.
-        train = RetrievalDataset.load(train, cut_into=("train", "dev"))
     if isinstance(train, RetrievalDataset):
         train = embed(model, train)
     if isinstance(train, EmbeddedDataset) and dev is None:
