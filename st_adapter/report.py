@@ -163,7 +163,13 @@ class _TrainSplit(TypedDict):
     num_pairs: int
 
 
-class _Data(TypedDict):
+class _NewerData(TypedDict, total=False):
+    """What version 0.1 did not write yet."""
+
+    corpus_is_labelled_only: bool
+
+
+class _Data(_NewerData):
     name: str
     notes: list[str]
     num_documents: int
@@ -174,7 +180,13 @@ class _Named(TypedDict):
     name: str
 
 
-class _Results(TypedDict):
+class _NewerResults(TypedDict, total=False):
+    """What version 0.1 did not write yet."""
+
+    opened_with: dict[str, Any]
+
+
+class _Results(_NewerResults):
     base_model: _Named
     data: _Data
     method: str

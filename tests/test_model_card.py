@@ -70,7 +70,7 @@ def test_the_card_says_which_onnx_file_is_for_which_client() -> None:
 
 def test_what_the_base_model_was_opened_with_is_on_the_card() -> None:
     opened = replace(RECORD, opened_with={"truncate_dim": 256, "query_prompt": "q | "})
-    assert "- Base model opened with: `truncate_dim=256`, `query_prompt=q \\|`" in str(card(training=opened))
+    assert "- Base model opened with: `truncate_dim=256`, `query_prompt=q |`" in str(card(training=opened))
 
 
 def test_metadata_is_what_the_hub_reads() -> None:

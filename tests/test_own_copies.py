@@ -90,7 +90,7 @@ def test_loading_says_how_many():
         note.startswith("1 query stands in the corpus") for note in RetrievalDataset.load(pd.DataFrame(one)).notes
     )
     relevant = {**one, "answer": ["a?", "y", "z"]}
-    assert not RetrievalDataset.load(pd.DataFrame(relevant)).notes
+    assert not any("in the corpus" in note for note in RetrievalDataset.load(pd.DataFrame(relevant)).notes)
 
 
 @pytest.fixture(scope="module")

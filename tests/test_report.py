@@ -165,6 +165,19 @@ def test_a_curve_of_other_data_is_not_shown(finished, tmp_path):
         assert "How many labels" not in remade(finished, tmp_path, lambda results: None).text
 
 
+def test_fields_that_older_results_lack_are_checked_where_they_are(finished, tmp_path):
+    def forge(results):
+        results["opened_with"] = "no mapping"
+
+    with pytest.raises(ValueError, match="opened_with"):
+        remade(finished, tmp_path, forge)
+
+    def older(results):
+        del results["opened_with"], results["data"]["corpus_is_labelled_only"]
+
+    assert remade(finished, tmp_path, older).text
+
+
 def test_a_folder_without_results_is_refused(tmp_path, capsys):
     with pytest.raises(ValueError, match="holds no results.json of a training run"):
         write_report(tmp_path)
