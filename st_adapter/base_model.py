@@ -38,7 +38,7 @@ CHECK_TEXTS = [
     "ones is part of what is compared. The vectors must not depend on which copy of the model made them.",
 ]
 # Longer than what most models read, with another beginning than end: what is cut off, and where, shows in its vector.
-LONG_TEXT = " ".join(f"{word} {number}" for number in range(120) for word in ("line", "read", "value", "東", "open"))
+_LONG_TEXT = " ".join(f"{word} {number}" for number in range(120) for word in ("line", "read", "value", "東", "open"))
 _TEXTS_AT_ONCE = 1024
 # The class of another kind of model, or what its repository declares -> what it gives instead of one dense vector.
 _OTHER_KINDS = {
@@ -100,7 +100,7 @@ class BaseModel:
         digests = tensor_digests(model) if readable else {}
         fingerprint = model_fingerprint(model, digests) if readable else None
         weights = sorted(digests[id(parameter)] for parameter in model.parameters()) if readable else []
-        vectors = torch.cat([embed_texts(model, role, _probe_texts(model)) for role in get_args(Role)])
+        vectors = torch.cat([embed_texts(model, role, fixed_texts(model)) for role in get_args(Role)])
         return cls(
             name=origin.hub_id or Path(origin.path).name or "a model made in memory",
             revision=origin.revision,
@@ -241,9 +241,10 @@ def same_within(dtype: torch.dtype | None) -> float:
     return _SAME_WITHIN.get(dtype or torch.float32, _SAME_WITHIN[torch.float32])
 
 
-def _probe_texts(model: SentenceTransformer) -> list[str]:
+def fixed_texts(model: SentenceTransformer) -> list[str]:
+    """The texts by which models are compared whatever the data: short ones, and one longer than the model reads."""
     # Without a limit, a long text shows nothing more, and some models fail on what is longer than they can read.
-    return [*CHECK_TEXTS, LONG_TEXT] if _whole(model.max_seq_length) is not None else CHECK_TEXTS
+    return [*CHECK_TEXTS, _LONG_TEXT] if _whole(model.max_seq_length) is not None else CHECK_TEXTS
 
 
 def _encode_probes(vectors: Tensor) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from st_adapter.adapter import ADAPTER_FOLDER, QueryAdapter
-from st_adapter.base_model import CHECK_TEXTS, LONG_TEXT, BaseModel, Origin, Role, embed_texts, origin_of, prompt_of
+from st_adapter.base_model import CHECK_TEXTS, BaseModel, Origin, Role, embed_texts, fixed_texts, origin_of, prompt_of
 from st_adapter.fingerprint import model_fingerprint
 from st_adapter.hub import MAIN, Upload, branches_of, check_repository_free, download, upload
 from st_adapter.model import check_base_model, detach, query_modules
@@ -511,9 +511,8 @@ class _Compared(NamedTuple):
     def of(
         cls, model: SentenceTransformer, described: BaseModel, check_texts: Mapping[Role, Sequence[str]]
     ) -> _Compared:
-        fixed = [*CHECK_TEXTS, LONG_TEXT] if described.max_seq_length is not None else CHECK_TEXTS
         texts: dict[Role, list[str]] = {
-            role: list(dict.fromkeys([*fixed, *check_texts.get(role, ())])) for role in get_args(Role)
+            role: list(dict.fromkeys([*fixed_texts(model), *check_texts.get(role, ())])) for role in get_args(Role)
         }
         return cls(model, described, texts, {name: _encode(model, name, texts) for name in _METHODS})
 
