@@ -31,10 +31,10 @@ from benchmark_quality import (
     write_results,
 )
 
-from st_adapter.auto import fit
-from st_adapter.embeddings import EmbeddedDataset
-from st_adapter.index import EXACT, check_index, evaluate_indexes
-from st_adapter.statistics import bootstrap_interval
+from st_adapter.embeddings.embedded import EmbeddedDataset
+from st_adapter.evaluation.statistics import bootstrap_interval
+from st_adapter.evidence.indexes import EXACT, check_index, evaluate_indexes
+from st_adapter.fitting.auto import fit
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_index.json"
 DEFAULT_DATA = ("scifact", "feedbackqa")

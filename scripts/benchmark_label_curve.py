@@ -34,9 +34,9 @@ from benchmark_quality import (
     write_results,
 )
 
-from st_adapter.embeddings import EmbeddedDataset
-from st_adapter.evaluation import query_metrics, seen_documents, seen_queries
-from st_adapter.learning_curve import draw_labels
+from st_adapter.embeddings.embedded import EmbeddedDataset
+from st_adapter.evaluation.evaluation import query_metrics, seen_documents, seen_queries
+from st_adapter.evidence.curve import draw_labels
 
 OUTPUT = ROOT / "scripts" / "results" / "label_curve.json"
 DEFAULT_DATA = ("scifact", "feedbackqa")

@@ -33,13 +33,14 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
-from st_adapter import comparison
-from st_adapter.auto import fit
-from st_adapter.data import RetrievalDataset
+from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.demo import demo_model_path, standard_library_dataset
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, embed
-from st_adapter.evaluation import adapt, query_metrics, seen_documents, seen_queries
-from st_adapter.fingerprint import model_fingerprint
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
+from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.fingerprint import model_fingerprint
+from st_adapter.evaluation import comparison
+from st_adapter.evaluation.evaluation import adapt, query_metrics, seen_documents, seen_queries
+from st_adapter.fitting.auto import fit
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"

@@ -23,11 +23,12 @@ import torch
 from benchmark_quality import ROOT, device_name, git_commit, write_results
 
 from st_adapter import EmbeddedDataset, EmbeddedQrels, QueryAdapter, RetrievalDataset, evaluate, write_report
-from st_adapter.evaluation import seen_documents
-from st_adapter.examples import largest_changes
-from st_adapter.pipeline import PER_QUERY, RESULTS_FILE
-from st_adapter.statistics import gate
-from st_adapter.storage import write_json
+from st_adapter.evaluation.evaluation import seen_documents
+from st_adapter.evaluation.statistics import gate
+from st_adapter.evidence.changes import largest_changes
+from st_adapter.evidence.results import RESULTS_FILE
+from st_adapter.run import PER_QUERY
+from st_adapter.storage.files import write_json
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_report.json"
 NUM_DOCUMENTS, DIM, NUM_RUNS = 5_000, 64, 3

@@ -44,16 +44,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.auto import FitResult, fit
-from st_adapter.closed_form import mix, within_class_whitening
-from st_adapter.data import RetrievalDataset
+from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.demo import demo_model_path
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, embed
-from st_adapter.evaluation import evaluate, query_metrics
-from st_adapter.gradient import GradientFit
-from st_adapter.retrieval import search
-from st_adapter.sampling import labelled_pairs
-from st_adapter.training_args import AdapterTrainingArguments
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
+from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.search import search
+from st_adapter.evaluation.evaluation import evaluate, query_metrics
+from st_adapter.fitting.arguments import AdapterTrainingArguments
+from st_adapter.fitting.auto import FitResult, fit
+from st_adapter.fitting.closed_form import mix, within_class_whitening
+from st_adapter.fitting.gradient import GradientFit
+from st_adapter.fitting.sampling import labelled_pairs
 
 ROOT = Path(__file__).resolve().parent.parent
 # scifact: 687 + 118 labelled queries to fit with, 300 to test.

@@ -25,9 +25,9 @@ from scipy.sparse import csr_matrix
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from st_adapter.data import RetrievalDataset
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks, drop_leaks
 from st_adapter.demo import demo_model_path
-from st_adapter.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks, drop_leaks
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "scripts" / "results" / "check_leaks.json"

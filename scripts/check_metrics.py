@@ -25,7 +25,7 @@ import ranx
 from benchmark_quality import ROOT, git_commit, write_results
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-from st_adapter.metrics import run_metrics
+from st_adapter.evaluation.metrics import run_metrics
 
 OUTPUT = ROOT / "scripts" / "results" / "check_metrics.json"
 PACKAGES = ("st-adapter", "ir-measures", "pytrec_eval-terrier", "ranx", "sentence-transformers", "numpy")

@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, save_pretrained
-from st_adapter.model_card import installed_versions
-from st_adapter.onnx_export import DOCUMENT_FILE, QUERY_FILE
+from st_adapter.saving.card import installed_versions
+from st_adapter.saving.onnx_export import DOCUMENT_FILE, QUERY_FILE
 
 OUTPUT = ROOT / "scripts" / "results" / "check_onnx_backend.json"
 REQUIREMENTS = ["sentence-transformers==5.2.3", "transformers==4.57.6", "optimum-onnx==0.1.0", "onnxruntime"]

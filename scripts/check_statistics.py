@@ -23,7 +23,7 @@ import numpy as np
 from benchmark_quality import METRIC, ROOT, Values, git_commit, write_results
 from benchmark_quality import OUTPUT as QUALITY
 
-from st_adapter.statistics import bootstrap_intervals, sign_flip_p_values, two_sided_p_values
+from st_adapter.evaluation.statistics import bootstrap_intervals, sign_flip_p_values, two_sided_p_values
 
 OUTPUT = ROOT / "scripts" / "results" / "check_statistics.json"
 PACKAGES = ("st-adapter", "numpy", "scipy")

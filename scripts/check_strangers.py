@@ -34,11 +34,11 @@ from fuzz_repository import FORGED, _forged
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, RetrievalDataset, from_pretrained, run_training, save_pretrained, write_report
-from st_adapter.embeddings import embed
-from st_adapter.learning_curve import learning_curve
-from st_adapter.model_card import installed_versions
-from st_adapter.repository import CONFIG_FILE_NAME, read_saved
-from st_adapter.storage import file_sha256
+from st_adapter.embeddings.embedding import embed
+from st_adapter.evidence.curve import learning_curve
+from st_adapter.saving.card import installed_versions
+from st_adapter.saving.repository import CONFIG_FILE_NAME, read_saved
+from st_adapter.storage.files import file_sha256
 
 sys.path.insert(0, str(ROOT / "tests"))
 

@@ -33,10 +33,10 @@ from benchmark_quality import ROOT, git_commit, write_results
 from check_versions import write_base_model
 from sentence_transformers import SentenceTransformer
 
-from st_adapter import QueryAdapter, TrainingRecord, attach, from_pretrained, save_pretrained
-from st_adapter.model_card import installed_versions
-from st_adapter.repository import CONFIG_FILE_NAME
-from st_adapter.storage import file_sha256
+from st_adapter import QueryAdapter, TrainingRecord, attach, from_pretrained, save_adapter, save_pretrained
+from st_adapter.saving.card import installed_versions
+from st_adapter.saving.repository import CONFIG_FILE_NAME
+from st_adapter.storage.files import file_sha256
 
 OUTPUT = ROOT / "scripts" / "results" / "fuzz_repository.json"
 SECONDS_PER_CASE = 60
@@ -114,7 +114,7 @@ def saved_targets(work: Path, base: SentenceTransformer) -> dict[str, Path]:
         layout: save_pretrained(adapter, base, work / layout, layout=layout, training=record)
         for layout in ("document", "query", "twin")
     }
-    return {**targets, "adapter": adapter.save_pretrained(work / "adapter-only", training=record)}
+    return {**targets, "adapter": save_adapter(adapter, work / "adapter-only", training=record)}
 
 
 def outside(work: Path) -> set[tuple[str, int]]:

@@ -15,9 +15,9 @@ from benchmark_quality import ROOT
 from check_versions import TEXTS, write_base_model
 from sentence_transformers import SentenceTransformer
 
-from st_adapter import QueryAdapter, TrainingRecord, __version__, save_pretrained
-from st_adapter.model_card import Layout
-from st_adapter.storage import folder_written_whole, write_json
+from st_adapter import QueryAdapter, TrainingRecord, __version__, save_adapter, save_pretrained
+from st_adapter.saving.card import Layout
+from st_adapter.storage.files import folder_written_whole, write_json
 
 GOLDEN = ROOT / "tests" / "golden" / f"v{__version__}"
 LAYOUTS: tuple[Layout, ...] = ("document", "query", "twin")
@@ -37,7 +37,7 @@ def main() -> None:
         record = TrainingRecord(data="golden", seed=0)
         for layout in LAYOUTS:
             save_pretrained(adapter, base, golden / layout, layout=layout, training=record)
-        adapter.save_pretrained(golden / "adapter-alone", training=record)
+        save_adapter(adapter, golden / "adapter-alone", training=record)
         model = SentenceTransformer(str(golden / "document"), device="cpu")
         queries, documents = model.encode_query(TEXTS), model.encode_document(TEXTS)
         expected = {

@@ -7,31 +7,33 @@ documents' embeddings and every index built on them stay as they are.
 __version__ = "0.1.0"
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.auto import FitResult, fit
-from st_adapter.base_model import BaseModel
-from st_adapter.comparison import Comparison
-from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, embed
-from st_adapter.evaluation import EvaluationResult, adapt, evaluate, seen_documents
-from st_adapter.evaluator import GradedRetrievalEvaluator
-from st_adapter.fingerprint import model_fingerprint
-from st_adapter.index import IndexEvaluation, build_index, evaluate_indexes
-from st_adapter.leaks import LeakReport, check_leaks, drop_leaks, regroup
-from st_adapter.learning_curve import LearningCurve, learning_curve
-from st_adapter.metrics import ranking_metrics, run_metrics
-from st_adapter.model import attach, detach
-from st_adapter.model_card import SplitScores, TrainingRecord
-from st_adapter.mteb_task import mteb_task
-from st_adapter.onnx_export import export_onnx
-from st_adapter.pipeline import TrainingRun, evaluate_saved, run_training
-from st_adapter.report import write_report
-from st_adapter.repository import from_pretrained
-from st_adapter.retrieval import search
-from st_adapter.saving import push_folder, push_to_hub, save_pretrained
-from st_adapter.stack_check import StackCheck, StackProblem, check_stack
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks, regroup
+from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
+from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.fingerprint import model_fingerprint
+from st_adapter.embeddings.search import search
+from st_adapter.evaluation.comparison import Comparison
+from st_adapter.evaluation.evaluation import EvaluationResult, adapt, evaluate, seen_documents
+from st_adapter.evaluation.metrics import ranking_metrics, run_metrics
+from st_adapter.evidence.curve import LearningCurve, learning_curve
+from st_adapter.evidence.evaluator import GradedRetrievalEvaluator
+from st_adapter.evidence.indexes import IndexEvaluation, build_index, evaluate_indexes
+from st_adapter.evidence.mteb import mteb_task
+from st_adapter.evidence.report import write_report
+from st_adapter.evidence.trec import write_trec
+from st_adapter.fitting.arguments import AdapterTrainingArguments
+from st_adapter.fitting.auto import FitResult, fit
+from st_adapter.run import TrainingRun, evaluate_saved, run_training
+from st_adapter.saving.alone import push_adapter, save_adapter
+from st_adapter.saving.attach import attach, detach
+from st_adapter.saving.card import SplitScores, TrainingRecord
+from st_adapter.saving.onnx_export import export_onnx
+from st_adapter.saving.repository import from_pretrained
+from st_adapter.saving.save import push_folder, push_to_hub, save_pretrained
+from st_adapter.stacks.check import StackCheck, StackProblem, check_stack
 from st_adapter.trainer import AdapterTrainer
-from st_adapter.training_args import AdapterTrainingArguments
-from st_adapter.trec import write_trec
 
 __all__ = [
     "AdapterTrainer",
@@ -71,6 +73,7 @@ __all__ = [
     "from_pretrained",
     "learning_curve",
     "model_fingerprint",
+    "push_adapter",
     "push_folder",
     "push_to_hub",
     "mteb_task",
@@ -78,6 +81,7 @@ __all__ = [
     "regroup",
     "run_metrics",
     "run_training",
+    "save_adapter",
     "save_pretrained",
     "search",
     "seen_documents",

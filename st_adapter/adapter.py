@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,10 +11,9 @@ from safetensors.torch import save_file
 from sentence_transformers.base.modules import Dense, Module, Normalize
 from torch import Tensor, nn
 
-from st_adapter.base_model import BaseModel
-from st_adapter.hub import MAIN, Upload, download, upload
-from st_adapter.model_card import TrainingRecord, adapter_card
-from st_adapter.storage import check_finite, folder_written_whole, read_object, read_weights, write_json, write_text
+from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.storage.files import check_finite, read_object, read_weights, write_json
+from st_adapter.storage.hub import download
 
 Kind = Literal["linear", "low_rank", "mlp"]
 Activation = Literal["gelu", "relu", "silu"]
@@ -26,8 +23,6 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "s
 WEIGHTS_FILE = "model.safetensors"
 # Where a whole model keeps its adapter by itself.
 ADAPTER_FOLDER = "adapter"
-# Beside `main`, of a repository that holds a whole model.
-_BRANCHES_OF_MODELS = ("query", "twin")
 
 
 class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is untyped, so its Module is Any
@@ -42,8 +37,8 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
     ``delta`` and ``up`` start at zero, so a fresh adapter returns its input bit for bit. It acts on
     ``features["sentence_embedding"]``, and only for ``task="query"``: what ``encode_query`` passes. As a module it
     works with ``model.append(adapter)`` and ``model.save(...)``; such a repository names this class, so opening it
-    takes ``trust_remote_code=True`` and this package. ``st_adapter.save_pretrained`` writes one of stock modules, and
-    the methods ``save_pretrained``, ``push_to_hub`` and ``from_pretrained`` here handle the adapter alone (about 1 MB).
+    takes ``trust_remote_code=True`` and this package. ``st_adapter.save_pretrained`` writes one of stock modules;
+    ``save_adapter`` and ``push_adapter`` write the adapter alone (about 1 MB), which ``from_pretrained`` opens.
 
     Args:
         embedding_dimension: D, the dimension of the base model's embeddings; at least 1.
@@ -271,7 +266,7 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         Raises:
             ValueError: a weight is NaN or infinite.
         """
-        self._check_weights()
+        self.check_weights()
         weights = {name: parameter.detach().to("cpu", torch.float64) for name, parameter in self.named_parameters()}
         identity = torch.eye(self.embedding_dimension, dtype=torch.float64)
         bias = weights.get("output_bias")
@@ -335,75 +330,6 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         # safetensors makes files for the owner's eyes only; weights may be read by whoever may read the configuration.
         (folder / WEIGHTS_FILE).chmod((folder / self.config_file_name).stat().st_mode)
 
-    def save_pretrained(
-        self, output_dir: str | Path, *, training: TrainingRecord | None = None, title: str | None = None
-    ) -> Path:
-        """Write the adapter alone, with a model card: a folder that ``from_pretrained`` opens.
-
-        Args:
-            output_dir: a new or empty folder, or one with an adapter in it, which is replaced as a whole.
-            training: what the card says about how it came about and what it does.
-            title: what the card calls it; the folder's name if None.
-
-        Returns:
-            ``output_dir`` as an absolute path.
-
-        Raises:
-            ValueError: the folder holds something else, or a weight is NaN or infinite.
-            OSError: the folder cannot be written; what was there before is untouched.
-        """
-        target = Path(output_dir).resolve()
-        if target.exists() and not self._may_replace(target):
-            raise ValueError(
-                f"{target} exists and holds something else than an adapter, but a new folder or one with an adapter is "
-                "expected. Choose another output_dir."
-            )
-        self._check_weights()
-        with folder_written_whole(target) as folder:
-            self.save(str(folder))
-            card = adapter_card(title or target.name, self.get_config_dict(), self.base_model, training)
-            write_text(folder / "README.md", card)
-        return target
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        commit_message: str = "Add query adapter",
-        training: TrainingRecord | None = None,
-        overwrite: bool = False,
-    ) -> str:
-        """Upload the adapter alone, with a model card; ``attach`` puts it on its base model again.
-
-        Args:
-            repo_id: ``user/name``; created if it does not exist, else it gets a new commit.
-            private: whether a new repository is private; the account's default if None.
-            token: access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
-            commit_message: first line of the commit.
-            training: as in ``save_pretrained``.
-            overwrite: replace everything in a repository that holds something else than an adapter alone.
-
-        Returns:
-            The URL of the commit.
-
-        Raises:
-            ConnectionError: it may work if tried again.
-            ValueError: it will not work as it is, for instance because the token may not write, or because the
-                repository holds something else.
-        """
-        with TemporaryDirectory() as folder:
-            saved = self.save_pretrained(Path(folder) / "adapter", training=training, title=repo_id)
-            return upload(
-                Upload({MAIN: saved}, self._is_adapter_alone, stale=_BRANCHES_OF_MODELS),
-                repo_id,
-                private=private,
-                token=token,
-                commit_message=commit_message,
-                overwrite=overwrite,
-            )
-
     @classmethod
     def from_pretrained(
         cls,
@@ -463,10 +389,10 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         if not (folder / cls.config_file_name).is_file():
             raise ValueError(
                 f"{where} has no {cls.config_file_name} of an adapter. Pass a folder or a Hub id that "
-                "QueryAdapter.save_pretrained, QueryAdapter.push_to_hub or st_adapter.save_pretrained wrote."
+                "st_adapter.save_adapter, st_adapter.push_adapter or st_adapter.save_pretrained wrote."
             )
         config = read_object(folder / cls.config_file_name)
-        if not cls._is_config(config):
+        if not cls.is_config(config):
             raise ValueError(
                 f"{where}/{cls.config_file_name} has {sorted(config) or 'no keys'}, but an adapter's configuration "
                 f"expects exactly {sorted(cls.config_keys)}. Pass a folder that an adapter was saved to."
@@ -484,30 +410,12 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         return adapter
 
     @classmethod
-    def _may_replace(cls, target: Path) -> bool:
-        """Whether a folder is empty or holds an adapter alone; a model of Transformers has files of the same names."""
-        names = {path.name for path in target.iterdir()} if target.is_dir() else None
-        if names is None or not names <= {cls.config_file_name, WEIGHTS_FILE, "README.md"}:
-            return False
-        if not names:
-            return True
-        return cls.config_file_name in names and cls._is_config(read_object(target / cls.config_file_name))
-
-    @classmethod
-    def _is_adapter_alone(cls, names: set[str], read: Callable[[str], dict[str, Any]]) -> bool:
-        """Whether the files of a repository are those of an adapter without its base model."""
-        if "modules.json" in names or not {cls.config_file_name, WEIGHTS_FILE} <= names:
-            return False
-        try:
-            return cls._is_config(read(cls.config_file_name))
-        except ValueError:
-            return False
-
-    @classmethod
-    def _is_config(cls, config: dict[str, Any]) -> bool:
+    def is_config(cls, config: dict[str, Any]) -> bool:
+        """Whether the content of a ``config.json`` is an adapter's."""
         return set(config) | {"base_model"} == set(cls.config_keys)
 
-    def _check_weights(self) -> None:
+    def check_weights(self) -> None:
+        """Raise ValueError if a weight is NaN or infinite."""
         for name, parameter in self.named_parameters():
             check_finite(f"the adapter's {name}", parameter, "Training diverged: lower the learning rate.")
 

@@ -24,26 +24,23 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.auto import FitMethod
-from st_adapter.data import UNCUT, RetrievalDataset, SplitBy, documents_searched
-from st_adapter.declared_sizes import check_sizes
+from st_adapter.data.dataset import UNCUT, RetrievalDataset, SplitBy, documents_searched
+from st_adapter.data.leaks import PARAPHRASE_THRESHOLD
 from st_adapter.demo import demo_model, standard_library_dataset
-from st_adapter.embeddings import Precision, embed
+from st_adapter.embeddings.cache import Precision
+from st_adapter.embeddings.embedding import embed
 from st_adapter.errors import InputError, printable, without_secrets
-from st_adapter.evaluation import EvaluationResult
-from st_adapter.hub import check_can_write
-from st_adapter.index import IndexEvaluation
-from st_adapter.leaks import PARAPHRASE_THRESHOLD
-from st_adapter.learning_curve import LearningCurve
-from st_adapter.learning_curve import learning_curve as compute_learning_curve
-from st_adapter.model import check_base
-from st_adapter.model_card import TABLE_METRICS, TrainingRecord
-from st_adapter.pipeline import (
-    CURVE_FILE,
-    CURVE_PICTURE,
+from st_adapter.evaluation.evaluation import EvaluationResult
+from st_adapter.evidence.curve import LearningCurve
+from st_adapter.evidence.curve import learning_curve as compute_learning_curve
+from st_adapter.evidence.indexes import IndexEvaluation
+from st_adapter.evidence.report import write_report
+from st_adapter.evidence.results import CURVE_FILE, CURVE_PICTURE, RESULTS_FILE
+from st_adapter.fitting.arguments import AdapterTrainingArguments
+from st_adapter.fitting.auto import FitMethod
+from st_adapter.run import (
     MODEL_FOLDER,
     PER_QUERY,
-    RESULTS_FILE,
     LongTexts,
     Method,
     TrainingRun,
@@ -51,12 +48,15 @@ from st_adapter.pipeline import (
     long_texts,
     run_training,
 )
-from st_adapter.report import write_report
-from st_adapter.repository import CONFIG_FILE_NAME, from_pretrained, is_saved_model, read_saved, saved_training
-from st_adapter.saving import check_may_push, push_folder
-from st_adapter.stack_check import check_stack, load_function
-from st_adapter.storage import check_writable, write_json
-from st_adapter.training_args import AdapterTrainingArguments
+from st_adapter.saving.alone import push_adapter
+from st_adapter.saving.attach import check_base
+from st_adapter.saving.card import TABLE_METRICS, TrainingRecord
+from st_adapter.saving.declared_sizes import check_sizes
+from st_adapter.saving.repository import CONFIG_FILE_NAME, from_pretrained, is_saved_model, read_saved, saved_training
+from st_adapter.saving.save import check_may_push, push_folder
+from st_adapter.stacks.check import check_stack, load_function
+from st_adapter.storage.files import check_writable, write_json
+from st_adapter.storage.hub import check_can_write
 
 
 class _Console(Console):
@@ -398,7 +398,8 @@ def push(
             raise ValueError(f"{folder} holds the base model alone: no adapter helped. There is no adapter to upload.")
         adapter = QueryAdapter.from_pretrained(folder)
         training = read_saved(folder).training
-        url = adapter.push_to_hub(
+        url = push_adapter(
+            adapter,
             repo_id,
             private=private or None,
             token=token,

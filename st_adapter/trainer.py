@@ -22,15 +22,16 @@ from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback, 
 from transformers.trainer_utils import TrainOutput
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedSplit, check_texts_of, embed
-from st_adapter.evaluation import EvaluationResult, adapt, evaluate, query_metrics
-from st_adapter.gradient import GradientFit
-from st_adapter.model import check_base
-from st_adapter.model_card import TrainingRecord, installed_versions
-from st_adapter.saving import push_to_hub, save_pretrained
-from st_adapter.storage import check_writable, folder_written_whole
-from st_adapter.training_args import AdapterTrainingArguments
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
+from st_adapter.embeddings.embedding import check_texts_of, embed
+from st_adapter.evaluation.evaluation import EvaluationResult, adapt, evaluate, query_metrics
+from st_adapter.fitting.arguments import AdapterTrainingArguments
+from st_adapter.fitting.gradient import GradientFit
+from st_adapter.saving.attach import check_base
+from st_adapter.saving.card import TrainingRecord, installed_versions
+from st_adapter.saving.save import push_to_hub, save_pretrained
+from st_adapter.storage.files import check_writable, folder_written_whole
 
 _CHECKPOINT = "checkpoint-"
 

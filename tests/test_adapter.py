@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from st_adapter.adapter import Activation, Kind, QueryAdapter
+from st_adapter.saving.alone import save_adapter
 
 KINDS = get_args(Kind)
 ACTIVATIONS = get_args(Activation)
@@ -325,10 +326,10 @@ def test_a_model_of_others_is_not_replaced(tmp_path: Path) -> None:
     )
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ValueError, match="holds something else than an adapter"):
-        QueryAdapter(4).save_pretrained(tmp_path)
+        save_adapter(QueryAdapter(4), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    saved = QueryAdapter(4).save_pretrained(tmp_path / "adapter")
-    assert QueryAdapter(4, "low_rank", rank=2).save_pretrained(tmp_path / "adapter") == saved
+    saved = save_adapter(QueryAdapter(4), tmp_path / "adapter")
+    assert save_adapter(QueryAdapter(4, "low_rank", rank=2), tmp_path / "adapter") == saved
     assert QueryAdapter.from_pretrained(saved).kind == "low_rank"
 
 

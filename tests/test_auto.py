@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_trainer import DIM, rotated_problem
 
-from st_adapter import auto
-from st_adapter.auto import fit
-from st_adapter.evaluation import evaluate
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.fitting import auto
+from st_adapter.fitting.auto import fit
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from st_adapter.base_model import CHECK_TEXTS, BaseModel, count_long_texts, is_unit, origin_of, prompt_for
-from st_adapter.fingerprint import tensor_digests
+from st_adapter.embeddings.base_model import CHECK_TEXTS, BaseModel, count_long_texts, is_unit, origin_of, prompt_for
+from st_adapter.embeddings.fingerprint import tensor_digests
 
 BASE = BaseModel("org/model", "a" * 40, "b" * 64, "float32", 384, "", True)
 

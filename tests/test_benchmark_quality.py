@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels
-from st_adapter.evaluation import seen_documents, seen_queries
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
+from st_adapter.evaluation.evaluation import seen_documents, seen_queries
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 

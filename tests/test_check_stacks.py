@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, save_pretrained
-from st_adapter.stack_check import DOCUMENTS, QUERIES
+from st_adapter.stacks.check import DOCUMENTS, QUERIES
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,11 +13,11 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 
 from st_adapter import AdapterTrainer, QueryAdapter, cli, embed, from_pretrained, save_pretrained
-from st_adapter import embeddings as embeddings_module
-from st_adapter.data import RetrievalDataset
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings import embedding as embeddings_module
 from st_adapter.errors import InputError
-from st_adapter.model import check_base
-from st_adapter.storage import check_writable
+from st_adapter.saving.attach import check_base
+from st_adapter.storage.files import check_writable
 
 
 @pytest.fixture(scope="module")

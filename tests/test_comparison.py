@@ -9,8 +9,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from st_adapter.comparison import compare, compare_seeds, written
-from st_adapter.statistics import bootstrap_interval
+from st_adapter.evaluation.comparison import compare, compare_seeds, written
+from st_adapter.evaluation.statistics import bootstrap_interval
 
 
 def test_a_comparison_by_hand():

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from st_adapter.data import RetrievalDataset
+from st_adapter.data.dataset import RetrievalDataset
 
 # Three pairs in three splits: the least that loads without a cut.
 PAIRS = pd.DataFrame({"query": ["a?", "b?", "c?"], "document": ["A", "B", "C"], "split": ["train", "dev", "test"]})

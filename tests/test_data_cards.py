@@ -4,7 +4,7 @@ import datasets
 import pandas as pd
 import pytest
 
-from st_adapter.data import RetrievalDataset
+from st_adapter.data.dataset import RetrievalDataset
 
 PAIRS = pd.DataFrame({"query": ["a?", "b?", "c?"], "document": ["A", "B", "C"], "split": ["train", "dev", "test"]})
 

@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from st_adapter.data import RetrievalDataset
-from st_adapter.data_labels import looks_like_labels
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.labels import looks_like_labels
 from st_adapter.errors import InputError
 
 RANDOM = np.random.default_rng(0)

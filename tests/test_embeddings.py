@@ -10,11 +10,14 @@ from datasets import Dataset, concatenate_datasets
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
 
-from st_adapter import embeddings
-from st_adapter.base_model import BaseModel
-from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies, embed, sample_of_texts
-from st_adapter.fingerprint import model_fingerprint
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings import cache
+from st_adapter.embeddings import embedding as embeddings
+from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.cache import sample_of_texts
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
+from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.fingerprint import model_fingerprint
 
 WORDS = ["red", "green", "blue", "round", "square", "old", "new", "fast", "slow", "warm"]
 
@@ -261,7 +264,7 @@ def test_a_cache_of_another_dimension_is_refused(tiny_model, tmp_path):
     embed(tiny_model, make_dataset(), cache_dir=tmp_path, show_progress_bar=False)
     folder = next(tmp_path.rglob("*.arrow")).parent
     with pytest.raises(ValueError, match=r"cannot be read as vectors of 7 dimensions"):
-        embeddings._VectorCache(folder, 7)
+        cache.VectorCache(folder, 7)
 
 
 def test_nan_from_the_model_is_reported_and_not_cached(tiny_model, tmp_path):
@@ -362,8 +365,8 @@ def test_a_data_set_is_looked_at_when_it_is_made():
 def test_documents_are_looked_at_once_and_again_when_written_into(monkeypatch):
     embedded = dataset_of()
     looked = []
-    check = embeddings._check_finite
-    monkeypatch.setattr(embeddings, "_check_finite", lambda side, *rest: looked.append(side) or check(side, *rest))
+    check = vectors._check_finite
+    monkeypatch.setattr(vectors, "_check_finite", lambda side, *rest: looked.append(side) or check(side, *rest))
     split = embedded["dev"]
     split.subset(torch.tensor([True]))
     assert looked == ["query", "query"]

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
-from st_adapter.evaluation import adapt, evaluate, seen_documents
-from st_adapter.metrics import run_metrics
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
+from st_adapter.evaluation.evaluation import adapt, evaluate, seen_documents
+from st_adapter.evaluation.metrics import run_metrics
 
 
 def random_split(seed, num_queries=6, num_documents=15, dim=8):

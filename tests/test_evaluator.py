@@ -10,11 +10,11 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import embed
-from st_adapter.evaluation import evaluate
-from st_adapter.evaluator import GradedRetrievalEvaluator
-from st_adapter.model import attach
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.embedding import embed
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.evidence.evaluator import GradedRetrievalEvaluator
+from st_adapter.saving.attach import attach
 
 TEXTS = ["read a file", "open the file", "close the list", "sort a string", "return the value", "the number of lines"]
 CORPUS = {f"d{number}": text for number, text in enumerate(TEXTS * 2)}  # every text twice: ties

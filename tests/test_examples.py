@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from test_evaluation import random_split
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.data import RetrievalDataset
-from st_adapter.evaluation import adapt, evaluate
-from st_adapter.examples import largest_changes, shortened
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.evaluation.evaluation import adapt, evaluate
+from st_adapter.evidence.changes import largest_changes, shortened
 
 
 def texts_of(split):

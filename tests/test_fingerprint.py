@@ -15,8 +15,8 @@ from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Pooling, WordEmbeddings
 from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 
-from st_adapter.base_model import BaseModel
-from st_adapter.fingerprint import model_fingerprint
+from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.fingerprint import model_fingerprint
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels
-from st_adapter.folds import cross_fit_folds, labelled_split, unseen_share
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
+from st_adapter.fitting.folds import cross_fit_folds, labelled_split, unseen_share
 
 
 def dataset_of(train, dev, num_queries=40, num_documents=25):

@@ -11,8 +11,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.model import attach, detach
-from st_adapter.repository import from_pretrained, read_saved
+from st_adapter.saving.attach import attach, detach
+from st_adapter.saving.repository import from_pretrained, read_saved
 
 VERSIONS = sorted(path for path in (Path(__file__).parent / "golden").glob("v*"))
 # Releases of torch differ in the last bits of the same product.

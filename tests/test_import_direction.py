@@ -1,4 +1,4 @@
-"""Data flows one way: a file of the package imports only files that stand above it here."""
+"""Data flows one way: a room of the package imports only rooms that stand above it here."""
 
 import ast
 from pathlib import Path
@@ -7,64 +7,33 @@ import pytest
 
 import st_adapter
 
+# A room is a folder, or a file beside the folders.
 ORDER = [
     "errors",
-    "retrieval",
-    "metrics",
-    "losses",
-    "statistics",
     "storage",
-    "hub",
-    "plots",
-    "comparison",
-    "text_files",
-    "data_cards",
-    "data_files",
-    "data_cells",
-    "data_labels",
-    "data_columns",
-    "splits",
     "data",
-    "demo",
-    "fingerprint",
-    "base_model",
     "embeddings",
-    "leaks",
-    "model_card",
-    "model_files",
-    "declared_sizes",
     "adapter",
     "evaluation",
-    "examples",
-    "index",
-    "evaluator",
-    "trec",
-    "mteb_task",
-    "model",
-    "onnx_export",
-    "repository",
+    "fitting",
     "saving",
-    "stack_check",
-    "training_args",
-    "sampling",
-    "closed_form",
-    "gradient",
-    "folds",
-    "selection",
-    "auto",
-    "learning_curve",
     "trainer",
-    "pipeline",
-    "report",
+    "demo",
+    "evidence",
+    "stacks",
+    "run",
     "cli",
 ]
 PACKAGE = Path(st_adapter.__file__).parent
-# One class per stack, for users of that stack to import: nothing in the package imports them, and they import nothing.
-STACKS = sorted(path.stem for path in (PACKAGE / "stacks").glob("*.py"))
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 def imported_rooms(path: Path) -> set[str]:
-    """The files of the package that a file imports, anywhere in it."""
+    """The rooms of the package that a file imports, anywhere in it."""
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("st_adapter"):
@@ -76,24 +45,28 @@ def imported_rooms(path: Path) -> set[str]:
     return rooms
 
 
-def test_every_file_has_its_place():
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"} == set(ORDER)
+def test_every_room_has_its_place():
+    assert {room_of(path) for path in FILES} - {"__init__", "__main__"} == set(ORDER)
 
 
-@pytest.mark.parametrize("room", ORDER)
-def test_a_file_imports_only_what_lies_before_it(room):
-    below = imported_rooms(PACKAGE / f"{room}.py") - set(ORDER[: ORDER.index(room)]) - {"__version__"}
-    assert not below, f"{room}.py imports {sorted(below)}, which lie behind it"
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_rooms_before_it(path):
+    room = room_of(path)
+    if room not in ORDER:
+        pytest.skip("the door of the package")
+    below = imported_rooms(path) - {room} - set(ORDER[: ORDER.index(room)]) - {"__version__"}
+    assert not below, f"{path.relative_to(PACKAGE)} imports {sorted(below)}, which lie behind it"
 
 
-@pytest.mark.parametrize("stack", STACKS)
+# One class per stack, for users of that stack to import: nothing in the package imports them, and they import nothing.
+@pytest.mark.parametrize("stack", ["chroma", "lancedb", "llama_index"])
 def test_a_stack_stands_alone(stack):
     assert not imported_rooms(PACKAGE / "stacks" / f"{stack}.py")
 
 
-@pytest.mark.parametrize("room", ORDER)
-def test_no_stack_is_imported_with_the_package(room):
-    tree = ast.parse((PACKAGE / f"{room}.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("path", [path for path in FILES if room_of(path) != "stacks"], ids=lambda path: path.stem)
+def test_no_stack_is_imported_with_the_package(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not {name.partition(".")[0] for name in imported} & {"chromadb", "llama_index", "lancedb"}

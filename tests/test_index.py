@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit
-from st_adapter.evaluation import evaluate, search_split
-from st_adapter.index import build_index, check_index, evaluate_indexes
-from st_adapter.retrieval import TopK, rescore, search
+from st_adapter.embeddings.embedded import EmbeddedQrels, EmbeddedSplit
+from st_adapter.embeddings.search import TopK, rescore, search
+from st_adapter.evaluation.evaluation import evaluate, search_split
+from st_adapter.evidence.indexes import build_index, check_index, evaluate_indexes
 
 EVERY_INDEX = ["exact", "truncate:5", "int8", "int8-both", "binary:4", "binary-rescored:4", "hnsw:6", "ivf:1"]
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from scipy.optimize import curve_fit
 from test_trainer import rotated_problem
 
-from st_adapter import auto
-from st_adapter.embeddings import EmbeddedQrels
-from st_adapter.evaluation import query_metrics
-from st_adapter.learning_curve import draw_labels, learning_curve
+from st_adapter.embeddings.embedded import EmbeddedQrels
+from st_adapter.evaluation.evaluation import query_metrics
+from st_adapter.evidence.curve import draw_labels, learning_curve
+from st_adapter.fitting import auto
 
 # The package has a function of the same name.
-module = importlib.import_module("st_adapter.learning_curve")
+module = importlib.import_module("st_adapter.evidence.curve")
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from st_adapter.losses import pairwise_logistic_loss, softmax_ranking_loss
+from st_adapter.fitting.losses import pairwise_logistic_loss, softmax_ranking_loss
 
 
 def slow_softmax(positive, negatives):

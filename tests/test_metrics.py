@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ir_measures import AP, RR, P, R, Success, nDCG
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-from st_adapter.metrics import ranking_metrics, run_metrics
+from st_adapter.evaluation.metrics import ranking_metrics, run_metrics
 
 
 def test_hand_worked_graded_ranking():

@@ -14,8 +14,8 @@ from sentence_transformers.sentence_transformer.modules import Dropout
 from test_adapter import apply, trained
 
 from st_adapter.adapter import Kind, QueryAdapter
-from st_adapter.base_model import BaseModel
-from st_adapter.model import attach, detach
+from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.saving.attach import attach, detach
 
 KINDS = get_args(Kind)
 TEXTS = ["open a file", "close the file", "read the line number of a list", "x" * 200, "what?"]

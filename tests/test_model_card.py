@@ -8,8 +8,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from st_adapter.base_model import BaseModel
-from st_adapter.model_card import (
+from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.saving.card import (
     SplitScores,
     TrainingRecord,
     adapter_card,

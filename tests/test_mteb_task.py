@@ -8,11 +8,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import embed
-from st_adapter.evaluation import evaluate
-from st_adapter.mteb_task import mteb_task
-from st_adapter.saving import save_pretrained
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.embedding import embed
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.evidence.mteb import mteb_task
+from st_adapter.saving.save import save_pretrained
 
 
 def colours(score=1.0):

@@ -21,8 +21,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from st_adapter import QueryAdapter, attach, export_onnx, save_pretrained
-from st_adapter import onnx_export as onnx_export_module
-from st_adapter.onnx_export import _examples, _warn_if_different
+from st_adapter.saving import onnx_export as onnx_export_module
+from st_adapter.saving.onnx_export import _examples, _warn_if_different
 
 ADAPTERS = {
     "linear": {"kind": "linear"},

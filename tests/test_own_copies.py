@@ -15,19 +15,20 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter import cli
 from st_adapter.adapter import QueryAdapter
-from st_adapter.auto import fit
-from st_adapter.data import RetrievalDataset, own_copies
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies, embed
-from st_adapter.evaluation import evaluate, search_split
-from st_adapter.evaluator import GradedRetrievalEvaluator
-from st_adapter.examples import largest_changes
-from st_adapter.index import build_index, evaluate_indexes
-from st_adapter.model_card import SplitScores, TrainingRecord, model_card
-from st_adapter.mteb_task import mteb_task
-from st_adapter.sampling import BatchSampler
-from st_adapter.saving import save_pretrained
-from st_adapter.training_args import AdapterTrainingArguments
-from st_adapter.trec import write_trec
+from st_adapter.data.dataset import RetrievalDataset, own_copies
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
+from st_adapter.embeddings.embedding import embed
+from st_adapter.evaluation.evaluation import evaluate, search_split
+from st_adapter.evidence.changes import largest_changes
+from st_adapter.evidence.evaluator import GradedRetrievalEvaluator
+from st_adapter.evidence.indexes import build_index, evaluate_indexes
+from st_adapter.evidence.mteb import mteb_task
+from st_adapter.evidence.trec import write_trec
+from st_adapter.fitting.arguments import AdapterTrainingArguments
+from st_adapter.fitting.auto import fit
+from st_adapter.fitting.sampling import BatchSampler
+from st_adapter.saving.card import SplitScores, TrainingRecord, model_card
+from st_adapter.saving.save import save_pretrained
 
 MEASURES = {"ndcg@10": "ndcg_cut_10", "map@100": "map_cut_100", "recall@10": "recall_10", "precision@5": "P_5"}
 

@@ -10,11 +10,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import cli
-from st_adapter.base_model import BaseModel
-from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import embed
-from st_adapter.model import detach
-from st_adapter.pipeline import run_training
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.embedding import embed
+from st_adapter.run import run_training
+from st_adapter.saving.attach import detach
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
 THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]

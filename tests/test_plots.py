@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from st_adapter import plots
-from st_adapter.comparison import compare
+from st_adapter.evaluation.comparison import compare
+from st_adapter.evidence import plots
 
 SVG = "{http://www.w3.org/2000/svg}"
 POINT = {"gain": 0.1, "interval": [0.05, 0.15], "lowest": 0.08, "highest": 0.12}

@@ -11,12 +11,13 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from transformers import TrainerCallback
 
-from st_adapter import AdapterTrainer, AdapterTrainingArguments, QueryAdapter, RetrievalDataset, embed, retrieval
-from st_adapter.closed_form import within_class_whitening
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels
-from st_adapter.evaluation import adapt, evaluate
-from st_adapter.gradient import GradientFit
-from st_adapter.sampling import labelled_pairs
+from st_adapter import AdapterTrainer, AdapterTrainingArguments, QueryAdapter, RetrievalDataset, embed
+from st_adapter.embeddings import search as retrieval
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
+from st_adapter.evaluation.evaluation import adapt, evaluate
+from st_adapter.fitting.closed_form import within_class_whitening
+from st_adapter.fitting.gradient import GradientFit
+from st_adapter.fitting.sampling import labelled_pairs
 
 DIM = 8
 KINDS = ["linear", "low_rank", "mlp"]

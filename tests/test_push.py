@@ -16,9 +16,9 @@ from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 from test_model import TEXTS, hashes, make_adapter
 
-from st_adapter.model_card import SplitScores, TrainingRecord
-from st_adapter.repository import CONFIG_FILE_NAME
-from st_adapter.saving import save_pretrained
+from st_adapter.saving.card import SplitScores, TrainingRecord
+from st_adapter.saving.repository import CONFIG_FILE_NAME
+from st_adapter.saving.save import save_pretrained
 
 pytestmark = pytest.mark.hub
 
@@ -57,10 +57,10 @@ def embed(repo_id, texts, revision=None, checked=False):
     return {name: getattr(model, name)(texts) for name in ("encode_query", "encode_document", "encode")}
 
 
-def push_adapter(folder, repo_id):
-    from st_adapter import QueryAdapter
+def push_alone(folder, repo_id):
+    from st_adapter import QueryAdapter, push_adapter
 
-    return QueryAdapter.from_pretrained(folder).push_to_hub(repo_id)
+    return push_adapter(QueryAdapter.from_pretrained(folder), repo_id)
 
 
 def attach_adapter(base, repo_id, texts):
@@ -203,7 +203,7 @@ def test_who_may_not_write_is_told(
 def test_an_adapter_alone_comes_back_and_is_attached(
     hub_server: HubServer, hub_client: HubClient, saved: Path, tiny_model_path: Path, vectors: dict
 ) -> None:
-    hub_client.run(push_adapter, saved, "alice/adapter", token=ALICE)
+    hub_client.run(push_alone, saved, "alice/adapter", token=ALICE)
     files = hub_server.files("alice/adapter")
     assert set(files) - {".gitattributes"} == {"README.md", "config.json", "model.safetensors"}
     assert sum(map(len, files.values())) < 20_000
@@ -215,7 +215,7 @@ def test_an_adapter_alone_comes_back_and_is_attached(
 def test_an_adapter_is_refused_by_another_base(
     hub_client: HubClient, saved: Path, tiny_prompt_model_path: Path
 ) -> None:
-    hub_client.run(push_adapter, saved, "alice/bound", token=ALICE)
+    hub_client.run(push_alone, saved, "alice/bound", token=ALICE)
     with pytest.raises(HubClientError) as error:
         hub_client.run(attach_adapter, tiny_prompt_model_path, "alice/bound", TEXTS)
     assert "belongs to the base model 'tiny'" in error.value.message
@@ -261,10 +261,10 @@ def test_the_base_may_be_on_the_hub(
 
 
 def push_over(folder, repo_id, overwrite, adapter_only=False):
-    from st_adapter import QueryAdapter, push_folder
+    from st_adapter import QueryAdapter, push_adapter, push_folder
 
     if adapter_only:
-        return QueryAdapter.from_pretrained(folder).push_to_hub(repo_id, overwrite=overwrite)
+        return push_adapter(QueryAdapter.from_pretrained(folder), repo_id, overwrite=overwrite)
     return push_folder(folder, repo_id, overwrite=overwrite)
 
 

@@ -10,11 +10,11 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import cli
-from st_adapter.data import RetrievalDataset
-from st_adapter.embeddings import embed
-from st_adapter.learning_curve import learning_curve
-from st_adapter.pipeline import run_training
-from st_adapter.report import write_report
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.embedding import embed
+from st_adapter.evidence.curve import learning_curve
+from st_adapter.evidence.report import write_report
+from st_adapter.run import run_training
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
 THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]

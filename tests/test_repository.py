@@ -21,8 +21,8 @@ from sentence_transformers.base.modules import Router
 from test_model import TEXTS, adapted_queries, assert_adapted, hashes, make_adapter
 
 from st_adapter.adapter import ADAPTER_FOLDER, QueryAdapter
-from st_adapter.model_card import TrainingRecord
-from st_adapter.repository import (
+from st_adapter.saving.card import TrainingRecord
+from st_adapter.saving.repository import (
     CONFIG_FILE_NAME,
     check_repository,
     copy_as,
@@ -31,8 +31,8 @@ from st_adapter.repository import (
     read_saved,
     saved_training,
 )
-from st_adapter.saving import save_pretrained
-from st_adapter.storage import file_sha256
+from st_adapter.saving.save import save_pretrained
+from st_adapter.storage.files import file_sha256
 
 ROUTER = "3_Router/router_config.json"
 DENSE = "3_Router/query_0_Dense"

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from st_adapter import retrieval
-from st_adapter.retrieval import search
+from st_adapter.embeddings import search as retrieval
+from st_adapter.embeddings.search import search
 
 
 def slow_search(queries, corpus, k):

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from st_adapter import sampling
-from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit
-from st_adapter.sampling import BatchSampler, first_of_equal_rows, labelled_pairs
-from st_adapter.training_args import AdapterTrainingArguments
+from st_adapter.embeddings.embedded import EmbeddedQrels, EmbeddedSplit
+from st_adapter.fitting import sampling
+from st_adapter.fitting.arguments import AdapterTrainingArguments
+from st_adapter.fitting.sampling import BatchSampler, first_of_equal_rows, labelled_pairs
 
 
 def make_split(judgements, num_queries=5, num_documents=9, documents=None):
@@ -148,12 +148,12 @@ def test_nothing_relevant_is_an_error():
 # One query of 100,000 judged documents among 3,000: rows padded to the longest are 2.4 GB of indices, each time.
 _UNEVEN = """
 import resource, sys, torch
-from st_adapter import sampling
-from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit
-from st_adapter.evaluation import evaluate
-from st_adapter.gradient import GradientFit
-from st_adapter.selection import Measure, Part, Source
-from st_adapter.training_args import AdapterTrainingArguments
+from st_adapter.fitting import sampling
+from st_adapter.embeddings.embedded import (EmbeddedQrels, EmbeddedSplit)
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.fitting.gradient import GradientFit
+from st_adapter.fitting.selection import Measure, Part, Source
+from st_adapter.fitting.arguments import AdapterTrainingArguments
 
 torch.set_num_threads(1)
 num_queries, num_documents = 3_000, 100_000

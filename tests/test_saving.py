@@ -29,14 +29,16 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertModel
 
 import st_adapter
-from st_adapter import hub, saving, storage
 from st_adapter.adapter import Kind, QueryAdapter
-from st_adapter.base_model import BaseModel
-from st_adapter.model import attach, detach
-from st_adapter.model_card import TrainingRecord
-from st_adapter.repository import CONFIG_FILE_NAME, from_pretrained, read_saved
-from st_adapter.saving import save_pretrained
-from st_adapter.storage import is_pickle
+from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.saving import save as saving
+from st_adapter.saving.attach import attach, detach
+from st_adapter.saving.card import TrainingRecord
+from st_adapter.saving.repository import CONFIG_FILE_NAME, from_pretrained, read_saved
+from st_adapter.saving.save import save_pretrained
+from st_adapter.storage import files as storage
+from st_adapter.storage import hub
+from st_adapter.storage.files import is_pickle
 
 REWRITTEN = {"modules.json", "config_sentence_transformers.json", "README.md"}
 

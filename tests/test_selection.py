@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from st_adapter import selection
 from st_adapter.adapter import QueryAdapter
-from st_adapter.auto import fit
-from st_adapter.closed_form import mix
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
-from st_adapter.evaluation import evaluate
-from st_adapter.selection import Measure, Part, Scoreboard, Source
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.fitting import selection
+from st_adapter.fitting.auto import fit
+from st_adapter.fitting.closed_form import mix
+from st_adapter.fitting.selection import Measure, Part, Scoreboard, Source
 
 
 def random_split(seed, num_queries=7, num_documents=40, dim=6):

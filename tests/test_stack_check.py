@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, attach, check_stack, cli, save_pretrained
-from st_adapter.stack_check import DOCUMENTS, QUERIES, load_function
+from st_adapter.stacks.check import DOCUMENTS, QUERIES, load_function
 
 
 def adapter_with(scale, dimension=32, **kwargs):

@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from st_adapter.statistics import (
+from st_adapter.evaluation.statistics import (
     bootstrap_interval,
     bootstrap_intervals,
     gate,

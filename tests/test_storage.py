@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from st_adapter import storage
-from st_adapter.storage import (
+from st_adapter.storage import files as storage
+from st_adapter.storage.files import (
     TensorInfo,
     folder_written_whole,
     is_pickle,
@@ -76,7 +76,7 @@ def test_old_leftovers_of_killed_runs_are_removed_and_young_ones_are_not(tmp_pat
 WRITER = """
 import sys
 from pathlib import Path
-from st_adapter.storage import folder_written_whole
+from st_adapter.storage.files import folder_written_whole
 
 target = Path(sys.argv[1])
 print("ready", flush=True)

@@ -19,14 +19,21 @@ from sentence_transformers.sentence_transformer import modules
 from test_model import TEXTS, make_adapter
 
 from st_adapter import cli
-from st_adapter.declared_sizes import check_module
 from st_adapter.errors import printable, without_secrets
-from st_adapter.hub import explained_errors
-from st_adapter.model_card import TrainingRecord
-from st_adapter.model_files import model_files
-from st_adapter.repository import CONFIG_FILE_NAME, check_repository, copy_as, from_pretrained, left_out, read_saved
-from st_adapter.saving import save_pretrained
-from st_adapter.storage import checked, file_sha256
+from st_adapter.saving.card import TrainingRecord
+from st_adapter.saving.declared_sizes import check_module
+from st_adapter.saving.model_files import model_files
+from st_adapter.saving.repository import (
+    CONFIG_FILE_NAME,
+    check_repository,
+    copy_as,
+    from_pretrained,
+    left_out,
+    read_saved,
+)
+from st_adapter.saving.save import save_pretrained
+from st_adapter.storage.files import checked, file_sha256
+from st_adapter.storage.hub import explained_errors
 
 TOKEN = "hf_" + "abcdefgh" * 4
 PRIVATE = [".env", "id_rsa", "credentials.json", "customers.csv", "optimizer.pt", "notes.ipynb", "train.log", "evil.py"]

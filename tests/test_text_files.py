@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from st_adapter.data import RetrievalDataset
-from st_adapter.text_files import read_delimited
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.text_files import read_delimited
 
 cells = st.text(st.sampled_from("ab \"'\\\t\n,;é"), min_size=1, max_size=8).filter(lambda text: text.strip())
 

@@ -7,12 +7,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from st_adapter import embeddings
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings import EmbeddedDataset, EmbeddedQrels
-from st_adapter.evaluation import evaluate
+from st_adapter.embeddings import embedding as embeddings
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.trainer import AdapterTrainer
-from st_adapter.training_args import AdapterTrainingArguments
 
 DIM = 16
 DEFAULTS = {

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from ir_measures import AP, RR, P, R, Success, nDCG
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings import EmbeddedQrels, EmbeddedSplit
-from st_adapter.evaluation import evaluate
-from st_adapter.trec import strictly_descending, write_trec
+from st_adapter.embeddings.embedded import EmbeddedQrels, EmbeddedSplit
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.evidence.trec import strictly_descending, write_trec
 
 KS = (1, 3, 10, 100)
 MEASURES = {
@@ -153,7 +153,7 @@ def test_a_failure_leaves_the_files_of_before(tmp_path, monkeypatch):
         yield "half\n"
         raise OSError("disk full")
 
-    monkeypatch.setattr("st_adapter.trec._run_lines", fails)
+    monkeypatch.setattr("st_adapter.evidence.trec._run_lines", fails)
     with pytest.raises(OSError, match="disk full"):
         write_trec(split, tmp_path, QueryAdapter(6))
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before

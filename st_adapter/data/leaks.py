@@ -1,0 +1,354 @@
+"""Find queries that stand in two splits: word for word, in other case or spacing, or in other words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from st_adapter.data.cells import counted
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.splits import join, normalised
+
+Kind = Literal["exact", "normalised", "paraphrase"]
+
+# What duplicate finders for encoders of this kind start from (semhash: 0.9). Set high on purpose: dropping a query that
+# only resembles another costs a label for nothing, while a looser paraphrase that goes uncounted is still a new query.
+PARAPHRASE_THRESHOLD = 0.9
+# Rows of either side that are compared at once: 16 MB of float32.
+_BLOCK_ROWS = 2048
+_WORDS: dict[Kind, str] = {
+    "exact": "word for word",
+    "normalised": "apart from case and spacing",
+    "paraphrase": "as a paraphrase",
+}
+
+
+class Leak(NamedTuple):
+    """A query of one split and the query of a later split that it gives away.
+
+    Attributes:
+        kind: `exact`: the same text; `normalised`: the same apart from case, width and spacing; `paraphrase`: a cosine
+            of at least the threshold between the base model's embeddings.
+        earlier_id: Query id in the earlier split.
+        later_id: Query id in the later split; the same if one query is judged in both.
+        earlier_text: Its text.
+        later_text: Its text.
+        cosine: Between the two, -1 to 1.
+    """
+
+    kind: Kind
+    earlier_id: str
+    later_id: str
+    earlier_text: str
+    later_text: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class SplitLeaks:
+    """The leaks between two splits.
+
+    Attributes:
+        earlier: The split that is learned from, train or dev.
+        later: The split that is measured on.
+        num_earlier: Queries in the earlier split.
+        num_later: Queries in the later split.
+        leaks: Every leaking query of either split with its closest counterpart, under its strongest kind (exact,
+            normalised, paraphrase): at most `num_earlier` + `num_later` pairs, the strongest kind first.
+        shared_documents: (query id of the later split, corpus id), where the document is relevant for that query and
+            for one of the earlier split. No error: most indices are searched for the same document again and again.
+        mean_cosine: Mean cosine between the queries of the two splits: what the threshold has to stand out from.
+    """
+
+    earlier: str
+    later: str
+    num_earlier: int
+    num_later: int
+    leaks: tuple[Leak, ...]
+    shared_documents: tuple[tuple[str, str], ...]
+    mean_cosine: float
+
+    @property
+    def earlier_ids(self) -> list[str]:
+        """The leaking queries of the earlier split, each once."""
+        return list(dict.fromkeys(leak.earlier_id for leak in self.leaks))
+
+    def counts(self, side: Literal["earlier", "later"] = "later") -> dict[Kind, int]:
+        """How many queries of a side leak, each counted once, under its strongest kind."""
+        kinds: dict[str, Kind] = {}
+        for leak in self.leaks:  # strongest first
+            kinds.setdefault(leak.earlier_id if side == "earlier" else leak.later_id, leak.kind)
+        found = list(kinds.values())
+        return {kind: found.count(kind) for kind in _WORDS}
+
+    @property
+    def num_sharing(self) -> int:
+        """How many queries of the later split share a relevant document with the earlier one."""
+        return len({query_id for query_id, _ in self.shared_documents})
+
+    @property
+    def sentence(self) -> str:
+        """What was found, in plain words."""
+        counts = self.counts()
+        of = f"of {self.num_later} {self.later} {'query' if self.num_later == 1 else 'queries'}"
+        found = [f"{counts[kind]} {words}" for kind, words in _WORDS.items() if counts[kind]]
+        texts = f"{sum(counts.values())} {of} stand in {self.earlier}" + (f" ({', '.join(found)})" if found else "")
+        sharing = f"{self.num_sharing} share a relevant document with it"
+        return f"{texts}; {sharing}; mean cosine {self.mean_cosine:.2f}."
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """What `check_leaks` found.
+
+    Attributes:
+        threshold: Cosine from which two queries count as paraphrases.
+        between: One entry for each two splits of which the earlier one is train or dev.
+    """
+
+    threshold: float
+    between: tuple[SplitLeaks, ...]
+
+    @property
+    def sentences(self) -> list[str]:
+        """What was found, in plain words, one sentence for each two splits."""
+        return [leaks.sentence for leaks in self.between]
+
+    def to_dict(self, max_pairs: int | None = None) -> dict[str, Any]:
+        """A JSON-ready form; of each list only the first `max_pairs`, the counts of all."""
+        return {
+            "paraphrase_threshold": self.threshold,
+            "between": [
+                {
+                    "earlier": found.earlier,
+                    "later": found.later,
+                    "num_earlier_queries": found.num_earlier,
+                    "num_later_queries": found.num_later,
+                    "leaking_earlier_queries": found.counts("earlier"),
+                    "leaking_later_queries": found.counts("later"),
+                    "later_queries_sharing_a_document": found.num_sharing,
+                    "mean_cosine": found.mean_cosine,
+                    "sentence": found.sentence,
+                    "pairs": [leak._asdict() for leak in found.leaks[:max_pairs]],
+                    "shared_documents": [list(pair) for pair in found.shared_documents[:max_pairs]],
+                }
+                for found in self.between
+            ],
+        }
+
+
+def check_leaks(
+    dataset: RetrievalDataset, query_embeddings: Tensor, *, threshold: float = PARAPHRASE_THRESHOLD
+) -> LeakReport:
+    """Count the queries that train or dev give away to a later split, and those that share a document.
+
+    Exact: every query is compared with every other one, block by block, in memory that does not grow with the square of
+    their number. An embedding model hardly sees a negation, so a claim and its opposite count as paraphrases; since
+    they ask for the same documents, one does give the other away.
+
+    Args:
+        dataset: Queries, corpus and judgements.
+        query_embeddings: (Q, D), the base model's, rows in the order of `dataset.queries`; of any length.
+        threshold: Cosine from which two queries count as paraphrases, above 0, at most 1. Models differ: where the mean
+            cosine that is shown comes near the threshold, set it higher.
+
+    Raises:
+        ValueError: the embeddings do not fit the queries or are not finite, or the threshold is out of range.
+    """
+    vectors = _checked(dataset, query_embeddings, threshold)
+    row_of = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
+    texts = list(dataset.queries["text"])
+    splits = {split: np.array(sorted({row_of[q] for q in rows["query_id"]})) for split, rows in dataset.qrels.items()}
+    between = []
+    for earlier, later in combinations(splits, 2):
+        if earlier in ("train", "dev"):
+            pairs = _leaking_rows(splits[earlier], splits[later], texts, vectors, threshold)
+            ids = list(row_of)
+            leaks = tuple(Leak(kind, ids[a], ids[b], texts[a], texts[b], cosine) for kind, a, b, cosine in pairs)
+            rows = torch.from_numpy(splits[earlier]), torch.from_numpy(splits[later])
+            mean = float(vectors[rows[0]].mean(dim=0) @ vectors[rows[1]].mean(dim=0))
+            shared = _shared_documents(dataset, earlier, later)
+            between.append(SplitLeaks(earlier, later, len(rows[0]), len(rows[1]), leaks, shared, mean))
+    return LeakReport(threshold, tuple(between))
+
+
+def drop_leaks(dataset: RetrievalDataset, report: LeakReport) -> RetrievalDataset:
+    """Take the leaking queries out of the earlier split of each two; the later one, test above all, stays as it is.
+
+    Queries that only share a document with a later split are no leak and stay. What is taken out keeps its text in
+    `queries`, without judgements in that split.
+
+    Args:
+        dataset: The data set that was checked.
+        report: What `check_leaks` found in it.
+
+    Returns:
+        The data set without these leaks and with a note that says how many queries went; the same if there are none.
+
+    Raises:
+        ValueError: a split would lose all of its queries.
+    """
+    leaking: dict[str, set[str]] = {}
+    for found in report.between:
+        leaking.setdefault(found.earlier, set()).update(found.earlier_ids)
+    qrels, dropped = dict(dataset.qrels), []
+    for split, ids in leaking.items():
+        if not ids:
+            continue
+        query_ids = list(qrels[split]["query_id"])
+        kept = [row for row, query_id in enumerate(query_ids) if query_id not in ids]
+        if not kept:
+            raise ValueError(
+                f"Every query of the split {split!r} stands in a later split as well (paraphrases have a cosine of at "
+                f"least {report.threshold:g}), so dropping them leaves nothing. Give other data or a higher threshold."
+            )
+        qrels[split] = qrels[split].select(kept)
+        dropped.append(f"{len(ids)} of {len(set(query_ids))} queries of {split}")
+    if not dropped:
+        return dataset
+    note = f"Dropped because a later split has their text or a paraphrase: {' and '.join(dropped)}."
+    return replace(dataset, qrels=qrels, notes=(*dataset.notes, note))
+
+
+def regroup(
+    dataset: RetrievalDataset, query_embeddings: Tensor, *, threshold: float = PARAPHRASE_THRESHOLD
+) -> RetrievalDataset:
+    """Cut anew the splits that `RetrievalDataset.load` cut, so that paraphrases land on one side as well.
+
+    Paraphrases of paraphrases belong together too. What `load` kept together stays together: duplicates, and with
+    `split_by="document"` the queries of one document.
+
+    Args:
+        dataset: With splits that were cut, not given.
+        query_embeddings: (Q, D), the base model's, rows in the order of `dataset.queries`; of any length.
+        threshold: Cosine from which two queries count as paraphrases, above 0, at most 1.
+
+    Raises:
+        ValueError: all splits were given; a split would be empty; the embeddings do not fit the queries or are not
+            finite; the threshold is out of range.
+    """
+    vectors = _checked(dataset, query_embeddings, threshold)
+    ours = dataset.cut.splits if dataset.cut else ()
+    judged = {query_id for split in ours for query_id in dataset.qrels[split]["query_id"]}
+    ids = list(dataset.queries["id"])
+    rows = np.array([row for row, query_id in enumerate(ids) if query_id in judged], dtype=np.int64)
+    groups: dict[int, list[str]] = {}
+    for row, label in zip(rows, _paraphrase_groups(vectors[torch.from_numpy(rows)], threshold), strict=True):
+        groups.setdefault(int(label), []).append(ids[row])
+    together = [group for group in groups.values() if len(group) > 1]
+    regrouped = dataset.recut(together)
+    number = counted(sum(map(len, together)), "query has", "queries have")
+    note = f"{number} a paraphrase (cosine of at least {threshold:g}) and stay on its side."
+    assert regrouped.cut is not None  # recut refuses data without
+    cut = regrouped.cut._replace(notes=(*regrouped.cut.notes, note))
+    return replace(regrouped, notes=(*regrouped.notes, note), cut=cut)
+
+
+def _checked(dataset: RetrievalDataset, query_embeddings: Tensor, threshold: float) -> Tensor:
+    """The query embeddings at unit length, after a look at what came."""
+    if not 0 < threshold <= 1:
+        raise ValueError(f"The paraphrase threshold is {threshold}. Expected a cosine above 0 and at most 1.")
+    if query_embeddings.ndim != 2 or len(query_embeddings) != len(dataset.queries):
+        raise ValueError(
+            f"query_embeddings have the shape {tuple(query_embeddings.shape)}, but there are {len(dataset.queries)} "
+            "queries. Pass one row per query of the data set, in its order."
+        )
+    if not torch.isfinite(query_embeddings).all():
+        raise ValueError("query_embeddings hold NaN or infinite values. Embed the queries again.")
+    return torch.nn.functional.normalize(query_embeddings.float())
+
+
+class _Row(NamedTuple):
+    kind: Kind
+    earlier: int
+    later: int
+    cosine: float
+
+
+def _leaking_rows(
+    earlier: NDArray[np.int64], later: NDArray[np.int64], texts: Sequence[str], vectors: Tensor, threshold: float
+) -> list[_Row]:
+    """Each leaking row of either side with its closest counterpart, the strongest kind first."""
+    found: dict[tuple[int, int], Kind] = {}
+    twins: tuple[set[int], set[int]] = (set(), set())
+    keys: dict[Kind, list[str]] = {"exact": list(texts), "normalised": [normalised(text) for text in texts]}
+    for kind, key in keys.items():
+        first_of = tuple({key[row]: row for row in rows[::-1].tolist()} for rows in (earlier, later))
+        for side, rows in enumerate((earlier, later)):
+            for row in rows.tolist():
+                twin = first_of[1 - side].get(key[row])
+                if twin is not None and row not in twins[side]:
+                    twins[side].add(row)
+                    found.setdefault((row, twin) if side == 0 else (twin, row), kind)
+    # A row without a twin of the same text has none among its closest ones either.
+    nearest = _nearest(vectors[torch.from_numpy(earlier)], vectors[torch.from_numpy(later)])
+    for side, (rows, others) in enumerate(((earlier, later), (later, earlier))):
+        cosine, index = nearest[side]
+        for place in (cosine >= threshold).nonzero()[:, 0].tolist():
+            row, other = int(rows[place]), int(others[int(index[place])])
+            if row not in twins[side]:
+                found.setdefault((row, other) if side == 0 else (other, row), "paraphrase")
+    order = list(_WORDS)
+    pairs_of_rows = torch.tensor(list(found), dtype=torch.int64, device=vectors.device).reshape(-1, 2)
+    cosines = (vectors[pairs_of_rows[:, 0]] * vectors[pairs_of_rows[:, 1]]).sum(dim=1).clamp(-1, 1).tolist()
+    pairs = [_Row(kind, *rows, cosine) for (rows, kind), cosine in zip(found.items(), cosines, strict=True)]
+    return sorted(pairs, key=lambda pair: (order.index(pair.kind), -pair.cosine, pair.later, pair.earlier))
+
+
+def _nearest(one: Tensor, other: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """For each row of either matrix, the highest cosine with a row of the other one and where: on the CPU."""
+    best = [torch.full((len(side),), -2.0, device=one.device) for side in (one, other)]
+    where = [torch.zeros(len(side), dtype=torch.int64, device=one.device) for side in (one, other)]
+    for start, stop, cosines in _blocks(one, other):
+        for side, dim, rows, first in (
+            (0, 1, slice(start[0], stop[0]), start[1]),
+            (1, 0, slice(start[1], stop[1]), start[0]),
+        ):
+            value, index = cosines.max(dim=dim)
+            better = value > best[side][rows]
+            best[side][rows] = torch.where(better, value, best[side][rows])
+            where[side][rows] = torch.where(better, index + first, where[side][rows])
+    return (best[0].cpu(), where[0].cpu()), (best[1].cpu(), where[1].cpu())
+
+
+def _paraphrase_groups(vectors: Tensor, threshold: float) -> NDArray[np.int64]:
+    """The connected components of rows with a cosine of at least the threshold, named by their first row."""
+    labels = np.arange(len(vectors))
+    for start, _, cosines in _blocks(vectors, vectors):
+        if start[0] <= start[1]:  # the rest is the mirror image
+            one, other = (cosines >= threshold).nonzero(as_tuple=True)
+            labels = join(labels, one.cpu().numpy() + start[0], other.cpu().numpy() + start[1])
+    return labels
+
+
+def _blocks(one: Tensor, other: Tensor) -> Iterator[tuple[tuple[int, int], tuple[int, int], Tensor]]:
+    """The product of two matrices of unit rows in blocks, each with the rows and columns where it begins and ends."""
+    for row in range(0, len(one), _BLOCK_ROWS):
+        for column in range(0, len(other), _BLOCK_ROWS):
+            rows, columns = one[row : row + _BLOCK_ROWS], other[column : column + _BLOCK_ROWS]
+            yield (row, column), (row + len(rows), column + len(columns)), rows @ columns.T
+
+
+def _shared_documents(dataset: RetrievalDataset, earlier: str, later: str) -> tuple[tuple[str, str], ...]:
+    positives = {
+        split: [
+            (query_id, corpus_id)
+            for query_id, corpus_id, score in zip(
+                dataset.qrels[split]["query_id"],
+                dataset.qrels[split]["corpus_id"],
+                dataset.qrels[split]["score"],
+                strict=True,
+            )
+            if score > 0
+        ]
+        for split in (earlier, later)
+    }
+    asked = {corpus_id for _, corpus_id in positives[earlier]}
+    return tuple(pair for pair in positives[later] if pair[1] in asked)

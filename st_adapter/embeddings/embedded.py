@@ -1,0 +1,335 @@
+"""A retrieval data set as vectors: queries, corpus, judgements as indices, and a query's own copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.base_model import BaseModel
+
+Similarity = Literal["cosine", "dot"]
+
+_UNIT_TOLERANCE = 1e-3
+# Batches of other sizes shift a vector; a cosine this near to 1 is the same text, whatever the precision.
+_COPY_TOLERANCE = 1e-4
+# Splits share one corpus tensor: version and similarity for which it was found to be in form.
+_in_form: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+class EmbeddedQrels(NamedTuple):
+    """The judgements of one split as indices: P judged (query, document) pairs.
+
+    Attributes:
+        query_index: (P,) int64 into the queries.
+        corpus_index: (P,) int64 into the corpus.
+        relevance: (P,) float32; > 0 is relevant.
+    """
+
+    query_index: Tensor
+    corpus_index: Tensor
+    relevance: Tensor
+
+
+class OwnCopies(NamedTuple):
+    """Queries that stand in the corpus themselves, as indices: C (query, document) pairs, each once.
+
+    Attributes:
+        query_index: (C,) int64 into the queries.
+        corpus_index: (C,) int64 into the corpus.
+    """
+
+    query_index: Tensor
+    corpus_index: Tensor
+
+
+@dataclass(frozen=True)
+class EmbeddedSplit:
+    """The queries of one split, the whole corpus and the judgements between them; all tensors on one device.
+
+    Attributes:
+        name: ``train``, ``dev``, ``test`` or another split.
+        query_ids: Q ids, row by row.
+        corpus_ids: N ids, row by row.
+        query_embeddings: (Q, D) float32, as the base model gives them.
+        corpus_embeddings: (N, D) float32; brought to unit length if ``similarity`` is cosine.
+        qrels: judgements, indices into the two matrices.
+        similarity: ``cosine`` or ``dot``, how the model compares a query with a document.
+        unit: whether the base model's vectors have unit length.
+        base_model: the model that the vectors are of; None if unknown.
+        own_copies: the documents that are a query's own text, as far as the texts tell. None where there are no texts:
+            then it is the document with the query's id and, up to rounding, its vector.
+
+    Raises:
+        ValueError: ids, matrices and indices do not fit together, or a vector is not finite.
+    """
+
+    name: str
+    query_ids: list[str]
+    corpus_ids: list[str]
+    query_embeddings: Tensor
+    corpus_embeddings: Tensor
+    qrels: EmbeddedQrels
+    similarity: Similarity = "cosine"
+    unit: bool = True
+    base_model: BaseModel | None = None
+    own_copies: OwnCopies | None = None
+
+    def __post_init__(self) -> None:
+        # Not kept as given, so that no user of the split has to ask for dtypes or for the similarity.
+        object.__setattr__(self, "qrels", _as_qrels(self.qrels))
+        _bring_into_form(self)
+        _check_indices(self.name, self.qrels, self.query_ids, self.corpus_ids)
+
+    @property
+    def left_out(self) -> OwnCopies:
+        """The own copies that count neither as hits nor as negatives, by query: all that are not judged relevant."""
+        copies = _same_id_and_vector(self) if self.own_copies is None else self.own_copies
+        if len(copies.query_index) == 0:
+            return copies
+        num_documents = len(self.corpus_ids)
+        relevant = self.qrels.relevance > 0
+        judged = self.qrels.query_index[relevant] * num_documents + self.qrels.corpus_index[relevant]
+        keys = copies.query_index * num_documents + copies.corpus_index
+        keys = keys[~torch.isin(keys, judged)].sort().values
+        return OwnCopies(keys // num_documents, keys % num_documents)
+
+    def subset(self, kept: Tensor) -> EmbeddedSplit:
+        """The split without the queries (and their judgements) for which ``kept``, (Q,) bool, is False."""
+        judged = kept[self.qrels.query_index]
+        query_index, corpus_index, relevance = (part[judged] for part in self.qrels)
+        rows = kept.cumsum(0) - 1
+        return replace(
+            self,
+            query_ids=[query_id for query_id, keep in zip(self.query_ids, kept.tolist(), strict=True) if keep],
+            query_embeddings=self.query_embeddings[kept],
+            qrels=EmbeddedQrels(rows[query_index], corpus_index, relevance),
+            own_copies=_copies_of(self.own_copies, kept),
+        )
+
+    @property
+    def dim(self) -> int:
+        """D, the number of dimensions."""
+        return int(self.query_embeddings.shape[1])
+
+    @property
+    def num_pairs(self) -> int:
+        """How many judged pairs are relevant."""
+        return int((self.qrels.relevance > 0).sum())
+
+
+@dataclass(frozen=True)
+class EmbeddedDataset:
+    """A retrieval data set as vectors: ``embedded["train"]`` is what training and evaluation take.
+
+    Attributes:
+        query_ids: Q ids of all splits, row by row.
+        corpus_ids: N ids, row by row.
+        query_embeddings: (Q, D) float32, as the base model gives them.
+        corpus_embeddings: (N, D) float32; of unit length if ``similarity`` is cosine. One tensor for all splits.
+        qrels: split -> judgements.
+        similarity: ``cosine`` or ``dot``.
+        unit: whether the base model's vectors have unit length.
+        base_model: the model that the vectors are of; None if unknown.
+        own_copies: as in ``EmbeddedSplit``.
+
+    Raises:
+        ValueError: ids, matrices and indices do not fit together, or a vector is not finite.
+    """
+
+    query_ids: list[str]
+    corpus_ids: list[str]
+    query_embeddings: Tensor
+    corpus_embeddings: Tensor
+    qrels: dict[str, EmbeddedQrels]
+    similarity: Similarity
+    unit: bool
+    base_model: BaseModel | None = None
+    own_copies: OwnCopies | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "qrels", {split: _as_qrels(qrels) for split, qrels in self.qrels.items()})
+        _bring_into_form(self)
+        for split, qrels in self.qrels.items():
+            _check_indices(split, qrels, self.query_ids, self.corpus_ids)
+
+    def __getitem__(self, split: str) -> EmbeddedSplit:
+        """The queries that a split judges, in data set order, with the whole corpus.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        if split not in self.qrels:
+            raise ValueError(
+                f"There is no split {split!r}; this data set has {list(self.qrels)}. Ask for one of these."
+            )
+        qrels = self.qrels[split]
+        rows, query_index = qrels.query_index.unique(return_inverse=True)
+        judged = torch.zeros(len(self.query_ids), dtype=torch.bool, device=rows.device)
+        judged[rows] = True
+        return EmbeddedSplit(
+            name=split,
+            query_ids=[self.query_ids[row] for row in rows.tolist()],
+            corpus_ids=self.corpus_ids,
+            query_embeddings=self.query_embeddings[rows],
+            corpus_embeddings=self.corpus_embeddings,
+            qrels=qrels._replace(query_index=query_index),
+            similarity=self.similarity,
+            unit=self.unit,
+            base_model=self.base_model,
+            own_copies=_copies_of(self.own_copies, judged),
+        )
+
+    def to(self, device: str | torch.device) -> EmbeddedDataset:
+        """The same data set with all tensors on ``device``."""
+        copies = self.own_copies
+        return replace(
+            self,
+            query_embeddings=self.query_embeddings.to(device),
+            corpus_embeddings=self.corpus_embeddings.to(device),
+            qrels={split: EmbeddedQrels(*(part.to(device) for part in qrels)) for split, qrels in self.qrels.items()},
+            own_copies=None if copies is None else OwnCopies(*(part.to(device) for part in copies)),
+        )
+
+
+def index_qrels(dataset: RetrievalDataset, device: str | torch.device) -> dict[str, EmbeddedQrels]:
+    """The judgements of each split as indices into the rows of queries and corpus, on ``device``."""
+    query_rows = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
+    corpus_rows = {corpus_id: row for row, corpus_id in enumerate(dataset.corpus["id"])}
+    return {
+        split: EmbeddedQrels(
+            torch.tensor([query_rows[query_id] for query_id in judged["query_id"]], device=device),
+            torch.tensor([corpus_rows[corpus_id] for corpus_id in judged["corpus_id"]], device=device),
+            torch.tensor(list(judged["score"]), dtype=torch.float32, device=device),
+        )
+        for split, judged in dataset.qrels.items()
+    }
+
+
+def place_in_group(groups: Tensor, num_groups: int) -> Tensor:
+    """For entries ordered by group, the place of each one in its own group, from 0: (P,) int64.
+
+    Example:
+        >>> place_in_group(torch.tensor([0, 0, 2, 2, 2]), 3).tolist()
+        [0, 1, 0, 1, 2]
+    """
+    counts = torch.bincount(groups, minlength=num_groups)
+    return torch.arange(len(groups), device=groups.device) - (counts.cumsum(0) - counts)[groups]
+
+
+def _as_qrels(given: EmbeddedQrels) -> EmbeddedQrels:
+    cast = EmbeddedQrels(given.query_index.long(), given.corpus_index.long(), given.relevance.float())
+    return given if all(one is other for one, other in zip(given, cast, strict=True)) else cast
+
+
+def _bring_into_form(embedded: EmbeddedSplit | EmbeddedDataset) -> None:
+    """Bring the vectors into the form that the class promises, after a look at what came."""
+    object.__setattr__(embedded, "query_embeddings", embedded.query_embeddings.float())
+    object.__setattr__(embedded, "corpus_embeddings", embedded.corpus_embeddings.float())
+    _check_shape("query", embedded.query_ids, embedded.query_embeddings)
+    _check_shape("corpus", embedded.corpus_ids, embedded.corpus_embeddings)
+    if embedded.query_embeddings.shape[1] != embedded.corpus_embeddings.shape[1]:
+        raise ValueError(
+            f"query_embeddings have {embedded.query_embeddings.shape[1]} dimensions, but corpus_embeddings have "
+            f"{embedded.corpus_embeddings.shape[1]}. Embed both with the same base model."
+        )
+    _check_finite("query", embedded.query_ids, embedded.query_embeddings)
+    corpus = embedded.corpus_embeddings
+    if not _is_in_form(corpus, embedded.similarity):
+        _check_finite("corpus", embedded.corpus_ids, corpus)
+        corpus = _comparable(corpus, embedded.similarity)
+        object.__setattr__(embedded, "corpus_embeddings", corpus)
+        if not corpus.is_inference():
+            _in_form[corpus] = (corpus._version, embedded.similarity)
+    if embedded.own_copies is not None:
+        copies = OwnCopies(*(part.long() for part in embedded.own_copies))
+        object.__setattr__(embedded, "own_copies", copies)
+        _check_range("own copies", *copies, embedded.query_ids, embedded.corpus_ids)
+
+
+def _is_in_form(corpus_embeddings: Tensor, similarity: Similarity) -> bool:
+    """Whether these very documents were looked at before, and have not been written into since."""
+    if corpus_embeddings.is_inference() or corpus_embeddings not in _in_form:
+        return False
+    return bool(_in_form[corpus_embeddings] == (corpus_embeddings._version, similarity))
+
+
+def _comparable(corpus_embeddings: Tensor, similarity: Similarity) -> Tensor:
+    """Documents whose dot product with a unit query is the similarity; the same tensor if nothing has to change."""
+    if similarity == "dot":
+        return corpus_embeddings
+    lengths = corpus_embeddings.norm(dim=1)
+    off = ((lengths - 1).abs() > _UNIT_TOLERANCE) & (lengths > 0)  # a row of zeros stays what it is
+    return torch.nn.functional.normalize(corpus_embeddings) if off.any() else corpus_embeddings
+
+
+def _check_shape(side: str, ids: Sequence[str], embeddings: Tensor) -> None:
+    if embeddings.ndim != 2 or len(ids) != len(embeddings):
+        raise ValueError(
+            f"{side}_embeddings have shape {tuple(embeddings.shape)}, but there are {len(ids)} ids. "
+            "Pass one row of D numbers per id."
+        )
+
+
+def _check_finite(side: str, ids: Sequence[str], embeddings: Tensor) -> None:
+    bad = ~torch.isfinite(embeddings).all(dim=1)
+    if bad.any():
+        rows = bad.nonzero().squeeze(1).tolist()
+        raise ValueError(
+            f"{len(rows)} rows of {side}_embeddings hold NaN or infinite values, the first: "
+            f"{[ids[row] for row in rows[:3]]}. Embed these texts again."
+        )
+
+
+def _check_indices(split: str, qrels: EmbeddedQrels, query_ids: Sequence[str], corpus_ids: Sequence[str]) -> None:
+    if len({tuple(part.shape) for part in qrels}) > 1 or qrels.relevance.ndim != 1:
+        shapes = [tuple(part.shape) for part in qrels]
+        raise ValueError(
+            f"The judgements of {split!r} have query_index, corpus_index and relevance of the shapes {shapes}. "
+            "Pass three tensors with one entry per judgement."
+        )
+    if not torch.isfinite(qrels.relevance).all():
+        raise ValueError(f"A judgement of {split!r} has a relevance that is NaN or infinite. Pass finite numbers.")
+    _check_range(f"judgements of {split!r}", qrels.query_index, qrels.corpus_index, query_ids, corpus_ids)
+
+
+def _check_range(
+    what: str, query_index: Tensor, corpus_index: Tensor, query_ids: Sequence[str], corpus_ids: Sequence[str]
+) -> None:
+    if query_index.shape != corpus_index.shape or query_index.ndim != 1:
+        raise ValueError(
+            f"The {what} have indices of the shapes {tuple(query_index.shape)} and {tuple(corpus_index.shape)}. "
+            "Pass two tensors with one entry per pair."
+        )
+    for index, size, side in ((query_index, len(query_ids), "query"), (corpus_index, len(corpus_ids), "corpus")):
+        if len(index) and not (0 <= int(index.min()) and int(index.max()) < size):
+            raise ValueError(f"The {what} point to {side} rows outside 0..{size - 1}. Pass indices of these rows.")
+
+
+def _copies_of(copies: OwnCopies | None, kept: Tensor) -> OwnCopies | None:
+    """The own copies of the queries that are kept, (Q,) bool, as indices into these."""
+    if copies is None:
+        return None
+    there = kept[copies.query_index]
+    rows = kept.cumsum(0) - 1
+    return OwnCopies(rows[copies.query_index[there]], copies.corpus_index[there])
+
+
+def _same_id_and_vector(split: EmbeddedSplit) -> OwnCopies:
+    """The documents with a query's id and vector: "1", "2", ... often number both sides, so ids alone say nothing."""
+    row_of = {query_id: row for row, query_id in enumerate(split.query_ids)}
+    pairs = [(row_of[one], document) for document, one in enumerate(split.corpus_ids) if one in row_of]
+    device = split.query_embeddings.device
+    query_index, corpus_index = torch.tensor(pairs, dtype=torch.int64, device=device).reshape(-1, 2).unbind(1)
+    queries, documents = split.query_embeddings[query_index], split.corpus_embeddings[corpus_index]
+    lengths = queries.norm(dim=1), documents.norm(dim=1)
+    same = (queries * documents).sum(dim=1) >= (1 - _COPY_TOLERANCE) * lengths[0] * lengths[1]
+    if split.similarity == "dot":
+        # With the cosine, the documents have lost the lengths they had.
+        same &= (lengths[0] - lengths[1]).abs() <= _COPY_TOLERANCE * lengths[0]
+    return OwnCopies(query_index[same], corpus_index[same])

@@ -1,0 +1,219 @@
+"""Two systems on the same queries, compared metric by metric and said in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from st_adapter.evaluation.statistics import Interval, bootstrap_intervals, two_sided_p_values
+
+# Values nearer than this are a tie: the same ranking may be summed in another order.
+_TIE = 1e-9
+_WRITTEN = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of the adapted model against the base model, paired by query.
+
+    Attributes:
+        metric: such as ``ndcg@10``.
+        num_queries: Q.
+        base: mean of the base model, a fraction 0-1.
+        adapted: mean of the adapted model.
+        difference: mean of adapted minus base.
+        interval: 95 % bootstrap interval of the difference; see ``bootstrap_intervals``.
+        p_value: two-sided, of the paired randomisation test; see ``two_sided_p_values``. For this metric alone: not
+            adjusted for looking at several.
+        effect_size: Cohen's d_z, the mean of the differences over their standard deviation (Cohen 1988, "Statistical
+            power analysis for the behavioral sciences", 2.3.5; Lakens 2013, "Calculating and reporting effect sizes"):
+            0.2 is small, 0.5 medium, 0.8 large. None where the differences do not vary.
+        wins: queries on which the adapted model is better.
+        ties: queries on which both are equal.
+        losses: queries on which the base model is better.
+    """
+
+    metric: str
+    num_queries: int
+    base: float
+    adapted: float
+    difference: float
+    interval: Interval
+    p_value: float
+    effect_size: float | None
+    wins: int
+    ties: int
+    losses: int
+
+    @property
+    def sentence(self) -> str:
+        """What happened, in plain words.
+
+        Example:
+            >>> print(compare({"ndcg@10": np.zeros(3)}, {"ndcg@10": np.full(3, 0.5)})["ndcg@10"].sentence)
+            better on 3 of 3 queries, worse on 0; +.500 nDCG@10, 95 % interval .500 to .500
+        """
+        low, high = (_fraction(end) for end in self.interval)
+        return (
+            f"better on {self.wins:,} of {self.num_queries:,} {'query' if self.num_queries == 1 else 'queries'}, "
+            f"worse on {self.losses:,}; {_signed(self.difference)} {written(self.metric)}, "
+            f"95 % interval {low} to {high}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; the interval is a list of two."""
+        return {**asdict(self), "interval": list(self.interval)}
+
+
+@dataclass(frozen=True)
+class SeedComparison:
+    """The same metric of several runs that differ in their seed, against one base model.
+
+    Intervals speak of other queries, not of other seeds; how far seeds lie apart is in ``lowest`` and ``highest``.
+
+    Attributes:
+        mean: the runs' mean of every query against the base model.
+        runs: every run for itself, in the order given.
+    """
+
+    mean: Comparison
+    runs: tuple[Comparison, ...]
+
+    @property
+    def lowest(self) -> float:
+        """The smallest difference of a run."""
+        return min(run.difference for run in self.runs)
+
+    @property
+    def highest(self) -> float:
+        """The largest difference of a run."""
+        return max(run.difference for run in self.runs)
+
+    @property
+    def sentence(self) -> str:
+        """What happened, in plain words.
+
+        Example:
+            >>> print(compare_seeds(np.zeros(2), np.array([[0.1, 0.1], [0.3, 0.3]]), "mrr@10").sentence)
+            +.200 MRR@10, mean of 2 seeds (lowest +.100, highest +.300)
+        """
+        return (
+            f"{_signed(self.mean.difference)} {written(self.mean.metric)}, mean of {len(self.runs)} seeds "
+            f"(lowest {_signed(self.lowest)}, highest {_signed(self.highest)})"
+        )
+
+
+def compare(
+    base: Mapping[str, NDArray[np.float64]], adapted: Mapping[str, NDArray[np.float64]], seed: int = 0
+) -> dict[str, Comparison]:
+    """Compare all metrics of two systems on the same queries; one resampling of the queries serves all metrics.
+
+    Args:
+        base: metric -> (Q,) of the base model.
+        adapted: the same metrics of the adapted model, queries in the same order.
+        seed: of intervals and tests.
+
+    Returns:
+        metric -> comparison.
+
+    Raises:
+        ValueError: the two have other metrics or other numbers of queries, or there are no queries.
+    """
+    if not base or set(base) != set(adapted):
+        raise ValueError(
+            f"The base model has the metrics {sorted(base)}, the adapted model {sorted(adapted)}. "
+            "Evaluate both with the same cut-offs."
+        )
+    shapes = {values.shape for side in (base, adapted) for values in side.values()}
+    if len(shapes) > 1 or shapes == {(0,)} or len(min(shapes)) != 1:
+        raise ValueError(
+            f"The values per query have the shapes {sorted(shapes)}. Pass one value per query, at least one, and the "
+            "same queries on both sides."
+        )
+    ours = np.stack([adapted[metric] for metric in base])  # (M, Q)
+    theirs = np.stack(list(base.values()))
+    return dict(zip(base, _compare_rows(list(base), theirs, ours, seed), strict=True))
+
+
+def compare_seeds(
+    base: NDArray[np.float64], adapted: NDArray[np.float64], metric: str, seed: int = 0
+) -> SeedComparison:
+    """Compare several runs with one base model.
+
+    Args:
+        base: (Q,) values of the base model.
+        adapted: (S, Q) values of S runs on the same queries, S >= 1.
+        metric: their name.
+        seed: of intervals and tests.
+
+    Raises:
+        ValueError: the shapes do not fit together, or there are no queries or runs.
+    """
+    if adapted.ndim != 2 or base.shape != adapted.shape[1:] or adapted.size == 0:
+        raise ValueError(
+            f"The base model has values of shape {base.shape}, the runs {adapted.shape}. Pass (Q,) and (S, Q), with at "
+            "least one query and one run."
+        )
+    rows = np.vstack([adapted.mean(axis=0), adapted])
+    mean, *runs = _compare_rows([metric] * len(rows), np.broadcast_to(base, rows.shape), rows, seed)
+    return SeedComparison(mean, tuple(runs))
+
+
+def written(metric: str) -> str:
+    """A metric as it is written in text.
+
+    Example:
+        >>> written("ndcg@10"), written("recall@100")
+        ('nDCG@10', 'recall@100')
+    """
+    name, at, k = metric.partition("@")
+    return f"{_WRITTEN.get(name, name)}{at}{k}"
+
+
+def _compare_rows(
+    metrics: Sequence[str], base: NDArray[np.float64], adapted: NDArray[np.float64], seed: int
+) -> list[Comparison]:
+    """A comparison for each of (M, Q) rows."""
+    differences = adapted - base
+    # Rounding must not pass for a win, nor for evidence.
+    differences[np.abs(differences) <= _TIE] = 0.0
+    num_queries = differences.shape[1]
+    intervals = bootstrap_intervals(differences, seed=seed)
+    p_values = two_sided_p_values(differences, seed=seed)
+    varies = np.ptp(differences, axis=1) > _TIE
+    means = differences.mean(axis=1)
+    deviations = differences.std(axis=1, ddof=1) if num_queries > 1 else np.zeros(len(means))
+    wins, losses = (differences > 0).sum(axis=1), (differences < 0).sum(axis=1)
+    return [
+        Comparison(
+            metric=metric,
+            num_queries=num_queries,
+            base=float(base[row].mean()),
+            adapted=float(adapted[row].mean()),
+            difference=float(means[row]),
+            interval=Interval(*intervals[row].tolist()),
+            p_value=float(p_values[row]),
+            effect_size=float(means[row] / deviations[row]) if varies[row] else None,
+            wins=int(wins[row]),
+            ties=int(num_queries - wins[row] - losses[row]),
+            losses=int(losses[row]),
+        )
+        for row, metric in enumerate(metrics)
+    ]
+
+
+def _fraction(value: float) -> str:
+    """Three decimals without the leading zero, as metrics are written."""
+    text = f"{value:.3f}"
+    if float(text) == 0:
+        return ".000"
+    return text.replace("0.", ".", 1) if abs(value) < 1 and float(text) not in (1, -1) else text
+
+
+def _signed(value: float) -> str:
+    text = _fraction(value)
+    return text if text == ".000" or value < 0 else f"+{text}"

@@ -1,0 +1,384 @@
+"""Evaluate against the index that the adapted queries will meet: truncated, quantised or approximate.
+
+Every index here is built from the documents' embeddings of the base model alone, once, and never sees a query before
+it is searched, as in a store that was filled before there was an adapter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers.util import quantize_embeddings, truncate_embeddings
+from torch import Tensor
+
+from st_adapter.embeddings.embedded import EmbeddedSplit
+from st_adapter.embeddings.search import Index, TopK, rescore, search
+from st_adapter.evaluation.evaluation import Adapter, EvaluationResult, adapt, evaluate, search_split
+from st_adapter.evaluation.metrics import DEFAULT_KS
+
+EXACT = "exact"
+_RECALL_AT = 10
+# HNSW: links per document and width of the search while building; with the width while searching below, the defaults
+# of Chroma 1.x.
+_HNSW_LINKS, _HNSW_EF_CONSTRUCTION = 16, 100
+# IVF: lists per root of the number of documents, and documents per list that k-means asks for (FAISS's guidelines).
+_IVF_LISTS_PER_ROOT, _IVF_TRAINING_POINTS = 4, 39
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class IndexEvaluation:
+    """Base and adapted model on the same queries, searched through one index.
+
+    Attributes:
+        index: name with its number, such as ``hnsw:100``; ``build_index`` makes the index from it.
+        description: the same in words.
+        result: metrics of both sides.
+        base_recall: share of the exact search's 10 best documents that the index finds among its 10 best, mean over all
+            queries of the split, 0-1. A document that scores as high as the exact search's 10th counts as found.
+        adapted_recall: the same for the adapted queries.
+    """
+
+    index: str
+    description: str
+    result: EvaluationResult
+    base_recall: float
+    adapted_recall: float
+
+    def to_dict(self, per_query: Sequence[str] = ()) -> dict[str, Any]:
+        """A JSON-ready summary; ``per_query`` names the metrics to write out query by query."""
+        return {
+            "index": self.index,
+            "description": self.description,
+            "base_recall": self.base_recall,
+            "adapted_recall": self.adapted_recall,
+            **self.result.to_dict(per_query),
+        }
+
+
+def evaluate_indexes(
+    split: EmbeddedSplit,
+    adapter: Adapter | None,
+    indexes: Sequence[str],
+    ks: Sequence[int] = DEFAULT_KS,
+    *,
+    seen_documents: Tensor | None = None,
+) -> list[IndexEvaluation]:
+    """Evaluate base and adapted queries through each of several indexes over the same documents.
+
+    Queries are adapted in full first; what the index does to a vector comes after that, for base and adapted alike.
+
+    Args:
+        split: queries, corpus and judgements.
+        adapter: an adapter, or the modules that a saved model applies to queries; None evaluates the base model alone.
+        indexes: names as ``build_index`` takes them.
+        ks: cut-offs, each >= 1.
+        seen_documents: as for ``evaluate``.
+
+    Returns:
+        One entry per index, the exact search first whether or not it was named.
+
+    Raises:
+        ValueError: a name is unknown or does not fit the embeddings; or as ``evaluate``.
+        ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
+    """
+    names = list(dict.fromkeys([EXACT, *(check_index(name) for name in indexes)]))
+    sides = [split.query_embeddings, split.query_embeddings]
+    if adapter is not None:
+        sides[1] = adapt(adapter, split.query_embeddings)
+    evaluations = []
+    for name in names:
+        index = build_index(split, name)
+        result = evaluate(split, adapter, ks, index=index, seen_documents=seen_documents)
+        base_recall, adapted_recall = (1.0 if name == EXACT else _recall(split, queries, index) for queries in sides)
+        evaluations.append(IndexEvaluation(name, _describe(name), result, base_recall, adapted_recall))
+    return evaluations
+
+
+def check_index(name: str) -> str:
+    """The name of an index with its number filled in, if it can be built here.
+
+    Raises:
+        ValueError: there is no such index, or its number is missing, not a number or below 1.
+        ImportError: the index needs ``st-adapter[index]``, which is not installed.
+
+    Example:
+        >>> check_index("binary")
+        'binary:40'
+    """
+    kind, colon, number = name.partition(":")
+    if kind not in _KINDS:
+        raise ValueError(f"There is no index {name!r}. Choose from {', '.join(_usage(kind) for kind in _KINDS)}.")
+    if _KINDS[kind].needs_faiss:
+        _faiss()
+    parameter, default = _KINDS[kind].parameter, _KINDS[kind].default
+    if parameter is None:
+        if colon:
+            raise ValueError(f"The index {kind!r} takes no number, but {name!r} was given. Leave it out.")
+        return kind
+    if not colon and default is not None:
+        return f"{kind}:{default}"
+    if not (number.isascii() and number.isdecimal() and int(number) >= 1):
+        raise ValueError(f"The index {name!r} is not in the form {_usage(kind)} with {parameter} >= 1.")
+    return f"{kind}:{int(number)}"
+
+
+def build_index(split: EmbeddedSplit, name: str) -> Index:
+    """Build an index over the documents of a split.
+
+    ================================ =================================================================================
+    ``exact``                        Every document, full precision.
+    ``truncate:DIM``                 Documents and queries cut to their first DIM dimensions, as the base model's
+                                     ``truncate_dim`` does after its last module, and brought back to unit length if
+                                     the similarity is cosine (Kusupati et al. 2022, "Matryoshka representation
+                                     learning"; a model not trained that way loses more).
+    ``int8``                         Documents as int8 with the ranges of their own dimensions, queries in full
+                                     precision: FAISS's and Milvus's SQ8, and the scores that Sentence Transformers
+                                     rescores with.
+    ``int8-both``                    The query is brought to int8 too, with the ranges of the documents; what lies
+                                     outside of them is clipped.
+    ``binary[:CANDIDATES]``          One bit per dimension. The nearest documents by Hamming distance between bits,
+                                     scored again as the dot product of the query in full precision with the
+                                     document's bits (Yamada, Asai & Hajishirzi 2021, "Efficient passage retrieval with
+                                     hashing for open-domain question answering"). Nothing but bits is stored.
+    ``binary-rescored[:CANDIDATES]`` The same candidates, scored again with the documents in full precision, as Qdrant
+                                     and pgvector's guide do, which keep these on disk.
+    ``hnsw[:EF_SEARCH]``             FAISS: graph (Malkov & Yashunin 2020, "Efficient and robust approximate nearest
+                                     neighbor search using hierarchical navigable small world graphs"), 16 links,
+                                     ef_construction 100.
+    ``ivf[:NPROBE]``                 FAISS: inverted lists around k-means centres, about 4 sqrt(N) of them, the nearest
+                                     NPROBE searched (Jégou, Douze & Schmid 2011, "Product quantization for nearest
+                                     neighbor search", without the quantisation).
+    ================================ =================================================================================
+
+    Numbers left out are 40 candidates (a client that wants 10 documents and takes four times as many), ef_search 100
+    (Chroma's and, by way of ef_construct, Qdrant's default) and nprobe 8 (Milvus's). They are those of one search,
+    however deep the metrics look: an index with 40 candidates returns no more than 40 documents. So a shallower search
+    is the beginning of a deeper one, and nDCG@10 does not depend on which other cut-offs are asked for.
+
+    Building is seeded and the same every time; FAISS therefore works on one thread.
+
+    Args:
+        split: whose documents to index.
+        name: as in the table.
+
+    Returns:
+        A function of (Q, D) query embeddings, of unit length if the similarity is cosine, and k.
+
+    Raises:
+        ValueError: there is no such index, or it has more dimensions than the documents.
+        ImportError: the index needs ``st-adapter[index]``, which is not installed.
+
+    Example:
+        >>> from st_adapter.embeddings.embedded import EmbeddedQrels
+        >>> pairs = EmbeddedQrels(torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0]))
+        >>> split = EmbeddedSplit("test", ["q"], ["a", "b"], torch.ones(1, 2), torch.eye(2), pairs)
+        >>> build_index(split, "int8")(split.query_embeddings, 1).indices.tolist()
+        [[0]]
+    """
+    kind, _, number = check_index(name).partition(":")
+    return _KINDS[kind].build(split, int(number or 0))
+
+
+# --- exact search over fewer numbers ---
+
+
+def _exact(split: EmbeddedSplit, _: int) -> Index:
+    return lambda queries, k: search(queries, split.corpus_embeddings, k)
+
+
+def _truncated(split: EmbeddedSplit, dim: int) -> Index:
+    if dim > split.dim:
+        raise ValueError(f"The index truncate:{dim} was asked for, but the embeddings have {split.dim} dimensions.")
+
+    def cut(embeddings: Tensor) -> Tensor:
+        kept = truncate_embeddings(embeddings, dim)
+        return torch.nn.functional.normalize(kept) if split.similarity == "cosine" else kept.contiguous()
+
+    corpus = cut(split.corpus_embeddings)  # (N, dim)
+    return lambda queries, k: search(cut(queries), corpus, k)
+
+
+def _int8(split: EmbeddedSplit, _: int) -> Index:
+    through_int8 = _int8_round_trip(split)
+    corpus = through_int8(split.corpus_embeddings)
+    return lambda queries, k: search(queries, corpus, k)
+
+
+def _int8_both(split: EmbeddedSplit, _: int) -> Index:
+    through_int8 = _int8_round_trip(split)
+    corpus = through_int8(split.corpus_embeddings)
+    return lambda queries, k: search(through_int8(queries), corpus, k)
+
+
+def _int8_round_trip(split: EmbeddedSplit) -> Callable[[Tensor], Tensor]:
+    """Embeddings as they come back from int8 with the ranges of the documents."""
+    corpus = _numpy(split.corpus_embeddings)
+    ranges = np.stack([corpus.min(axis=0), corpus.max(axis=0)])  # (2, D)
+
+    def round_trip(embeddings: Tensor) -> Tensor:
+        codes = quantize_embeddings(_numpy(embeddings), "int8", ranges=ranges)
+        # Codes are rounded down from 255 steps; half a step up lies the middle, where FAISS decodes to as well.
+        shares = (codes.astype(np.float32) + 128.5) / 255
+        return torch.from_numpy(ranges[0] + shares * (ranges[1] - ranges[0])).to(embeddings)
+
+    return round_trip
+
+
+def _binary(split: EmbeddedSplit, num_candidates: int) -> Index:
+    signs = _signs(split.corpus_embeddings)
+    return _hamming_index(signs, signs, num_candidates)
+
+
+def _binary_rescored(split: EmbeddedSplit, num_candidates: int) -> Index:
+    return _hamming_index(_signs(split.corpus_embeddings), split.corpus_embeddings, num_candidates)
+
+
+def _hamming_index(signs: Tensor, rescored_with: Tensor, num_candidates: int) -> Index:
+    def index(queries: Tensor, k: int) -> TopK:
+        # The dot product of two rows of signs is D - 2 times their Hamming distance, and exact in float32.
+        candidates = search(_signs(queries), signs, num_candidates).indices
+        return _first(rescore(queries, rescored_with, candidates), k)
+
+    return index
+
+
+def _signs(embeddings: Tensor) -> Tensor:
+    """The bits of binary embeddings as +1 and -1, (N, D)."""
+    bits = np.unpackbits(quantize_embeddings(_numpy(embeddings), "ubinary"), axis=1, count=embeddings.shape[1])
+    return torch.from_numpy(2 * bits.astype(np.float32) - 1).to(embeddings)
+
+
+# --- approximate search ---
+
+
+def _hnsw(split: EmbeddedSplit, ef_search: int) -> Index:
+    faiss = _faiss()
+    graph = faiss.IndexHNSWFlat(split.dim, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = _HNSW_EF_CONSTRUCTION
+    graph.hnsw.efSearch = ef_search
+    with _one_thread(faiss):
+        graph.add(_numpy(split.corpus_embeddings))
+
+    def index(queries: Tensor, k: int) -> TopK:
+        # Asked for more than ef_search documents, FAISS searches wider: always ask for the same number.
+        with _one_thread(faiss):
+            _, found = graph.search(_numpy(queries), ef_search)
+        return _first(rescore(queries, split.corpus_embeddings, torch.from_numpy(found).to(queries.device)), k)
+
+    return index
+
+
+def _ivf(split: EmbeddedSplit, nprobe: int) -> Index:
+    faiss = _faiss()
+    num_documents = len(split.corpus_ids)
+    num_lists = min(round(_IVF_LISTS_PER_ROOT * math.sqrt(num_documents)), num_documents // _IVF_TRAINING_POINTS)
+    lists = faiss.IndexIVFFlat(faiss.IndexFlatIP(split.dim), split.dim, max(1, num_lists), faiss.METRIC_INNER_PRODUCT)
+    lists.cp.seed = _SEED
+    lists.cp.min_points_per_centroid = 1  # a single list needs no warning
+    lists.nprobe = nprobe
+    corpus = _numpy(split.corpus_embeddings)
+    with _one_thread(faiss):
+        lists.train(corpus)
+        lists.add(corpus)
+
+    def index(queries: Tensor, k: int) -> TopK:
+        # Some more than asked for: FAISS may have rounded the order of the last ones another way.
+        with _one_thread(faiss):
+            _, found = lists.search(_numpy(queries), min(k + 8, num_documents))
+        return _first(rescore(queries, split.corpus_embeddings, torch.from_numpy(found).to(queries.device)), k)
+
+    return index
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            "Approximate indexes need FAISS, which is not installed. Install it with: pip install 'st-adapter[index]'"
+        ) from error
+    return faiss
+
+
+@contextmanager
+def _one_thread(faiss: Any) -> Iterator[None]:
+    """Keep FAISS to one thread.
+
+    Threads that add documents to a graph at the same time make another graph on every run; and on macOS FAISS's
+    threads crash beside PyTorch's, because both packages bring an OpenMP of their own (faiss-wheels issue 73).
+    """
+    num_threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(num_threads)
+
+
+# --- shared by the indexes ---
+
+
+def _numpy(embeddings: Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(embeddings.cpu().numpy(), dtype=np.float32)
+
+
+def _first(found: TopK, k: int) -> TopK:
+    return TopK(found.scores[:, :k], found.indices[:, :k])
+
+
+def _recall(split: EmbeddedSplit, query_embeddings: Tensor, index: Index) -> float:
+    """Mean share of the exact search's 10 best documents that an index finds; see ``IndexEvaluation``."""
+    exact = search_split(split, query_embeddings, _RECALL_AT)  # (Q, K)
+    there = exact.indices >= 0
+    lowest = exact.scores.masked_fill(~there, torch.inf).min(dim=1, keepdim=True).values
+    found = search_split(split, query_embeddings, _RECALL_AT, index).indices
+    if split.similarity == "cosine":
+        query_embeddings = torch.nn.functional.normalize(query_embeddings)
+    # By score and not by id, so that one of two equal documents may stand for the other.
+    scores = rescore(query_embeddings, split.corpus_embeddings, found).scores
+    shares = (scores >= lowest).sum(dim=1) / there.sum(dim=1)
+    return float(shares.nan_to_num(1.0).mean())  # where nothing is to be found, nothing is missed
+
+
+class _Kind(NamedTuple):
+    """How to build an index, what it is in words, and what the number after its name means."""
+
+    build: Callable[[EmbeddedSplit, int], Index]
+    words: str
+    parameter: str | None = None
+    default: int | None = None
+    needs_faiss: bool = False
+
+
+_KINDS = {
+    EXACT: _Kind(_exact, "exact search, full precision"),
+    "truncate": _Kind(_truncated, "first {} dimensions", "DIM"),
+    "int8": _Kind(_int8, "int8 documents"),
+    "int8-both": _Kind(_int8_both, "int8 documents and queries"),
+    "binary": _Kind(_binary, "binary documents, {} candidates rescored by their bits", "CANDIDATES", 40),
+    "binary-rescored": _Kind(
+        _binary_rescored, "binary documents, {} candidates rescored in full precision", "CANDIDATES", 40
+    ),
+    "hnsw": _Kind(_hnsw, "HNSW graph, ef_search {}", "EF_SEARCH", 100, needs_faiss=True),
+    "ivf": _Kind(_ivf, "inverted lists, nprobe {}", "NPROBE", 8, needs_faiss=True),
+}
+
+
+def _usage(kind: str) -> str:
+    parameter, default = _KINDS[kind].parameter, _KINDS[kind].default
+    if parameter is None:
+        return kind
+    return f"{kind}:{parameter}" if default is None else f"{kind}[:{parameter}]"
+
+
+def _describe(name: str) -> str:
+    kind, _, number = name.partition(":")
+    return _KINDS[kind].words.format(number)

@@ -1,0 +1,126 @@
+"""A retrieval data set as a task of mteb, to run on a saved model beside the public benchmarks."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.evidence.trec import check_whole_grades
+
+if TYPE_CHECKING:
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+
+
+def mteb_task(
+    dataset: RetrievalDataset, split: str = "test", *, name: str | None = None, languages: Sequence[str] = ("eng-Latn",)
+) -> AbsTaskRetrieval:
+    """Make an mteb task of one split, with main score nDCG@10.
+
+    mteb gives queries to ``encode_query`` and documents to ``encode_document``, so a saved model is measured with its
+    adapter, and its base model without. A document with the query's own text is left out of its hits, unless it is
+    judged relevant, as everywhere in this package.
+
+    Args:
+        dataset: queries, corpus and judgements.
+        split: the split to evaluate on.
+        name: of the task, under which mteb keeps results; made from the name of the data if not given.
+        languages: of the texts, as mteb writes them.
+
+    Returns:
+        The task: ``mteb.evaluate(SentenceTransformer("model"), mteb_task(dataset))``.
+
+    Raises:
+        ImportError: mteb is not installed.
+        ValueError: there is no such split, or a relevance is no whole number.
+    """
+    try:
+        from mteb.abstasks.retrieval import AbsTaskRetrieval
+        from mteb.abstasks.task_metadata import TaskMetadata
+        from mteb.models import SearchEncoderWrapper
+        from mteb.models.models_protocols import EncoderProtocol
+    except ImportError as error:
+        raise ImportError("A task for mteb needs mteb: pip install 'st-adapter[mteb]'.") from error
+    if split not in dataset.qrels:
+        raise ValueError(f"There is no split {split!r}; the data have {dataset.splits}. Choose one of these.")
+    judged = dataset.qrels[split]
+    check_whole_grades(judged["score"])
+    relevant_docs: dict[str, dict[str, int]] = {}
+    for query_id, corpus_id, score in zip(judged["query_id"], judged["corpus_id"], judged["score"], strict=True):
+        relevant_docs.setdefault(query_id, {})[corpus_id] = round(score)
+    copies = _left_out(dataset, relevant_docs)
+    rows = [row for row, query_id in enumerate(dataset.queries["id"]) if query_id in relevant_docs]
+    content = {
+        "corpus": dataset.corpus,
+        "queries": dataset.queries.select(rows),
+        "relevant_docs": relevant_docs,
+        "top_ranked": None,
+    }
+    name = name or re.sub(r"[^\w-]+", "-", dataset.name).strip("-") or "retrieval"
+
+    class SearchWithoutCopies(SearchEncoderWrapper):  # type: ignore[misc]
+        def search(self, queries: Any, *, top_k: int, **kwargs: Any) -> dict[str, dict[str, float]]:
+            """Deeper by as many documents as any query has copies, without these."""
+            most = max(len(own) for own in copies.values())
+            found: dict[str, dict[str, float]] = super().search(queries, top_k=top_k + most, **kwargs)
+            return {
+                query_id: dict(
+                    sorted(
+                        ((one, score) for one, score in hits.items() if one not in copies.get(query_id, ())),
+                        key=lambda hit: -hit[1],
+                    )[:top_k]
+                )
+                for query_id, hits in found.items()
+            }
+
+    class DatasetRetrieval(AbsTaskRetrieval):  # type: ignore[misc]
+        metadata = TaskMetadata(
+            name=name,
+            description=f"The split {split} of {dataset.name or 'data in memory'}.",
+            type="Retrieval",
+            dataset={"path": dataset.name or name, "revision": _revision(content, copies)},
+            eval_splits=[split],
+            eval_langs=list(languages),
+            main_score="ndcg_at_10",
+        )
+
+        def load_data(self, *args: Any, **kwargs: Any) -> None:
+            """Nothing to fetch: the data are here."""
+            self.dataset = {"default": {split: dict(content)}}
+            self.data_loaded = True
+
+        def evaluate(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+            """Leave the queries' own copies out of what the model finds."""
+            if copies and not isinstance(model, EncoderProtocol):
+                raise ValueError(
+                    f"{len(copies)} queries stand in the corpus themselves, and these copies can be left out of "
+                    f"the hits of an embedding model only, not of a {type(model).__name__}. Pass an embedding model."
+                )
+            return super().evaluate(SearchWithoutCopies(model) if copies else model, *args, **kwargs)
+
+    return DatasetRetrieval()
+
+
+def _left_out(dataset: RetrievalDataset, relevant_docs: dict[str, dict[str, int]]) -> dict[str, set[str]]:
+    """Query -> the documents that are its own text and not judged relevant; only queries that have some."""
+    query_ids, corpus_ids = dataset.queries["id"][:], dataset.corpus["id"][:]
+    left_out: dict[str, set[str]] = {}
+    for row, place in zip(*dataset.own_copies, strict=True):
+        query_id, corpus_id = query_ids[row], corpus_ids[place]
+        if query_id in relevant_docs and relevant_docs[query_id].get(corpus_id, 0) <= 0:
+            left_out.setdefault(query_id, set()).add(corpus_id)
+    return left_out
+
+
+def _revision(content: dict[str, Any], copies: dict[str, set[str]]) -> str:
+    """Differs where texts or judgements differ, so that mteb finds no results of other data in its cache."""
+    digest = hashlib.sha256()
+    for part in ("corpus", "queries"):
+        for row in content[part]:
+            digest.update(f"{part} {row['id']!r} {row['text']!r}\n".encode("utf-8", "surrogatepass"))
+    digest.update(repr(content["relevant_docs"]).encode("utf-8", "surrogatepass"))
+    if copies:  # version 0.1 counted them as hits
+        digest.update(b"own copies left out")
+    return digest.hexdigest()[:40]

@@ -1,0 +1,124 @@
+"""Cut the labelled queries into folds that show both documents asked for before and documents that are new."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
+from st_adapter.fitting.sampling import labelled_pairs
+
+NUM_FOLDS = 3
+# With fewer labelled queries the folds are drawn again, up to three times, so that each is measured more than once.
+_REPEAT_BELOW, _MAX_REPEATS = 400, 3
+# Measuring more queries than this would cost time and no longer change a choice (standard error about .007).
+_MAX_MEASURED = 3000
+# Unit vectors nearer than this are the same text to the model; batches alone shift a vector by about 1e-7.
+_COPY_DISTANCE = 1e-3
+_COMPARED_NEIGHBOURS = 32
+
+
+class Fold(NamedTuple):
+    """One way to leave queries out; (Q,) bool each.
+
+    Attributes:
+        train: queries to fit on.
+        measured: queries to measure on, none of them in ``train``.
+        unseen: queries none of whose documents is a positive of a query in ``train``.
+    """
+
+    train: Tensor
+    measured: Tensor
+    unseen: Tensor
+
+
+def labelled_split(embedded: EmbeddedDataset, splits: Sequence[str] = ("train", "dev")) -> EmbeddedSplit:
+    """The relevant pairs of some splits as one split, each pair once."""
+    for split in splits:
+        if not bool((embedded[split].qrels.relevance > 0).any()):
+            raise ValueError(f"The split {split!r} has no relevant pair. Check the relevance scores: > 0 is relevant.")
+    parts = [EmbeddedQrels(*(part[q.relevance > 0] for part in q)) for q in (embedded.qrels[split] for split in splits)]
+    query_index, corpus_index, relevance = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    keys = query_index * len(embedded.corpus_ids) + corpus_index
+    distinct, group = keys.unique(return_inverse=True)
+    relevance = torch.zeros(len(distinct), device=keys.device).scatter_reduce(0, group, relevance, "amax")
+    merged = EmbeddedQrels(distinct // len(embedded.corpus_ids), distinct % len(embedded.corpus_ids), relevance)
+    return replace(embedded, qrels={"labelled": merged})["labelled"]
+
+
+def unseen_share(embedded: EmbeddedDataset) -> float:
+    """Share of the dev queries none of whose documents is a positive in train."""
+    train, dev = embedded["train"].qrels, embedded["dev"].qrels
+    relevant = dev.relevance > 0
+    seen = torch.isin(dev.corpus_index[relevant], train.corpus_index[train.relevance > 0])
+    queries, rows = dev.query_index[relevant].unique(return_inverse=True)
+    hits = torch.zeros(len(queries), device=seen.device).index_add_(0, rows, seen.float())
+    return float((hits == 0).float().mean())
+
+
+def cross_fit_folds(labelled: EmbeddedSplit, unseen_weight: float, generator: torch.Generator) -> Iterator[Fold]:
+    """Cut the queries into folds; as many documents are held out whole as give the unseen queries their weight.
+
+    A query that touches a document held out in its fold leaves the training side, whatever its own fold: so one giant
+    component of the query-document graph is no obstacle.
+    """
+    num_queries, device = len(labelled.query_ids), labelled.query_embeddings.device
+    pairs = labelled_pairs(labelled)
+    group = _near_copies(labelled.query_embeddings)
+    documents, of_pair = pairs.documents.unique(return_inverse=True)
+    asked_once = torch.bincount(of_pair)[of_pair] == 1
+    lonely = torch.ones(num_queries, dtype=torch.bool, device=device)
+    lonely[pairs.rows[~asked_once]] = False
+    unseen_anyway = float(lonely.float().mean())
+    held_share = max(0.0, min(1.0, (unseen_weight - unseen_anyway) / max(1e-6, 1 - unseen_anyway)))
+
+    def shuffled(size: int) -> Tensor:
+        return torch.randperm(size, generator=generator).to(device)
+
+    num_repeats = 1 if num_queries >= _REPEAT_BELOW else min(_MAX_REPEATS, math.ceil(_REPEAT_BELOW / num_queries))
+    for _ in range(num_repeats):
+        order = shuffled(len(of_pair))
+        main_document = torch.zeros(num_queries, dtype=torch.int64, device=device)
+        main_document[pairs.rows[order]] = of_pair[order]
+        held = torch.rand(len(documents), generator=generator).to(device) < held_share
+        fold_of_document = shuffled(len(documents)) % NUM_FOLDS
+        fold = torch.where(held[main_document], fold_of_document[main_document], shuffled(num_queries) % NUM_FOLDS)
+        # A query whose copy was trained on would be measured on what was learned by heart.
+        fold = fold[group]
+        chance = min(1.0, _MAX_MEASURED / num_queries)
+        for number in range(NUM_FOLDS):
+            train = fold != number
+            train[pairs.rows[held[of_pair] & (fold_of_document[of_pair] == number)]] = False
+            known = torch.zeros(len(documents), dtype=torch.bool, device=device)
+            known[of_pair[train[pairs.rows]]] = True
+            unseen = torch.ones(num_queries, dtype=torch.bool, device=device)
+            unseen[pairs.rows[known[of_pair]]] = False
+            measured = (fold == number) & (torch.rand(num_queries, generator=generator) < chance).to(device)
+            if train.any() and measured.any():
+                yield Fold(train, measured, unseen)
+
+
+def _near_copies(query_embeddings: Tensor) -> Tensor:
+    """For each query the first one with the same vector up to rounding, such as one that differs in case: (Q,) int64.
+
+    Copies lie side by side when all queries are sorted by their product with a random direction, so each is compared
+    with its neighbours there and not with every other one.
+    """
+    queries = torch.nn.functional.normalize(query_embeddings)
+    direction = torch.randn(queries.shape[1], generator=torch.Generator().manual_seed(0)).to(queries.device)
+    order = (queries @ direction).argsort(stable=True)
+    ordered = queries[order]
+    first = torch.arange(len(queries), device=queries.device)
+    for distance in range(1, min(_COMPARED_NEIGHBOURS, len(queries) - 1) + 1):
+        same = (ordered[distance:] - ordered[:-distance]).norm(dim=1) < _COPY_DISTANCE
+        one, other = order[:-distance][same], order[distance:][same]
+        lower, higher = torch.minimum(one, other), torch.maximum(one, other)
+        first.scatter_reduce_(0, higher, first[lower], "amin")
+    while not torch.equal(first, first[first]):  # follow chains of copies to their first member
+        first = first[first]
+    return first

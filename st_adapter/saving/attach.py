@@ -1,0 +1,216 @@
+"""Base model + adapter -> a SentenceTransformer in memory whose query route alone is adapted, and back."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module, Router
+from sentence_transformers.sentence_transformer.modules import Dropout, Pooling
+from torch import Tensor, nn
+
+from st_adapter.adapter import QueryAdapter
+from st_adapter.embeddings.base_model import CHECK_TEXTS, BaseModel, check_encoder, has_made_up_pooling, origin_of
+from st_adapter.errors import InputError
+
+
+def attach(model: SentenceTransformer, adapter: QueryAdapter, *, allow_other_base: bool = False) -> SentenceTransformer:
+    """Put the adapter on the query route of a model in memory.
+
+    The result ends in a ``Router`` of stock modules: ``encode_query`` is adapted, ``encode_document`` and ``encode``
+    return what the base model returns, bit for bit.
+
+    Args:
+        model: The base model; left as it is. The result shares its modules, so its memory is not needed twice.
+        adapter: Folded into the router as it is now; training it further does not change the result.
+        allow_other_base: Accept a model other than the one the adapter is bound to. Its vectors may mean something
+            else, so measure before you use it.
+
+    Returns:
+        A new model, on the device and in the dtype of ``model``.
+
+    Raises:
+        ValueError: the two do not fit: another base model, another dimension, an existing ``Router``, non-2-D
+            embeddings, vectors that are not unit for a normalizing adapter, or an adapter with NaN weights.
+    """
+    check_base_model(model, adapter, allow_other_base=allow_other_base)
+    router = Router.for_query_document(
+        query_modules=query_modules(model, adapter), document_modules=[Dropout(0.0)], default_route="document"
+    )
+    name = next(str(index) for index in itertools.count(len(model)) if str(index) not in model._modules)
+    return _with_modules(
+        model, [*model.named_children(), (name, router.to(model.device, model.dtype or torch.float32).eval())]
+    )
+
+
+def query_modules(model: SentenceTransformer, adapter: QueryAdapter) -> list[Module]:
+    """The adapter folded into stock modules for the place behind a model's last module, before any truncation."""
+    with model.truncate_embeddings(None):
+        dimension = model.get_embedding_dimension() or adapter.embedding_dimension
+    return adapter.padded(int(dimension)).fold()
+
+
+def detach(model: SentenceTransformer) -> tuple[SentenceTransformer, list[Module]]:
+    """Take a model apart again: the base model, and the modules that only its queries pass through.
+
+    Args:
+        model: What ``attach`` returned, or a repository of ``save_pretrained`` opened with ``SentenceTransformer``.
+            It is left as it is.
+
+    Returns:
+        The base model, sharing its modules with ``model``, and the modules of the query route in order, each mapping
+        ``{"sentence_embedding": (B, D)}`` to the same, with D as the model truncates it. The list is empty for a model
+        without a ``Router``, such as one saved with ``adapter=None``.
+
+    Raises:
+        ValueError: the model has a ``Router`` of another making.
+    """
+    children = list(model.named_children())
+    routers = [module for _, module in children if isinstance(module, Router)]
+    if not routers:
+        return _with_modules(model, children), []
+    router = routers[-1]
+    routes = {name: list(modules) for name, modules in router.sub_modules.items()}
+    made_here = (
+        len(routers) == 1
+        and children[-1][1] is router
+        and set(routes) == {"query", "document"}
+        and router.default_route in routes
+        and all(isinstance(module, Dropout) and module.dropout == 0.0 for module in routes["document"])
+    )
+    if not made_here:
+        raise ValueError(
+            f"The model has a Router with the routes {sorted(routes)} and the default {router.default_route!r}, but "
+            "detach expects one Router at the end that leaves documents untouched. "
+            "Pass a model from attach() or from a folder written by save_pretrained()."
+        )
+    base = _with_modules(model, children[:-1])
+    with base.truncate_embeddings(None):
+        dimension = int(base.get_embedding_dimension())
+    if dimension > base.get_embedding_dimension():
+        return base, [_Truncated(routes["query"], dimension)]
+    return base, routes["query"]
+
+
+def check_base(model: SentenceTransformer) -> None:
+    """Check, before any text is embedded, that an adapter can be trained for a model.
+
+    A plain transformer, which Sentence Transformers pools as it sees fit, is taken with a warning.
+
+    Raises:
+        ValueError: the model is no encoder of one dense vector per text, or already has an adapter or a ``Router``.
+    """
+    check_encoder(model)
+    _check_not_adapted(model)
+    if has_made_up_pooling(model):
+        mode = getattr(next((module for module in model if isinstance(module, Pooling)), None), "pooling_mode", None)
+        pooled = f"pools it by {mode!r}" if mode else "takes it as it is"
+        warnings.warn(
+            f"{origin_of(model).path or 'The model'} has no modules.json: it is a plain transformer, and Sentence "
+            f"Transformers {pooled}. If it was trained otherwise, its vectors are poor, and the adapter is measured "
+            "against a poor base model.",
+            stacklevel=3,
+        )
+
+
+def _check_not_adapted(model: SentenceTransformer) -> None:
+    taken = [type(module).__name__ for module in model.modules() if isinstance(module, Router | QueryAdapter)]
+    if taken:
+        raise InputError(
+            f"The base model already has a {taken[0]}, but one without is expected.",
+            python="Pass the model that the adapter was trained on, or take it apart with detach(model).",
+            flags="Name the base model that it was made from with --model.",
+        )
+
+
+def check_base_model(
+    model: SentenceTransformer, adapter: QueryAdapter | None, *, allow_other_base: bool = False
+) -> BaseModel:
+    """Check that a model is one that an adapter can be put on, and that it is the one of this adapter.
+
+    Returns:
+        What the model is.
+
+    Raises:
+        ValueError: as ``attach``.
+    """
+    check_encoder(model)
+    _check_not_adapted(model)
+    # As one dict per text: the only view that shows what the last module really gives.
+    features = model.encode(CHECK_TEXTS[:2], output_value=None, show_progress_bar=False)
+    vectors = [row.get("sentence_embedding") for row in features]
+    if not all(isinstance(vector, Tensor) and vector.ndim == 1 and vector.is_floating_point() for vector in vectors):
+        shape = getattr(vectors[0], "shape", None)
+        found = f"gives one of shape {tuple(shape)} per text" if shape is not None else "gives none"
+        raise ValueError(
+            f"The base model's last module is {type(model[-1]).__name__} and {found}, but a floating-point "
+            "'sentence_embedding' of shape (D,) per text is expected. Pass a model that gives one vector per text."
+        )
+    base_model = BaseModel.of(model)
+    if adapter is None:
+        return base_model
+    if adapter.embedding_dimension != base_model.dimension:
+        truncated = f" (truncate_dim={model.truncate_dim})" if model.truncate_dim is not None else ""
+        raise ValueError(
+            f"The base model has {base_model.dimension} dimensions{truncated}, but this adapter expects "
+            f"{adapter.embedding_dimension}. Pass the model that the adapter was trained on, or train a new adapter."
+        )
+    bound_to = adapter.base_model
+    difference = bound_to.difference(base_model) if bound_to is not None else None
+    if difference is not None and not allow_other_base:
+        raise ValueError(
+            f"This adapter belongs to the base model {bound_to}, but the model is {base_model}: {difference}. Load the "
+            "base model that the adapter was trained on, or train a new adapter. allow_other_base=True attaches it all "
+            "the same."
+        )
+    undecided = bound_to is not None and bound_to.probes is None and not bound_to.comparable(base_model)
+    if bound_to is not None and undecided and not allow_other_base:
+        warnings.warn(
+            f"The adapter was trained on {bound_to.name!r} in {bound_to.dtype}, and this model's weights are in "
+            f"{base_model.dtype}: whether they are the same cannot be seen, so the name was compared.",
+            stacklevel=3,
+        )
+    if adapter.normalize and not base_model.normalized:
+        raise ValueError(
+            f"The base model gives vectors of length {vectors[0].float().norm().item():.4g}, but an adapter with "
+            "normalize=True expects unit length. Train one with QueryAdapter(..., normalize=False)."
+        )
+    return base_model
+
+
+def _with_modules(model: SentenceTransformer, modules: Sequence[tuple[str, nn.Module]]) -> SentenceTransformer:
+    # A shallow copy keeps prompts, similarity, placement and subclass, which the constructor would have to be told.
+    changed = copy.copy(model)
+    changed._modules = OrderedDict(modules)
+    changed.prompts = dict(model.prompts)
+    changed.model_card_data = copy.copy(model.model_card_data)
+    changed.model_card_data.register_model(changed)
+    return changed
+
+
+class _Truncated(Module):  # type: ignore[misc]  # sentence_transformers is untyped, so its Module is Any
+    """Query modules as they act on truncated embeddings: what they do not see of a vector they do not change."""
+
+    def __init__(self, modules: Sequence[Module], dimension: int) -> None:
+        super().__init__()
+        self.query_modules = nn.ModuleList(modules)
+        self.dimension = dimension
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Map ``features["sentence_embedding"]``, (B, truncated D)."""
+        kept = features["sentence_embedding"].shape[1]
+        features["sentence_embedding"] = nn.functional.pad(features["sentence_embedding"], (0, self.dimension - kept))
+        for module in self.query_modules:
+            features = module(features)
+        features["sentence_embedding"] = features["sentence_embedding"][:, :kept]
+        return features
+
+    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
+        """It is never saved: a repository holds the query modules themselves."""
+        raise NotImplementedError("Save the model that was taken apart.")

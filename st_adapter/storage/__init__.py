@@ -1,0 +1,1 @@
+"""Files and folders, read with care and written whole."""
