@@ -12,6 +12,7 @@ from sentence_transformers.base.modules import Module
 
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings import cache
+from st_adapter.embeddings import embedded as vector_module
 from st_adapter.embeddings import embedding as embeddings
 from st_adapter.embeddings.base_model import BaseModel
 from st_adapter.embeddings.cache import sample_of_texts
@@ -365,8 +366,8 @@ def test_a_data_set_is_looked_at_when_it_is_made():
 def test_documents_are_looked_at_once_and_again_when_written_into(monkeypatch):
     embedded = dataset_of()
     looked = []
-    check = vectors._check_finite
-    monkeypatch.setattr(vectors, "_check_finite", lambda side, *rest: looked.append(side) or check(side, *rest))
+    check = vector_module._check_finite
+    monkeypatch.setattr(vector_module, "_check_finite", lambda side, *rest: looked.append(side) or check(side, *rest))
     split = embedded["dev"]
     split.subset(torch.tensor([True]))
     assert looked == ["query", "query"]
