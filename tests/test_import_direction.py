@@ -10,6 +10,7 @@ import st_adapter
 # A room is a folder, or a file beside the folders.
 ORDER = [
     "errors",
+    "words",
     "storage",
     "data",
     "embeddings",

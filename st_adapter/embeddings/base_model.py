@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from st_adapter.embeddings.fingerprint import model_fingerprint, tensor_digests
 from st_adapter.errors import InputError
-from st_adapter.storage.files import read_object
+from st_adapter.storage.reading import read_object
 
 Role = Literal["query", "document"]
 

@@ -19,7 +19,7 @@ from st_adapter.embeddings.cache import DTYPES, Precision, VectorCache, autocast
 from st_adapter.embeddings.embedded import EmbeddedDataset, OwnCopies, Similarity, index_qrels
 from st_adapter.embeddings.fingerprint import json_digest
 from st_adapter.errors import InputError
-from st_adapter.storage.files import check_writable
+from st_adapter.storage.writing import check_writable
 
 # A killed run loses at most the texts of one unfinished shard.
 _SHARD_TEXTS = 2048
