@@ -28,3 +28,15 @@ def documents_searched(number: int, labelled_only: bool) -> str:
         '3,847 documents, the labelled ones only'
     """
     return f"{number:,} document{'' if number == 1 else 's'}{', the labelled ones only' if labelled_only else ''}"
+
+
+def own_copies_left_out(number: int) -> str:
+    """How many queries are documents too, for wherever figures stand.
+
+    Example:
+        >>> own_copies_left_out(1)
+        '1 query stands in the corpus as a document too; left out of its own hits.'
+    """
+    if number == 1:
+        return "1 query stands in the corpus as a document too; left out of its own hits."
+    return f"{number:,} queries stand in the corpus as documents too; left out of their own hits."

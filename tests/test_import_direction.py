@@ -23,6 +23,7 @@ ORDER = [
     "demo",
     "evidence",
     "stacks",
+    "result",
     "run",
     "cli",
 ]

@@ -101,34 +101,6 @@ class EvaluationResult:
             raise ValueError(f"{metric!r} was not evaluated, only {list(self.base)}. Choose one of these.")
         return self.comparisons[part][metric]
 
-    def to_dict(self, per_query: Sequence[str] = ()) -> dict[str, Any]:
-        """A JSON-ready summary; ``per_query`` names the metrics to write out query by query.
-
-        ``comparisons`` holds what ``Comparison`` holds, by part of the queries and metric.
-        """
-        summary: dict[str, Any] = {
-            "num_queries": len(self.query_ids),
-            "num_documents": self.num_documents,
-            "num_pairs": self.num_pairs,
-            "num_unjudged_queries": len(self.unjudged_query_ids),
-            "num_own_copies": self.num_own_copies,
-            "base": self.base_means,
-            "adapted": self.adapted_means,
-            "comparisons": {
-                part: {name: comparison.to_dict() for name, comparison in compared.items()}
-                for part, compared in self.comparisons.items()
-            },
-        }
-        if per_query:
-            summary["per_query"] = {
-                "query_ids": self.query_ids,
-                "base": {name: self.base[name].tolist() for name in per_query},
-                "adapted": {name: self.adapted[name].tolist() for name in per_query},
-            }
-            if self.seen is not None:
-                summary["per_query"]["seen"] = self.seen.tolist()
-        return summary
-
 
 def seen_documents(embedded: EmbeddedDataset, fitted_on: Sequence[str]) -> Tensor:
     """Which documents are a positive of a query that the adapter was fitted on: (N,) bool.
