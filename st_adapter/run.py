@@ -15,10 +15,11 @@ from sentence_transformers import SentenceTransformer
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks, drop_leaks, regroup
-from st_adapter.embeddings.base_model import count_long_texts
 from st_adapter.embeddings.cache import Precision
 from st_adapter.embeddings.embedded import EmbeddedDataset, index_qrels
-from st_adapter.embeddings.embedding import check_texts_of, embed
+from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.long_texts import count_long_texts
+from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate, seen_documents
 from st_adapter.evaluation.statistics import gate
