@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.leaks import LeakReport
-from st_adapter.embeddings.base_model import Role
+from st_adapter.embeddings.roles import Role
 from st_adapter.evaluation.comparison import written
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evidence.output_folder import MODEL_FOLDER

@@ -17,8 +17,9 @@ from st_adapter.data.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks
 from st_adapter.data.leaks import drop_leaks as without_leaks
 from st_adapter.embeddings.cache import Precision
 from st_adapter.embeddings.embedded import EmbeddedDataset, index_qrels
-from st_adapter.embeddings.embedding import check_texts_of, embed
+from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.long_texts import LongTexts, long_texts
+from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate, seen_documents
 from st_adapter.evaluation.statistics import gate

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.identity import EncoderIdentity
 
 Similarity = Literal["cosine", "dot"]
 
@@ -77,7 +77,7 @@ class EmbeddedSplit:
     qrels: EmbeddedQrels
     similarity: Similarity = "cosine"
     unit: bool = True
-    base_model: BaseModel | None = None
+    base_model: EncoderIdentity | None = None
     own_copies: OwnCopies | None = None
 
     def __post_init__(self) -> None:
@@ -149,7 +149,7 @@ class EmbeddedDataset:
     qrels: dict[str, EmbeddedQrels]
     similarity: Similarity
     unit: bool
-    base_model: BaseModel | None = None
+    base_model: EncoderIdentity | None = None
     own_copies: OwnCopies | None = None
 
     def __post_init__(self) -> None:

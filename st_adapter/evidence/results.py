@@ -9,8 +9,8 @@ from typing import Any
 
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import LeakReport
-from st_adapter.embeddings.base_model import BaseModel
 from st_adapter.embeddings.embedded import EmbeddedDataset
+from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.statistics import Gate
 from st_adapter.evidence.curve import LearningCurve
@@ -159,7 +159,7 @@ class Results:
         versions: package -> version.
     """
 
-    base_model: BaseModel | None
+    base_model: EncoderIdentity | None
     data: DataResults
     method: str
     adopted: bool
@@ -233,7 +233,7 @@ class CurveResults:
         curve: what was measured.
     """
 
-    base_model: BaseModel | None
+    base_model: EncoderIdentity | None
     data: str
     corpus_is_labelled_only: bool = False
     opened_with: dict[str, Any] = field(default_factory=dict)
@@ -268,7 +268,7 @@ class CurveResults:
         return curves
 
 
-def described(base_model: BaseModel | None) -> BaseModel | None:
+def described(base_model: EncoderIdentity | None) -> EncoderIdentity | None:
     """What a person reads of a base model; the rest of it is for comparing."""
     return None if base_model is None else replace(base_model, fingerprint=None, probes=None)
 
