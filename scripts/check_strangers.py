@@ -37,7 +37,7 @@ from st_adapter import QueryAdapter, RetrievalDataset, from_pretrained, save_pre
 from st_adapter.embeddings.embedding import embed
 from st_adapter.evidence.curve import learning_curve
 from st_adapter.evidence.output_folder import CURVE_FILE
-from st_adapter.evidence.results import CurveResults
+from st_adapter.evidence.results import CurveResults, described
 from st_adapter.saving.card import installed_versions
 from st_adapter.saving.repository import CONFIG_FILE_NAME, read_saved
 from st_adapter.storage.paths import file_sha256
@@ -132,7 +132,8 @@ def finish_run(work: Path) -> Path:
     num_queries = result.results.data.train.num_queries
     embedded = embed(model, dataset, **options)
     curve = learning_curve(embedded, method="closed-form", sizes=[8, 16, num_queries], num_draws=2)
-    CurveResults(base_model=embedded.base_model, data=dataset.name, curve=curve).write(work / "out" / CURVE_FILE)
+    base_model = described(embedded.base_model)
+    CurveResults(base_model=base_model, data=dataset.name, curve=curve).write(work / "out" / CURVE_FILE)
     return work / "out"
 
 

@@ -33,7 +33,7 @@ from st_adapter.evidence.curve import LearningCurve
 from st_adapter.evidence.curve import learning_curve as compute_learning_curve
 from st_adapter.evidence.output_folder import CURVE_FILE, CURVE_PICTURE, MODEL_FOLDER, RESULTS_FILE
 from st_adapter.evidence.report import write_report
-from st_adapter.evidence.results import CurveResults
+from st_adapter.evidence.results import CurveResults, described
 from st_adapter.evidence.saved import SavedModelResults, evaluate_saved
 from st_adapter.evidence.tables import print_candidates, print_evaluation, print_indexes
 from st_adapter.evidence.terminal import Terminal, escape
@@ -446,7 +446,7 @@ def learning_curve(
     _print_curve(curve, dataset.corpus_is_labelled_only)
     if output_dir is not None:
         CurveResults(
-            base_model=embedded.base_model,
+            base_model=described(embedded.base_model),
             data=dataset.name,
             corpus_is_labelled_only=dataset.corpus_is_labelled_only,
             opened_with=embedding.opened_with(),

@@ -173,7 +173,7 @@ class Result:
         text = io.StringIO()
         # The same everywhere: in a notebook, a pipe and a terminal of any width.
         self.print_to(Terminal(file=text, width=_WIDTH, color_system=None, force_terminal=False, force_jupyter=False))
-        return text.getvalue().rstrip()
+        return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
     def __repr__(self) -> str:
         return f"Result({self.verdict.sentence!r})"

@@ -33,7 +33,7 @@ from st_adapter.evidence.output_folder import (
     check_output_folder,
 )
 from st_adapter.evidence.record import record_of
-from st_adapter.evidence.results import DataResults, Results, SelectionResults
+from st_adapter.evidence.results import DataResults, Results, SelectionResults, described
 from st_adapter.evidence.saved import keep_paraphrases_together
 from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
 from st_adapter.fitting.arguments import AdapterTrainingArguments
@@ -323,7 +323,7 @@ def _results(
     }
     config = None if fitted.adapter is None else fitted.adapter.get_config_dict()
     return Results(
-        base_model=embedded.base_model,
+        base_model=described(embedded.base_model),
         data=DataResults.of(texts, embedded, data.leaks, data.too_long),
         method=settings.method,
         adopted=fitted.adapter is not None,

@@ -140,7 +140,7 @@ class Results:
     """Everything that judging and repeating a run takes; the content of ``results.json``.
 
     Attributes:
-        base_model: the base model; None if the vectors do not say.
+        base_model: the base model, as ``described`` has it; None if the vectors do not say.
         data: what was learned from and measured on.
         method: ``auto``, ``closed-form`` or ``gradient``.
         adopted: whether there is an adapter.
@@ -189,7 +189,7 @@ class Results:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready form."""
-        content: dict[str, Any] = plain(replace(self, base_model=described(self.base_model)))
+        content: dict[str, Any] = plain(self)
         return content
 
     def write(self, path: Path) -> None:
@@ -226,7 +226,7 @@ class CurveResults:
     """A learning curve and what it was measured with; the content of ``learning_curve.json``.
 
     Attributes:
-        base_model: the base model; None if the vectors do not say.
+        base_model: the base model, as ``described`` has it; None if the vectors do not say.
         data: name of the data set.
         corpus_is_labelled_only: whether the corpus is just the documents of the pairs.
         opened_with: settings of the base model that its own files do not say.
@@ -241,12 +241,12 @@ class CurveResults:
 
     def is_of(self, results: Results) -> bool:
         """Whether it was measured with the base model and the training queries of a run."""
-        same = self.data == results.data.name and described(self.base_model) == described(results.base_model)
+        same = self.data == results.data.name and self.base_model == results.base_model
         return same and self.curve.points[-1].num_queries == results.data.train.num_queries
 
     def write(self, path: Path) -> None:
         """Write ``learning_curve.json``, whole or not at all."""
-        content = plain(replace(self, base_model=described(self.base_model)))
+        content = plain(self)
         del content["curve"]
         write_json(path, {**content, **self.curve.to_dict()})
 

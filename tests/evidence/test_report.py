@@ -14,7 +14,7 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.embedding import embed
 from st_adapter.evidence.curve import learning_curve
 from st_adapter.evidence.report import write_report
-from st_adapter.evidence.results import CurveResults
+from st_adapter.evidence.results import CurveResults, described
 from st_adapter.run import RunOptions, train
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
@@ -43,7 +43,7 @@ def finished(tiny_model_path, tmp_path_factory):
     embedded = embed(model, dataset, **options)
     num_queries = result.results.data.train.num_queries
     curve = learning_curve(embedded, method="closed-form", sizes=[15, 30, num_queries], num_draws=2)
-    CurveResults(base_model=embedded.base_model, data=dataset.name, curve=curve).write(
+    CurveResults(base_model=described(embedded.base_model), data=dataset.name, curve=curve).write(
         folder / "out" / "learning_curve.json"
     )
     write_report(folder / "out")

@@ -1,6 +1,5 @@
 """Fast measuring against the full evaluation; the scoreboard against hand-worked numbers."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
