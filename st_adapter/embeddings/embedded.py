@@ -12,6 +12,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.embeddings.long_texts import LongTexts
 
 Similarity = Literal["cosine", "dot"]
 
@@ -137,6 +138,8 @@ class EmbeddedDataset:
         unit: whether the base model's vectors have unit length.
         base_model: the model that the vectors are of; None if unknown.
         own_copies: as in ``EmbeddedSplit``.
+        long_texts: how many texts are longer than what the model reads; None if it reads all to the end, or if nothing
+            tells.
 
     Raises:
         ValueError: ids, matrices and indices do not fit together, or a vector is not finite.
@@ -151,6 +154,7 @@ class EmbeddedDataset:
     unit: bool
     base_model: EncoderIdentity | None = None
     own_copies: OwnCopies | None = None
+    long_texts: LongTexts | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "qrels", {split: _as_qrels(qrels) for split, qrels in self.qrels.items()})
