@@ -12,8 +12,10 @@ from sentence_transformers.base.modules import Dense, Module, Normalize
 from torch import Tensor, nn
 
 from st_adapter.embeddings.identity import EncoderIdentity
-from st_adapter.storage.files import check_finite, read_object, read_weights, write_json
 from st_adapter.storage.hub import download
+from st_adapter.storage.reading import read_object
+from st_adapter.storage.tensors import check_finite, read_weights
+from st_adapter.storage.writing import write_json
 
 Kind = Literal["linear", "low_rank", "mlp"]
 Activation = Literal["gelu", "relu", "silu"]

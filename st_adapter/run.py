@@ -32,8 +32,9 @@ from st_adapter.saving.attach import check_base, detach
 from st_adapter.saving.card import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
 from st_adapter.saving.onnx_export import check_dependencies, check_exportable
 from st_adapter.saving.save import check_target, save_pretrained
-from st_adapter.storage.files import check_writable, write_json
+from st_adapter.storage.writing import check_writable, write_json
 from st_adapter.trainer import AdapterTrainer
+from st_adapter.words import counted
 
 Method = Literal["auto", "closed-form", "gradient"]
 

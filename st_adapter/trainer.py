@@ -32,7 +32,7 @@ from st_adapter.fitting.gradient import GradientFit
 from st_adapter.saving.attach import check_base
 from st_adapter.saving.card import TrainingRecord, installed_versions
 from st_adapter.saving.save import push_to_hub, save_pretrained
-from st_adapter.storage.files import check_writable, folder_written_whole
+from st_adapter.storage.writing import check_writable, folder_written_whole
 
 _CHECKPOINT = "checkpoint-"
 

@@ -22,7 +22,7 @@ from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.embeddings.roles import Role
 from st_adapter.embeddings.tolerance import is_normalized
 from st_adapter.errors import InputError
-from st_adapter.storage.files import check_writable
+from st_adapter.storage.writing import check_writable
 
 # A killed run loses at most the texts of one unfinished shard.
 _SHARD_TEXTS = 2048

@@ -10,7 +10,7 @@ from huggingface_hub import try_to_load_from_cache
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util.misc import ORIGINAL_TRANSFORMER_MODELS
 
-from st_adapter.storage.files import read_object
+from st_adapter.storage.reading import read_object
 
 
 class Origin(NamedTuple):

@@ -17,10 +17,10 @@ from huggingface_hub import EvalResult, ModelCardData, metadata_load
 from sentence_transformers import SentenceTransformerModelCardData
 
 from st_adapter import __version__
-from st_adapter.data.dataset import documents_searched
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.errors import printable, without_secrets
-from st_adapter.storage.files import checked
+from st_adapter.storage.reading import checked
+from st_adapter.words import documents_searched
 
 Layout = Literal["document", "query", "twin"]
 """What plain ``encode`` gives: documents; queries; or queries from a model without a Router, for older software."""

@@ -26,22 +26,11 @@ from st_adapter.saving.card import Layout, TrainingRecord, base_metadata, model_
 from st_adapter.saving.declared_sizes import TRANSFORMERS, check_module, check_transformer
 from st_adapter.saving.model_files import BOOKKEEPING, DAMAGED, TOKENIZER_FILES, inside, model_files, read_modules
 from st_adapter.saving.onnx_export import BASE_FILE, DOCUMENT_FILE, QUERY_FILE
-from st_adapter.storage.files import (
-    MAX_FILES,
-    check_finite,
-    checked,
-    file_sha256,
-    file_within,
-    is_pickle,
-    names_in,
-    read_json,
-    read_object,
-    read_weights,
-    tensor_infos,
-    write_json,
-    write_text,
-)
 from st_adapter.storage.hub import download
+from st_adapter.storage.paths import MAX_FILES, file_sha256, file_within, is_pickle, names_in
+from st_adapter.storage.reading import checked, read_json, read_object
+from st_adapter.storage.tensors import check_finite, read_weights, tensor_infos
+from st_adapter.storage.writing import write_json, write_text
 
 CONFIG_FILE_NAME = "st_adapter_config.json"
 

@@ -50,8 +50,11 @@ from st_adapter.saving.repository import (
     write_config,
     write_max_seq_length,
 )
-from st_adapter.storage.files import file_within, folder_written_whole, is_pickle, read_object, write_json, write_text
-from st_adapter.storage.hub import MAIN, Upload, branches_of, check_repository_free, download, upload
+from st_adapter.storage.hub import MAIN, branches_of, download
+from st_adapter.storage.paths import file_within, is_pickle
+from st_adapter.storage.reading import read_object
+from st_adapter.storage.uploading import Upload, check_repository_free, upload
+from st_adapter.storage.writing import folder_written_whole, write_json, write_text
 
 QUERY_BRANCH, TWIN_BRANCH = "query", "twin"
 

@@ -35,9 +35,8 @@ from st_adapter.saving.attach import attach, detach
 from st_adapter.saving.card import TrainingRecord
 from st_adapter.saving.repository import CONFIG_FILE_NAME, from_pretrained, read_saved
 from st_adapter.saving.save import save_pretrained
-from st_adapter.storage import files as storage
-from st_adapter.storage import hub
-from st_adapter.storage.files import is_pickle
+from st_adapter.storage import hub, writing
+from st_adapter.storage.paths import is_pickle
 
 REWRITTEN = {"modules.json", "config_sentence_transformers.json", "README.md"}
 
@@ -845,7 +844,7 @@ FAILURES = [
     pytest.param(Path, "mkdir", 2, id="making-the-temporary-folder"),
     pytest.param(Path, "write_text", 3, id="writing-configuration"),
     pytest.param(Dense, "save_torch_weights", 1, id="writing-weights"),
-    pytest.param(storage, "_replace_folder", 1, id="putting-in-place"),
+    pytest.param(writing, "_replace_folder", 1, id="putting-in-place"),
 ]
 
 
