@@ -34,7 +34,6 @@ from st_adapter.saving.onnx_export import check_dependencies, check_exportable
 from st_adapter.saving.save import check_target, save_pretrained
 from st_adapter.storage.writing import check_writable, write_json
 from st_adapter.trainer import AdapterTrainer
-from st_adapter.words import counted
 
 Method = Literal["auto", "closed-form", "gradient"]
 

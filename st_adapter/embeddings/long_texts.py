@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
-from st_adapter.data.cells import counted
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.roles import Role, prompt_of
+from st_adapter.words import counted
 
 _TEXTS_AT_ONCE = 1024
 

@@ -23,7 +23,7 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from st_adapter.adapter import ADAPTER_FOLDER, QueryAdapter
+from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import token_limit
@@ -50,6 +50,7 @@ from st_adapter.saving.repository import (
     write_config,
     write_max_seq_length,
 )
+from st_adapter.storage.adapters import ADAPTER_FOLDER
 from st_adapter.storage.hub import MAIN, branches_of, download
 from st_adapter.storage.paths import file_within, is_pickle
 from st_adapter.storage.reading import read_object
