@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.base_model import BaseModel, Role, check_encoder, is_unit, prompt_of
 from st_adapter.embeddings.cache import DTYPES, Precision, VectorCache, autocast, cache_of_this_model, sample_of_texts
-from st_adapter.embeddings.embedded import EmbeddedDataset, OwnCopies, Similarity, index_qrels
+from st_adapter.embeddings.corpus import MemoryCorpus, Similarity
+from st_adapter.embeddings.embedded import EmbeddedDataset, OwnCopies, index_qrels
 from st_adapter.embeddings.fingerprint import json_digest
 from st_adapter.errors import InputError
 from st_adapter.storage.files import check_writable
@@ -82,13 +83,13 @@ def embed(
         return torch.from_numpy(cache.read(texts)).to(model.device)
 
     queries = embed_role("query", list(dataset.queries["text"]))
-    corpus = embed_role("document", list(dataset.corpus["text"]))
+    documents = embed_role("document", list(dataset.corpus["text"]))
     dtype = DTYPES.get(precision, model.dtype)
-    unit = base_model.normalized and is_unit(queries, dtype) and is_unit(corpus, dtype)
+    normalized = base_model.normalized and is_unit(queries, dtype) and is_unit(documents, dtype)
     qrels = index_qrels(dataset, model.device)
-    ids = list(dataset.queries["id"]), list(dataset.corpus["id"])
     copies = OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=model.device) for rows in dataset.own_copies))
-    return EmbeddedDataset(*ids, queries, corpus, qrels, similarity, unit, base_model, copies)
+    corpus = MemoryCorpus(list(dataset.corpus["id"]), documents, similarity)
+    return EmbeddedDataset(list(dataset.queries["id"]), queries, corpus, qrels, normalized, base_model, copies)
 
 
 def check_texts_of(dataset: RetrievalDataset) -> dict[Role, list[str]]:
