@@ -11,9 +11,11 @@ from safetensors.torch import save_file
 from sentence_transformers.base.modules import Dense, Module, Normalize
 from torch import Tensor, nn
 
-from st_adapter.embeddings.base_model import BaseModel
-from st_adapter.storage.files import check_finite, read_object, read_weights, write_json
+from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.storage.hub import download
+from st_adapter.storage.reading import read_object
+from st_adapter.storage.tensors import check_finite, read_weights
+from st_adapter.storage.writing import write_json
 
 Kind = Literal["linear", "low_rank", "mlp"]
 Activation = Literal["gelu", "relu", "silu"]
@@ -50,7 +52,7 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
             serving stacks skip the ``Normalize`` before a ``Dense``, which is exact only without a bias.
         normalize: Rescale ``y`` to the length of ``x``, so that unit vectors stay unit. Switch it off for a base model
             whose vectors are not of unit length.
-        base_model: The model that it is for (``BaseModel.of(model)``), or the same as a dict; ``attach`` then refuses
+        base_model: The model that it is for (``identity_of(model)``), or the same as a dict; ``attach`` then refuses
             any other. ``fit`` and ``AdapterTrainer`` set it. None binds the adapter to nothing.
 
     Raises:
@@ -86,7 +88,7 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         activation: Activation = "gelu",
         bias: bool = False,
         normalize: bool = True,
-        base_model: BaseModel | dict[str, Any] | None = None,
+        base_model: EncoderIdentity | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         _check_whole("embedding_dimension", embedding_dimension)
@@ -108,8 +110,8 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         self.activation = activation
         self.bias = bias
         self.normalize = normalize
-        described = base_model if isinstance(base_model, BaseModel) or base_model is None else None
-        self.base_model = described if base_model is described else BaseModel.from_dict(base_model)
+        described = base_model if isinstance(base_model, EncoderIdentity) or base_model is None else None
+        self.base_model = described if base_model is described else EncoderIdentity.from_dict(base_model)
 
         if kind == "linear":
             self.delta = nn.Parameter(torch.zeros(embedding_dimension, embedding_dimension))
@@ -125,7 +127,9 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         self._activation_function = _ACTIVATIONS[activation]() if kind == "mlp" else nn.Identity()
 
     @classmethod
-    def from_matrix(cls, matrix: Tensor, normalize: bool = True, base_model: BaseModel | None = None) -> QueryAdapter:
+    def from_matrix(
+        cls, matrix: Tensor, normalize: bool = True, base_model: EncoderIdentity | None = None
+    ) -> QueryAdapter:
         """Linear adapter ``y = matrix x``, rescaled to the length of ``x`` when ``normalize``.
 
         Args:

@@ -24,8 +24,9 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.data.dataset import UNCUT, RetrievalDataset, SplitBy, documents_searched
+from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import PARAPHRASE_THRESHOLD
+from st_adapter.data.splits import UNCUT, SplitBy
 from st_adapter.demo import demo_model, standard_library_dataset
 from st_adapter.embeddings.cache import Precision
 from st_adapter.embeddings.embedding import embed
@@ -55,8 +56,9 @@ from st_adapter.saving.declared_sizes import check_sizes
 from st_adapter.saving.repository import CONFIG_FILE_NAME, from_pretrained, is_saved_model, read_saved, saved_training
 from st_adapter.saving.save import check_may_push, push_folder
 from st_adapter.stacks.check import check_stack, load_function
-from st_adapter.storage.files import check_writable, write_json
 from st_adapter.storage.hub import check_can_write
+from st_adapter.storage.writing import check_writable, write_json
+from st_adapter.words import documents_searched
 
 
 class _Console(Console):

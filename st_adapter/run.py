@@ -13,13 +13,13 @@ from typing import Any, Literal, NamedTuple
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.data.cells import counted
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks, drop_leaks, regroup
-from st_adapter.embeddings.base_model import count_long_texts
 from st_adapter.embeddings.cache import Precision
 from st_adapter.embeddings.embedded import EmbeddedDataset, index_qrels
-from st_adapter.embeddings.embedding import check_texts_of, embed
+from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.long_texts import count_long_texts
+from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate, seen_documents
 from st_adapter.evaluation.statistics import gate
@@ -33,8 +33,9 @@ from st_adapter.saving.attach import check_base, detach
 from st_adapter.saving.card import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
 from st_adapter.saving.onnx_export import check_dependencies, check_exportable
 from st_adapter.saving.save import check_target, save_pretrained
-from st_adapter.storage.files import check_writable, write_json
+from st_adapter.storage.writing import check_writable, write_json
 from st_adapter.trainer import AdapterTrainer
+from st_adapter.words import counted
 
 Method = Literal["auto", "closed-form", "gradient"]
 

@@ -16,7 +16,8 @@ from sentence_transformers import SentenceTransformer
 from problems import corpus_of
 from st_adapter import cli
 from st_adapter.adapter import QueryAdapter
-from st_adapter.data.dataset import RetrievalDataset, own_copies
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.judgements import own_copies
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
 from st_adapter.embeddings.embedding import embed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 import warnings
 from collections.abc import Iterable, Sequence
@@ -18,23 +17,15 @@ from datasets.arrow_writer import ArrowWriter
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from st_adapter.embeddings.base_model import Role, embed_texts, relative_distances, same_within
+from st_adapter.embeddings.probe_texts import sample_of_texts, text_key
+from st_adapter.embeddings.roles import Role, embed_texts
+from st_adapter.embeddings.tolerance import relative_distances, same_within
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# Texts a role that are embedded afresh to see that cached vectors are this model's; few side by side, so that the
-# longest one does not make a large batch as long as itself.
-_SAMPLE_TEXTS, _SAMPLE_BATCH = 32, 8
-
-
-def sample_of_texts(texts: Iterable[str], size: int = _SAMPLE_TEXTS) -> list[str]:
-    """Some of the texts, the longest first and the shortest among them, always the same ones; all if there are few."""
-    by_length = sorted(dict.fromkeys(texts), key=len, reverse=True)
-    if len(by_length) <= size:
-        return by_length
-    drawn = sorted(by_length[1:-1], key=_text_key)[: size - 2]
-    return sorted([by_length[0], *drawn, by_length[-1]], key=len, reverse=True)
+# Few side by side, so that the longest one does not make a large batch as long as itself.
+_SAMPLE_BATCH = 8
 
 
 def cache_of_this_model(
@@ -86,17 +77,17 @@ class VectorCache:
 
     def known(self, texts: Iterable[str]) -> list[str]:
         """The distinct texts with a vector, in order."""
-        return [text for text in dict.fromkeys(texts) if _text_key(text) in self._where]
+        return [text for text in dict.fromkeys(texts) if text_key(text) in self._where]
 
     def missing(self, texts: Iterable[str]) -> list[str]:
         """The distinct texts without a vector, in order."""
-        return [text for text in dict.fromkeys(texts) if _text_key(text) not in self._where]
+        return [text for text in dict.fromkeys(texts) if text_key(text) not in self._where]
 
     def read(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """The (T, D) vectors of texts that all have one."""
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         for row, text in enumerate(texts):
-            shard, index = self._where[_text_key(text)]
+            shard, index = self._where[text_key(text)]
             vectors[row] = self._shards[shard][index]
         return vectors
 
@@ -110,7 +101,7 @@ class VectorCache:
                 "Check these texts and the model's weights; with fp16 try bf16 or fp32."
             )
         if not self.writable:
-            self._keep([_text_key(text) for text in texts], vectors)
+            self._keep([text_key(text) for text in texts], vectors)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         name = uuid.uuid4().hex
@@ -118,7 +109,7 @@ class VectorCache:
         features = Features({"key": Value("string"), "embedding": SequenceFeature(Value("float32"), length=self.dim)})
         try:
             with ArrowWriter(path=str(unfinished), features=features) as writer:
-                writer.write_batch({"key": [_text_key(text) for text in texts], "embedding": vectors})
+                writer.write_batch({"key": [text_key(text) for text in texts], "embedding": vectors})
                 writer.finalize()
             unfinished.replace(finished)
         finally:
@@ -147,7 +138,3 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
-
-
-def _text_key(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

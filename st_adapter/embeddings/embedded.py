@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.base_model import BaseModel
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus, Similarity, check_vectors
+from st_adapter.embeddings.identity import EncoderIdentity
 
 # Batches of other sizes shift a vector; a cosine this near to 1 is the same text, whatever the precision.
 _COPY_TOLERANCE = 1e-4
@@ -67,7 +67,7 @@ class EmbeddedSplit:
     corpus: Corpus
     qrels: EmbeddedQrels
     normalized: bool = True
-    base_model: BaseModel | None = None
+    base_model: EncoderIdentity | None = None
     own_copies: OwnCopies | None = None
 
     def __post_init__(self) -> None:
@@ -151,7 +151,7 @@ class EmbeddedDataset:
     corpus: Corpus
     qrels: dict[str, EmbeddedQrels]
     normalized: bool
-    base_model: BaseModel | None = None
+    base_model: EncoderIdentity | None = None
     own_copies: OwnCopies | None = None
 
     def __post_init__(self) -> None:

@@ -14,13 +14,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.base_model import BaseModel, Role, check_encoder, is_unit, prompt_of
-from st_adapter.embeddings.cache import DTYPES, Precision, VectorCache, autocast, cache_of_this_model, sample_of_texts
+from st_adapter.embeddings.cache import DTYPES, Precision, VectorCache, autocast, cache_of_this_model
 from st_adapter.embeddings.corpus import MemoryCorpus, Similarity
 from st_adapter.embeddings.embedded import EmbeddedDataset, OwnCopies, index_qrels
 from st_adapter.embeddings.fingerprint import json_digest
+from st_adapter.embeddings.identity import identity_of
+from st_adapter.embeddings.model_kind import check_encoder
+from st_adapter.embeddings.roles import Role, prompt_of
+from st_adapter.embeddings.tolerance import is_normalized
 from st_adapter.errors import InputError
-from st_adapter.storage.files import check_writable
+from st_adapter.storage.writing import check_writable
 
 # A killed run loses at most the texts of one unfinished shard.
 _SHARD_TEXTS = 2048
@@ -64,7 +67,7 @@ def embed(
     similarity = _similarity(model)
     store = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
     writable = _is_writable(store, given=cache_dir is not None)
-    base_model = BaseModel.of(model)
+    base_model = identity_of(model)
     if base_model.fingerprint is None:
         raise ValueError(
             f"This model runs on the {model.get_backend()!r} backend, whose weights cannot be read to tell its cached "
@@ -85,16 +88,11 @@ def embed(
     queries = embed_role("query", list(dataset.queries["text"]))
     documents = embed_role("document", list(dataset.corpus["text"]))
     dtype = DTYPES.get(precision, model.dtype)
-    normalized = base_model.normalized and is_unit(queries, dtype) and is_unit(documents, dtype)
+    normalized = base_model.normalized and is_normalized(queries, dtype) and is_normalized(documents, dtype)
     qrels = index_qrels(dataset, model.device)
     copies = OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=model.device) for rows in dataset.own_copies))
     corpus = MemoryCorpus(list(dataset.corpus["id"]), documents, similarity)
     return EmbeddedDataset(list(dataset.queries["id"]), queries, corpus, qrels, normalized, base_model, copies)
-
-
-def check_texts_of(dataset: RetrievalDataset) -> dict[Role, list[str]]:
-    """The texts of a data set that a saved model is compared on; see ``save_pretrained``."""
-    return {"query": sample_of_texts(dataset.queries["text"]), "document": sample_of_texts(dataset.corpus["text"])}
 
 
 def _similarity(model: SentenceTransformer) -> Similarity:

@@ -31,7 +31,7 @@ from st_adapter.saving.repository import (
     saved_training,
 )
 from st_adapter.saving.save import save_pretrained
-from st_adapter.storage.files import file_sha256
+from st_adapter.storage.paths import file_sha256
 
 ROUTER = "3_Router/router_config.json"
 DENSE = "3_Router/query_0_Dense"
