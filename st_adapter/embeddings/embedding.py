@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.cache import VectorCache
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, OwnCopies, index_qrels
 from st_adapter.embeddings.encoder import Encoder, Precision, SentenceTransformerEncoder, encode
 from st_adapter.embeddings.long_texts import LongTexts
@@ -79,12 +80,10 @@ def embed(
     sides = (queries.vectors, corpus.vectors)
     return EmbeddedDataset(
         query_ids=list(dataset.queries["id"]),
-        corpus_ids=list(dataset.corpus["id"]),
         query_embeddings=queries.vectors,
-        corpus_embeddings=corpus.vectors,
+        corpus=MemoryCorpus(list(dataset.corpus["id"]), corpus.vectors, encoder.similarity),
         qrels=index_qrels(dataset, encoder.device),
-        similarity=encoder.similarity,
-        unit=identity.normalized and all(is_normalized(vectors, encoder.dtype) for vectors in sides),
+        normalized=identity.normalized and all(is_normalized(vectors, encoder.dtype) for vectors in sides),
         base_model=identity,
         own_copies=copies,
         long_texts=_long_texts(identity.max_seq_length, queries.num_cut, corpus.num_cut),
