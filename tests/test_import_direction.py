@@ -13,6 +13,7 @@ from problems import ROOT
 # A room is a folder, or a file beside the folders.
 ORDER = [
     "errors",
+    "words",
     "storage",
     "data",
     "embeddings",
