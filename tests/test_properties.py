@@ -26,15 +26,6 @@ KINDS = ["linear", "low_rank", "mlp"]
 ACTIVATIONS = ["gelu", "relu", "silu"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Matrices this small gain nothing from a second thread, and wait long for it on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 # Rounding may swap two documents whose scores agree to seven digits, once in a great many draws; so these do not vary.
 few = settings(max_examples=30, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 fewer = settings(few, max_examples=8)
