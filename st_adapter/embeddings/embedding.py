@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.base_model import BaseModel, Role, check_encoder, is_unit, prompt_of
 from st_adapter.embeddings.cache import DTYPES, Precision, VectorCache, autocast, cache_of_this_model, sample_of_texts
 from st_adapter.embeddings.embedded import EmbeddedDataset, OwnCopies, Similarity, index_qrels
@@ -35,6 +37,38 @@ def embed(
     precision: Precision = "fp32",
     show_progress_bar: bool = True,
 ) -> EmbeddedDataset:
+    """Embed a data set and index its judgements; arguments and errors are those of ``embed_texts``.
+
+    Splits that are to be cut by document are cut here, with the paraphrases that the embeddings show.
+
+    Returns:
+        Tensors on the model's device, rows in data set order.
+    """
+    texts = embed_texts(
+        model,
+        dataset,
+        cache_dir=cache_dir,
+        batch_size=batch_size,
+        precision=precision,
+        show_progress_bar=show_progress_bar,
+    )
+    return judged_by(texts, cut_splits(dataset, texts.query_embeddings))
+
+
+def judged_by(texts: EmbeddedDataset, dataset: RetrievalDataset) -> EmbeddedDataset:
+    """The texts of a data set with its judgements."""
+    return replace(texts, qrels=index_qrels(dataset, texts.query_embeddings.device))
+
+
+def embed_texts(
+    model: SentenceTransformer,
+    dataset: RetrievalDataset,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    batch_size: int = 32,
+    precision: Precision = "fp32",
+    show_progress_bar: bool = True,
+) -> EmbeddedDataset:
     """Embed every query with ``encode_query`` and every document with ``encode_document``, each distinct text once.
 
     Vectors are cached as Arrow files under a key made of everything that can be read of the model in memory (see
@@ -45,7 +79,7 @@ def embed(
 
     Args:
         model: base model, on the device it shall run on.
-        dataset: queries, corpus and judgements.
+        dataset: queries and corpus.
         cache_dir: where the cache lies; ``st_adapter`` in ``HF_HOME`` if None. One that cannot be written to is read,
             and what is new is kept in memory only, with a warning.
         batch_size: texts per forward pass, >= 1.
@@ -53,7 +87,7 @@ def embed(
         show_progress_bar: one bar for the queries, one for the documents, if there is anything to embed.
 
     Returns:
-        Tensors on the model's device, rows in data set order.
+        Tensors on the model's device, rows in data set order, without any judgements; see ``judged_by``.
 
     Raises:
         ValueError: the model is a cross-encoder or sparse, compares by Euclidean or Manhattan distance, has quantised
@@ -85,10 +119,9 @@ def embed(
     corpus = embed_role("document", list(dataset.corpus["text"]))
     dtype = DTYPES.get(precision, model.dtype)
     unit = base_model.normalized and is_unit(queries, dtype) and is_unit(corpus, dtype)
-    qrels = index_qrels(dataset, model.device)
     ids = list(dataset.queries["id"]), list(dataset.corpus["id"])
     copies = OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=model.device) for rows in dataset.own_copies))
-    return EmbeddedDataset(*ids, queries, corpus, qrels, similarity, unit, base_model, copies)
+    return EmbeddedDataset(*ids, queries, corpus, {}, similarity, unit, base_model, copies)
 
 
 def check_texts_of(dataset: RetrievalDataset) -> dict[Role, list[str]]:
