@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from problems import ROOT
-from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.saving.card import (
     SplitScores,
     TrainingRecord,
@@ -19,7 +19,7 @@ from st_adapter.saving.card import (
     model_card,
 )
 
-BASE = BaseModel("org/model", "a" * 40, "b" * 64, "float32", 384, "", True)
+BASE = EncoderIdentity("org/model", "a" * 40, "b" * 64, "float32", 384, "", True)
 SCORES = SplitScores(
     split="test",
     num_queries=1300,

@@ -29,7 +29,7 @@ from transformers import BertModel
 import st_adapter
 from problems import KINDS, TEXTS, adapted_queries, apply, assert_adapted, hashes, make_adapter, names, trained
 from st_adapter.adapter import Kind, QueryAdapter
-from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving import save as saving
 from st_adapter.saving.attach import attach, detach
 from st_adapter.saving.card import TrainingRecord
@@ -178,7 +178,7 @@ def test_our_own_file_says_what_the_folder_is(tiny_model: SentenceTransformer, t
     assert config.pop("files") == {name: value for name, value in hashes(saved).items() if name not in unverified}
     assert config == {
         "layout": "document",
-        "base_model": BaseModel.of(tiny_model).to_dict(),
+        "base_model": identity_of(tiny_model).to_dict(),
         "has_adapter": True,
         "training": training.to_dict(),
     }
@@ -646,7 +646,7 @@ def test_a_model_that_was_changed_in_memory_is_written_by_sentence_transformers(
     opened = SentenceTransformer(str(saved), device="cpu")
     assert_adapted(opened, tiny_model, adapter or QueryAdapter(32))
     np.testing.assert_array_equal(opened.encode_document(CHANGED_TEXTS), tiny_model.encode_document(CHANGED_TEXTS))
-    assert read_saved(saved).base_model.weights_sha256 == BaseModel.of(detach(opened)[0]).weights_sha256
+    assert read_saved(saved).base_model.weights_sha256 == identity_of(detach(opened)[0]).weights_sha256
 
 
 def test_files_that_changed_on_disk_since_are_not_those_that_are_saved(tiny_model_path: Path, tmp_path: Path) -> None:
