@@ -15,7 +15,7 @@ from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.sampling import BatchSampler, first_of_equal_rows, labelled_pairs
 
 
-def make_split(judgements, num_queries=5, num_documents=9, documents=None):
+def make_split(judgements, num_queries=5, num_documents=9, documents=None, similarity="cosine"):
     """A split whose embeddings tell the row they came from; the last two documents are the same."""
     pairs = sorted(judgements)
     if documents is None:
@@ -34,6 +34,7 @@ def make_split(judgements, num_queries=5, num_documents=9, documents=None):
             torch.tensor([document for _, document in pairs]),
             torch.tensor([float(judgements[pair]) for pair in pairs]),
         ),
+        similarity=similarity,
     )
 
 
@@ -133,6 +134,16 @@ def test_hard_negatives_are_the_highest_scoring_ones_that_are_not_suspiciously_r
     sampler = BatchSampler(split, arguments(negatives="hard", num_hard_negatives=2))
     sampler.mine(torch.tensor([[1.0, 0.0]]))
     assert sampler.given.tolist() == [[2, 3]]
+
+
+def test_for_a_model_of_dot_products_the_highest_ones_are_hardest():
+    # Cosines .9, .5, .8, .88 times lengths 1, 1.7, .5, 2: products .9, .85, .4 and 1.76, which is suspicious.
+    cosines, lengths = torch.tensor([0.9, 0.5, 0.8, 0.88]), torch.tensor([1.0, 1.7, 0.5, 2.0])
+    documents = torch.stack([cosines, (1 - cosines**2).sqrt()], dim=1) * lengths[:, None]
+    split = make_split({(0, 0): 1.0}, num_queries=1, documents=documents, similarity="dot")
+    sampler = BatchSampler(split, arguments(negatives="hard", num_hard_negatives=2))
+    sampler.mine(torch.tensor([[1.0, 0.0]]))
+    assert sampler.given.tolist() == [[1, 2]]
 
 
 @given(st.lists(st.lists(st.sampled_from([0.0, -0.0, 1.0, 2.5]), min_size=3, max_size=3), min_size=1, max_size=30))
