@@ -9,7 +9,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-from problems import rotated_problem
+from problems import corpus_of, rotated_problem
 from st_adapter import QueryAdapter, attach, save_pretrained
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.embedding import embed
@@ -21,20 +21,20 @@ from st_adapter.fitting.gradient import GradientFit
 from st_adapter.trainer import AdapterTrainer
 
 
-def dot_problem(longer=1.0):
+def dot_problem(longer=1.0, similarity="dot"):
     """The rotated problem with vectors of many lengths, all ``longer`` times as long; one relevant document a query."""
     embedded = rotated_problem()
     generator = torch.Generator().manual_seed(1)
     queries, documents = (
         longer * (0.5 + torch.rand(len(rows), 1, generator=generator)) * rows
-        for rows in (embedded.query_embeddings, embedded.corpus_embeddings)
+        for rows in (embedded.query_embeddings, embedded.corpus.embeddings)
     )
-    return replace(embedded, query_embeddings=queries, corpus_embeddings=documents, similarity="dot", unit=False)
+    return replace(embedded, query_embeddings=queries, corpus=corpus_of(documents, similarity), normalized=False)
 
 
 def slow_ndcg(split, queries):
     """Mean nDCG@10 where each query has one relevant document: 1 / log2(1 + rank), and 0 beyond rank 10."""
-    scores = queries.double().numpy() @ split.corpus_embeddings.double().numpy().T
+    scores = queries.double().numpy() @ split.corpus.embeddings.double().numpy().T
     ranks = [1 + (row > row[answer]).sum() for row, answer in zip(scores, split.qrels.corpus_index, strict=True)]
     return np.mean([1 / np.log2(1 + rank) if rank <= 10 else 0.0 for rank in ranks])
 
@@ -52,7 +52,7 @@ def assert_better_by_dot_product(adapter, split):
 
 def test_the_problem_is_another_one_by_cosine():
     split = dot_problem()["test"]
-    cosine = evaluate(replace(dot_problem(), similarity="cosine")["test"]).base_means["ndcg@10"]
+    cosine = evaluate(dot_problem(similarity="cosine")["test"]).base_means["ndcg@10"]
     assert abs(evaluate(split).base_means["ndcg@10"] - cosine) > 0.01
 
 
@@ -120,7 +120,7 @@ def measured_by_sentence_transformers(model, dataset):
 
 def test_the_trainer_measures_as_sentence_transformers_does(dot_model, dataset, tmp_path):
     embedded = embed(dot_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
-    assert embedded.similarity == "dot" and not embedded.unit
+    assert embedded.similarity == "dot" and not embedded.normalized
     args = AdapterTrainingArguments(num_train_epochs=3, disable_tqdm=True)
     trainer = AdapterTrainer(dot_model, args, train_dataset=embedded)
     base = measured_by_sentence_transformers(dot_model, dataset)

@@ -9,9 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from problems import corpus_of
+from problems import split_of
 from st_adapter.embeddings.corpus import first_of_equal_rows
-from st_adapter.embeddings.embedded import EmbeddedQrels, EmbeddedSplit
 from st_adapter.fitting import sampling
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.sampling import BatchSampler, labelled_pairs
@@ -19,24 +18,13 @@ from st_adapter.fitting.sampling import BatchSampler, labelled_pairs
 
 def make_split(judgements, num_queries=5, num_documents=9, documents=None, similarity="cosine"):
     """A split whose embeddings tell the row they came from; the last two documents are the same."""
-    pairs = sorted(judgements)
     if documents is None:
         documents = torch.arange(1.0, num_documents + 1)
         documents[-1] = documents[-2]
         documents = torch.stack([documents.cos(), documents.sin()], dim=1)
     angles = torch.arange(1.0, num_queries + 1)
-    return EmbeddedSplit(
-        name="train",
-        query_ids=[f"q{row}" for row in range(num_queries)],
-        query_embeddings=torch.stack([angles.cos(), angles.sin()], dim=1),
-        corpus=corpus_of(documents),
-        qrels=EmbeddedQrels(
-            torch.tensor([query for query, _ in pairs]),
-            torch.tensor([document for _, document in pairs]),
-            torch.tensor([float(judgements[pair]) for pair in pairs]),
-        ),
-        similarity=similarity,
-    )
+    queries = torch.stack([angles.cos(), angles.sin()], dim=1)
+    return split_of(queries, documents, dict(sorted(judgements.items())), name="train", similarity=similarity)
 
 
 def row_of(vector, matrix):
