@@ -227,7 +227,7 @@ def index_qrels(dataset: RetrievalDataset, device: str | torch.device) -> dict[s
         split: EmbeddedQrels(
             torch.tensor([query_rows[query_id] for query_id in judged["query_id"]], device=device),
             torch.tensor([corpus_rows[corpus_id] for corpus_id in judged["corpus_id"]], device=device),
-            torch.tensor(list(judged["score"]), dtype=torch.float32, device=device),
+            torch.tensor(list(judged["relevance"]), dtype=torch.float32, device=device),
         )
         for split, judged in dataset.qrels.items()
     }

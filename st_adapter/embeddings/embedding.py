@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.cache import VectorCache
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, OwnCopies, index_qrels
@@ -46,6 +47,8 @@ def embed(
     used, 32 of their texts, the longest among them, are embedded afresh and compared: if they differ, all are embedded
     anew, with a warning. A second run embeds no more than these; a killed one goes on after its last finished shard.
 
+    Splits that are to be cut by document are cut here, with the paraphrases that the embeddings show.
+
     Args:
         model: base model, on the device it shall run on; its ``encode_query`` and ``encode_document`` are used. Or
             another ``Encoder``, which says itself how it is run.
@@ -63,6 +66,35 @@ def embed(
         ValueError: the model is a cross-encoder or sparse, compares by Euclidean or Manhattan distance, has quantised
             weights, or gives a vector that is not finite; ``cache_dir`` cannot be made; a cached file cannot be read.
     """
+    texts = embed_texts(
+        model,
+        dataset,
+        cache_dir=cache_dir,
+        batch_size=batch_size,
+        precision=precision,
+        show_progress_bar=show_progress_bar,
+    )
+    return judged_by(texts, cut_splits(dataset, texts.query_embeddings))
+
+
+def judged_by(texts: EmbeddedDataset, dataset: RetrievalDataset) -> EmbeddedDataset:
+    """The texts of a data set, embedded, with its judgements."""
+    return replace(texts, qrels=index_qrels(dataset, texts.query_embeddings.device))
+
+
+def embed_texts(
+    model: SentenceTransformer | Encoder,
+    dataset: RetrievalDataset,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    batch_size: int = 32,
+    precision: Precision = "fp32",
+    show_progress_bar: bool = True,
+) -> EmbeddedDataset:
+    """As ``embed``, but without judgements and splits: those are cut and indexed once it is known what to do with them.
+
+    See ``paraphrases.cut_splits`` and ``judged_by``.
+    """
     encoder = _as_encoder(model, batch_size, precision)
     store = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
     writable = _is_writable(store, given=cache_dir is not None)
@@ -79,7 +111,7 @@ def embed(
         query_ids=list(dataset.queries["id"]),
         query_embeddings=queries.vectors,
         corpus=MemoryCorpus(list(dataset.corpus["id"]), corpus.vectors, encoder.similarity),
-        qrels=index_qrels(dataset, encoder.device),
+        qrels={},
         normalized=identity.normalized
         and all(is_normalized(each.vectors, encoder.dtype) for each in (queries, corpus)),
         base_model=identity,
@@ -121,7 +153,7 @@ def _is_writable(store: Path, given: bool) -> bool:
         warnings.warn(
             f"{problem} So new embeddings are kept in memory only, and the next run computes them again. Name a place "
             "for them with cache_dir, or --cache-dir on the command line.",
-            stacklevel=3,
+            stacklevel=4,
         )
         return False
     return True
