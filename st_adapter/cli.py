@@ -21,11 +21,11 @@ from transformers.utils import logging as transformers_logging
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import PARAPHRASE_THRESHOLD
+from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD
 from st_adapter.data.splits import UNCUT, SplitBy
 from st_adapter.demo import demo_model, standard_library_dataset
-from st_adapter.embeddings.cache import Precision
 from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.encoder import Precision
 from st_adapter.embeddings.long_texts import LongTexts, long_texts
 from st_adapter.errors import InputError, without_secrets
 from st_adapter.evaluation.evaluation import EvaluationResult

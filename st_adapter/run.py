@@ -13,12 +13,12 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks
+from st_adapter.data.leaks import LeakReport, check_leaks
 from st_adapter.data.leaks import drop_leaks as without_leaks
-from st_adapter.embeddings.cache import Precision
-from st_adapter.embeddings.embedded import EmbeddedDataset, index_qrels
-from st_adapter.embeddings.embedding import embed
-from st_adapter.embeddings.long_texts import LongTexts, long_texts
+from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD, cut_splits
+from st_adapter.embeddings.embedded import EmbeddedDataset
+from st_adapter.embeddings.embedding import embed_texts, judged_by
+from st_adapter.embeddings.encoder import Precision
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate, seen_documents
@@ -34,7 +34,6 @@ from st_adapter.evidence.output_folder import (
 )
 from st_adapter.evidence.record import record_of
 from st_adapter.evidence.results import DataResults, Results, SelectionResults, described
-from st_adapter.evidence.saved import keep_paraphrases_together
 from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import Clock, check_seed_and_level, fit
@@ -95,7 +94,6 @@ class _Data:
     texts: RetrievalDataset
     embedded: EmbeddedDataset
     leaks: LeakReport
-    too_long: LongTexts | None
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def train(
         drop_leaks: whether to take queries out of train and dev that a later split has too, as text or paraphrase;
             see ``drop_leaks``. They are counted in any case.
         paraphrase_threshold: cosine from which two queries count as paraphrases; see ``check_leaks``. Where the splits
-            were cut by document, paraphrases stay on one side as well; see ``regroup``.
+            were cut by document, paraphrases stay on one side as well; see ``cut_splits``.
         output_dir: a new or empty folder, or one of an earlier run, to write ``model/`` and ``results.json`` to; what
             lies there is replaced only once the new model is complete. Nothing is written if None.
         cache_dir: where embeddings are cached; see ``embed``.
@@ -183,7 +181,7 @@ def train(
     _check_fit_together(base, dataset, settings)
     clock = Clock()
     with clock("embedding"):
-        embedded = embed(
+        embedded = embed_texts(
             base,
             dataset,
             cache_dir=cache_dir,
@@ -192,7 +190,7 @@ def train(
             show_progress_bar=show_progress_bar,
         )
     with clock("checking"):
-        data = _checked_data(base, dataset, embedded, settings)
+        data = _checked_data(dataset, embedded, settings)
     with clock("fitting"):
         fitted = _fitted(base, data.embedded, settings)
     with clock("evaluating"):
@@ -241,9 +239,9 @@ def _opened(model: SentenceTransformer | str | Path) -> SentenceTransformer:
 def _check_fit_together(model: SentenceTransformer, dataset: RetrievalDataset, settings: _Settings) -> None:
     """Check everything that can be checked before anything is embedded."""
     check_base(model)
-    missing = [split for split in ("train", "dev") if split not in dataset.qrels]
+    missing = [split for split in ("train", "dev") if split not in dataset.splits]
     if missing:
-        raise ValueError(f"The data have no split {missing[0]!r}, only {list(dataset.qrels)}. Training needs both.")
+        raise ValueError(f"The data have no split {missing[0]!r}, only {dataset.splits}. Training needs both.")
     if settings.output_dir is not None:
         # What the weights need at least.
         num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
@@ -254,18 +252,15 @@ def _check_fit_together(model: SentenceTransformer, dataset: RetrievalDataset, s
         check_exportable(model)
 
 
-def _checked_data(
-    model: SentenceTransformer, dataset: RetrievalDataset, embedded: EmbeddedDataset, settings: _Settings
-) -> _Data:
+def _checked_data(dataset: RetrievalDataset, embedded: EmbeddedDataset, settings: _Settings) -> _Data:
     """Cut and count with what the embeddings show."""
     threshold = settings.paraphrase_threshold
-    dataset = keep_paraphrases_together(dataset, embedded, threshold)
+    dataset = cut_splits(dataset, embedded.query_embeddings, threshold=threshold)
     leaks = check_leaks(dataset, embedded.query_embeddings, threshold=threshold)
     if settings.drop_leaks:
         dataset = without_leaks(dataset, leaks)
         leaks = check_leaks(dataset, embedded.query_embeddings, threshold=threshold)
-    embedded = replace(embedded, qrels=index_qrels(dataset, embedded.query_embeddings.device))
-    return _Data(dataset, embedded, leaks, long_texts(model, dataset))
+    return _Data(dataset, judged_by(embedded, dataset), leaks)
 
 
 def _fitted(model: SentenceTransformer, embedded: EmbeddedDataset, settings: _Settings) -> _Fitted:
@@ -324,7 +319,7 @@ def _results(
     config = None if fitted.adapter is None else fitted.adapter.get_config_dict()
     return Results(
         base_model=described(embedded.base_model),
-        data=DataResults.of(texts, embedded, data.leaks, data.too_long),
+        data=DataResults.of(texts, embedded, data.leaks),
         method=settings.method,
         adopted=fitted.adapter is not None,
         fitted_on=fitted.fitted_on,

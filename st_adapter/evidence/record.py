@@ -26,7 +26,7 @@ def record_of(
         dataset_id=name if "/" in name else "",
         num_documents=results.data.num_documents,
         corpus_is_labelled_only=results.data.corpus_is_labelled_only,
-        num_queries={split: len(set(judged["query_id"])) for split, judged in dataset.qrels.items()},
+        num_queries=dataset.num_queries,
         method=results.method,
         chosen=results.selection.chosen,
         reason=results.selection.gate.reason,

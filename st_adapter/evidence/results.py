@@ -65,10 +65,9 @@ class DataResults:
     leaks: dict[str, Any]
 
     @classmethod
-    def of(
-        cls, dataset: RetrievalDataset, embedded: EmbeddedDataset, leaks: LeakReport, long_texts: LongTexts | None
-    ) -> DataResults:
+    def of(cls, dataset: RetrievalDataset, embedded: EmbeddedDataset, leaks: LeakReport) -> DataResults:
         """What is kept of the data of a run."""
+        long_texts = embedded.long_texts
         train = embedded["train"]
         return cls(
             name=dataset.name,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import PARAPHRASE_THRESHOLD, regroup
-from st_adapter.embeddings.cache import Precision
-from st_adapter.embeddings.embedded import EmbeddedDataset, index_qrels
-from st_adapter.embeddings.embedding import embed
+from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD, cut_splits
+from st_adapter.embeddings.embedding import embed_texts, judged_by
+from st_adapter.embeddings.encoder import Precision
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.evaluation import seen_documents
 from st_adapter.evidence.indexes import IndexEvaluation, check_index, evaluate_indexes
@@ -109,19 +108,10 @@ def evaluate_saved(
     if run_dir is not None:
         check_writable(Path(run_dir), "run_dir")
     base, query_modules = detach(model)
-    embedded = embed(base, dataset, cache_dir=cache_dir, batch_size=batch_size, precision=precision)
-    dataset = keep_paraphrases_together(dataset, embedded, paraphrase_threshold)
-    embedded = replace(embedded, qrels=index_qrels(dataset, embedded.query_embeddings.device))
+    embedded = embed_texts(base, dataset, cache_dir=cache_dir, batch_size=batch_size, precision=precision)
+    dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+    embedded = judged_by(embedded, dataset)
     if run_dir is not None:
         write_trec(embedded[split], run_dir, query_modules)
     seen = seen_documents(embedded, fitted_on) if fitted_on else None
     return evaluate_indexes(embedded[split], query_modules, indexes, seen_documents=seen)
-
-
-def keep_paraphrases_together(
-    dataset: RetrievalDataset, embedded: EmbeddedDataset, threshold: float
-) -> RetrievalDataset:
-    """Where the splits were cut by document, cut them anew with the paraphrases that only the embeddings show."""
-    if dataset.cut is None or dataset.cut.by != "document":
-        return dataset
-    return regroup(dataset, embedded.query_embeddings, threshold=threshold)
