@@ -265,8 +265,8 @@ def private_files(names: Iterator[str] | set[str]) -> list[str]:
 @contextmanager
 def pushed(saved: Path) -> Iterator[dict[str, set[str]]]:
     """Push to a Hub in this process, by the real client in another one; branch -> names of its files."""
-    from hub_client import HubClient  # type: ignore[import-not-found]
-    from hub_server import ALICE, HubServer  # type: ignore[import-not-found]
+    from hub_double.client import HubClient  # type: ignore[import-not-found]
+    from hub_double.server import ALICE, HubServer  # type: ignore[import-not-found]
 
     with HubServer() as server, HubClient(server.url) as client:
         client.run(_push, saved, token=ALICE)

@@ -25,14 +25,16 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from hub_client import HubClient  # noqa: E402
-from hub_server import HubServer  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 from sentence_transformers.base.modules import Normalize, Transformer  # noqa: E402
 from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
 from transformers import BertConfig, BertModel  # noqa: E402
 
+from hub_double.client import HubClient  # noqa: E402
+from hub_double.server import HubServer  # noqa: E402
+
+pytest.register_assert_rewrite("problems")
 torch.set_num_threads(2)
 # No test asserts a time; in CI the same examples are tried every time.
 settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
@@ -110,7 +112,7 @@ def _hub_server() -> Iterator[HubServer]:
 
 @pytest.fixture(scope="module")
 def hub_server(_hub_server: HubServer) -> HubServer:
-    """A Hub without repositories, of the users and tokens in hub_server.py. Tests of a module share it."""
+    """A Hub without repositories, of the users and tokens in hub_double/server.py. Tests of a module share it."""
     _hub_server.reset()
     return _hub_server
 

@@ -12,35 +12,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BertConfig, BertModel
 
+from problems import KINDS, apply, trained, unit_rows
 from st_adapter.adapter import Activation, Kind, QueryAdapter
 from st_adapter.saving.alone import save_adapter
 
-KINDS = get_args(Kind)
 ACTIVATIONS = get_args(Activation)
-
-
-def trained(adapter: QueryAdapter, scale: float = 0.1, seed: int = 0) -> QueryAdapter:
-    """Move every weight by a random amount, as training would."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in adapter.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
-    return adapter
-
-
-def unit_rows(num_rows: int, dimension: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(num_rows, dimension, generator=generator), dim=1)
-
-
-def apply(modules: list[nn.Module], embeddings: Tensor) -> Tensor:
-    features = {"sentence_embedding": embeddings}
-    for module in modules:
-        features = module(features)
-    return features["sentence_embedding"]
 
 
 @pytest.mark.parametrize("normalize", [True, False])

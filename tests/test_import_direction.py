@@ -1,4 +1,4 @@
-"""Data flows one way: a room of the package imports only rooms that stand above it here."""
+"""Data flows one way: a room of the package imports only rooms that stand above it here, and no test another test."""
 
 import ast
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import st_adapter
+from problems import ROOT
 
 # A room is a folder, or a file beside the folders.
 ORDER = [
@@ -70,3 +71,15 @@ def test_no_stack_is_imported_with_the_package(path):
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not {name.partition(".")[0] for name in imported} & {"chromadb", "llama_index", "lancedb"}
+
+
+# Importing a test file collects its tests a second time, and ties them to a place.
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_test_file_is_imported(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+    tests = {test.stem for test in (ROOT / "tests").rglob("test_*.py")} | {"conftest"}
+    assert not {part for name in imported for part in name.split(".")} & tests

@@ -7,14 +7,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
+from problems import DIM, rotated_problem
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings import embedding as embeddings
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
+from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.trainer import AdapterTrainer
 
-DIM = 16
 DEFAULTS = {
     "disable_tqdm": True,
     "num_train_epochs": 20,
@@ -22,30 +22,6 @@ DEFAULTS = {
     "start": "identity",
     "per_device_train_batch_size": 64,
 }
-
-
-def rotated_problem(seed=0, num_queries=240, num_documents=160, noise=0.05):
-    """Queries are their document turned by an unknown rotation, so a linear adapter can put everything right."""
-    generator = torch.Generator().manual_seed(seed)
-    documents = torch.nn.functional.normalize(torch.randn(num_documents, DIM, generator=generator))
-    turn = 0.25 * torch.randn(DIM, DIM, generator=generator)
-    rotation = torch.linalg.matrix_exp(turn - turn.T)
-    answers = torch.randint(0, num_documents, (num_queries,), generator=generator)
-    queries = documents[answers] @ rotation + noise * torch.randn(num_queries, DIM, generator=generator)
-    cut, end = int(0.6 * num_queries), int(0.8 * num_queries)
-    qrels = {
-        name: EmbeddedQrels(torch.arange(num_queries)[part], answers[part], torch.ones(len(answers[part])))
-        for name, part in (("train", slice(cut)), ("dev", slice(cut, end)), ("test", slice(end, None)))
-    }
-    return EmbeddedDataset(
-        [f"q{i}" for i in range(num_queries)],
-        [f"d{i}" for i in range(num_documents)],
-        torch.nn.functional.normalize(queries),
-        documents,
-        qrels,
-        "cosine",
-        True,
-    )
 
 
 def arguments(**changes):

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
-from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,42 +8,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Router
 from sentence_transformers.sentence_transformer.modules import Dropout
-from test_adapter import apply, trained
 
+from problems import KINDS, TEXTS, apply, assert_adapted, make_adapter
 from st_adapter.adapter import Kind, QueryAdapter
 from st_adapter.embeddings.base_model import BaseModel
 from st_adapter.saving.attach import attach, detach
-
-KINDS = get_args(Kind)
-TEXTS = ["open a file", "close the file", "read the line number of a list", "x" * 200, "what?"]
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def make_adapter(kind: Kind = "linear", *, bias: bool = False, normalize: bool = True) -> QueryAdapter:
-    """The same weights at every call, so that a second process can be compared with."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        adapter = QueryAdapter(32, kind, rank=4, hidden_dim=16, bias=bias, normalize=normalize)
-    return trained(adapter, scale=0.2)
-
-
-def adapted_queries(adapter: QueryAdapter, model: SentenceTransformer) -> np.ndarray:
-    with torch.no_grad():
-        return adapter.transform(torch.from_numpy(model.encode_query(TEXTS))).numpy()
-
-
-def assert_adapted(model: SentenceTransformer, base: SentenceTransformer, adapter: QueryAdapter) -> None:
-    np.testing.assert_allclose(model.encode_query(TEXTS), adapted_queries(adapter, base), rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(model.encode_document(TEXTS), base.encode_document(TEXTS))
-    np.testing.assert_array_equal(model.encode(TEXTS), base.encode(TEXTS))
 
 
 def test_the_fixtures_tell_texts_apart(tiny_model: SentenceTransformer) -> None:

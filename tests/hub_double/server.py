@@ -23,8 +23,13 @@ from urllib.parse import parse_qs, unquote
 
 import uvicorn
 import yaml
-from hub_card import validate_card
-from hub_store import (
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from hub_double.card import validate_card
+from hub_double.store import (
     LFS_PATTERNS,
     REGULAR_MAX_SIZE,
     Blob,
@@ -36,10 +41,6 @@ from hub_store import (
     folder_ids,
     has_lfs_name,
 )
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
 
 ALICE = "hf_alicewritesalicewritesalicewrites"
 ALICE_READS = "hf_alicereadsalicereadsalicereads"

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_trainer import DIM, rotated_problem
 
+from problems import DIM, rotated_problem
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting import auto
 from st_adapter.fitting.auto import fit

@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_trainer import DIM, rotated_problem
 
+from problems import DIM, rotated_problem
 from st_adapter.fitting.closed_form import mix, ridge_to_positives, within_class_whitening
 from st_adapter.fitting.sampling import labelled_pairs
 

@@ -16,10 +16,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Module, Normalize, Router
 from sentence_transformers.sentence_transformer.modules import Dropout, Pooling, StaticEmbedding
-from test_adapter import trained
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from problems import trained
 from st_adapter import QueryAdapter, attach, export_onnx, save_pretrained
 from st_adapter.saving import onnx_export as onnx_export_module
 from st_adapter.saving.onnx_export import _examples, _warn_if_different

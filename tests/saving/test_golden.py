@@ -10,11 +10,12 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from problems import ROOT
 from st_adapter.adapter import QueryAdapter
 from st_adapter.saving.attach import attach, detach
 from st_adapter.saving.repository import from_pretrained, read_saved
 
-VERSIONS = sorted(path for path in (Path(__file__).parent / "golden").glob("v*"))
+VERSIONS = sorted(path for path in (ROOT / "tests" / "golden").glob("v*"))
 # Releases of torch differ in the last bits of the same product.
 TOLERANCE = 1e-5
 

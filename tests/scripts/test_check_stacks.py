@@ -1,9 +1,8 @@
 """The driver of the recipes sees what a stack does wrong: every check is planted to fail once."""
 
-import importlib
-from pathlib import Path
 from types import SimpleNamespace
 
+import check_stacks
 import numpy as np
 import pytest
 import torch
@@ -11,14 +10,6 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, save_pretrained
 from st_adapter.stacks.check import DOCUMENTS, QUERIES
-
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def check_stacks(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    return importlib.import_module("check_stacks")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +22,7 @@ def paths(tiny_model_path, tmp_path_factory):
 
 
 @pytest.fixture
-def model(paths, check_stacks):
+def model(paths):
     return check_stacks.Model(paths[0], paths[1], check_stacks.query_layout(paths[1]))
 
 
@@ -101,7 +92,7 @@ def second_first(answers, base):
         (second_first, r"nDCG@10 is 0\.\d+, by exact search 0\.\d+; recall of its hits 1"),
     ],
 )
-def test_a_store_that_is_wrong_is_seen(change, message, check_stacks, model, tmp_path, monkeypatch):
+def test_a_store_that_is_wrong_is_seen(change, message, model, tmp_path, monkeypatch):
     monkeypatch.setattr(check_stacks, "K", 3)
     texts = [f"{word} the {thing}" for word in ("open", "read", "close") for thing in ("file", "list", "line", "value")]
     data = check_stacks.Retrieval(
@@ -118,7 +109,7 @@ def test_a_store_that_is_wrong_is_seen(change, message, check_stacks, model, tmp
 
 
 @pytest.mark.parametrize("layout", ["adapted", "query"])
-def test_embedders_that_are_wrong_are_seen(layout, check_stacks, model):
+def test_embedders_that_are_wrong_are_seen(layout, model):
     opened = SentenceTransformer(str(getattr(model, layout)), device="cpu")
     plain = [opened.encode(list(texts)) for texts in (QUERIES, DOCUMENTS)]
     right = [opened.encode_query(list(QUERIES)), opened.encode_document(list(DOCUMENTS))]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from hub_card import validate_card
+
+from hub_double.card import validate_card
 
 RESULT = """\
 model-index:

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import curve_fit
-from test_trainer import rotated_problem
 
+from problems import rotated_problem
 from st_adapter.embeddings.embedded import EmbeddedQrels
 from st_adapter.evaluation.evaluation import query_metrics
 from st_adapter.evidence.curve import draw_labels, learning_curve

@@ -8,9 +8,10 @@ import urllib.error
 import urllib.request
 
 import pytest
-from hub_client import HubClient, HubClientError, hub_environment
-from hub_server import ALICE, ALICE_READS, BOB
-from hub_store import Blob, has_lfs_name
+
+from hub_double.client import HubClient, HubClientError, hub_environment
+from hub_double.server import ALICE, ALICE_READS, BOB
+from hub_double.store import Blob, has_lfs_name
 
 pytestmark = pytest.mark.hub
 WEIGHTS = b"\0weights" * 100

@@ -4,11 +4,11 @@ import json
 import shutil
 from html.parser import HTMLParser
 
-import chromium
 import pandas as pd
 import pytest
 from sentence_transformers import SentenceTransformer
 
+import chromium
 from st_adapter import cli
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.embedding import embed

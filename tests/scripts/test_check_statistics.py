@@ -1,21 +1,11 @@
 """The pairs of systems that the check of the statistics is made of, and its verdict."""
 
-import importlib
-from pathlib import Path
-
+import check_statistics as script
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("check_statistics")
-
-
-def test_the_pairs_have_the_difference_they_claim(script):
+def test_the_pairs_have_the_difference_they_claim():
     generator = np.random.default_rng(0)
     same = script.simulated(generator, 200, 1000, shift=0.0)
     shifted = script.simulated(generator, 200, 1000, shift=0.4)
@@ -27,7 +17,7 @@ def test_the_pairs_have_the_difference_they_claim(script):
     assert swapped.mean() == pytest.approx(0, abs=0.01) and set(np.abs(swapped.ravel())) == {0.0, 0.1, 0.5}
 
 
-def test_what_is_measured_is_measured(script):
+def test_what_is_measured_is_measured():
     def always_better(generator, pairs, size):
         return np.full((pairs, size), 0.1)
 

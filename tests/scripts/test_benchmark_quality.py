@@ -1,28 +1,13 @@
 """The numbers of the quality benchmarks by hand: interval, seen and unseen queries, and the draw of labels."""
 
-import importlib
-from pathlib import Path
-
+import benchmark_label_curve as label_curve
+import benchmark_quality as quality
 import numpy as np
 import pytest
 import torch
 
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
 from st_adapter.evaluation.evaluation import seen_documents, seen_queries
-
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-
-
-@pytest.fixture
-def quality(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("benchmark_quality")
-
-
-@pytest.fixture
-def label_curve(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("benchmark_label_curve")
 
 
 def embedded_dataset(num_queries, num_documents, qrels):
@@ -45,7 +30,7 @@ def embedded_dataset(num_queries, num_documents, qrels):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_interval_is_that_of_the_resampled_mean_difference(quality, sign):
+def test_the_interval_is_that_of_the_resampled_mean_difference(sign):
     base = np.full(12, 0.5)
     adapted = base + sign * np.array([0.0, 0.36] + 10 * [0.0])
     part = quality.compare_part(base, adapted)
@@ -58,7 +43,7 @@ def test_the_interval_is_that_of_the_resampled_mean_difference(quality, sign):
     assert part["p_value"] == 1.0, "one query says nothing"
 
 
-def test_a_query_is_seen_if_a_document_relevant_to_it_was_relevant_in_train_or_dev(quality):
+def test_a_query_is_seen_if_a_document_relevant_to_it_was_relevant_in_train_or_dev():
     embedded = embedded_dataset(
         8,
         4,
@@ -87,7 +72,7 @@ def test_a_query_is_seen_if_a_document_relevant_to_it_was_relevant_in_train_or_d
     assert quality.compare(base, adapted, np.ones(5, dtype=bool))["unseen"] is None
 
 
-def test_the_mean_of_runs_counts_those_significantly_below(quality):
+def test_the_mean_of_runs_counts_those_significantly_below():
     base = np.full(3, 0.5)
     values = [base + 0.3, base - 0.1, base]
     seen = np.ones(3, dtype=bool)
@@ -97,7 +82,7 @@ def test_the_mean_of_runs_counts_those_significantly_below(quality):
     assert (whole["gain"], whole["lowest_gain"]) == (0.06667, -0.1)  # (.3 - .1 + 0) / 3
 
 
-def test_a_draw_of_labels_keeps_the_share_of_dev_and_grows(label_curve):
+def test_a_draw_of_labels_keeps_the_share_of_dev_and_grows():
     qrels = {
         "train": [(query, query % 5, 1) for query in range(60)] + [(query, 7, 1) for query in range(60)],
         "dev": [(query, 6, 1) for query in range(60, 80)],

@@ -21,14 +21,13 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
-from test_adapter import apply, trained
-from test_model import KINDS, TEXTS, adapted_queries, assert_adapted, hashes, make_adapter, names
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertModel
 
 import st_adapter
+from problems import KINDS, TEXTS, adapted_queries, apply, assert_adapted, hashes, make_adapter, names, trained
 from st_adapter.adapter import Kind, QueryAdapter
 from st_adapter.embeddings.base_model import BaseModel
 from st_adapter.saving import save as saving

@@ -2,16 +2,18 @@
 
 import ast
 import hashlib
-import importlib
 import json
 import re
 import sys
-from pathlib import Path
 
+import check_stacks
 import numpy as np
 import pytest
+import run_recipe
+import stack_recipes
 
-ROOT = Path(__file__).parents[1]
+from problems import ROOT
+
 FOLDER = ROOT / "docs" / "stacks"
 RECIPES = sorted(path.stem for path in (FOLDER / "recipes").glob("*.py"))
 ARGUMENTS = {
@@ -39,19 +41,13 @@ def embedders(model_path, query_model_path):
 
 
 @pytest.fixture
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    return lambda name: importlib.import_module(name)
-
-
-@pytest.fixture
 def results():
     return json.loads((ROOT / "scripts" / "results" / "check_stacks.json").read_text(encoding="utf-8"))
 
 
-def test_the_page_is_that_of_recipes_and_results(scripts, results):
+def test_the_page_is_that_of_recipes_and_results(results):
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert scripts("stack_recipes").page(results) == page, "run scripts/stack_recipes.py"
+    assert stack_recipes.page(results) == page, "run scripts/stack_recipes.py"
 
 
 def test_every_recipe_was_run_as_it_is_or_the_reason_is_given(results):
@@ -65,8 +61,8 @@ def test_every_recipe_was_run_as_it_is_or_the_reason_is_given(results):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_has_what_the_page_and_the_checks_use(name, scripts):
-    recipe = scripts("stack_recipes").read(FOLDER / "recipes" / f"{name}.py")
+def test_a_recipe_has_what_the_page_and_the_checks_use(name):
+    recipe = stack_recipes.read(FOLDER / "recipes" / f"{name}.py")
     assert recipe.title
     assert re.fullmatch(r"[^\n]+\.", recipe.setting)
     functions = {
@@ -87,10 +83,10 @@ def test_a_recipe_has_what_the_page_and_the_checks_use(name, scripts):
         ('[\n#     "st-adapter[some]",\n#     "b>=1",\n# ]', ("st-adapter[some]", "b>=1")),
     ],
 )
-def test_the_metadata_of_a_recipe_is_read(dependencies, expected, scripts, tmp_path):
+def test_the_metadata_of_a_recipe_is_read(dependencies, expected, tmp_path):
     path = tmp_path / "some_stack.py"
     path.write_text(RECIPE.format(dependencies=dependencies))
-    recipe = scripts("stack_recipes").read(path)
+    recipe = stack_recipes.read(path)
     assert (recipe.name, recipe.title, recipe.setting) == ("some_stack", "Some stack", "set this.")
     assert recipe.requirements == expected
     assert recipe.functions == ("embedders",)
@@ -106,30 +102,29 @@ def test_the_metadata_of_a_recipe_is_read(dependencies, expected, scripts, tmp_p
         ("# dependencies = []\n", "no 'dependencies ="),
     ],
 )
-def test_a_recipe_without_them_is_refused(cut, message, scripts, tmp_path):
+def test_a_recipe_without_them_is_refused(cut, message, tmp_path):
     path = tmp_path / "some_stack.py"
     path.write_text(RECIPE.format(dependencies="[]").replace(cut, "", 1 if cut != "# ///\n" else -1))
     with pytest.raises(ValueError, match=message):
-        scripts("stack_recipes").read(path)
+        stack_recipes.read(path)
 
 
-def test_a_recipe_in_javascript_is_read(scripts, tmp_path):
+def test_a_recipe_in_javascript_is_read(tmp_path):
     path = tmp_path / "some_stack.mjs"
     path.write_text(
         '// /// script\n// dependencies = ["@some/stack"]\n// ///\n// Some stack: set this,\n// and that.\n\n'
         "export async function embedders(onnx_model_path) {}\n"
     )
-    recipe = scripts("stack_recipes").read_javascript(path)
+    recipe = stack_recipes.read_javascript(path)
     assert (recipe.name, recipe.title, recipe.setting) == ("some_stack", "Some stack", "set this, and that.")
     assert (recipe.requirements, recipe.functions) == (("@some/stack",), ("embedders",))
     assert recipe.code == "export async function embedders(onnx_model_path) {}"
     path.write_text("export function embedders() {}\n")
     with pytest.raises(ValueError, match="does not start with '// /// script'"):
-        scripts("stack_recipes").read_javascript(path)
+        stack_recipes.read_javascript(path)
 
 
-def test_results_of_other_recipes_stay(scripts, tmp_path):
-    check_stacks = scripts("check_stacks")
+def test_results_of_other_recipes_stay(tmp_path):
     path = tmp_path / "results.json"
     entry = {"stack": "a", "version": "1", "verified": True, "reason": None, "date": "2026-01-01"}
     check_stacks.keep(path, {"chroma": entry})
@@ -142,8 +137,7 @@ def test_results_of_other_recipes_stay(scripts, tmp_path):
     }
 
 
-def test_a_recipe_runs_as_in_its_environment(scripts, tmp_path, monkeypatch):
-    run_recipe = scripts("run_recipe")
+def test_a_recipe_runs_as_in_its_environment(tmp_path, monkeypatch):
     recipe = tmp_path / "fake.py"
     recipe.write_text(
         "def embedders(model_path, query_model_path):\n"

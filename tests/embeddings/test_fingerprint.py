@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib
 import types
-from pathlib import Path
 
+import check_identity as script
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -18,19 +17,15 @@ from sentence_transformers.sentence_transformer.modules.tokenizer import Whitesp
 from st_adapter.embeddings.base_model import BaseModel
 from st_adapter.embeddings.fingerprint import model_fingerprint
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
+@pytest.fixture(autouse=True)
+def unpatched(monkeypatch):
     # The script patches the library for a change that nothing shows; the patch goes with the test.
     monkeypatch.setattr(SentenceTransformer, "preprocess", SentenceTransformer.preprocess)
-    return importlib.import_module("check_identity")
 
 
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
-def test_every_change_of_the_script_is_noticed(script, tmp_path):
+def test_every_change_of_the_script_is_noticed(tmp_path):
     """Without the cache, which the script itself goes through: each change has another fingerprint or key."""
     missed = []
     for number, change in enumerate(script.changes()):
@@ -47,7 +42,7 @@ def test_every_change_of_the_script_is_noticed(script, tmp_path):
 
 
 @pytest.mark.parametrize("number", range(9))
-def test_what_changes_no_vector_changes_no_fingerprint(script, number, tmp_path):
+def test_what_changes_no_vector_changes_no_fingerprint(number, tmp_path):
     _, make, apply = script.CONTROLS[number]
     model = make(tmp_path)
     before = model_fingerprint(model)
@@ -55,7 +50,7 @@ def test_what_changes_no_vector_changes_no_fingerprint(script, number, tmp_path)
     assert len(script.CONTROLS) == 9
 
 
-def test_a_cached_vector_of_another_model_is_never_returned(script):
+def test_a_cached_vector_of_another_model_is_never_returned():
     """The whole way through the cache, for one change of each kind; the script goes it for all of them."""
     names = ("truncation side in memory", "file of a foreign module", "a hook", "weights of one role")
     names += ("a method of the library",)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_client import HubClient, HubClientError, hub_environment
-from hub_server import ALICE, ALICE_READS, BOB, HubServer
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
-from test_model import TEXTS, hashes, make_adapter
 
+from hub_double.client import HubClient, HubClientError, hub_environment
+from hub_double.server import ALICE, ALICE_READS, BOB, HubServer
+from problems import TEXTS, hashes, make_adapter
 from st_adapter.saving.card import SplitScores, TrainingRecord
 from st_adapter.saving.repository import CONFIG_FILE_NAME
 from st_adapter.saving.save import save_pretrained

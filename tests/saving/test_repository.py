@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import random
 import shutil
 from pathlib import Path
-from types import ModuleType
 
+import fuzz_repository
 import numpy as np
 import pytest
 import torch
@@ -18,8 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
-from test_model import TEXTS, adapted_queries, assert_adapted, hashes, make_adapter
 
+from problems import TEXTS, adapted_queries, assert_adapted, hashes, make_adapter
 from st_adapter.adapter import ADAPTER_FOLDER, QueryAdapter
 from st_adapter.saving.card import TrainingRecord
 from st_adapter.saving.repository import (
@@ -349,22 +348,15 @@ def test_what_the_libraries_cannot_open_is_one_clear_error(saved: Path) -> None:
         from_pretrained(saved, device="cpu")
 
 
-@pytest.fixture(scope="module")
-def fuzzer() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-        return importlib.import_module("fuzz_repository")
-
-
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_damaged_files_pass_the_checks_or_are_one_clear_error(
-    seed: int, saved_once: Path, fuzzer: ModuleType, tmp_path_factory: pytest.TempPathFactory
+    seed: int, saved_once: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = Path(os.path.realpath(tmp_path_factory.getbasetemp())) / "fuzzed"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(saved_once, folder)
-    _, _, must_be_noticed = fuzzer.mutate(folder, random.Random(seed))
+    _, _, must_be_noticed = fuzz_repository.mutate(folder, random.Random(seed))
     try:
         check_repository(folder)
     except ValueError as error:

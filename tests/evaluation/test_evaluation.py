@@ -5,31 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from problems import random_split
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
 from st_adapter.evaluation.evaluation import adapt, evaluate, seen_documents
 from st_adapter.evaluation.metrics import run_metrics
-
-
-def random_split(seed, num_queries=6, num_documents=15, dim=8):
-    """Random unit vectors, graded judgements in no order, and repeated documents so that ties occur."""
-    generator = torch.Generator().manual_seed(seed)
-    queries = torch.nn.functional.normalize(torch.randn(num_queries, dim, generator=generator))
-    documents = torch.nn.functional.normalize(torch.randn(num_documents, dim, generator=generator))
-    documents[num_documents // 2] = documents[0]
-    judged = torch.rand(num_queries, num_documents, generator=generator) < 0.4
-    judged[torch.arange(num_queries), torch.arange(num_queries) % num_documents] = True
-    pairs = judged.nonzero()[torch.randperm(int(judged.sum()), generator=generator)]
-    grades = torch.randint(0, 4, (len(pairs),), generator=generator).float()
-    grades[pairs[:, 0] == pairs[:, 1]] = 2.0
-    return EmbeddedSplit(
-        name="test",
-        query_ids=[f"q{i}" for i in range(num_queries)],
-        corpus_ids=[f"d{i}" for i in range(num_documents)],
-        query_embeddings=queries,
-        corpus_embeddings=documents,
-        qrels=EmbeddedQrels(pairs[:, 0], pairs[:, 1], grades),
-    )
 
 
 def as_dictionaries(split, queries):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_evaluation import random_split
 
+from problems import random_split
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.evaluation.evaluation import adapt, evaluate

@@ -16,8 +16,8 @@ from huggingface_hub.utils import get_session
 from rich.text import Text
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules
-from test_model import TEXTS, make_adapter
 
+from problems import TEXTS, make_adapter
 from st_adapter import cli
 from st_adapter.errors import printable, without_secrets
 from st_adapter.saving.card import TrainingRecord

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from problems import ROOT
 from st_adapter.embeddings.base_model import BaseModel
 from st_adapter.saving.card import (
     SplitScores,
@@ -51,7 +52,7 @@ def card(**changes: object) -> ModelCard:
 
 
 def test_the_whole_card_is_the_golden_one() -> None:
-    golden = Path(__file__).parent / "golden" / "model_card.md"
+    golden = ROOT / "tests" / "golden" / "model_card.md"
     assert model_card("user/adapted", BASE, on_hub=True, inherited={"license": "mit"}, training=RECORD) == (
         golden.read_text(encoding="utf-8")
     )
