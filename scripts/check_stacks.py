@@ -42,7 +42,7 @@ from transformers.utils import logging as transformers_logging
 
 from st_adapter import QueryAdapter, embed, export_onnx, fit, run_metrics, save_pretrained
 from st_adapter.demo import demo_model_path, standard_library_dataset
-from st_adapter.saving.repository import copy_as
+from st_adapter.saving.saved import copy_as
 from st_adapter.stacks.check import DOCUMENTS, QUERIES, check_stack
 
 Vectors = NDArray[np.float32]
@@ -237,9 +237,9 @@ def check_vectors(name: str, model: Model, queries: Vectors, documents: Vectors)
         dict(zip(texts, rows, strict=True)) for texts, rows in ((QUERIES, queries), (DOCUMENTS, documents))
     )
     check = check_stack(
+        str(model.adapted),
         lambda texts: [of_query[text] for text in texts],
         lambda texts: [of_document[text] for text in texts],
-        str(model.adapted),
         tolerance=TOLERANCE,
     )
     if not check.ok:
@@ -487,7 +487,7 @@ def saved_models(folder: Path) -> dict[str, Model]:
         with torch.no_grad():
             for parameter in adapter.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
-        adapted = save_pretrained(adapter, SentenceTransformer(str(base), device="cpu"), folder / name / "adapted")
+        adapted = save_pretrained(SentenceTransformer(str(base), device="cpu"), adapter, folder / name / "adapted")
         models[name] = Model(base, adapted, query_layout(adapted))
     real = folder / "minilm"
     if not (real / "adapted" / "modules.json").is_file():
@@ -495,7 +495,7 @@ def saved_models(folder: Path) -> dict[str, Model]:
         base = demo_model_path()
         model = SentenceTransformer(str(base), device="cpu")
         found = fit(embed(model, standard_library_dataset()))
-        save_pretrained(found.adapter, model, real / "adapted", base_model=base)
+        save_pretrained(model, found.adapter, real / "adapted", base_model=base)
     models["minilm"] = Model(demo_model_path(), real / "adapted", query_layout(real / "adapted"))
     return models
 

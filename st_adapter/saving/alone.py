@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from st_adapter.adapter import WEIGHTS_FILE, QueryAdapter
-from st_adapter.saving.card import TrainingRecord, adapter_card
+from st_adapter.saving.card import adapter_card
+from st_adapter.saving.record import TrainingRecord
 from st_adapter.storage.files import folder_written_whole, read_object, write_text
 from st_adapter.storage.hub import MAIN, Upload, upload
 

@@ -84,7 +84,7 @@ def adapter_card(
 def _filled(
     data: ModelCardData, title: str, base_model: BaseModel | None, training: TrainingRecord | None, **values: Any
 ) -> str:
-    functions = {"inline": _inline, "code": _code, "quoted": json.dumps, "searched": documents_searched}
+    functions: dict[str, Any] = {"inline": _inline, "code": _code, "quoted": json.dumps, "searched": documents_searched}
     name = "" if base_model is None else base_model.name
     link = f"[{name}](https://huggingface.co/{name})" if "/" in name and _HUB_ID.fullmatch(name) else _code(name)
     card = ModelCard.from_template(

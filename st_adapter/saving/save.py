@@ -18,8 +18,8 @@ from st_adapter.saving.compare import Compared, add_adapter, check_layout, reope
 from st_adapter.saving.layouts import Layout, task_error, to_layout
 from st_adapter.saving.onnx_export import export_onnx
 from st_adapter.saving.record import TrainingRecord
-from st_adapter.saving.saved import CONFIG_FILE_NAME, SavedRoute, is_saved_model, write_card, write_config
-from st_adapter.storage.files import folder_written_whole
+from st_adapter.saving.saved import CONFIG_FILE_NAME, SavedRoute, card_of, is_saved_model, write_config
+from st_adapter.storage.files import folder_written_whole, write_text
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def write_model(
         route = SavedRoute(ADAPTER_FOLDER if adapter is not None else None, options.training)
         write_config(folder, options.layout, identity, route)
         if adapter is not None:
-            write_card(folder, options.title or target.name)
+            write_text(folder / "README.md", card_of(folder, options.title or target.name))
         gc.collect()  # models opened to compare map their weights, and Windows renames no folder with mapped files
     return target
 

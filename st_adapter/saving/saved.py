@@ -152,8 +152,8 @@ def _read_route(route: _RouteContent, path: Path, is_newer: bool) -> SavedRoute:
 
 
 def _release(version: object) -> list[int]:
-    good = isinstance(version, str) and re.fullmatch(r"\d{1,6}(\.\d{1,6}){1,3}.*", version)
-    return [int(part) for part in re.findall(r"\d+", version)[:3]] if good else []
+    found = re.match(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})", version) if isinstance(version, str) else None
+    return [int(part) for part in found.groups()] if found else []
 
 
 def _known_fields(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def copy_as(source: Path, target: Path, layout: Layout, title: str) -> Path:
     config = read_object(source / CONFIG_FILE_NAME)
     write_json(target / CONFIG_FILE_NAME, {**config, "layout": layout, "files": _hashes(target)})
     if saved.has_adapter:
-        write_card(target, title)
+        write_text(target / "README.md", card_of(target, title))
     return target
 
 
@@ -204,10 +204,10 @@ def _published(folder: Path, saved: SavedModel) -> list[str]:
     return [*names, *(["README.md"] if (folder / "README.md").is_file() else [])]
 
 
-def write_card(folder: Path, title: str) -> None:
-    """Write the model card of a saved model in place of its base's, of which it keeps language and license."""
+def card_of(folder: Path, title: str) -> str:
+    """The model card of a saved model; of the card that lies there, such as its base's, it has language and license."""
     saved = read_saved(folder)
-    card = model_card(
+    return model_card(
         title,
         saved.base_model,
         layout=saved.layout,
@@ -216,7 +216,6 @@ def write_card(folder: Path, title: str) -> None:
         remote_code=_needs_remote_code(folder),
         onnx_files=[name for name in ONNX_FILES if (folder / "onnx" / name).is_file()],
     )
-    write_text(folder / "README.md", card)
 
 
 def _needs_remote_code(folder: Path) -> bool:

@@ -98,7 +98,7 @@ def base(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
 @pytest.fixture(scope="module", params=ADAPTERS)
 def adapted(request: pytest.FixtureRequest, base: Export, tmp_path_factory: pytest.TempPathFactory) -> Export:
     folder = tmp_path_factory.mktemp("onnx") / "adapted"
-    save_pretrained(make_adapter(**ADAPTERS[request.param]), base.model, folder)
+    save_pretrained(base.model, make_adapter(**ADAPTERS[request.param]), folder)
     model = SentenceTransformer(str(folder), device="cpu")
     return Export(model, folder, export_onnx(model, folder))
 
