@@ -28,7 +28,7 @@ from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence.changes import largest_changes
 from st_adapter.evidence.results import RESULTS_FILE
 from st_adapter.run import PER_QUERY
-from st_adapter.storage.files import write_json
+from st_adapter.storage.writing import write_json
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_report.json"
 NUM_DOCUMENTS, DIM, NUM_RUNS = 5_000, 64, 3

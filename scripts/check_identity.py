@@ -37,7 +37,7 @@ from transformers import BertConfig, BertModel
 from transformers.utils import logging as transformers_logging
 
 from st_adapter import EmbeddedDataset, RetrievalDataset, embed
-from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving.record import installed_versions
 
 OUTPUT = ROOT / "scripts" / "results" / "check_identity.json"
@@ -105,7 +105,7 @@ def checked(change: Change) -> dict[str, Any]:
         folder = Path(temporary)
         model, data = change.make(folder), dataset()
         before = embed(model, data, cache_dir=folder / "cache", show_progress_bar=False)
-        old = BaseModel.of(model)
+        old = identity_of(model)
         changed = change.apply(model, folder) or model
         new = embed(changed, data, cache_dir=folder / "cache", show_progress_bar=False)
         queries, documents = vectors(changed, data)
@@ -119,7 +119,7 @@ def checked(change: Change) -> dict[str, Any]:
             "expected": change.shows,
             "seen_by": "vectors" if said else "key",
             "bound": change.bound,
-            "binding_differs": old.difference(BaseModel.of(changed)) is not None,
+            "binding_differs": old.difference(identity_of(changed)) is not None,
         }
 
 

@@ -38,7 +38,7 @@ from st_adapter.embeddings.embedding import embed
 from st_adapter.evidence.curve import learning_curve
 from st_adapter.saving.record import installed_versions
 from st_adapter.saving.saved import CONFIG_FILE_NAME, read_saved
-from st_adapter.storage.files import file_sha256
+from st_adapter.storage.paths import file_sha256
 
 sys.path.insert(0, str(ROOT / "tests"))
 

@@ -9,10 +9,10 @@ __version__ = "0.1.0"
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks, regroup
-from st_adapter.embeddings.base_model import BaseModel
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.fingerprint import model_fingerprint
+from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.search import search
 from st_adapter.evaluation.comparison import Comparison
 from st_adapter.evaluation.evaluation import EvaluationResult, adapt, evaluate, seen_documents
@@ -40,7 +40,7 @@ from st_adapter.trainer import AdapterTrainer
 __all__ = [
     "AdapterTrainer",
     "AdapterTrainingArguments",
-    "BaseModel",
+    "EncoderIdentity",
     "Comparison",
     "EmbeddedDataset",
     "EmbeddedQrels",

@@ -8,18 +8,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.data.cells import counted
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks, drop_leaks, regroup
-from st_adapter.embeddings.base_model import count_long_texts
-from st_adapter.embeddings.cache import Precision
 from st_adapter.embeddings.embedded import EmbeddedDataset, index_qrels
-from st_adapter.embeddings.embedding import check_texts_of, embed
+from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.encoder import Precision
+from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate, seen_documents
 from st_adapter.evaluation.statistics import gate
@@ -33,7 +32,7 @@ from st_adapter.saving.attach import check_base, detach
 from st_adapter.saving.onnx_export import check_dependencies, check_exportable
 from st_adapter.saving.record import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
 from st_adapter.saving.save import check_target, save_pretrained
-from st_adapter.storage.files import check_writable, write_json
+from st_adapter.storage.writing import check_writable, write_json
 from st_adapter.trainer import AdapterTrainer
 
 Method = Literal["auto", "closed-form", "gradient"]
@@ -44,47 +43,6 @@ CHECKPOINT_FOLDER = "checkpoints"
 _SHOWN_LEAKS = 100
 # Metrics kept query by query, so that two runs can be compared query by query.
 PER_QUERY = ("ndcg@10", "mrr@100")
-
-
-class LongTexts(NamedTuple):
-    """Texts of which the model reads a part alone.
-
-    Attributes:
-        max_seq_length: tokens that it reads, prompt and special tokens included.
-        num_queries: queries with more.
-        num_documents: documents with more.
-    """
-
-    max_seq_length: int
-    num_queries: int
-    num_documents: int
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """One sentence if there are any."""
-        counts = (counted(self.num_queries, "query", "queries"), counted(self.num_documents, "document"))
-        found = [words for number, words in zip(self[1:], counts, strict=True) if number]
-        sentence = (
-            f"{' and '.join(found)} longer than the {self.max_seq_length} tokens that the model reads "
-            "(max_seq_length); the rest of them is not read."
-        )
-        return (sentence,) if found else ()
-
-
-def long_texts(model: SentenceTransformer, dataset: RetrievalDataset) -> LongTexts | None:
-    """Count the texts of a data set that are longer than a base model reads.
-
-    Args:
-        model: the base model, or one that was saved with an adapter.
-        dataset: queries and corpus.
-
-    Returns:
-        The counts; None for a model that reads texts of any length.
-    """
-    base, _ = detach(model)
-    queries = count_long_texts(base, dataset.queries["text"], "query")
-    documents = count_long_texts(base, dataset.corpus["text"], "document")
-    return None if queries is None or documents is None else LongTexts(int(base.max_seq_length), queries, documents)
 
 
 @dataclass(frozen=True)
@@ -200,7 +158,7 @@ def run_training(
 
     start = time.perf_counter()
     dataset = _keep_paraphrases_together(dataset, embedded, paraphrase_threshold)
-    too_long = long_texts(model, dataset)
+    too_long = embedded.long_texts
     leaks = check_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     if drop_leaking:
         dataset = drop_leaks(dataset, leaks)
@@ -281,7 +239,7 @@ def run_training(
             "notes": list(notes),
             "num_documents": len(dataset.corpus),
             "corpus_is_labelled_only": dataset.corpus_is_labelled_only,
-            "long_texts": None if too_long is None else too_long._asdict(),
+            "long_texts": None if too_long is None else too_long.to_dict(),
             "train": _split_numbers(embedded, "train"),
             "split_by": dataset.cut.by if dataset.cut else None,
             "leaks": leaks.to_dict(max_pairs=_SHOWN_LEAKS),

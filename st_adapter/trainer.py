@@ -24,7 +24,8 @@ from transformers.trainer_utils import TrainOutput
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
-from st_adapter.embeddings.embedding import check_texts_of, embed
+from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.evaluation.evaluation import EvaluationResult, adapt, evaluate, query_metrics
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.gradient import GradientFit
@@ -32,7 +33,7 @@ from st_adapter.saving.attach import check_base
 from st_adapter.saving.push import push_to_hub
 from st_adapter.saving.record import TrainingRecord, installed_versions
 from st_adapter.saving.save import save_pretrained
-from st_adapter.storage.files import check_writable, folder_written_whole
+from st_adapter.storage.writing import check_writable, folder_written_whole
 
 _CHECKPOINT = "checkpoint-"
 
@@ -266,7 +267,7 @@ class AdapterTrainer:
             self.state.best_global_step = self.state.global_step
             kept = copy.deepcopy(self.adapter)
             if not adapted:
-                kept.set_matrix(torch.eye(kept.embedding_dimension))
+                kept.set_matrix(torch.eye(kept.input_dimension))
             self._best = kept.state_dict()
 
     def _average_fits(self) -> None:

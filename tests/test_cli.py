@@ -17,7 +17,7 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings import embedding as embeddings_module
 from st_adapter.errors import InputError
 from st_adapter.saving.attach import check_base
-from st_adapter.storage.files import check_writable
+from st_adapter.storage.writing import check_writable
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from problems import ROOT
 # A room is a folder, or a file beside the folders.
 ORDER = [
     "errors",
+    "words",
     "storage",
     "data",
     "embeddings",

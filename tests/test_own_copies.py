@@ -15,7 +15,8 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter import cli
 from st_adapter.adapter import QueryAdapter
-from st_adapter.data.dataset import RetrievalDataset, own_copies
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.judgements import own_copies
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
 from st_adapter.embeddings.embedding import embed
 from st_adapter.evaluation.evaluation import evaluate, search_split

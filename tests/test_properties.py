@@ -115,7 +115,7 @@ def project(adapter, x):
 
 def matrix_of(adapter):
     """The matrix of a map that is linear without its rescaling, found by applying it to the unit vectors."""
-    return project(adapter, torch.eye(adapter.embedding_dimension)).T
+    return project(adapter, torch.eye(adapter.input_dimension)).T
 
 
 def random_matrix(seed, dim=DIM):

@@ -11,8 +11,8 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter import cli
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.base_model import BaseModel
 from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.identity import identity_of
 from st_adapter.run import run_training
 from st_adapter.saving.attach import detach
 
@@ -66,7 +66,7 @@ def test_results_hold_what_is_needed_to_judge_and_to_repeat(finished, tiny_model
     assert results["adopted"] is selection["gate"]["adopted"]
     assert selection["candidates"][0]["name"] == selection["chosen"]
     assert set(results["seconds"]) == {"embedding", "checking", "fitting", "evaluating", "saving"}
-    described = BaseModel.of(SentenceTransformer(str(tiny_model_path), device="cpu"))
+    described = identity_of(SentenceTransformer(str(tiny_model_path), device="cpu"))
     assert results["base_model"] == described.facts() and results["seed"] == 0
     assert set(results["versions"]) >= {"python", "torch", "sentence-transformers"}
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from st_adapter.data.files import listed
 from st_adapter.errors import InputError
+from st_adapter.words import counted, first_three, listed
 
 # Lists, tuples and objects as Python, numpy and JSON write them.
 _WRITTEN_LIST = re.compile(r"""\s*(array\()?[\[({]\s*(['"\[{].*)?[\])}]\s*(,\s*dtype=\w+\))?""", re.DOTALL)
@@ -143,16 +143,3 @@ def _check_characters(texts: Sequence[Any], labels: Sequence[str], what: str) ->
             f"{len(bad)} {what} hold half a character (a lone surrogate, such as \\ud83d, of a text that was cut): "
             f"{first_three(bad)}. Expected whole characters. Remove the half, or write the text anew from its source."
         )
-
-
-# --- words for messages ---
-
-
-def first_three(labels: Sequence[str]) -> str:
-    """Name the first three of a list and show that there are more: 'a', 'b', 'c', ..."""
-    return listed(labels[:3]) + (", ..." if len(labels) > 3 else "")
-
-
-def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """Say "1 query" or "2 queries"."""
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
@@ -12,18 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from st_adapter.data.cells import counted
+from st_adapter.data.cutting import normalised
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.splits import join, normalised
+from st_adapter.data.paraphrases import nearest, paraphrase_groups
+from st_adapter.words import counted
 
-Kind = Literal["exact", "normalised", "paraphrase"]
+LeakKind = Literal["exact", "normalised", "paraphrase"]
 
 # What duplicate finders for encoders of this kind start from (semhash: 0.9). Set high on purpose: dropping a query that
 # only resembles another costs a label for nothing, while a looser paraphrase that goes uncounted is still a new query.
 PARAPHRASE_THRESHOLD = 0.9
-# Rows of either side that are compared at once: 16 MB of float32.
-_BLOCK_ROWS = 2048
-_WORDS: dict[Kind, str] = {
+_WORDS: dict[LeakKind, str] = {
     "exact": "word for word",
     "normalised": "apart from case and spacing",
     "paraphrase": "as a paraphrase",
@@ -43,7 +42,7 @@ class Leak(NamedTuple):
         cosine: Between the two, -1 to 1.
     """
 
-    kind: Kind
+    kind: LeakKind
     earlier_id: str
     later_id: str
     earlier_text: str
@@ -80,9 +79,9 @@ class SplitLeaks:
         """The leaking queries of the earlier split, each once."""
         return list(dict.fromkeys(leak.earlier_id for leak in self.leaks))
 
-    def counts(self, side: Literal["earlier", "later"] = "later") -> dict[Kind, int]:
+    def counts(self, side: Literal["earlier", "later"] = "later") -> dict[LeakKind, int]:
         """How many queries of a side leak, each counted once, under its strongest kind."""
-        kinds: dict[str, Kind] = {}
+        kinds: dict[str, LeakKind] = {}
         for leak in self.leaks:  # strongest first
             kinds.setdefault(leak.earlier_id if side == "earlier" else leak.later_id, leak.kind)
         found = list(kinds.values())
@@ -240,7 +239,7 @@ def regroup(
     ids = list(dataset.queries["id"])
     rows = np.array([row for row, query_id in enumerate(ids) if query_id in judged], dtype=np.int64)
     groups: dict[int, list[str]] = {}
-    for row, label in zip(rows, _paraphrase_groups(vectors[torch.from_numpy(rows)], threshold), strict=True):
+    for row, label in zip(rows, paraphrase_groups(vectors[torch.from_numpy(rows)], threshold), strict=True):
         groups.setdefault(int(label), []).append(ids[row])
     together = [group for group in groups.values() if len(group) > 1]
     regrouped = dataset.recut(together)
@@ -266,7 +265,7 @@ def _checked(dataset: RetrievalDataset, query_embeddings: Tensor, threshold: flo
 
 
 class _Row(NamedTuple):
-    kind: Kind
+    kind: LeakKind
     earlier: int
     later: int
     cosine: float
@@ -276,9 +275,9 @@ def _leaking_rows(
     earlier: NDArray[np.int64], later: NDArray[np.int64], texts: Sequence[str], vectors: Tensor, threshold: float
 ) -> list[_Row]:
     """Each leaking row of either side with its closest counterpart, the strongest kind first."""
-    found: dict[tuple[int, int], Kind] = {}
+    found: dict[tuple[int, int], LeakKind] = {}
     twins: tuple[set[int], set[int]] = (set(), set())
-    keys: dict[Kind, list[str]] = {"exact": list(texts), "normalised": [normalised(text) for text in texts]}
+    keys: dict[LeakKind, list[str]] = {"exact": list(texts), "normalised": [normalised(text) for text in texts]}
     for kind, key in keys.items():
         first_of = tuple({key[row]: row for row in rows[::-1].tolist()} for rows in (earlier, later))
         for side, rows in enumerate((earlier, later)):
@@ -288,9 +287,9 @@ def _leaking_rows(
                     twins[side].add(row)
                     found.setdefault((row, twin) if side == 0 else (twin, row), kind)
     # A row without a twin of the same text has none among its closest ones either.
-    nearest = _nearest(vectors[torch.from_numpy(earlier)], vectors[torch.from_numpy(later)])
+    closest = nearest(vectors[torch.from_numpy(earlier)], vectors[torch.from_numpy(later)])
     for side, (rows, others) in enumerate(((earlier, later), (later, earlier))):
-        cosine, index = nearest[side]
+        cosine, index = closest[side]
         for place in (cosine >= threshold).nonzero()[:, 0].tolist():
             row, other = int(rows[place]), int(others[int(index[place])])
             if row not in twins[side]:
@@ -300,40 +299,6 @@ def _leaking_rows(
     cosines = (vectors[pairs_of_rows[:, 0]] * vectors[pairs_of_rows[:, 1]]).sum(dim=1).clamp(-1, 1).tolist()
     pairs = [_Row(kind, *rows, cosine) for (rows, kind), cosine in zip(found.items(), cosines, strict=True)]
     return sorted(pairs, key=lambda pair: (order.index(pair.kind), -pair.cosine, pair.later, pair.earlier))
-
-
-def _nearest(one: Tensor, other: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """For each row of either matrix, the highest cosine with a row of the other one and where: on the CPU."""
-    best = [torch.full((len(side),), -2.0, device=one.device) for side in (one, other)]
-    where = [torch.zeros(len(side), dtype=torch.int64, device=one.device) for side in (one, other)]
-    for start, stop, cosines in _blocks(one, other):
-        for side, dim, rows, first in (
-            (0, 1, slice(start[0], stop[0]), start[1]),
-            (1, 0, slice(start[1], stop[1]), start[0]),
-        ):
-            value, index = cosines.max(dim=dim)
-            better = value > best[side][rows]
-            best[side][rows] = torch.where(better, value, best[side][rows])
-            where[side][rows] = torch.where(better, index + first, where[side][rows])
-    return (best[0].cpu(), where[0].cpu()), (best[1].cpu(), where[1].cpu())
-
-
-def _paraphrase_groups(vectors: Tensor, threshold: float) -> NDArray[np.int64]:
-    """The connected components of rows with a cosine of at least the threshold, named by their first row."""
-    labels = np.arange(len(vectors))
-    for start, _, cosines in _blocks(vectors, vectors):
-        if start[0] <= start[1]:  # the rest is the mirror image
-            one, other = (cosines >= threshold).nonzero(as_tuple=True)
-            labels = join(labels, one.cpu().numpy() + start[0], other.cpu().numpy() + start[1])
-    return labels
-
-
-def _blocks(one: Tensor, other: Tensor) -> Iterator[tuple[tuple[int, int], tuple[int, int], Tensor]]:
-    """The product of two matrices of unit rows in blocks, each with the rows and columns where it begins and ends."""
-    for row in range(0, len(one), _BLOCK_ROWS):
-        for column in range(0, len(other), _BLOCK_ROWS):
-            rows, columns = one[row : row + _BLOCK_ROWS], other[column : column + _BLOCK_ROWS]
-            yield (row, column), (row + len(rows), column + len(columns)), rows @ columns.T
 
 
 def _shared_documents(dataset: RetrievalDataset, earlier: str, later: str) -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.embeddings.long_texts import LongTexts
 
 Similarity = Literal["cosine", "dot"]
 
@@ -77,7 +78,7 @@ class EmbeddedSplit:
     qrels: EmbeddedQrels
     similarity: Similarity = "cosine"
     unit: bool = True
-    base_model: BaseModel | None = None
+    base_model: EncoderIdentity | None = None
     own_copies: OwnCopies | None = None
 
     def __post_init__(self) -> None:
@@ -137,6 +138,8 @@ class EmbeddedDataset:
         unit: whether the base model's vectors have unit length.
         base_model: the model that the vectors are of; None if unknown.
         own_copies: as in ``EmbeddedSplit``.
+        long_texts: how many texts are longer than what the model reads; None if it reads all to the end, or if nothing
+            tells.
 
     Raises:
         ValueError: ids, matrices and indices do not fit together, or a vector is not finite.
@@ -149,8 +152,9 @@ class EmbeddedDataset:
     qrels: dict[str, EmbeddedQrels]
     similarity: Similarity
     unit: bool
-    base_model: BaseModel | None = None
+    base_model: EncoderIdentity | None = None
     own_copies: OwnCopies | None = None
+    long_texts: LongTexts | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "qrels", {split: _as_qrels(qrels) for split, qrels in self.qrels.items()})

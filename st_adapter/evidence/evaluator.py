@@ -12,7 +12,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import SentenceEvaluator
 from torch import Tensor
 
-from st_adapter.data.dataset import RetrievalDataset, own_copies
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.judgements import own_copies
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
 from st_adapter.evaluation.evaluation import query_metrics
 

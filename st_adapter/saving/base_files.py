@@ -13,12 +13,14 @@ from huggingface_hub.errors import IncompleteSnapshotError
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
-from st_adapter.embeddings.base_model import Origin, origin_of
+from st_adapter.embeddings.origin import Origin, origin_of
 from st_adapter.errors import InputError
 from st_adapter.saving.model_files import model_files, names_read_by
 from st_adapter.saving.verify import check_modules
-from st_adapter.storage.files import file_within, is_pickle, read_object, write_json
 from st_adapter.storage.hub import download
+from st_adapter.storage.paths import file_within, is_pickle
+from st_adapter.storage.reading import read_object
+from st_adapter.storage.writing import write_json
 
 
 class BaseFiles(NamedTuple):

@@ -12,11 +12,11 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
 from sentence_transformers import SentenceTransformerModelCardData
 
-from st_adapter.data.dataset import documents_searched
-from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.errors import printable, without_secrets
 from st_adapter.saving.layouts import Layout
 from st_adapter.saving.record import TABLE_METRICS, SplitScores, TrainingRecord
+from st_adapter.words import documents_searched
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 # What a derived model takes over from its base's card.
@@ -36,7 +36,7 @@ def base_metadata(folder: Path) -> dict[str, Any]:
 
 def model_card(
     title: str,
-    base_model: BaseModel,
+    base_model: EncoderIdentity,
     *,
     layout: Layout = "document",
     inherited: Mapping[str, Any] | None = None,
@@ -66,7 +66,7 @@ def model_card(
 
 
 def adapter_card(
-    title: str, config: Mapping[str, Any], base_model: BaseModel | None, training: TrainingRecord | None = None
+    title: str, config: Mapping[str, Any], base_model: EncoderIdentity | None, training: TrainingRecord | None = None
 ) -> str:
     """The README.md of an adapter alone.
 
@@ -82,7 +82,7 @@ def adapter_card(
 
 
 def _filled(
-    data: ModelCardData, title: str, base_model: BaseModel | None, training: TrainingRecord | None, **values: Any
+    data: ModelCardData, title: str, base_model: EncoderIdentity | None, training: TrainingRecord | None, **values: Any
 ) -> str:
     functions: dict[str, Any] = {"inline": _inline, "code": _code, "quoted": json.dumps, "searched": documents_searched}
     name = "" if base_model is None else base_model.name
@@ -104,7 +104,7 @@ def _filled(
 
 def _metadata(
     title: str,
-    base_model: BaseModel | None,
+    base_model: EncoderIdentity | None,
     inherited: Mapping[str, Any] | None,
     training: TrainingRecord | None,
     library_name: str,

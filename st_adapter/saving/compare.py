@@ -12,12 +12,16 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings.base_model import CHECK_TEXTS, BaseModel, Role, embed_texts, fixed_texts, prompt_of
 from st_adapter.embeddings.fingerprint import model_fingerprint
+from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.embeddings.long_texts import token_limit
+from st_adapter.embeddings.probe_texts import CHECK_TEXTS, fixed_texts
+from st_adapter.embeddings.roles import Role, embed_texts, prompt_of
 from st_adapter.saving.attach import detach, query_modules
 from st_adapter.saving.base_files import without_progress_bars
 from st_adapter.saving.layouts import Layout, add_router, write_max_seq_length
-from st_adapter.storage.files import read_object, write_json
+from st_adapter.storage.reading import read_object
+from st_adapter.storage.writing import write_json
 
 _QUERY_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # Settings of a model in memory that its configuration file can carry without touching anything else.
@@ -29,17 +33,18 @@ class Compared(NamedTuple):
     """The base model in memory and what it makes of the texts that a saved one is compared on."""
 
     model: SentenceTransformer
-    described: BaseModel
+    described: EncoderIdentity
     texts: dict[Role, list[str]]
     vectors: dict[str, Tensor]  # encode_query, encode_document, encode -> (T, D)
 
     @classmethod
     def of(
-        cls, model: SentenceTransformer, described: BaseModel, check_texts: Mapping[Role, Sequence[str]]
+        cls, model: SentenceTransformer, described: EncoderIdentity, check_texts: Mapping[Role, Sequence[str]]
     ) -> Compared:
         """Embed the fixed texts and those given, in both roles."""
         texts: dict[Role, list[str]] = {
-            role: list(dict.fromkeys([*fixed_texts(model), *check_texts.get(role, ())])) for role in get_args(Role)
+            role: list(dict.fromkeys([*fixed_texts(token_limit(model)), *check_texts.get(role, ())]))
+            for role in get_args(Role)
         }
         return cls(model, described, texts, {name: _encode(model, name, texts) for name in _METHODS})
 

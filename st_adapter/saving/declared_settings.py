@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from st_adapter.saving.model_files import DAMAGED
-from st_adapter.storage.files import read_object
+from st_adapter.storage.reading import read_object
 
 MAX_CONFIG_BYTES = 1 << 24
 _INT32 = 2**31 - 1

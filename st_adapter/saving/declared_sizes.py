@@ -21,7 +21,8 @@ from st_adapter.saving.declared_settings import (
     check_tokenizer_config,
 )
 from st_adapter.saving.model_files import DAMAGED, inside, read_modules
-from st_adapter.storage.files import TensorInfo, read_object, tensor_infos
+from st_adapter.storage.reading import read_object
+from st_adapter.storage.tensors import TensorInfo, tensor_infos
 
 # A model that shares its layers declares more of them than its weights have; so does one without its decoder.
 _SPARE_LAYERS, _UNKNOWN_LAYERS, _SPARE_FACTOR = 24, 200, 10

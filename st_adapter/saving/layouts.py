@@ -12,9 +12,10 @@ from typing import Any, Literal
 from sentence_transformers.base.modules import Dense, Module, Normalize
 from sentence_transformers.sentence_transformer.modules import Dropout
 
-from st_adapter.embeddings.base_model import prompt_for
+from st_adapter.embeddings.roles import prompt_for
 from st_adapter.saving.model_files import read_modules
-from st_adapter.storage.files import read_object, write_json
+from st_adapter.storage.reading import read_object
+from st_adapter.storage.writing import write_json
 
 Layout = Literal["document", "query", "twin"]
 """What plain ``encode`` gives: documents; queries; or queries from a model without a Router, for older software."""

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
-from st_adapter.embeddings.base_model import CHECK_TEXTS
+from st_adapter.embeddings.probe_texts import CHECK_TEXTS
 from st_adapter.errors import without_secrets
 from st_adapter.saving.onnx_files import BASE_FILE, DOCUMENT_FILE, QUERY_FILE
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.saved import CONFIG_FILE_NAME, read_saved
 from st_adapter.saving.verify import OTHER_BACKENDS, check_saved
-from st_adapter.storage.files import check_finite
 from st_adapter.storage.hub import download
+from st_adapter.storage.tensors import check_finite
 
 
 def locate(

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from st_adapter import __version__
-from st_adapter.storage.files import checked
+from st_adapter.storage.reading import checked
 
 TABLE_METRICS = ("ndcg@10", "mrr@10", "accuracy@10", "recall@10", "precision@10", "map@100")
 _NOT_A_RECORD = "The training record is not one"

@@ -11,23 +11,17 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from st_adapter import __version__
-from st_adapter.adapter import ADAPTER_FOLDER, WEIGHTS_FILE, QueryAdapter
-from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.adapter import QueryAdapter
+from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.saving.card import base_metadata, model_card
 from st_adapter.saving.layouts import Layout, to_layout
 from st_adapter.saving.model_files import BOOKKEEPING, DAMAGED, inside, model_files, read_modules
 from st_adapter.saving.onnx_files import ONNX_FILES
 from st_adapter.saving.record import TrainingRecord
-from st_adapter.storage.files import (
-    MAX_FILES,
-    checked,
-    file_sha256,
-    file_within,
-    names_in,
-    read_object,
-    write_json,
-    write_text,
-)
+from st_adapter.storage.adapters import ADAPTER_FOLDER, WEIGHTS_FILE
+from st_adapter.storage.paths import MAX_FILES, file_sha256, file_within, names_in
+from st_adapter.storage.reading import checked, read_object
+from st_adapter.storage.writing import write_json, write_text
 
 CONFIG_FILE_NAME = "st_adapter_config.json"
 # Texts that people edit on the Hub, and what no reader of the model opens.
@@ -63,7 +57,7 @@ class SavedModel:
     """
 
     layout: Layout
-    base_model: BaseModel
+    base_model: EncoderIdentity
     routes: Mapping[str, SavedRoute]
     files: Mapping[str, str]
 
@@ -97,7 +91,7 @@ class _Content(TypedDict):
     files: dict[str, str]
 
 
-def write_config(folder: Path, layout: Layout, base_model: BaseModel, route: SavedRoute) -> None:
+def write_config(folder: Path, layout: Layout, base_model: EncoderIdentity, route: SavedRoute) -> None:
     """Write ``st_adapter_config.json``, last of all files but the card, because it holds the hashes of the others."""
     content = {
         "st_adapter_version": __version__,
@@ -136,7 +130,7 @@ def read_saved(folder: Path) -> SavedModel:
             raise ValueError(f"its routes are {list(saved['routes'])[:5]}, but short names and 'query' are expected.")
         is_newer = _release(content.get("st_adapter_version")) > _release(__version__)
         routes = {name: _read_route(route, path, is_newer) for name, route in saved["routes"].items()}
-        base_model = BaseModel.from_dict(saved["base_model"])
+        base_model = EncoderIdentity.from_dict(saved["base_model"])
     except ValueError as error:
         raise ValueError(f"{path} is not that of a saved model: {error} {DAMAGED}") from error
     for route in routes.values():

@@ -10,16 +10,9 @@ from st_adapter.errors import InputError
 from st_adapter.saving.declared_sizes import TRANSFORMERS, check_module, check_transformer
 from st_adapter.saving.model_files import BOOKKEEPING, DAMAGED, TOKENIZER_FILES, inside, read_modules
 from st_adapter.saving.saved import CONFIG_FILE_NAME, UNVERIFIED, SavedModel, read_saved
-from st_adapter.storage.files import (
-    file_sha256,
-    file_within,
-    is_pickle,
-    names_in,
-    read_json,
-    read_object,
-    read_weights,
-    tensor_infos,
-)
+from st_adapter.storage.paths import file_sha256, file_within, is_pickle, names_in
+from st_adapter.storage.reading import read_json, read_object
+from st_adapter.storage.tensors import read_weights, tensor_infos
 
 _ROUTE_MODULES = ("Dense", "Normalize", "Dropout")
 _ACTIVATIONS = "torch.nn."

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from st_adapter.embeddings.base_model import Role
+from st_adapter.embeddings.roles import Role
 from st_adapter.stacks.diagnosis import FUNCTION, StackProblem, look, problems_of_both
 from st_adapter.stacks.explanations import Explanations, Vectors
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from st_adapter.embeddings.base_model import Role
+from st_adapter.embeddings.roles import Role
 from st_adapter.stacks.explanations import (
     Candidate,
     Explanations,

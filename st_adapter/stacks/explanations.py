@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
-from st_adapter.embeddings.base_model import Role, prompt_of
+from st_adapter.embeddings.roles import Role, prompt_of
 from st_adapter.saving.attach import detach
 
 # What a text may have passed through: nothing but the base model, the adapter, the adapter twice, or the adapter on

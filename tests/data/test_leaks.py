@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import st_adapter.data.leaks
+import st_adapter.data.paraphrases
+from st_adapter.data.cutting import normalised
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import check_leaks, drop_leaks, regroup
-from st_adapter.data.splits import normalised
 
 DIM = 256
 
@@ -165,7 +165,7 @@ def test_the_slow_loop_finds_the_same(rows, angles, threshold, block):
     dataset = load(rows)
     given_vectors = embedded(dataset, vectors)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(st_adapter.data.leaks, "_BLOCK_ROWS", block)
+        patch.setattr(st_adapter.data.paraphrases, "_BLOCK_ROWS", block)
         report = check_leaks(dataset, given_vectors, threshold=threshold)
     texts = dict(zip(dataset.queries["id"], dataset.queries["text"], strict=True))
     for found in report.between:
@@ -315,7 +315,7 @@ def families(number=80, size=3):
 @pytest.mark.parametrize("split_by", ["query", "document"])
 @pytest.mark.parametrize("block", [7, 2048])
 def test_paraphrases_stay_on_one_side(split_by, block, monkeypatch):
-    monkeypatch.setattr(st_adapter.data.leaks, "_BLOCK_ROWS", block)
+    monkeypatch.setattr(st_adapter.data.paraphrases, "_BLOCK_ROWS", block)
     rows, vectors = families()
     dataset = load(rows, split_by=split_by)
     found = check_leaks(dataset, embedded(dataset, vectors))

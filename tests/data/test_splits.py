@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from st_adapter.data.splits import Part, cut, cut_in_groups, hash_shares, join, normalised
+from st_adapter.data.cutting import Share, cut, cut_in_groups, hash_shares, join, normalised
 
-PARTS = [Part("train", 0.7), Part("dev", 0.1), Part("test", 0.2)]
+PARTS = [Share("train", 0.7), Share("dev", 0.1), Share("test", 0.2)]
 NO_LINKS = (np.array([], dtype=np.int64), np.array([], dtype=np.int64))
 
 

@@ -14,11 +14,11 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings import cache
 from st_adapter.embeddings import embedded as vector_module
 from st_adapter.embeddings import embedding as embeddings
-from st_adapter.embeddings.base_model import BaseModel
-from st_adapter.embeddings.cache import sample_of_texts
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.fingerprint import model_fingerprint
+from st_adapter.embeddings.identity import identity_of
+from st_adapter.embeddings.probe_texts import sample_of_texts
 
 WORDS = ["red", "green", "blue", "round", "square", "old", "new", "fast", "slow", "warm"]
 
@@ -97,11 +97,12 @@ def test_a_killed_run_goes_on_after_its_last_finished_shard(tiny_model, tmp_path
     monkeypatch.setattr(embeddings, "_SHARD_TEXTS", 4)
     monkeypatch.setattr(embeddings, "_CHUNK_TEXTS", 2)
     dataset = make_dataset()
+    documents = set(dataset.corpus["text"])
     encode = type(tiny_model).encode_document
     calls = []
 
     def killed(self, texts, **kwargs):
-        calls.append(texts)
+        calls.extend(texts[:1] if texts[0] in documents else [])
         if len(calls) == 4:  # two chunks make a shard: the second shard is half done
             raise KeyboardInterrupt
         return encode(self, texts, **kwargs)
@@ -293,7 +294,7 @@ def test_truncated_vectors_are_those_of_the_model_and_share_no_cache_with_whole_
         embedded.query_embeddings, truncated.encode_query(list(dataset.queries["text"]), convert_to_tensor=True)
     )
     assert embedded["train"].dim == 8 and not embedded.unit
-    assert embedded.base_model == BaseModel.of(truncated)
+    assert embedded.base_model == identity_of(truncated)
 
 
 def split_of(queries, documents, query_index=(0,), corpus_index=(0,)):

@@ -14,8 +14,8 @@ from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Pooling, WordEmbeddings
 from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 
-from st_adapter.embeddings.base_model import BaseModel
 from st_adapter.embeddings.fingerprint import model_fingerprint
+from st_adapter.embeddings.identity import identity_of
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +32,8 @@ def test_every_change_of_the_script_is_noticed(tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         model = change.make(folder)
-        before = BaseModel.of(model)
-        after = BaseModel.of(change.apply(model, folder) or model)
+        before = identity_of(model)
+        after = identity_of(change.apply(model, folder) or model)
         if change.shows == "key" and before == after:
             missed.append(change.name)
         if change.bound and before.difference(after) is None:
@@ -78,7 +78,7 @@ def test_a_word_of_a_whitespace_tokenizer_counts(tmp_path):
 def test_quantised_weights_are_refused_in_words(tiny_model):
     quantised = torch.ao.quantization.quantize_dynamic(tiny_model, {torch.nn.Linear}, dtype=torch.qint8)
     with pytest.raises(ValueError, match=r"has \d+ quantised modules .* before quantize_dynamic"):
-        BaseModel.of(quantised)
+        identity_of(quantised)
 
 
 class Held(Module):

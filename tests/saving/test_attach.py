@@ -11,7 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Dropout
 
 from problems import KINDS, TEXTS, apply, assert_adapted, make_adapter
 from st_adapter.adapter import Kind, QueryAdapter
-from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving.attach import attach, detach
 
 
@@ -96,7 +96,7 @@ def test_detach_refuses_other_routers(tiny_model: SentenceTransformer, routes: d
 
 def test_an_adapter_is_refused_by_another_base_model(tiny_model: SentenceTransformer) -> None:
     adapter = make_adapter()
-    adapter.base_model = BaseModel.of(tiny_model)
+    adapter.base_model = identity_of(tiny_model)
     attach(tiny_model, adapter)
     with torch.no_grad():
         next(tiny_model.parameters()).mul_(1.5)
@@ -107,7 +107,7 @@ def test_an_adapter_is_refused_by_another_base_model(tiny_model: SentenceTransfo
 
 def test_the_same_base_model_in_another_dtype_is_told_by_its_name(tiny_model: SentenceTransformer) -> None:
     adapter = make_adapter()
-    adapter.base_model = replace(BaseModel.of(tiny_model), probes=None)  # as version 0.1 wrote it
+    adapter.base_model = replace(identity_of(tiny_model), probes=None)  # as version 0.1 wrote it
     tiny_model.bfloat16()
     with pytest.warns(UserWarning, match="trained on 'tiny' in float32, and this model's weights are in bfloat16"):
         attach(tiny_model, adapter)

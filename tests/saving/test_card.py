@@ -9,11 +9,11 @@ import yaml
 from huggingface_hub import ModelCard
 
 from problems import ROOT
-from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.saving.card import adapter_card, base_metadata, model_card
 from st_adapter.saving.record import SplitScores, TrainingRecord, installed_versions
 
-BASE = BaseModel("org/model", "a" * 40, "b" * 64, "float32", 384, "", True)
+BASE = EncoderIdentity("org/model", "a" * 40, "b" * 64, "float32", 384, "", True)
 SCORES = SplitScores(
     split="test",
     num_queries=1300,

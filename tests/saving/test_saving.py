@@ -30,16 +30,15 @@ from transformers import BertModel
 import st_adapter
 from problems import KINDS, TEXTS, adapted_queries, apply, assert_adapted, hashes, make_adapter, names, trained
 from st_adapter.adapter import Kind, QueryAdapter
-from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving import compare
 from st_adapter.saving.attach import attach, detach
 from st_adapter.saving.opening import from_pretrained
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import save_pretrained
 from st_adapter.saving.saved import CONFIG_FILE_NAME, read_saved
-from st_adapter.storage import files as storage
-from st_adapter.storage import hub
-from st_adapter.storage.files import is_pickle
+from st_adapter.storage import hub, writing
+from st_adapter.storage.paths import is_pickle
 
 REWRITTEN = {"modules.json", "config_sentence_transformers.json", "README.md"}
 
@@ -181,7 +180,7 @@ def test_our_own_file_says_what_the_folder_is(tiny_model: SentenceTransformer, t
     assert config.pop("files") == {name: value for name, value in hashes(saved).items() if name not in unverified}
     assert config == {
         "layout": "document",
-        "base_model": BaseModel.of(tiny_model).to_dict(),
+        "base_model": identity_of(tiny_model).to_dict(),
         "has_adapter": True,
         "training": training.to_dict(),
     }
@@ -665,7 +664,7 @@ def test_a_model_that_was_changed_in_memory_is_written_by_sentence_transformers(
     opened = SentenceTransformer(str(saved), device="cpu")
     assert_adapted(opened, tiny_model, adapter or QueryAdapter(32))
     np.testing.assert_array_equal(opened.encode_document(CHANGED_TEXTS), tiny_model.encode_document(CHANGED_TEXTS))
-    assert read_saved(saved).base_model.weights_sha256 == BaseModel.of(detach(opened)[0]).weights_sha256
+    assert read_saved(saved).base_model.weights_sha256 == identity_of(detach(opened)[0]).weights_sha256
 
 
 def test_files_that_changed_on_disk_since_are_not_those_that_are_saved(tiny_model_path: Path, tmp_path: Path) -> None:
@@ -863,7 +862,7 @@ FAILURES = [
     pytest.param(Path, "mkdir", 2, id="making-the-temporary-folder"),
     pytest.param(Path, "write_text", 3, id="writing-configuration"),
     pytest.param(Dense, "save_torch_weights", 1, id="writing-weights"),
-    pytest.param(storage, "_replace_folder", 1, id="putting-in-place"),
+    pytest.param(writing, "_replace_folder", 1, id="putting-in-place"),
 ]
 
 

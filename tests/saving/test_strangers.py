@@ -27,8 +27,9 @@ from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import save_pretrained
 from st_adapter.saving.saved import CONFIG_FILE_NAME, copy_as, left_out, read_saved
 from st_adapter.saving.verify import check_saved
-from st_adapter.storage.files import checked, file_sha256
 from st_adapter.storage.hub import explained_errors
+from st_adapter.storage.paths import file_sha256
+from st_adapter.storage.reading import checked
 
 TOKEN = "hf_" + "abcdefgh" * 4
 PRIVATE = [".env", "id_rsa", "credentials.json", "customers.csv", "optimizer.pt", "notes.ipynb", "train.log", "evil.py"]

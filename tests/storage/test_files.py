@@ -16,17 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from st_adapter.storage import files as storage
-from st_adapter.storage.files import (
-    TensorInfo,
-    folder_written_whole,
-    is_pickle,
-    read_json,
-    read_object,
-    read_weights,
-    tensor_infos,
-    write_json,
-)
+from st_adapter.storage import writing
+from st_adapter.storage.paths import is_pickle
+from st_adapter.storage.reading import read_json, read_object
+from st_adapter.storage.tensors import TensorInfo, read_weights, tensor_infos
+from st_adapter.storage.writing import folder_written_whole, write_json
 
 
 def fill(target: Path, content: str) -> None:
@@ -40,7 +34,7 @@ def test_a_folder_takes_the_place_of_the_old_one(
     exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchanges:
-        monkeypatch.setattr(storage, "_exchange", lambda first, second: False)
+        monkeypatch.setattr(writing, "_exchange", lambda first, second: False)
     target = tmp_path / "new" / "folder"
     for content in ("first", "second"):
         fill(target, content)
@@ -61,7 +55,7 @@ def test_two_folders_are_exchanged_in_one_step(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
-    assert storage._exchange(tmp_path / "one", tmp_path / "other"), "this file system cannot exchange folders"
+    assert writing._exchange(tmp_path / "one", tmp_path / "other"), "this file system cannot exchange folders"
     assert (tmp_path / "one" / "other").exists() and (tmp_path / "other" / "one").exists()
 
 
@@ -76,7 +70,7 @@ def test_old_leftovers_of_killed_runs_are_removed_and_young_ones_are_not(tmp_pat
 WRITER = """
 import sys
 from pathlib import Path
-from st_adapter.storage.files import folder_written_whole
+from st_adapter.storage.writing import folder_written_whole
 
 target = Path(sys.argv[1])
 print("ready", flush=True)
