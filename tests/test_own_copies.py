@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
@@ -31,6 +31,7 @@ from st_adapter.fitting.sampling import BatchSampler
 from st_adapter.saving.card import model_card
 from st_adapter.saving.record import SplitScores, TrainingRecord
 from st_adapter.saving.save import save_pretrained
+from st_adapter.storage.records import built
 
 MEASURES = {"ndcg@10": "ndcg_cut_10", "map@100": "map_cut_100", "recall@10": "recall_10", "precision@5": "P_5"}
 
@@ -423,10 +424,10 @@ def test_the_card_says_how_many_and_old_records_open(embedded):
     record = TrainingRecord(scores=scores)
     card = model_card("name", embedded.base_model, training=record)
     assert "Queries that are documents too: 11; no hit of theirs is their own copy." in card
-    old = record.to_dict()
+    old = asdict(record)
     del old["scores"]["num_own_copies"]
-    assert TrainingRecord.from_dict(old).scores.num_own_copies == 0
-    without = model_card("name", embedded.base_model, training=TrainingRecord.from_dict(old))
+    assert built(TrainingRecord, old, "it").scores.num_own_copies == 0
+    without = model_card("name", embedded.base_model, training=built(TrainingRecord, old, "it"))
     assert "documents too" not in without
 
 

@@ -62,12 +62,11 @@ _CHECK_TEXTS = [
 def export_onnx(model: SentenceTransformer, output_dir: str | Path) -> list[Path]:
     """Write ``onnx/model.onnx`` for documents and ``onnx/model_query.onnx`` for adapted queries.
 
-    Where more than pooling and normalizing follows the base's transformer, ``onnx/model_document.onnx`` too: clients
-    that only pool take it for documents. What the files take and give, and which client takes which, is said above.
+    Where more than pooling and normalizing follows the base's transformer, ``onnx/model_document.onnx`` too, for
+    clients that only pool. The module ``st_adapter.saving.onnx_export`` says which client takes which file.
 
     An ``onnx/model.onnx`` that is already there is taken for the base model's own and stays byte for byte. The new
-    files are run with onnxruntime and compared with ``model`` before they are moved to their place; each holds all its
-    weights.
+    files are run with onnxruntime and compared with ``model`` before they are moved to their place.
 
     Args:
         model: What ``attach`` returned, a repository of ``save_pretrained`` opened with ``SentenceTransformer``, or a

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from st_adapter import __version__
-from st_adapter.storage.reading import checked
 
 TABLE_METRICS = ("ndcg@10", "mrr@10", "accuracy@10", "recall@10", "precision@10", "map@100")
-_NOT_A_RECORD = "The training record is not one"
 _VERSIONS = ("sentence-transformers", "transformers", "torch", "datasets")
 
 
@@ -43,19 +39,11 @@ class SplitScores:
     summary: str = ""
     num_own_copies: int = 0
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> SplitScores:
-        """Rebuild from a mapping of the fields.
-
-        Raises:
-            ValueError: a field is missing or of another type, or the metrics of the two sides are not the same.
-        """
-        scores = cls(**_fields_of(cls, content))
-        if set(scores.base) != set(scores.adapted):
-            raise ValueError(f"{_NOT_A_RECORD}: base and adapted have other metrics. Save the model again.")
-        if any(len(ends) != 2 for ends in scores.intervals.values()):
-            raise ValueError(f"{_NOT_A_RECORD}: an interval has not two ends. Save the model again.")
-        return scores
+    def __post_init__(self) -> None:
+        if set(self.base) != set(self.adapted):
+            raise ValueError("The scores of base and adapted have other metrics, but the same are expected.")
+        if any(len(ends) != 2 for ends in self.intervals.values()):
+            raise ValueError("An interval of the scores has not two ends, but a lower and an upper one are expected.")
 
 
 @dataclass(frozen=True)
@@ -99,50 +87,6 @@ class TrainingRecord:
     script: str = ""
     opened_with: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> TrainingRecord:
-        """Rebuild from ``to_dict``.
-
-        Raises:
-            ValueError: a field is missing, unknown, or of another type.
-        """
-        known = _fields_of(cls, content)
-        if known.get("scores") is not None:
-            known["scores"] = SplitScores.from_dict(known["scores"])
-        return cls(**known)
-
-
-def _fields_of(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a dataclass in a file, once each is of its type; dataclasses in it are still plain objects."""
-    hints = get_type_hints(kind)
-    required = {
-        each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING
-    } - set(content)
-    unknown = set(content) - set(hints)
-    if required or unknown:
-        problem = f"it has no {', '.join(sorted(required)[:3])}." if required else f"{sorted(unknown)[:3]} are unknown."
-        raise ValueError(f"{_NOT_A_RECORD}: {problem} Save the model again.")
-    for name, value in content.items():
-        try:
-            checked(value, _as_plain(hints[name]), name)
-        except ValueError as error:
-            raise ValueError(f"{_NOT_A_RECORD}: {error} Save the model again.") from error
-    return dict(content)
-
-
-def _as_plain(hint: Any) -> Any:
-    """A type as JSON carries it: a dataclass is an object."""
-    if is_dataclass(hint):
-        return dict[str, Any]
-    arguments = get_args(hint)
-    if get_origin(hint) in (Union, UnionType):
-        return Union[tuple(_as_plain(each) for each in arguments)]  # noqa: UP007  (made of a list)
-    return hint
 
 
 def installed_versions() -> dict[str, str]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypedDict
 
 from st_adapter import __version__
 from st_adapter.adapter import QueryAdapter
@@ -20,7 +18,8 @@ from st_adapter.saving.onnx_files import ONNX_FILES
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.storage.adapters import ADAPTER_FOLDER, WEIGHTS_FILE
 from st_adapter.storage.paths import MAX_FILES, file_sha256, file_within, names_in
-from st_adapter.storage.reading import checked, read_object
+from st_adapter.storage.reading import read_object
+from st_adapter.storage.records import built
 from st_adapter.storage.writing import write_json, write_text
 
 CONFIG_FILE_NAME = "st_adapter_config.json"
@@ -40,8 +39,8 @@ class SavedRoute:
         training: how the adapter came about, or why there is none, if recorded.
     """
 
-    adapter: str | None = None
-    training: TrainingRecord | None = None
+    adapter: str | None
+    training: TrainingRecord | None
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ class SavedModel:
 
     layout: Layout
     base_model: EncoderIdentity
-    routes: Mapping[str, SavedRoute]
-    files: Mapping[str, str]
+    routes: dict[str, SavedRoute]
+    files: dict[str, str]
 
     @property
     def has_adapter(self) -> bool:
@@ -77,18 +76,6 @@ class SavedModel:
         return f"SavedModel({self.base_model.name!r}, {adapters}, layout {self.layout!r}, {len(self.files)} files)"
 
     __repr__ = __str__
-
-
-class _RouteContent(TypedDict):
-    adapter: str | None
-    training: dict[str, Any] | None
-
-
-class _Content(TypedDict):
-    layout: Layout
-    base_model: dict[str, Any]
-    routes: dict[str, _RouteContent]
-    files: dict[str, str]
 
 
 def write_config(folder: Path, layout: Layout, base_model: EncoderIdentity, route: SavedRoute) -> None:
@@ -119,48 +106,28 @@ def read_saved(folder: Path) -> SavedModel:
     """
     path = folder / CONFIG_FILE_NAME
     content = read_object(file_within(folder, path) if folder.is_dir() else path)
+    if isinstance(content.get("has_adapter"), bool):  # as version 0.1 says it
+        adapter = ADAPTER_FOLDER if content["has_adapter"] else None
+        content["routes"] = {QUERY_ROUTE: {"adapter": adapter, "training": content.get("training")}}
     try:
-        if "has_adapter" in content and "routes" not in content:  # as version 0.1 says it
-            adapter = ADAPTER_FOLDER if checked(content["has_adapter"], bool, "has_adapter") else None
-            content["routes"] = {QUERY_ROUTE: {"adapter": adapter, "training": content.get("training")}}
-        saved = checked(content, _Content, "it")
-        if len(saved["files"]) > MAX_FILES:
-            raise ValueError(f"it lists {len(saved['files']):,} files, but a model has a few dozen.")
-        if QUERY_ROUTE not in saved["routes"] or not all(map(_ROUTE_NAME.fullmatch, saved["routes"])):
-            raise ValueError(f"its routes are {list(saved['routes'])[:5]}, but short names and 'query' are expected.")
-        is_newer = _release(content.get("st_adapter_version")) > _release(__version__)
-        routes = {name: _read_route(route, path, is_newer) for name, route in saved["routes"].items()}
-        base_model = EncoderIdentity.from_dict(saved["base_model"])
+        EncoderIdentity.from_dict(content.get("base_model"))
+        saved = built(SavedModel, content, "it")
+        if len(saved.files) > MAX_FILES:
+            raise ValueError(f"it lists {len(saved.files):,} files, but a model has a few dozen.")
+        if QUERY_ROUTE not in saved.routes or not all(map(_ROUTE_NAME.fullmatch, saved.routes)):
+            raise ValueError(f"its routes are {list(saved.routes)[:5]}, but short names and 'query' are expected.")
     except ValueError as error:
         raise ValueError(f"{path} is not that of a saved model: {error} {DAMAGED}") from error
-    for route in routes.values():
+    for name, route in saved.routes.items():
         inside(folder, route.adapter or "", path)
-    return SavedModel(saved["layout"], base_model, routes, saved["files"])
-
-
-def _read_route(route: _RouteContent, path: Path, is_newer: bool) -> SavedRoute:
-    record = route["training"]
-    if record is not None and is_newer:
-        record = _known_fields(record, path)
-    return SavedRoute(route["adapter"], None if record is None else TrainingRecord.from_dict(record))
-
-
-def _release(version: object) -> list[int]:
-    found = re.match(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})", version) if isinstance(version, str) else None
-    return [int(part) for part in found.groups()] if found else []
-
-
-def _known_fields(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """A later release may record more, which changes nothing of the model."""
-    known = {each.name for each in fields(TrainingRecord)}
-    unknown = sorted(set(record) - known)
-    if unknown:
-        warnings.warn(
-            f"{path} was written by a newer st-adapter, and what it records as {', '.join(map(repr, unknown[:3]))} is "
-            "not shown.",
-            stacklevel=4,
-        )
-    return {name: value for name, value in record.items() if name in known}
+        known = {each.name for each in fields(TrainingRecord)}
+        unknown = sorted((content["routes"][name].get("training") or {}).keys() - known)
+        if unknown:
+            warnings.warn(
+                f"{path} records {', '.join(map(repr, unknown[:3]))}, as a newer st-adapter may do. It is not shown.",
+                stacklevel=3,
+            )
+    return saved
 
 
 def copy_as(source: Path, target: Path, layout: Layout, title: str) -> Path:

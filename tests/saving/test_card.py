@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from problems import ROOT
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.saving.card import adapter_card, base_metadata, model_card
 from st_adapter.saving.record import SplitScores, TrainingRecord, installed_versions
+from st_adapter.storage.records import built
 
 BASE = EncoderIdentity("org/model", "a" * 40, "b" * 64, "float32", 384, "", True)
 SCORES = SplitScores(
@@ -137,10 +139,17 @@ def test_names_from_outside_stay_names_and_secrets_are_not_told() -> None:
 
 
 def test_a_record_survives_json() -> None:
-    assert TrainingRecord.from_dict(RECORD.to_dict()) == RECORD
-    for bad in ({"more": 1}, {"scores": 3}, {"scores": {"split": "test"}}):
-        with pytest.raises(ValueError, match="The training record is not one"):
-            TrainingRecord.from_dict(bad)
+    plain = json.loads(json.dumps(asdict(RECORD)))
+    assert built(TrainingRecord, plain, "the record") == RECORD
+    scores = plain["scores"]
+    for bad in (
+        {"scores": 3},
+        {"scores": {"split": "test"}},
+        {"scores": {**scores, "adapted": {}}},
+        {"scores": {**scores, "intervals": {"ndcg@10": [0.1]}}},
+    ):
+        with pytest.raises(ValueError, match="the record|The scores of base and adapted|An interval of the scores"):
+            built(TrainingRecord, bad, "the record")
 
 
 @pytest.mark.parametrize(

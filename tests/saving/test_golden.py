@@ -29,7 +29,9 @@ def test_there_is_something_to_open() -> None:
 @pytest.mark.parametrize("folder", VERSIONS, ids=lambda folder: folder.name)
 def test_a_saved_model(folder: Path, layout: str) -> None:
     expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
-    assert read_saved(folder / layout).layout == layout
+    saved = read_saved(folder / layout)
+    assert (saved.layout, saved.has_adapter, list(saved.routes)) == (layout, True, ["query"])
+    assert (saved.routes["query"].adapter, saved.training.data) == ("adapter", "golden")
     for model in (
         SentenceTransformer(str(folder / layout), device="cpu"),
         from_pretrained(folder / layout, device="cpu"),

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +182,7 @@ def test_our_own_file_says_what_the_folder_is(tiny_model: SentenceTransformer, t
     assert config == {
         "layout": "document",
         "base_model": identity_of(tiny_model).to_dict(),
-        "has_adapter": True,
-        "training": training.to_dict(),
+        "routes": {"query": {"adapter": "adapter", "training": asdict(training)}},
     }
     assert read_saved(saved).training == training
     machine_path = str(tmp_path.parent)
