@@ -40,7 +40,7 @@ base, target, first = SentenceTransformer(sys.argv[1], device="cpu"), sys.argv[2
 print("ready", flush=True)
 for number in range(first, first + 10**6):
     adapter = QueryAdapter(32, "mlp" if number % 2 else "linear", hidden_dim=8)
-    save_pretrained(adapter, base, target, training=TrainingRecord(seed=number))
+    save_pretrained(base, adapter, target, training=TrainingRecord(seed=number))
 """
 
 

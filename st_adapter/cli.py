@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import PARAPHRASE_THRESHOLD
+from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD
 from st_adapter.data.splits import UNCUT, SplitBy
 from st_adapter.demo import demo_model, standard_library_dataset
 from st_adapter.embeddings.embedding import embed

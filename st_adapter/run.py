@@ -14,9 +14,10 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks, drop_leaks, regroup
-from st_adapter.embeddings.embedded import EmbeddedDataset, index_qrels
-from st_adapter.embeddings.embedding import embed
+from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks
+from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD, cut_splits
+from st_adapter.embeddings.embedded import EmbeddedDataset
+from st_adapter.embeddings.embedding import embed_texts, judged_by
 from st_adapter.embeddings.encoder import Precision
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.errors import InputError
@@ -109,7 +110,7 @@ def run_training(
         drop_leaking: whether to take queries out of train and dev that a later split has too, as text or paraphrase;
             see ``drop_leaks``. They are counted in any case.
         paraphrase_threshold: cosine from which two queries count as paraphrases; see ``check_leaks``. Where the splits
-            were cut by document, paraphrases stay on one side as well; see ``regroup``.
+            were cut by document, paraphrases stay on one side as well; see ``cut_splits``.
         base_model: Hub id or folder that the base model came from, if the model itself no longer knows it.
         cache_dir: where embeddings are cached; see ``embed``.
         embedding_batch_size: texts per forward pass of the base model.
@@ -127,9 +128,9 @@ def run_training(
     _check_output_dir(output_dir)
     check_base(model)
     check_writable(output_dir, "output_dir", num_bytes=_num_bytes(model))
-    missing = [split for split in ("train", "dev") if split not in dataset.qrels]
+    missing = [split for split in ("train", "dev") if split not in dataset.splits]
     if missing:
-        raise ValueError(f"The data have no split {missing[0]!r}, only {list(dataset.qrels)}. Training needs both.")
+        raise ValueError(f"The data have no split {missing[0]!r}, only {dataset.splits}. Training needs both.")
     if args is not None and method != "gradient":
         raise InputError(
             f"Training settings were given, but method {method!r} takes none.",
@@ -146,7 +147,7 @@ def run_training(
     seconds: dict[str, float] = {}
 
     start = time.perf_counter()
-    embedded = embed(
+    embedded = embed_texts(
         model,
         dataset,
         cache_dir=cache_dir,
@@ -157,13 +158,13 @@ def run_training(
     seconds["embedding"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    dataset = _keep_paraphrases_together(dataset, embedded, paraphrase_threshold)
+    dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     too_long = embedded.long_texts
     leaks = check_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     if drop_leaking:
         dataset = drop_leaks(dataset, leaks)
         leaks = check_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
-    embedded = replace(embedded, qrels=index_qrels(dataset, embedded.query_embeddings.device))
+    embedded = judged_by(embedded, dataset)
     seconds["checking"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -201,7 +202,7 @@ def run_training(
         dataset_id=dataset.name if "/" in dataset.name else "",
         num_documents=len(dataset.corpus),
         corpus_is_labelled_only=dataset.corpus_is_labelled_only,
-        num_queries={split: len(set(judged["query_id"])) for split, judged in dataset.qrels.items()},
+        num_queries=dataset.num_queries,
         method=method,
         chosen=selection["chosen"],
         reason=selection["gate"]["reason"],
@@ -268,15 +269,6 @@ def run_training(
     return TrainingRun(saved, results_file, results, evaluations, leaks, notes)
 
 
-def _keep_paraphrases_together(
-    dataset: RetrievalDataset, embedded: EmbeddedDataset, threshold: float
-) -> RetrievalDataset:
-    """Where the splits were cut by document, cut them anew with the paraphrases that only the embeddings show."""
-    if dataset.cut is None or dataset.cut.by != "document":
-        return dataset
-    return regroup(dataset, embedded.query_embeddings, threshold=threshold)
-
-
 def _fit_gradient(
     model: SentenceTransformer,
     embedded: EmbeddedDataset,
@@ -341,9 +333,9 @@ def evaluate_saved(
     if run_dir is not None:
         check_writable(Path(run_dir), "run_dir")
     base, query_modules = detach(model)
-    embedded = embed(base, dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision)
-    dataset = _keep_paraphrases_together(dataset, embedded, paraphrase_threshold)
-    embedded = replace(embedded, qrels=index_qrels(dataset, embedded.query_embeddings.device))
+    embedded = embed_texts(base, dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision)
+    dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+    embedded = judged_by(embedded, dataset)
     if run_dir is not None:
         write_trec(embedded[split], run_dir, query_modules)
     seen = seen_documents(embedded, fitted_on) if fitted_on else None

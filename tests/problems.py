@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from st_adapter.adapter import Kind, QueryAdapter
+from st_adapter.embeddings.corpus import MemoryCorpus, Similarity
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +76,11 @@ def assert_adapted(model: SentenceTransformer, base: SentenceTransformer, adapte
 # Embedded data sets
 
 
+def corpus_of(documents: Tensor, similarity: Similarity = "cosine") -> MemoryCorpus:
+    """Documents d0, d1, ... with the rows of a matrix."""
+    return MemoryCorpus([f"d{row}" for row in range(len(documents))], documents, similarity)
+
+
 def rotated_problem(seed=0, num_queries=240, num_documents=160, noise=0.05):
     """Queries are their document turned by an unknown rotation, so a linear adapter can put everything right."""
     generator = torch.Generator().manual_seed(seed)
@@ -88,15 +94,8 @@ def rotated_problem(seed=0, num_queries=240, num_documents=160, noise=0.05):
         name: EmbeddedQrels(torch.arange(num_queries)[part], answers[part], torch.ones(len(answers[part])))
         for name, part in (("train", slice(cut)), ("dev", slice(cut, end)), ("test", slice(end, None)))
     }
-    return EmbeddedDataset(
-        [f"q{i}" for i in range(num_queries)],
-        [f"d{i}" for i in range(num_documents)],
-        torch.nn.functional.normalize(queries),
-        documents,
-        qrels,
-        "cosine",
-        True,
-    )
+    queries = torch.nn.functional.normalize(queries)
+    return EmbeddedDataset([f"q{i}" for i in range(num_queries)], queries, corpus_of(documents), qrels, True)
 
 
 def random_split(seed, num_queries=6, num_documents=15, dim=8):
@@ -113,8 +112,7 @@ def random_split(seed, num_queries=6, num_documents=15, dim=8):
     return EmbeddedSplit(
         name="test",
         query_ids=[f"q{i}" for i in range(num_queries)],
-        corpus_ids=[f"d{i}" for i in range(num_documents)],
         query_embeddings=queries,
-        corpus_embeddings=documents,
+        corpus=corpus_of(documents),
         qrels=EmbeddedQrels(pairs[:, 0], pairs[:, 1], grades),
     )

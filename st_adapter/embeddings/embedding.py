@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.cache import VectorCache
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, OwnCopies, index_qrels
 from st_adapter.embeddings.encoder import Encoder, Precision, SentenceTransformerEncoder, encode
 from st_adapter.embeddings.long_texts import LongTexts
@@ -42,9 +44,10 @@ def embed(
 
     Vectors are cached as Arrow files under a key made of everything that can be read of the model in memory (see
     ``model_fingerprint``), the role, the prompt and the precision, and within it by text. Before cached vectors are
-    used, 32 of their texts, the longest among them, are embedded afresh and compared: what no reading of a model shows
-    is seen there, and all texts are embedded anew, with a warning. A second run embeds no more than these, and a killed
-    run goes on after its last finished shard of 2,048 texts.
+    used, 32 of their texts, the longest among them, are embedded afresh and compared: if they differ, all are embedded
+    anew, with a warning. A second run embeds no more than these; a killed one goes on after its last finished shard.
+
+    Splits that are to be cut by document are cut here, with the paraphrases that the embeddings show.
 
     Args:
         model: base model, on the device it shall run on; its ``encode_query`` and ``encode_document`` are used. Or
@@ -63,6 +66,35 @@ def embed(
         ValueError: the model is a cross-encoder or sparse, compares by Euclidean or Manhattan distance, has quantised
             weights, or gives a vector that is not finite; ``cache_dir`` cannot be made; a cached file cannot be read.
     """
+    texts = embed_texts(
+        model,
+        dataset,
+        cache_dir=cache_dir,
+        batch_size=batch_size,
+        precision=precision,
+        show_progress_bar=show_progress_bar,
+    )
+    return judged_by(texts, cut_splits(dataset, texts.query_embeddings))
+
+
+def judged_by(texts: EmbeddedDataset, dataset: RetrievalDataset) -> EmbeddedDataset:
+    """The texts of a data set, embedded, with its judgements."""
+    return replace(texts, qrels=index_qrels(dataset, texts.query_embeddings.device))
+
+
+def embed_texts(
+    model: SentenceTransformer | Encoder,
+    dataset: RetrievalDataset,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    batch_size: int = 32,
+    precision: Precision = "fp32",
+    show_progress_bar: bool = True,
+) -> EmbeddedDataset:
+    """As ``embed``, but without judgements and splits: those are cut and indexed once it is known what to do with them.
+
+    See ``paraphrases.cut_splits`` and ``judged_by``.
+    """
     encoder = _as_encoder(model, batch_size, precision)
     store = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
     writable = _is_writable(store, given=cache_dir is not None)
@@ -75,18 +107,15 @@ def embed(
 
     queries = embed_role("query", list(dataset.queries["text"]))
     corpus = embed_role("document", list(dataset.corpus["text"]))
-    copies = OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=encoder.device) for rows in dataset.own_copies))
-    sides = (queries.vectors, corpus.vectors)
     return EmbeddedDataset(
         query_ids=list(dataset.queries["id"]),
-        corpus_ids=list(dataset.corpus["id"]),
         query_embeddings=queries.vectors,
-        corpus_embeddings=corpus.vectors,
-        qrels=index_qrels(dataset, encoder.device),
-        similarity=encoder.similarity,
-        unit=identity.normalized and all(is_normalized(vectors, encoder.dtype) for vectors in sides),
+        corpus=MemoryCorpus(list(dataset.corpus["id"]), corpus.vectors, encoder.similarity),
+        qrels={},
+        normalized=identity.normalized
+        and all(is_normalized(each.vectors, encoder.dtype) for each in (queries, corpus)),
         base_model=identity,
-        own_copies=copies,
+        own_copies=_own_copies(dataset, encoder.device),
         long_texts=_long_texts(identity.max_seq_length, queries.num_cut, corpus.num_cut),
     )
 
@@ -124,7 +153,7 @@ def _is_writable(store: Path, given: bool) -> bool:
         warnings.warn(
             f"{problem} So new embeddings are kept in memory only, and the next run computes them again. Name a place "
             "for them with cache_dir, or --cache-dir on the command line.",
-            stacklevel=3,
+            stacklevel=4,
         )
         return False
     return True
@@ -153,6 +182,10 @@ def _num_cut(cache: VectorCache, encoder: Encoder, role: Role, texts: list[str])
     known = cache.cut(texts)
     looked_at = encoder.are_cut([text for text in dict.fromkeys(texts) if text not in known], role)
     return None if looked_at is None else sum(known.values()) + sum(looked_at)
+
+
+def _own_copies(dataset: RetrievalDataset, device: torch.device) -> OwnCopies:
+    return OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=device) for rows in dataset.own_copies))
 
 
 def _long_texts(max_seq_length: int | None, num_queries: int | None, num_documents: int | None) -> LongTexts | None:

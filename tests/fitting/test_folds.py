@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from problems import corpus_of
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
 from st_adapter.fitting.folds import cross_fit_folds, labelled_split, unseen_share
 
@@ -24,11 +25,9 @@ def dataset_of(train, dev, num_queries=40, num_documents=25):
 
     return EmbeddedDataset(
         [f"q{i}" for i in range(num_queries)],
-        [f"d{i}" for i in range(num_documents)],
         torch.randn(num_queries, 8, generator=torch.Generator().manual_seed(0)),
-        torch.randn(num_documents, 8, generator=torch.Generator().manual_seed(1)),
+        corpus_of(torch.randn(num_documents, 8, generator=torch.Generator().manual_seed(1))),
         {"train": qrels(train), "dev": qrels(dev)},
-        "cosine",
         False,
     )
 
@@ -97,7 +96,7 @@ def test_copies_of_a_query_share_a_fold():
     half = torch.nn.functional.normalize(torch.randn(100, 16, generator=generator))
     queries = half.repeat_interleave(2, dim=0) + 1e-7 * torch.randn(200, 16, generator=generator)
     dataset = dataset_of({(q, q % 25): 1 for q in range(150)}, {(q, q % 25): 1 for q in range(150, 200)}, 200)
-    labelled = replace(labelled_split(dataset), query_embeddings=queries, corpus_embeddings=torch.eye(25, 16) + 1)
+    labelled = replace(labelled_split(dataset), query_embeddings=queries, corpus=corpus_of(torch.eye(25, 16) + 1))
     for fold in cross_fit_folds(labelled, 0.3, generator):
         assert torch.equal(fold.measured[0::2], fold.measured[1::2])
         assert not (fold.train[0::2] & fold.measured[1::2]).any()

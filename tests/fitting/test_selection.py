@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from problems import corpus_of
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
 from st_adapter.evaluation.evaluation import evaluate
@@ -26,9 +27,8 @@ def random_split(seed, num_queries=7, num_documents=40, dim=6):
     return EmbeddedSplit(
         name="dev",
         query_ids=[f"q{i}" for i in range(num_queries)],
-        corpus_ids=[f"d{i}" for i in range(num_documents)],
         query_embeddings=torch.nn.functional.normalize(torch.randn(num_queries, dim, generator=generator)),
-        corpus_embeddings=torch.nn.functional.normalize(torch.randn(num_documents, dim, generator=generator)),
+        corpus=corpus_of(torch.nn.functional.normalize(torch.randn(num_documents, dim, generator=generator))),
         qrels=EmbeddedQrels(*pairs.T, torch.randint(1, 4, (len(pairs),), generator=generator).float()),
     )
 
@@ -130,7 +130,7 @@ def test_counting_among_the_best_is_counting_over_all(seed, depth, block_scores,
     split = random_split(seed, num_queries=9, num_documents=150)
     generator = torch.Generator().manual_seed(seed)
     if tied:  # coarse numbers, so that many documents score the same
-        split = replace(split, corpus_embeddings=(3 * split.corpus_embeddings).round(), similarity="dot")
+        split = replace(split, corpus=corpus_of((3 * split.corpus.embeddings).round(), "dot"))
     copies = torch.randint(0, 150, (9,), generator=generator)
     split = replace(split, own_copies=OwnCopies(torch.arange(9), copies))
     sources = [Source("a", "1"), Source("b", "1"), Source("c", "1")]
@@ -164,8 +164,8 @@ def test_the_same_candidate_is_chosen_in_a_large_corpus(monkeypatch):
         split: EmbeddedQrels(part, relevant[part], torch.ones(len(part)))
         for split, part in (("train", rows[:70]), ("dev", rows[70:]))
     }
-    ids = [f"q{n}" for n in range(90)], [f"d{n}" for n in range(600)]
-    embedded = EmbeddedDataset(*ids, documents[relevant] + noise, documents, qrels, "cosine", True)
+    queries = documents[relevant] + noise
+    embedded = EmbeddedDataset([f"q{n}" for n in range(90)], queries, corpus_of(documents), qrels, True)
     monkeypatch.setattr(selection, "_GROUP", 8)
     outcomes = []
     for pool_from in (10**9, 1):

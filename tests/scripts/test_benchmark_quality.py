@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from problems import corpus_of
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
 from st_adapter.evaluation.evaluation import seen_documents, seen_queries
 
@@ -13,9 +14,8 @@ from st_adapter.evaluation.evaluation import seen_documents, seen_queries
 def embedded_dataset(num_queries, num_documents, qrels):
     return EmbeddedDataset(
         [f"q{i}" for i in range(num_queries)],
-        [f"d{i}" for i in range(num_documents)],
         torch.eye(num_queries, 8),
-        torch.eye(num_documents, 8),
+        corpus_of(torch.eye(num_documents, 8)),
         {
             split: EmbeddedQrels(
                 torch.tensor([query for query, _, _ in rows]),
@@ -24,7 +24,6 @@ def embedded_dataset(num_queries, num_documents, qrels):
             )
             for split, rows in qrels.items()
         },
-        "cosine",
         True,
     )
 
