@@ -33,20 +33,20 @@ class Compared(NamedTuple):
     """The base model in memory and what it makes of the texts that a saved one is compared on."""
 
     model: SentenceTransformer
-    described: EncoderIdentity
+    identity: EncoderIdentity
     texts: dict[Role, list[str]]
     vectors: dict[str, Tensor]  # encode_query, encode_document, encode -> (T, D)
 
     @classmethod
     def of(
-        cls, model: SentenceTransformer, described: EncoderIdentity, check_texts: Mapping[Role, Sequence[str]]
+        cls, model: SentenceTransformer, identity: EncoderIdentity, check_texts: Mapping[Role, Sequence[str]]
     ) -> Compared:
         """Embed the fixed texts and those given, in both roles."""
         texts: dict[Role, list[str]] = {
             role: list(dict.fromkeys([*fixed_texts(token_limit(model)), *check_texts.get(role, ())]))
             for role in get_args(Role)
         }
-        return cls(model, described, texts, {name: _encode(model, name, texts) for name in _METHODS})
+        return cls(model, identity, texts, {name: _encode(model, name, texts) for name in _METHODS})
 
 
 def add_adapter(folder: Path, compared: Compared, adapter: QueryAdapter | None) -> str | None:
@@ -98,7 +98,7 @@ def _base_difference(compared: Compared, saved: SentenceTransformer, *, with_que
             return (
                 f"{name} of the base model in memory differs from its files by up to {_difference(before, after):.1e}"
             )
-    if compared.described.fingerprint is not None and compared.described.fingerprint != model_fingerprint(base):
+    if compared.identity.fingerprint is not None and compared.identity.fingerprint != model_fingerprint(base):
         return "The base model in memory has other weights, settings, tokenizer or code than its files"
     return None
 

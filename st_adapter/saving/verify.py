@@ -38,8 +38,9 @@ def check_saved(folder: Path, *, any_class: bool = False) -> SavedModel:
     saved = read_saved(folder)
     check_files(folder, saved)
     check_modules(folder, any_class=any_class)
-    if saved.has_adapter:
-        QueryAdapter.from_pretrained(folder)
+    for route in saved.routes.values():
+        if route.adapter is not None:
+            QueryAdapter.from_pretrained(folder / route.adapter)
     return saved
 
 

@@ -268,6 +268,22 @@ def test_a_function_that_fails(model):
         check_stack(model, fails, model.encode_document)
 
 
+def test_the_model_comes_first(model):
+    for arguments in (
+        (model.encode_query, model.encode_document, model),
+        (model.encode_query, model.encode_document, "folder"),
+        (model, model.encode_query, model),
+    ):
+        with pytest.raises(ValueError, match=r"Pass check_stack\(model, embed_query, embed_documents\)"):
+            check_stack(*arguments)
+
+
+def test_a_check_prints_as_its_summary(model):
+    check = check_stack(model, model.encode_query, model.encode_document)
+    assert str(check) == repr(check) == check.summary()
+    assert check.summary().startswith("Stack check: ok\n")
+
+
 @pytest.mark.parametrize("texts", ["one text", ["one"], ["same", "same", "other"]])
 def test_texts_that_show_nothing(texts, model):
     with pytest.raises(ValueError, match="but at least two, all different, are expected"):

@@ -88,6 +88,34 @@ def test_a_base_saved_alone_opens(tiny_model: SentenceTransformer, tmp_path: Pat
         QueryAdapter.from_pretrained(saved)
 
 
+def test_routes_have_names(saved: Path) -> None:
+    content = json.loads((saved / CONFIG_FILE_NAME).read_text())
+    query = content["routes"]["query"]
+    for routes, message in (
+        ({"query": query, "code-search": {"adapter": None, "training": None}}, None),
+        ({"code": query}, "its routes are .'code'., but short names and 'query' are expected"),
+        ({"query": query, "../x": query}, "short names"),
+        ({"query": {"adapter": "adapter"}}, "has no training"),
+        ({"query": {"adapter": True, "training": None}}, "str"),
+        ({"query": {"adapter": "../adapter", "training": None}}, "leads out of its folder"),
+    ):
+        (saved / CONFIG_FILE_NAME).write_text(json.dumps({**content, "routes": routes}))
+        if message is None:
+            assert list(read_saved(saved).routes) == ["query", "code-search"]
+            assert read_saved(saved).has_adapter and read_saved(saved).training.data == "pairs"
+        else:
+            with pytest.raises(ValueError, match=message):
+                read_saved(saved)
+
+
+def test_a_saved_model_prints_in_a_line(saved: Path) -> None:
+    number = len(read_saved(saved).files)
+    expected = (
+        f"SavedModel('{read_saved(saved).base_model.name}', adapters for query, layout 'document', {number} files)"
+    )
+    assert repr(read_saved(saved)) == str(read_saved(saved)) == expected
+
+
 def test_texts_that_people_edit_may_change(saved: Path) -> None:
     (saved / "README.md").write_text("# Mine")
     (saved / "notes.txt").write_text("more")
