@@ -28,11 +28,13 @@ from st_adapter.fitting.auto import FitResult, fit
 from st_adapter.run import TrainingRun, evaluate_saved, run_training
 from st_adapter.saving.alone import push_adapter, save_adapter
 from st_adapter.saving.attach import attach, detach
-from st_adapter.saving.card import SplitScores, TrainingRecord
 from st_adapter.saving.onnx_export import export_onnx
-from st_adapter.saving.repository import from_pretrained
-from st_adapter.saving.save import push_folder, push_to_hub, save_pretrained
-from st_adapter.stacks.check import StackCheck, StackProblem, check_stack
+from st_adapter.saving.opening import from_pretrained
+from st_adapter.saving.push import push_folder, push_to_hub
+from st_adapter.saving.record import SplitScores, TrainingRecord
+from st_adapter.saving.save import save_pretrained
+from st_adapter.stacks.check import StackCheck, check_stack
+from st_adapter.stacks.diagnosis import StackProblem
 from st_adapter.trainer import AdapterTrainer
 
 __all__ = [

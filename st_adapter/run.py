@@ -30,8 +30,8 @@ from st_adapter.evidence.trec import write_trec
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import check_seed_and_level, fit
 from st_adapter.saving.attach import check_base, detach
-from st_adapter.saving.card import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
 from st_adapter.saving.onnx_export import check_dependencies, check_exportable
+from st_adapter.saving.record import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
 from st_adapter.saving.save import check_target, save_pretrained
 from st_adapter.storage.writing import check_writable, write_json
 from st_adapter.trainer import AdapterTrainer
@@ -140,7 +140,7 @@ def run_training(
     if resume_from_checkpoint and method != "gradient":
         raise ValueError(f"Method {method!r} writes no checkpoints to resume from. Run it again, or choose 'gradient'.")
     check_seed_and_level(seed, alpha)
-    check_target(output_dir / MODEL_FOLDER, model, base_model)
+    check_target(model, output_dir / MODEL_FOLDER, base_model)
     if onnx:
         check_dependencies()
         check_exportable(model)
@@ -220,8 +220,8 @@ def run_training(
     model_dir = output_dir / MODEL_FOLDER
     if adapter is not None or save_base:
         save_pretrained(
-            adapter,
             model,
+            adapter,
             model_dir,
             onnx=onnx,
             base_model=base_model,

@@ -31,8 +31,9 @@ from st_adapter.evaluation.evaluation import EvaluationResult, adapt, evaluate, 
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.gradient import GradientFit
 from st_adapter.saving.attach import check_base
-from st_adapter.saving.card import TrainingRecord, installed_versions
-from st_adapter.saving.save import push_to_hub, save_pretrained
+from st_adapter.saving.push import push_to_hub
+from st_adapter.saving.record import TrainingRecord, installed_versions
+from st_adapter.saving.save import save_pretrained
 from st_adapter.storage.writing import check_writable, folder_written_whole
 
 _CHECKPOINT = "checkpoint-"
@@ -210,7 +211,7 @@ class AdapterTrainer:
         """
         output_dir = output_dir or Path(self.args.output_dir) / "model"
         save_pretrained(
-            self.best_adapter, self.model, output_dir, training=self._record(), check_texts=self._check_texts
+            self.model, self.best_adapter, output_dir, training=self._record(), check_texts=self._check_texts
         )
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
@@ -220,8 +221,8 @@ class AdapterTrainer:
             The URL of the commit on ``main``.
         """
         return push_to_hub(
-            self.best_adapter,
             self.model,
+            self.best_adapter,
             repo_id,
             private=private,
             token=token,
