@@ -37,6 +37,7 @@ from transformers import BertConfig, BertModel
 from transformers.utils import logging as transformers_logging
 
 from st_adapter import EmbeddedDataset, RetrievalDataset, embed
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving.card import installed_versions
 
@@ -110,7 +111,11 @@ def checked(change: Change) -> dict[str, Any]:
         new = embed(changed, data, cache_dir=folder / "cache", show_progress_bar=False)
         queries, documents = vectors(changed, data)
         same_shape = new.query_embeddings.shape == before.query_embeddings.shape
-        effects = largest_differences(new, before.query_embeddings, before.corpus_embeddings) if same_shape else [2.0]
+        effects = (
+            largest_differences(new, before.query_embeddings, MemoryCorpus.of(before.corpus).embeddings)
+            if same_shape
+            else [2.0]
+        )
         said = any("vectors of another model" in str(warning.message) for warning in caught)
         return {
             "change": change.name,
@@ -124,7 +129,7 @@ def checked(change: Change) -> dict[str, Any]:
 
 
 def largest_differences(embedded: EmbeddedDataset, queries: torch.Tensor, documents: torch.Tensor) -> list[float]:
-    sides = ((embedded.query_embeddings, queries), (embedded.corpus_embeddings, documents))
+    sides = ((embedded.query_embeddings, queries), (MemoryCorpus.of(embedded.corpus).embeddings, documents))
     return [float((ours - theirs).abs().max()) for ours, theirs in sides]
 
 

@@ -156,7 +156,7 @@ def test_a_cache_that_cannot_be_made_is_done_without(tiny_model, pairs_file, tmp
     with pytest.warns(UserWarning, match="kept in memory only.*cache_dir, or --cache-dir on the command line"):
         found = embed(tiny_model, dataset, show_progress_bar=False)
     assert torch.equal(found.query_embeddings, expected.query_embeddings)
-    assert torch.equal(found.corpus_embeddings, expected.corpus_embeddings)
+    assert torch.equal(found.corpus.embeddings, expected.corpus.embeddings)
     with pytest.raises(InputError, match="Choose another cache_dir"):
         embed(tiny_model, dataset, cache_dir=tmp_path / "file" / "cache", show_progress_bar=False)
 
@@ -222,8 +222,8 @@ def test_flags_reach_the_saved_model_and_the_results(tiny_model_path, pairs_file
     page = (tmp_path / "out" / "report.html").read_text()
     for flag, value in zip(flags[::2], flags[1::2], strict=True):
         assert f"{flag} {value}" in page.replace("&#39;", "").replace("'", "")
-    if results["adopted"]:
-        assert "opened with: `query_prompt=q:" in (tmp_path / "out" / "model" / "README.md").read_text()
+    assert results["adopted"]
+    assert "opened with: `query_prompt=q:" in (tmp_path / "out" / "model" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

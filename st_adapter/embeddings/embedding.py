@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.cache import VectorCache
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, OwnCopies, index_qrels
 from st_adapter.embeddings.encoder import Encoder, Precision, SentenceTransformerEncoder, encode
 from st_adapter.embeddings.long_texts import LongTexts
@@ -43,9 +44,8 @@ def embed(
 
     Vectors are cached as Arrow files under a key made of everything that can be read of the model in memory (see
     ``model_fingerprint``), the role, the prompt and the precision, and within it by text. Before cached vectors are
-    used, 32 of their texts, the longest among them, are embedded afresh and compared: what no reading of a model shows
-    is seen there, and all texts are embedded anew, with a warning. A second run embeds no more than these, and a killed
-    run goes on after its last finished shard of 2,048 texts.
+    used, 32 of their texts, the longest among them, are embedded afresh and compared: if they differ, all are embedded
+    anew, with a warning. A second run embeds no more than these; a killed one goes on after its last finished shard.
 
     Splits that are to be cut by document are cut here, with the paraphrases that the embeddings show.
 
@@ -107,18 +107,15 @@ def embed_texts(
 
     queries = embed_role("query", list(dataset.queries["text"]))
     corpus = embed_role("document", list(dataset.corpus["text"]))
-    copies = OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=encoder.device) for rows in dataset.own_copies))
-    sides = (queries.vectors, corpus.vectors)
     return EmbeddedDataset(
         query_ids=list(dataset.queries["id"]),
-        corpus_ids=list(dataset.corpus["id"]),
         query_embeddings=queries.vectors,
-        corpus_embeddings=corpus.vectors,
+        corpus=MemoryCorpus(list(dataset.corpus["id"]), corpus.vectors, encoder.similarity),
         qrels={},
-        similarity=encoder.similarity,
-        unit=identity.normalized and all(is_normalized(vectors, encoder.dtype) for vectors in sides),
+        normalized=identity.normalized
+        and all(is_normalized(each.vectors, encoder.dtype) for each in (queries, corpus)),
         base_model=identity,
-        own_copies=copies,
+        own_copies=_own_copies(dataset, encoder.device),
         long_texts=_long_texts(identity.max_seq_length, queries.num_cut, corpus.num_cut),
     )
 
@@ -185,6 +182,10 @@ def _num_cut(cache: VectorCache, encoder: Encoder, role: Role, texts: list[str])
     known = cache.cut(texts)
     looked_at = encoder.are_cut([text for text in dict.fromkeys(texts) if text not in known], role)
     return None if looked_at is None else sum(known.values()) + sum(looked_at)
+
+
+def _own_copies(dataset: RetrievalDataset, device: torch.device) -> OwnCopies:
+    return OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=device) for rows in dataset.own_copies))
 
 
 def _long_texts(max_seq_length: int | None, num_queries: int | None, num_documents: int | None) -> LongTexts | None:

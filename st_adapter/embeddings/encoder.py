@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from st_adapter.embeddings.embedded import Similarity
+from st_adapter.embeddings.corpus import Similarity
 from st_adapter.embeddings.fingerprint import json_digest
 from st_adapter.embeddings.identity import EncoderIdentity, identity_of
 from st_adapter.embeddings.long_texts import are_cut

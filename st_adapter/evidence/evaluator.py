@@ -14,6 +14,7 @@ from torch import Tensor
 
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.judgements import own_copies
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
 from st_adapter.evaluation.evaluation import query_metrics
 
@@ -148,12 +149,12 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
         judged = dataset.judgements(split)
         corpus = dict(zip(dataset.corpus["id"], dataset.corpus["text"], strict=True))
         if embedded is not None:
-            if embedded.corpus_ids != list(corpus):
+            if list(embedded.corpus.ids) != list(corpus):
                 raise ValueError(
-                    f"The embedded data set has {len(embedded.corpus_ids)} documents, this one {len(corpus)}, or they "
+                    f"The embedded data set has {len(embedded.corpus)} documents, this one {len(corpus)}, or they "
                     "have other ids or another order. Pass embed(model, dataset) of the same data set."
                 )
-            options["corpus_embeddings"] = embedded.corpus_embeddings
+            options["corpus_embeddings"] = MemoryCorpus.of(embedded.corpus).embeddings
         qrels: dict[str, dict[str, float]] = {}
         for query_id, corpus_id, relevance in zip(
             *(judged[name] for name in ("query_id", "corpus_id", "relevance")), strict=True
@@ -195,11 +196,9 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
         split = EmbeddedSplit(
             name=self.name,
             query_ids=self.query_ids,
-            corpus_ids=self.corpus_ids,
             query_embeddings=query_embeddings,
-            corpus_embeddings=corpus_embeddings,
+            corpus=MemoryCorpus(self.corpus_ids, corpus_embeddings, "cosine" if similarity == "cosine" else "dot"),
             qrels=EmbeddedQrels(*(part.to(device) for part in self._qrels)),
-            similarity="cosine" if similarity == "cosine" else "dot",
             own_copies=None if copies is None else OwnCopies(*(part.to(device) for part in copies)),
         )
         values = query_metrics(split, split.query_embeddings, self._ks)

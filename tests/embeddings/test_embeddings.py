@@ -10,11 +10,11 @@ from datasets import Dataset, concatenate_datasets
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
 
+from problems import corpus_of, qrels_of, split_of
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings import cache
-from st_adapter.embeddings import embedded as vector_module
 from st_adapter.embeddings import embedding as embeddings
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, OwnCopies
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.embeddings.identity import identity_of
@@ -55,8 +55,8 @@ def test_equal_to_stock_encoding_with_prompts(tiny_prompt_model_path, tmp_path):
     queries = model.encode_query(list(dataset.queries["text"]), convert_to_tensor=True)
     documents = model.encode_document(list(dataset.corpus["text"]), convert_to_tensor=True)
     torch.testing.assert_close(embedded.query_embeddings, queries, atol=1e-6, rtol=0)
-    torch.testing.assert_close(embedded.corpus_embeddings, documents, atol=1e-6, rtol=0)
-    assert embedded.similarity == "cosine" and embedded.unit
+    torch.testing.assert_close(embedded.corpus.embeddings, documents, atol=1e-6, rtol=0)
+    assert embedded.similarity == "cosine" and embedded.normalized
     plain = model.encode(list(dataset.queries["text"]), convert_to_tensor=True)
     assert (embedded.query_embeddings - plain).abs().max() > 1e-3, "the query prompt must reach the model"
 
@@ -66,13 +66,13 @@ def test_a_split_holds_its_own_queries_and_the_whole_corpus(tiny_model, tmp_path
     train = embedded["train"]
     assert train.query_ids == ["q0", "q3"] and train.num_pairs == 2
     pairs = zip(*(part.tolist() for part in train.qrels), strict=True)
-    assert {(train.query_ids[q], train.corpus_ids[c], r) for q, c, r in pairs} == {
+    assert {(train.query_ids[q], train.corpus.ids[c], r) for q, c, r in pairs} == {
         ("q3", "d3", 1.0),
         ("q0", "d0", 2.0),
         ("q0", "d5", 0.0),
     }
     assert torch.equal(train.query_embeddings, embedded.query_embeddings[[0, 3]])
-    assert train.corpus_embeddings is embedded["dev"].corpus_embeddings
+    assert train.corpus is embedded["dev"].corpus is embedded.corpus
     with pytest.raises(ValueError, match=r"There is no split 'test'; this data set has \['train', 'dev'\]"):
         embedded["test"]
 
@@ -83,7 +83,7 @@ def test_a_second_run_embeds_nothing(tiny_model, tmp_path, monkeypatch):
     again = embed(tiny_model, make_dataset(), cache_dir=tmp_path, show_progress_bar=False)
     assert seen == []
     assert torch.equal(first.query_embeddings, again.query_embeddings)
-    assert torch.equal(first.corpus_embeddings, again.corpus_embeddings)
+    assert torch.equal(first.corpus.embeddings, again.corpus.embeddings)
 
 
 def test_only_new_texts_are_embedded_and_each_distinct_text_once(tiny_model, tmp_path, monkeypatch):
@@ -115,7 +115,7 @@ def test_a_killed_run_goes_on_after_its_last_finished_shard(tiny_model, tmp_path
     embedded = embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
     assert len(seen) == 12 - 4, "the queries and the first shard of four documents were finished"
     documents = tiny_model.encode_document(list(dataset.corpus["text"]), convert_to_tensor=True)
-    torch.testing.assert_close(embedded.corpus_embeddings, documents, atol=1e-6, rtol=0)
+    torch.testing.assert_close(embedded.corpus.embeddings, documents, atol=1e-6, rtol=0)
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -137,7 +137,7 @@ def test_vectors_of_a_model_that_only_looks_the_same_are_not_used(tiny_model, tm
         with pytest.warns(UserWarning, match=r"vectors of another model .* of 12 document texts embedded again"):
             other = embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
         expected = tiny_model.encode_document(list(dataset.corpus["text"]), convert_to_tensor=True)
-        torch.testing.assert_close(other.corpus_embeddings, expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(other.corpus.embeddings, expected, atol=1e-6, rtol=0)
         assert torch.equal(other.query_embeddings, first.query_embeddings)
         seen = filling(patch)
         with pytest.warns(UserWarning, match="vectors of another model"):
@@ -145,7 +145,7 @@ def test_vectors_of_a_model_that_only_looks_the_same_are_not_used(tiny_model, tm
         assert seen == [], "each of the two has a place of its own"
     seen = filling(monkeypatch)
     again = embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
-    assert seen == [] and torch.equal(again.corpus_embeddings, first.corpus_embeddings)
+    assert seen == [] and torch.equal(again.corpus.embeddings, first.corpus.embeddings)
 
 
 def test_a_model_whose_vectors_depend_on_their_company_keeps_its_cache_and_says_so(tiny_model, tmp_path, monkeypatch):
@@ -180,7 +180,7 @@ def test_a_text_has_one_vector_in_each_role(tiny_model, tmp_path):
     queries = model.encode_query(list(dataset.queries["text"]), convert_to_tensor=True)
     documents = model.encode_document(list(dataset.corpus["text"]), convert_to_tensor=True)
     torch.testing.assert_close(embedded.query_embeddings, queries, atol=1e-6, rtol=0)
-    torch.testing.assert_close(embedded.corpus_embeddings, documents, atol=1e-6, rtol=0)
+    torch.testing.assert_close(embedded.corpus.embeddings, documents, atol=1e-6, rtol=0)
     assert (queries - documents[-6:]).abs().max() > 0.1
 
 
@@ -239,8 +239,8 @@ def test_vectors_that_are_not_unit_are_normalised_on_the_corpus_side_only(tiny_u
     model = SentenceTransformer(str(tiny_unnormalized_model_path), device="cpu")
     dataset = make_dataset()
     embedded = embed(model, dataset, cache_dir=tmp_path, show_progress_bar=False)
-    assert not embedded.unit
-    torch.testing.assert_close(embedded.corpus_embeddings.norm(dim=1), torch.ones(len(dataset.corpus)))
+    assert not embedded.normalized
+    torch.testing.assert_close(embedded.corpus.embeddings.norm(dim=1), torch.ones(len(dataset.corpus)))
     queries = model.encode_query(list(dataset.queries["text"]), convert_to_tensor=True)
     torch.testing.assert_close(embedded.query_embeddings, queries, atol=1e-5, rtol=1e-5)
 
@@ -249,8 +249,8 @@ def test_bf16_on_request(tiny_model, tmp_path):
     dataset = make_dataset()
     full = embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
     half = embed(tiny_model, dataset, cache_dir=tmp_path, precision="bf16", show_progress_bar=False)
-    assert half.corpus_embeddings.dtype == torch.float32
-    difference = (full.corpus_embeddings - half.corpus_embeddings).abs().max()
+    assert half.corpus.embeddings.dtype == torch.float32
+    difference = (full.corpus.embeddings - half.corpus.embeddings).abs().max()
     assert 0 < difference < 0.05
 
 
@@ -288,24 +288,13 @@ def test_truncated_vectors_are_those_of_the_model_and_share_no_cache_with_whole_
     whole = SentenceTransformer(str(tiny_model_path), device="cpu")
     truncated = SentenceTransformer(str(tiny_model_path), device="cpu", truncate_dim=8)
     dataset = make_dataset()
-    assert embed(whole, dataset, cache_dir=tmp_path)["train"].dim == 32
+    assert embed(whole, dataset, cache_dir=tmp_path)["train"].dimension == 32
     embedded = embed(truncated, dataset, cache_dir=tmp_path)
     torch.testing.assert_close(
         embedded.query_embeddings, truncated.encode_query(list(dataset.queries["text"]), convert_to_tensor=True)
     )
-    assert embedded["train"].dim == 8 and not embedded.unit
+    assert embedded["train"].dimension == 8 and not embedded.normalized
     assert embedded.base_model == identity_of(truncated)
-
-
-def split_of(queries, documents, query_index=(0,), corpus_index=(0,)):
-    return EmbeddedSplit(
-        name="dev",
-        query_ids=[f"q{i}" for i in range(len(queries))],
-        corpus_ids=[f"d{i}" for i in range(len(documents))],
-        query_embeddings=queries,
-        corpus_embeddings=documents,
-        qrels=EmbeddedQrels(torch.tensor(query_index), torch.tensor(corpus_index), torch.ones(len(query_index))),
-    )
 
 
 def test_what_does_not_fit_together_is_refused():
@@ -316,7 +305,7 @@ def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match=r"have 2 dimensions, but corpus_embeddings have 3"):
         split_of(torch.eye(2), torch.eye(3))
     with pytest.raises(ValueError, match=r"point to corpus rows outside 0..1"):
-        split_of(torch.eye(2), torch.eye(2), corpus_index=(2,))
+        split_of(torch.eye(2), torch.eye(2), [(0, 2, 1.0)])
     with pytest.raises(ValueError, match=r"query_embeddings have shape \(4,\), but there are 4 ids"):
         split_of(torch.ones(4), torch.eye(2))
 
@@ -324,32 +313,23 @@ def test_what_does_not_fit_together_is_refused():
 def dataset_of(**changes):
     fields = {
         "query_ids": ["q0", "q1"],
-        "corpus_ids": ["d0", "d1", "d2"],
         "query_embeddings": torch.eye(2),
-        "corpus_embeddings": torch.ones(3, 2),
-        "qrels": {"dev": EmbeddedQrels(torch.tensor([1]), torch.tensor([2]), torch.tensor([1.0]))},
-        "similarity": "cosine",
-        "unit": True,
+        "corpus": corpus_of(torch.ones(3, 2)),
+        "qrels": {"dev": qrels_of([(1, 2, 1.0)])},
+        "normalized": True,
     }
     return EmbeddedDataset(**{**fields, **changes})
 
 
 def test_a_data_set_is_looked_at_when_it_is_made():
     assert dataset_of()["dev"].query_ids == ["q1"]
-    broken = torch.tensor([[1.0, 0.0], [torch.nan, 0.0], [0.0, 1.0]])
 
     def judged(query, document, relevance):
         return {"qrels": {"dev": EmbeddedQrels(*(torch.tensor(one) for one in (query, document, relevance)))}}
 
     for changes, message in (
         ({"query_embeddings": torch.ones(1, 2)}, r"query_embeddings have shape \(1, 2\), but there are 2 ids"),
-        ({"corpus_embeddings": torch.ones(6, 2)}, r"corpus_embeddings have shape \(6, 2\), but there are 3 ids"),
-        ({"corpus_embeddings": torch.ones(3)}, r"corpus_embeddings have shape \(3,\), but there are 3 ids"),
-        ({"corpus_embeddings": torch.ones(3, 4)}, r"have 2 dimensions, but corpus_embeddings have 4"),
-        (
-            {"corpus_embeddings": broken},
-            r"1 rows of corpus_embeddings hold NaN or infinite values, the first: \['d1'\]",
-        ),
+        ({"corpus": corpus_of(torch.ones(3, 4))}, r"have 2 dimensions, but corpus_embeddings have 4"),
         (judged([2], [0], [1.0]), r"judgements of 'dev' point to query rows outside 0..1"),
         (judged([0], [-1], [1.0]), r"judgements of 'dev' point to corpus rows outside 0..2"),
         (judged([0, 1], [0], [1.0]), r"of the shapes \[\(2,\), \(1,\), \(1,\)\]"),
@@ -362,16 +342,3 @@ def test_a_data_set_is_looked_at_when_it_is_made():
     ):
         with pytest.raises(ValueError, match=message):
             dataset_of(**changes)
-
-
-def test_documents_are_looked_at_once_and_again_when_written_into(monkeypatch):
-    embedded = dataset_of()
-    looked = []
-    check = vector_module._check_finite
-    monkeypatch.setattr(vector_module, "_check_finite", lambda side, *rest: looked.append(side) or check(side, *rest))
-    split = embedded["dev"]
-    split.subset(torch.tensor([True]))
-    assert looked == ["query", "query"]
-    embedded.corpus_embeddings[1, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"1 rows of corpus_embeddings hold NaN"):
-        embedded["dev"]

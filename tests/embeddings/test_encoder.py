@@ -75,7 +75,7 @@ def embedded_by(encoder, cache_dir, documents=TEXTS):
 def test_two_functions_are_an_encoder(tmp_path):
     embedded, asked = embedded_by(TwoFunctions(letters, length), tmp_path)
     assert embedded.query_embeddings.tolist() == [letters("which one"), letters("and which other one")]
-    assert embedded.corpus_embeddings.tolist() == [*map(length, TEXTS)]
+    assert embedded.corpus.embeddings.tolist() == [*map(length, TEXTS)]
     assert sorted(asked) == sorted([*TEXTS, "which one", "and which other one"])
     assert embedded.similarity == "dot" and embedded.long_texts is None
     identity = embedded.base_model
@@ -87,11 +87,11 @@ def test_their_vectors_are_cached_and_a_sample_is_compared(tmp_path):
     first, _ = embedded_by(TwoFunctions(letters, length), tmp_path)
     again, asked = embedded_by(TwoFunctions(letters, length), tmp_path, [*TEXTS, "new"])
     assert "new" in asked and len(asked) == 2 + 32 + 1  # the queries, a sample of the documents, and what is new
-    assert torch.equal(again.corpus_embeddings[:-1], first.corpus_embeddings)
+    assert torch.equal(again.corpus.embeddings[:-1], first.corpus.embeddings)
     other = TwoFunctions(letters, reversed_letters)
     with pytest.warns(UserWarning, match="vectors of another model .* of 32 document texts embedded again"):
         changed, _ = embedded_by(other, tmp_path)
-    assert changed.corpus_embeddings.tolist() == [*map(reversed_letters, TEXTS)]
+    assert changed.corpus.embeddings.tolist() == [*map(reversed_letters, TEXTS)]
     assert first.base_model.difference(changed.base_model).startswith("the same texts get other vectors")
     named, asked = embedded_by(TwoFunctions(reversed_letters, length, name="another"), tmp_path)
     assert len(asked) == 52 and named.query_embeddings.tolist()[0] == reversed_letters("which one")
@@ -118,7 +118,7 @@ def test_a_model_and_its_encoder_are_one(tiny_model, tmp_path):
     by_model = embed(tiny_model, make_dataset(), cache_dir=tmp_path, batch_size=4, show_progress_bar=False)
     encoder = SentenceTransformerEncoder(tiny_model, batch_size=4)
     again = embed(encoder, make_dataset(), cache_dir=tmp_path, show_progress_bar=False)
-    assert torch.equal(by_model.corpus_embeddings, again.corpus_embeddings)
+    assert torch.equal(by_model.corpus.embeddings, again.corpus.embeddings)
     assert by_model.base_model is again.base_model
     assert len({path.name for path in tmp_path.rglob("*.arrow")}) == 2
     assert encoder.dimension == 32
@@ -153,7 +153,7 @@ def test_long_texts_are_counted_once_and_kept_beside_the_vectors(old, tiny_model
     )
     again = embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
     assert again.long_texts == embedded.long_texts
-    assert torch.equal(again.corpus_embeddings, embedded.corpus_embeddings)
+    assert torch.equal(again.corpus.embeddings, embedded.corpus.embeddings)
     assert len(looked_at) == (len(set(documents)) + 2 if old else 0)
 
 

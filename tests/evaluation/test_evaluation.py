@@ -1,13 +1,15 @@
 """Evaluation of a split against the dictionary form of the metrics and a slow search."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from problems import random_split
+from problems import corpus_of, dataset_of, random_split
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.evaluation.evaluation import adapt, evaluate, seen_documents
 from st_adapter.evaluation.metrics import run_metrics
 
@@ -16,10 +18,10 @@ def as_dictionaries(split, queries):
     """Judgements and an exhaustive run, ties in corpus order because dictionaries keep it."""
     qrels = {query_id: {} for query_id in split.query_ids}
     for query, document, grade in zip(*(part.tolist() for part in split.qrels), strict=True):
-        qrels[split.query_ids[query]][split.corpus_ids[document]] = grade
-    scores = (torch.nn.functional.normalize(queries).double() @ split.corpus_embeddings.double().T).float()
+        qrels[split.query_ids[query]][split.corpus.ids[document]] = grade
+    scores = (torch.nn.functional.normalize(queries).double() @ split.corpus.embeddings.double().T).float()
     run = {
-        q: dict(zip(split.corpus_ids, row, strict=True))
+        q: dict(zip(split.corpus.ids, row, strict=True))
         for q, row in zip(split.query_ids, scores.tolist(), strict=True)
     }
     return qrels, run
@@ -55,7 +57,7 @@ def test_queries_without_a_relevant_document_are_reported():
     split = random_split(1)
     relevance = split.qrels.relevance.clone()
     relevance[split.qrels.query_index == 2] = 0.0
-    partly = EmbeddedSplit(**{**vars(split), "qrels": split.qrels._replace(relevance=relevance)})
+    partly = replace(split, qrels=split.qrels._replace(relevance=relevance))
     result = evaluate(partly)
     assert result.unjudged_query_ids == ["q2"] and "q2" not in result.query_ids
     assert result.to_dict()["num_queries"] == 5 and result.to_dict()["num_unjudged_queries"] == 1
@@ -63,25 +65,22 @@ def test_queries_without_a_relevant_document_are_reported():
     kept = [i for i in range(6) if i != 2]
     assert result.base["ndcg@10"].tolist() == full.base["ndcg@10"][kept].tolist()
 
-    nothing = EmbeddedSplit(**{**vars(split), "qrels": split.qrels._replace(relevance=0 * relevance)})
+    nothing = replace(split, qrels=split.qrels._replace(relevance=0 * relevance))
     with pytest.raises(ValueError, match=r"No query of the split 'test' has a relevant document"):
         evaluate(nothing)
 
 
 def test_corpus_order_changes_nothing_without_ties():
     split = random_split(3)
-    documents = split.corpus_embeddings.clone()
+    documents = split.corpus.embeddings.clone()
     documents[7] = torch.nn.functional.normalize(torch.arange(1.0, 9.0), dim=0)
-    split = EmbeddedSplit(**{**vars(split), "corpus_embeddings": documents})
+    split = replace(split, corpus=corpus_of(documents))
     order = torch.randperm(15, generator=torch.Generator().manual_seed(3))
     place = order.argsort()
-    shuffled = EmbeddedSplit(
-        **{
-            **vars(split),
-            "corpus_ids": [split.corpus_ids[i] for i in order.tolist()],
-            "corpus_embeddings": documents[order],
-            "qrels": split.qrels._replace(corpus_index=place[split.qrels.corpus_index]),
-        }
+    shuffled = replace(
+        split,
+        corpus=MemoryCorpus([split.corpus.ids[i] for i in order.tolist()], documents[order]),
+        qrels=split.qrels._replace(corpus_index=place[split.qrels.corpus_index]),
     )
     for name, values in evaluate(split).base.items():
         assert values.tolist() == evaluate(shuffled).base[name].tolist()
@@ -98,14 +97,8 @@ def labelled_dataset():
         "train": [(0, 0, 1.0), (0, 1, 0.0)],
         "test": [(1, 0, 1.0), (2, 1, 1.0), (3, 2, 2.0), (3, 0, 1.0), (4, 2, 1.0), (4, 0, 0.0), (5, 0, 0.0)],
     }
-    qrels = {}
-    for split, judged in pairs.items():
-        query, document, relevance = zip(*judged, strict=True)
-        qrels[split] = EmbeddedQrels(torch.tensor(query), torch.tensor(document), torch.tensor(relevance))
     queries = torch.nn.functional.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(1)))
-    return EmbeddedDataset(
-        [f"q{n}" for n in range(6)], ["a", "b", "c"], queries, torch.eye(4)[:3], qrels, "cosine", True
-    )
+    return dataset_of(queries, torch.eye(4)[:3], pairs)
 
 
 def test_queries_are_seen_by_the_documents_that_were_positives_in_training():

@@ -17,7 +17,7 @@ def texts_of(split):
     """A data set whose texts name their ids."""
     tables = {
         name: datasets.Dataset.from_dict({"id": ids, "text": [f"text of {i}" for i in ids]})
-        for name, ids in (("queries", split.query_ids), ("corpus", split.corpus_ids))
+        for name, ids in (("queries", split.query_ids), ("corpus", split.corpus.ids))
     }
     return RetrievalDataset(tables["queries"], tables["corpus"], {})
 
@@ -29,7 +29,7 @@ def random_adapter(dim, seed, strength=0.5):
 
 def slow_rank(split, query, row):
     """Rank of the first relevant document, and the first document, from a full stable sort in float64."""
-    scores = torch.nn.functional.normalize(query, dim=0).double() @ split.corpus_embeddings.double().T
+    scores = torch.nn.functional.normalize(query, dim=0).double() @ split.corpus.embeddings.double().T
     order = scores.float().argsort(descending=True, stable=True).tolist()
     relevant = split.qrels.corpus_index[(split.qrels.query_index == row) & (split.qrels.relevance > 0)].tolist()
     return min(order.index(document) for document in relevant) + 1, order[0]
@@ -53,13 +53,13 @@ def test_ranks_and_documents_are_those_of_a_slow_search(num_documents):
         row = split.query_ids.index(example.query_id)
         before, after = (slow_rank(split, side[row], row) for side in (split.query_embeddings, adapted))
         assert (example.base_rank, example.adapted_rank) == (before[0], after[0])
-        assert example.base_top == f"text of {split.corpus_ids[before[1]]}"
-        assert example.adapted_top == f"text of {split.corpus_ids[after[1]]}"
+        assert example.base_top == f"text of {split.corpus.ids[before[1]]}"
+        assert example.adapted_top == f"text of {split.corpus.ids[after[1]]}"
         assert example.base_top_is_relevant is (before[0] == 1)
         assert example.adapted_top_is_relevant is (after[0] == 1)
         assert example.query == f"text of {example.query_id}"
         beyond += max(before[0], after[0]) > 100
-    assert beyond or num_documents == 15
+    assert (beyond > 0) is (num_documents == 250)
 
 
 def test_the_largest_changes_come_first_and_unchanged_queries_not_at_all():

@@ -1,6 +1,7 @@
 """The evaluator against Sentence Transformers' own, in its trainer, and in the model card."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 import torch
@@ -126,7 +127,7 @@ def test_bad_input(tiny_model, embedded_pair):
         GradedRetrievalEvaluator(QUERIES, list(CORPUS), QRELS, corpus_embeddings=torch.ones(12, 4))(tiny_model)
     with pytest.raises(ValueError, match=r"There is no split 'holdout'"):
         GradedRetrievalEvaluator.from_dataset(dataset, "holdout")
-    other = type(embedded)(**{**vars(embedded), "corpus_ids": embedded.corpus_ids[::-1]})
+    other = replace(embedded, corpus=replace(embedded.corpus, ids=embedded.corpus.ids[::-1]))
     with pytest.raises(ValueError, match=r"other ids or another order"):
         GradedRetrievalEvaluator.from_dataset(dataset, "dev", other)
     tiny_model.similarity_fn_name = "euclidean"

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from problems import corpus_of, split_of
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings.embedded import EmbeddedQrels, EmbeddedSplit
 from st_adapter.embeddings.search import TopK, rescore, search
 from st_adapter.evaluation.evaluation import evaluate, search_split
 from st_adapter.evidence.indexes import build_index, check_index, evaluate_indexes
@@ -27,16 +27,8 @@ def random_split(seed, num_queries=5, num_documents=40, dim=12, similarity="cosi
         queries, documents = map(torch.nn.functional.normalize, (queries, documents))
     rows = torch.arange(num_queries).repeat(3)
     pairs = torch.stack([rows, torch.randint(num_documents, rows.shape, generator=generator)], dim=1).unique(dim=0)
-    return EmbeddedSplit(
-        name="test",
-        query_ids=[f"q{i}" for i in range(num_queries)],
-        corpus_ids=[f"d{i}" for i in range(num_documents)],
-        query_embeddings=queries,
-        corpus_embeddings=documents,
-        qrels=EmbeddedQrels(pairs[:, 0], pairs[:, 1], torch.ones(len(pairs))),
-        similarity=similarity,
-        unit=similarity == "cosine",
-    )
+    judgements = [(*pair, 1.0) for pair in pairs.tolist()]
+    return split_of(queries, documents, judgements, similarity=similarity, normalized=similarity == "cosine")
 
 
 def random_adapter(seed, dim=12):
@@ -54,8 +46,8 @@ def best_first(scores, k):
 def test_rescoring_is_exact_search_among_the_candidates():
     split = random_split(0)
     candidates = torch.tensor([[31, 4, 11, -1], [-1, -1, 2, 22], [7, 8, 9, 10], [-1, -1, -1, -1], [0, 20, 3, 1]])
-    found = rescore(split.query_embeddings, split.corpus_embeddings, candidates)
-    whole = search(split.query_embeddings, split.corpus_embeddings, 40)
+    found = rescore(split.query_embeddings, split.corpus.embeddings, candidates)
+    whole = search(split.query_embeddings, split.corpus.embeddings, 40)
     for row, allowed in enumerate(candidates.tolist()):
         kept = [
             (document, score)
@@ -68,14 +60,7 @@ def test_rescoring_is_exact_search_among_the_candidates():
 
 def test_an_empty_place_is_no_document():
     """The place before the first document of query 1 is not the last document of query 0, which is relevant there."""
-    split = EmbeddedSplit(
-        "test",
-        ["q0", "q1"],
-        ["d0", "d1"],
-        torch.eye(2),
-        torch.eye(2),
-        EmbeddedQrels(torch.tensor([0, 1]), torch.tensor([1, 0]), torch.ones(2)),
-    )
+    split = split_of(torch.eye(2), torch.eye(2), [(0, 1, 1.0), (1, 0, 1.0)])
     nothing = TopK(torch.full((2, 2), -torch.inf), torch.full((2, 2), -1))
     result = evaluate(split, index=lambda queries, k: nothing)
     assert all(values.tolist() == [0.0, 0.0] for values in result.base.values())
@@ -100,8 +85,8 @@ def test_the_exact_index_is_evaluate_without_one(seed, similarity):
 @given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from(["cosine", "dot"]))
 def test_truncation_against_a_slow_loop(seed, dim, similarity):
     split = random_split(seed, similarity=similarity)
-    queries, documents = (m.numpy().astype(np.float64) for m in (split.query_embeddings, split.corpus_embeddings))
-    found = search_split(split, split.query_embeddings, 7, build_index(split, f"truncate:{dim}"))
+    queries, documents = (m.numpy().astype(np.float64) for m in (split.query_embeddings, split.corpus.embeddings))
+    found = search_split(split, split.query_embeddings, 7, build_index(split.corpus, f"truncate:{dim}"))
     for row, query in enumerate(queries):
         scores = []
         for document in documents:
@@ -115,15 +100,8 @@ def test_truncation_against_a_slow_loop(seed, dim, similarity):
 
 def test_truncated_documents_have_unit_length_again():
     """By hand: cut to one dimension, both documents are (1,), so they tie and keep corpus order."""
-    split = EmbeddedSplit(
-        "test",
-        ["q"],
-        ["a", "b"],
-        torch.tensor([[0.6, 0.8]]),
-        torch.tensor([[0.6, 0.8], [0.8, 0.6]]),
-        EmbeddedQrels(torch.tensor([0]), torch.tensor([0]), torch.tensor([1.0])),
-    )
-    found = build_index(split, "truncate:1")(split.query_embeddings, 2)
+    split = split_of(torch.tensor([[0.6, 0.8]]), torch.tensor([[0.6, 0.8], [0.8, 0.6]]))
+    found = build_index(split.corpus, "truncate:1")(split.query_embeddings, 2)
     assert found.indices.tolist() == [[0, 1]] and found.scores.tolist() == [[1.0, 1.0]]
 
 
@@ -142,11 +120,13 @@ def int8_by_hand(embeddings, documents):
 @pytest.mark.parametrize("seed", range(5))
 def test_int8_against_a_slow_loop(name, seed):
     split = random_split(seed)
-    queries, documents = split.query_embeddings.numpy(), split.corpus_embeddings.numpy()
+    queries, documents = split.query_embeddings.numpy(), split.corpus.embeddings.numpy()
     decoded = int8_by_hand(documents, documents)
     if name == "int8-both":
         queries = int8_by_hand(3 * queries, documents)  # three times as long: much lies outside the ranges
-    found = build_index(split, name)(3 * split.query_embeddings if name == "int8-both" else split.query_embeddings, 40)
+    found = build_index(split.corpus, name)(
+        3 * split.query_embeddings if name == "int8-both" else split.query_embeddings, 40
+    )
     for row, query in enumerate(queries):
         scores = [sum(a * b for a, b in zip(query, document, strict=True)) for document in decoded]
         assert found.scores[row].tolist() == pytest.approx(sorted(scores, reverse=True), abs=1e-5)
@@ -155,8 +135,8 @@ def test_int8_against_a_slow_loop(name, seed):
 
 def test_int8_loses_at_most_half_a_step_per_dimension():
     split = random_split(0, num_documents=200)
-    decoded = build_index(split, "int8")
-    documents = split.corpus_embeddings
+    decoded = build_index(split.corpus, "int8")
+    documents = split.corpus.embeddings
     units = torch.eye(12)  # the score of a unit vector is one number of the document
     found = decoded(units, 200)
     steps = (documents.max(dim=0).values - documents.min(dim=0).values) / 255
@@ -169,8 +149,8 @@ def test_int8_loses_at_most_half_a_step_per_dimension():
 @given(st.integers(0, 2**31), st.integers(1, 45), st.sampled_from(["binary", "binary-rescored"]))
 def test_binary_against_a_slow_loop(seed, num_candidates, name):
     split = random_split(seed)
-    queries, documents = (m.numpy().astype(np.float64) for m in (split.query_embeddings, split.corpus_embeddings))
-    found = build_index(split, f"{name}:{num_candidates}")(split.query_embeddings, 10)
+    queries, documents = (m.numpy().astype(np.float64) for m in (split.query_embeddings, split.corpus.embeddings))
+    found = build_index(split.corpus, f"{name}:{num_candidates}")(split.query_embeddings, 10)
     assert found.indices.shape == (5, min(10, num_candidates))
     for row, query in enumerate(queries):
         distances = [sum((q > 0) != (d > 0) for q, d in zip(query, document, strict=True)) for document in documents]
@@ -184,28 +164,29 @@ def test_binary_against_a_slow_loop(seed, num_candidates, name):
 
 
 def test_binary_candidates_tied_by_distance_are_taken_in_corpus_order():
-    split = random_split(0, num_documents=6, dim=2)
     documents = torch.tensor([[3.0, 1.0], [1.0, 1.0], [1.0, 3.0], [-1.0, 1.0], [2.0, 1.0], [1.0, -1.0]])
-    split = EmbeddedSplit(**{**vars(split), "corpus_embeddings": documents, "similarity": "dot"})
+    corpus = corpus_of(documents, "dot")
     query = torch.tensor([[1.0, 0.1]])
     # Documents 0, 1, 2 and 4 have the bits of the query.
-    assert sorted(build_index(split, "binary:3")(query, 6).indices[0].tolist()) == [0, 1, 2]
-    assert build_index(split, "binary-rescored:3")(query, 6).indices[0].tolist() == [0, 2, 1]  # 3.1, 1.3, 1.1
-    assert build_index(split, "binary-rescored:4")(query, 6).indices[0].tolist() == [0, 4, 2, 1]  # 2.1 as well
+    assert sorted(build_index(corpus, "binary:3")(query, 6).indices[0].tolist()) == [0, 1, 2]
+    assert build_index(corpus, "binary-rescored:3")(query, 6).indices[0].tolist() == [0, 2, 1]  # 3.1, 1.3, 1.1
+    assert build_index(corpus, "binary-rescored:4")(query, 6).indices[0].tolist() == [0, 4, 2, 1]  # 2.1 as well
 
 
-@pytest.mark.parametrize("name", ["hnsw:400", "ivf:1000"])
-@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+@pytest.mark.parametrize(("name", "similarity"), [("hnsw:400", "cosine"), ("ivf:1000", "cosine"), ("ivf:1000", "dot")])
 def test_an_approximate_index_that_looks_everywhere_is_exact(name, similarity):
     split, adapter = random_split(1, num_queries=30, num_documents=400, similarity=similarity), random_adapter(1)
     exact, entry = evaluate_indexes(split, adapter, [name])
-    # A graph may hold documents that no path leads to when inner products, not angles, draw its links.
-    lowest = 1.0 if name.startswith("ivf") or similarity == "cosine" else 0.9
-    assert lowest <= min(entry.base_recall, entry.adapted_recall) <= 1.0
-    if lowest == 1.0:
-        for side in ("base", "adapted"):
-            for metric, values in getattr(exact.result, side).items():
-                assert values.tolist() == getattr(entry.result, side)[metric].tolist(), metric
+    assert entry.base_recall == entry.adapted_recall == 1.0
+    for side in ("base", "adapted"):
+        for metric, values in getattr(exact.result, side).items():
+            assert values.tolist() == getattr(entry.result, side)[metric].tolist(), metric
+
+
+def test_a_graph_drawn_by_inner_products_may_hold_documents_that_no_path_leads_to():
+    split, adapter = random_split(1, num_queries=30, num_documents=400, similarity="dot"), random_adapter(1)
+    _, entry = evaluate_indexes(split, adapter, ["hnsw:400"])
+    assert 0.9 <= min(entry.base_recall, entry.adapted_recall)
 
 
 def test_a_narrow_approximate_index_misses_some_and_says_so():
@@ -220,12 +201,12 @@ def test_a_narrow_approximate_index_misses_some_and_says_so():
 def test_recall_against_a_slow_count():
     split, adapter = random_split(3, num_queries=20, num_documents=300), random_adapter(3)
     entry = evaluate_indexes(split, adapter, ["binary:15"])[1]
-    index = build_index(split, "binary:15")
+    index = build_index(split.corpus, "binary:15")
     for queries, recall in (
         (split.query_embeddings, entry.base_recall),
         (adapter.transform(split.query_embeddings).detach(), entry.adapted_recall),
     ):
-        scores = (queries.double() @ split.corpus_embeddings.double().T).float()
+        scores = (queries.double() @ split.corpus.embeddings.double().T).float()
         shares = []
         for row, found in zip(scores.tolist(), search_split(split, queries, 10, index).indices.tolist(), strict=True):
             tenth = sorted(row, reverse=True)[9]
@@ -241,7 +222,7 @@ def test_recall_against_a_slow_count():
 def test_shapes_order_and_empty_places(seed, name, num_queries, num_documents, k):
     split = random_split(seed, num_queries=max(1, num_queries), num_documents=num_documents)
     queries = split.query_embeddings[:num_queries]
-    found = build_index(split, name)(queries, k)
+    found = build_index(split.corpus, name)(queries, k)
     limit = int(name.partition(":")[2]) if name.startswith(("binary", "hnsw")) else k
     assert found.scores.shape == found.indices.shape
     if name.startswith("hnsw"):  # what it does not find it may leave empty
@@ -263,8 +244,8 @@ def test_shapes_order_and_empty_places(seed, name, num_queries, num_documents, k
 @given(st.integers(0, 2**31), st.sampled_from(EVERY_INDEX), st.integers(1, 20))
 def test_a_shallow_search_is_the_beginning_of_a_deep_one_and_repeats(seed, name, k):
     split = random_split(seed)
-    deep = build_index(split, name)(split.query_embeddings, 40)
-    shallow = build_index(split, name)(split.query_embeddings, k)
+    deep = build_index(split.corpus, name)(split.query_embeddings, 40)
+    shallow = build_index(split.corpus, name)(split.query_embeddings, k)
     assert torch.equal(shallow.indices, deep.indices[:, :k]) and torch.equal(shallow.scores, deep.scores[:, :k])
 
 
@@ -272,9 +253,9 @@ def test_a_shallow_search_is_the_beginning_of_a_deep_one_and_repeats(seed, name,
 def test_documents_and_faiss_threads_stay_as_they_were(name):
     faiss = pytest.importorskip("faiss")
     split = random_split(5)
-    before, threads = split.corpus_embeddings.clone(), faiss.omp_get_max_threads()
+    before, threads = split.corpus.embeddings.clone(), faiss.omp_get_max_threads()
     evaluate_indexes(split, random_adapter(5), [name])
-    assert torch.equal(split.corpus_embeddings, before) and faiss.omp_get_max_threads() == threads
+    assert torch.equal(split.corpus.embeddings, before) and faiss.omp_get_max_threads() == threads
 
 
 def test_one_entry_per_index_with_gain_and_interval():

@@ -1,5 +1,7 @@
 """Written runs read and measured by ir_measures and pytrec_eval: equal to ours, per query, ties included."""
 
+from dataclasses import replace
+
 import ir_measures
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import AP, RR, P, R, Success, nDCG
 
+from problems import split_of
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings.embedded import EmbeddedQrels, EmbeddedSplit
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evidence.trec import strictly_descending, write_trec
 
@@ -40,18 +43,10 @@ def split_with_ties(seed, num_documents, max_grade):
     sure = torch.stack([torch.arange(5), torch.randint(0, num_documents, (5,), generator=generator)], dim=1)
     kept = (pairs[:, 0] < 5) & ~(pairs.unsqueeze(1) == sure).all(dim=2).any(dim=1)
     last = torch.tensor([[5, 0]])
-    return EmbeddedSplit(
-        name="test",
-        query_ids=[f"q{n}" for n in range(6)],
-        corpus_ids=[f"d{n}" for n in range(num_documents)],
-        query_embeddings=torch.nn.functional.normalize(torch.randn(6, 6, generator=generator)),
-        corpus_embeddings=documents,
-        qrels=EmbeddedQrels(
-            torch.cat([pairs[kept], sure, last])[:, 0],
-            torch.cat([pairs[kept], sure, last])[:, 1],
-            torch.cat([grades[kept], torch.full((5,), float(max_grade)), torch.zeros(1)]),
-        ),
-    )
+    judged = torch.cat([pairs[kept], sure, last]).T.tolist()
+    grades = torch.cat([grades[kept], torch.full((5,), float(max_grade)), torch.zeros(1)])
+    queries = torch.nn.functional.normalize(torch.randn(6, 6, generator=generator))
+    return split_of(queries, documents, [*zip(*judged, grades.tolist(), strict=True)])
 
 
 def read(path):
@@ -105,7 +100,7 @@ def test_the_files_are_in_trec_form(tmp_path):
         assert scores[0] > scores[1] > scores[2], "no tie is left to break"
     judged = {(row[0], row[2]): float(row[3]) for row in read(tmp_path / "runs" / "qrels")}
     expected = {
-        (split.query_ids[q], split.corpus_ids[d]): grade
+        (split.query_ids[q], split.corpus.ids[d]): grade
         for q, d, grade in zip(*(part.tolist() for part in split.qrels), strict=True)
         if q < 5
     }
@@ -129,18 +124,21 @@ def test_equal_scores_are_lowered_and_nothing_else(rows):
     ("change", "message"),
     [
         ({"query_ids": ["a b", "c\t", "", "d", "e", "f"]}, r"3 query ids hold white space or are empty.*'a b'"),
-        ({"corpus_ids": ["x", "y z"]}, r"1 corpus ids hold white space or are empty, the first: \['y z'\]"),
+        (
+            {"corpus": MemoryCorpus(["x", "y z"], torch.eye(2, 6))},
+            r"1 corpus ids hold white space or are empty, the first: \['y z'\]",
+        ),
         ({"relevance": 0.5}, r"judgements have a relevance that is no whole number, the first: \[0.5"),
         ({"relevance": 0.0}, r"No query of the split 'test' has a relevant document"),
     ],
 )
 def test_what_trec_form_cannot_hold_is_refused_and_nothing_is_written(tmp_path, change, message):
-    fields = vars(split_with_ties(0, 2, 1))
+    split = split_with_ties(0, 2, 1)
     if "relevance" in change:
-        relevance = torch.full_like(fields["qrels"].relevance, change.pop("relevance"))
-        change = {"qrels": fields["qrels"]._replace(relevance=relevance)}
+        relevance = torch.full_like(split.qrels.relevance, change.pop("relevance"))
+        change = {"qrels": split.qrels._replace(relevance=relevance)}
     with pytest.raises(ValueError, match=message):
-        write_trec(EmbeddedSplit(**{**fields, **change}), tmp_path / "new")
+        write_trec(replace(split, **change), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

@@ -53,7 +53,7 @@ def test_labels_without_meaning_leave_the_base_model_in_place(seed):
 
 def test_a_model_at_its_ceiling_is_left_alone():
     embedded = rotated_problem()
-    documents = embedded.corpus_embeddings
+    documents = embedded.corpus.embeddings
     answers = torch.cat([embedded.qrels[split].corpus_index for split in ("train", "dev", "test")])
     result = fit(replace(embedded, query_embeddings=documents[answers]))
     assert not result.adopted and result.verdict.base == 1

@@ -9,32 +9,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from st_adapter.embeddings.embedded import EmbeddedQrels, EmbeddedSplit
+from problems import split_of
+from st_adapter.embeddings.corpus import first_of_equal_rows
 from st_adapter.fitting import sampling
 from st_adapter.fitting.arguments import AdapterTrainingArguments
-from st_adapter.fitting.sampling import BatchSampler, first_of_equal_rows, labelled_pairs
+from st_adapter.fitting.sampling import BatchSampler, labelled_pairs
 
 
-def make_split(judgements, num_queries=5, num_documents=9, documents=None):
+def make_split(judgements, num_queries=5, num_documents=9, documents=None, similarity="cosine"):
     """A split whose embeddings tell the row they came from; the last two documents are the same."""
-    pairs = sorted(judgements)
     if documents is None:
         documents = torch.arange(1.0, num_documents + 1)
         documents[-1] = documents[-2]
         documents = torch.stack([documents.cos(), documents.sin()], dim=1)
     angles = torch.arange(1.0, num_queries + 1)
-    return EmbeddedSplit(
-        name="train",
-        query_ids=[f"q{row}" for row in range(num_queries)],
-        corpus_ids=[f"d{row}" for row in range(len(documents))],
-        query_embeddings=torch.stack([angles.cos(), angles.sin()], dim=1),
-        corpus_embeddings=documents,
-        qrels=EmbeddedQrels(
-            torch.tensor([query for query, _ in pairs]),
-            torch.tensor([document for _, document in pairs]),
-            torch.tensor([float(judgements[pair]) for pair in pairs]),
-        ),
-    )
+    queries = torch.stack([angles.cos(), angles.sin()], dim=1)
+    return split_of(queries, documents, dict(sorted(judgements.items())), name="train", similarity=similarity)
 
 
 def row_of(vector, matrix):
@@ -53,7 +43,7 @@ def arguments(**changes):
 @given(judgements, st.sampled_from(["corpus", "positives", "batch", "given", "hard"]), st.integers(1, 12))
 def test_a_batch_holds_its_pairs_and_never_a_positive_as_a_negative(qrels, negatives, num_negatives):
     split = make_split(qrels)
-    documents, queries = split.corpus_embeddings, split.query_embeddings
+    documents, queries = split.corpus.embeddings, split.query_embeddings
     relevant = {pair for pair, grade in qrels.items() if grade > 0}
     trained = {query for query, _ in relevant}
     # The last two documents are the same vector, so each counts as the other.
@@ -94,7 +84,7 @@ def test_with_room_for_all_the_pool_is_the_whole_corpus_once_and_weighted(qrels)
     sampler = BatchSampler(split, arguments(negatives="corpus", unlabelled_weight=0.25, num_negatives=100))
     batch = sampler.next()
     stands_for = {
-        row_of(c, split.corpus_embeddings): p for c, p in zip(batch.candidates, batch.log_priors, strict=True)
+        row_of(c, split.corpus.embeddings): p for c, p in zip(batch.candidates, batch.log_priors, strict=True)
     }
     labelled = {min(document, 7) for (_, document), grade in qrels.items() if grade > 0}
     expected = {document: 0.0 if document in labelled else math.log(0.25) for document in range(8)}
@@ -135,6 +125,16 @@ def test_hard_negatives_are_the_highest_scoring_ones_that_are_not_suspiciously_r
     assert sampler.given.tolist() == [[2, 3]]
 
 
+def test_for_a_model_of_dot_products_the_highest_ones_are_hardest():
+    # Cosines .9, .5, .8, .88 times lengths 1, 1.7, .5, 2: products .9, .85, .4 and 1.76, which is suspicious.
+    cosines, lengths = torch.tensor([0.9, 0.5, 0.8, 0.88]), torch.tensor([1.0, 1.7, 0.5, 2.0])
+    documents = torch.stack([cosines, (1 - cosines**2).sqrt()], dim=1) * lengths[:, None]
+    split = make_split({(0, 0): 1.0}, num_queries=1, documents=documents, similarity="dot")
+    sampler = BatchSampler(split, arguments(negatives="hard", num_hard_negatives=2))
+    sampler.mine(torch.tensor([[1.0, 0.0]]))
+    assert sampler.given.tolist() == [[1, 2]]
+
+
 @given(st.lists(st.lists(st.sampled_from([0.0, -0.0, 1.0, 2.5]), min_size=3, max_size=3), min_size=1, max_size=30))
 def test_first_of_equal_rows_equals_a_slow_search(rows):
     assert first_of_equal_rows(torch.tensor(rows)).tolist() == [rows.index(row) for row in rows]
@@ -152,6 +152,7 @@ from st_adapter.fitting import sampling
 from st_adapter.embeddings.embedded import (EmbeddedQrels, EmbeddedSplit)
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting.gradient import GradientFit
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.fitting.selection import Measure, Part, Source
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 
@@ -163,8 +164,8 @@ documents = torch.cat([torch.arange(1, num_queries), torch.arange(num_documents)
 grades = torch.ones(len(rows))
 grades[-num_documents:][::2] = 0
 split = EmbeddedSplit(
-    "train", [f"q{n}" for n in range(num_queries)], [f"d{n}" for n in range(num_documents)],
-    torch.randn(num_queries, 32, generator=generator), torch.randn(num_documents, 32, generator=generator),
+    "train", [f"q{n}" for n in range(num_queries)], torch.randn(num_queries, 32, generator=generator),
+    MemoryCorpus([f"d{n}" for n in range(num_documents)], torch.randn(num_documents, 32, generator=generator)),
     EmbeddedQrels(rows, documents, grades),
 )
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from problems import corpus_of, dataset_of, random_split
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
+from st_adapter.embeddings.embedded import OwnCopies
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting import selection
 from st_adapter.fitting.auto import fit
@@ -18,25 +19,10 @@ from st_adapter.fitting.closed_form import mix
 from st_adapter.fitting.selection import Measure, Part, Scoreboard, Source
 
 
-def random_split(seed, num_queries=7, num_documents=40, dim=6):
-    generator = torch.Generator().manual_seed(seed)
-    judged = torch.rand(num_queries, num_documents, generator=generator) < 0.3
-    judged[:, 0] = True
-    pairs = judged.nonzero()[torch.randperm(int(judged.sum()), generator=generator)]
-    return EmbeddedSplit(
-        name="dev",
-        query_ids=[f"q{i}" for i in range(num_queries)],
-        corpus_ids=[f"d{i}" for i in range(num_documents)],
-        query_embeddings=torch.nn.functional.normalize(torch.randn(num_queries, dim, generator=generator)),
-        corpus_embeddings=torch.nn.functional.normalize(torch.randn(num_documents, dim, generator=generator)),
-        qrels=EmbeddedQrels(*pairs.T, torch.randint(1, 4, (len(pairs),), generator=generator).float()),
-    )
-
-
 @settings(max_examples=40)
 @given(st.integers(0, 2**31), st.sampled_from([40, 100, 2**23]))
 def test_measuring_equals_the_full_evaluation(seed, block_scores):
-    split = random_split(seed)
+    split = random_split(seed, 7, 40, 6)
     generator = torch.Generator().manual_seed(seed)
     sources = [Source("a", "1"), Source("b", "1")]
     matrices = {source: torch.eye(6) + 0.5 * torch.randn(6, 6, generator=generator) for source in sources}
@@ -130,7 +116,7 @@ def test_counting_among_the_best_is_counting_over_all(seed, depth, block_scores,
     split = random_split(seed, num_queries=9, num_documents=150)
     generator = torch.Generator().manual_seed(seed)
     if tied:  # coarse numbers, so that many documents score the same
-        split = replace(split, corpus_embeddings=(3 * split.corpus_embeddings).round(), similarity="dot")
+        split = replace(split, corpus=corpus_of((3 * split.corpus.embeddings).round(), "dot"))
     copies = torch.randint(0, 150, (9,), generator=generator)
     split = replace(split, own_copies=OwnCopies(torch.arange(9), copies))
     sources = [Source("a", "1"), Source("b", "1"), Source("c", "1")]
@@ -159,13 +145,8 @@ def test_the_same_candidate_is_chosen_in_a_large_corpus(monkeypatch):
     relevant = torch.randint(0, 600, (90,), generator=generator)
     noise = torch.zeros(90, 16)
     noise[:, :4] = 0.6 * torch.randn(90, 4, generator=generator)
-    rows = torch.arange(90)
-    qrels = {
-        split: EmbeddedQrels(part, relevant[part], torch.ones(len(part)))
-        for split, part in (("train", rows[:70]), ("dev", rows[70:]))
-    }
-    ids = [f"q{n}" for n in range(90)], [f"d{n}" for n in range(600)]
-    embedded = EmbeddedDataset(*ids, documents[relevant] + noise, documents, qrels, "cosine", True)
+    pairs = [(query, document, 1.0) for query, document in enumerate(relevant.tolist())]
+    embedded = dataset_of(documents[relevant] + noise, documents, {"train": pairs[:70], "dev": pairs[70:]})
     monkeypatch.setattr(selection, "_GROUP", 8)
     outcomes = []
     for pool_from in (10**9, 1):
