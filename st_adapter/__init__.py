@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks
+from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.fingerprint import model_fingerprint
@@ -62,7 +62,7 @@ __all__ = [
     "adapt",
     "attach",
     "build_index",
-    "check_leaks",
+    "find_leaks",
     "check_stack",
     "detach",
     "drop_leaks",

@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks
+from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD, cut_splits
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.embedding import embed_texts, judged_by
@@ -109,7 +109,7 @@ def run_training(
         onnx: whether to save the model as ONNX too.
         drop_leaking: whether to take queries out of train and dev that a later split has too, as text or paraphrase;
             see ``drop_leaks``. They are counted in any case.
-        paraphrase_threshold: cosine from which two queries count as paraphrases; see ``check_leaks``. Where the splits
+        paraphrase_threshold: cosine from which two queries count as paraphrases; see ``find_leaks``. Where the splits
             were cut by document, paraphrases stay on one side as well; see ``cut_splits``.
         base_model: Hub id or folder that the base model came from, if the model itself no longer knows it.
         cache_dir: where embeddings are cached; see ``embed``.
@@ -160,10 +160,10 @@ def run_training(
     start = time.perf_counter()
     dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     too_long = embedded.long_texts
-    leaks = check_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+    leaks = find_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     if drop_leaking:
         dataset = drop_leaks(dataset, leaks)
-        leaks = check_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+        leaks = find_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     embedded = judged_by(embedded, dataset)
     seconds["checking"] = time.perf_counter() - start
 
