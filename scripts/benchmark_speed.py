@@ -54,7 +54,7 @@ from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import FitResult, fit
 from st_adapter.fitting.closed_form import mix, within_class_whitening
 from st_adapter.fitting.gradient import GradientFit
-from st_adapter.fitting.sampling import labelled_pairs
+from st_adapter.fitting.pairs import labelled_pairs
 
 ROOT = Path(__file__).resolve().parent.parent
 # scifact: 687 + 118 labelled queries to fit with, 300 to test.
