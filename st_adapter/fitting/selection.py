@@ -119,7 +119,7 @@ class Scoreboard:
         best: dict[str, Candidate] = {}
         for number in np.argsort(-ranked, kind="stable"):
             if ranked[number] > 0:
-                best.setdefault(self.candidates[number][0].source.family, self.candidates[number])
+                best.setdefault(self.candidates[number][0].name.family, self.candidates[number])
         top = [candidate[0] for candidate in best.values()]
         return [tuple(top[:size]) for size in (2, 3) if len(top) >= size]
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from problems import corpus_of
 from st_adapter.embeddings.corpus import first_of_equal_rows
 from st_adapter.embeddings.embedded import EmbeddedQrels, EmbeddedSplit
+from st_adapter.fitting import negatives as negatives_module
 from st_adapter.fitting import sampling
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.pairs import labelled_pairs
@@ -150,6 +151,7 @@ def test_nothing_relevant_is_an_error():
 # One query of 100,000 judged documents among 3,000: rows padded to the longest are 2.4 GB of indices, each time.
 _UNEVEN = """
 import resource, sys, torch
+from st_adapter.fitting import negatives as negatives_module
 from st_adapter.fitting import negatives as negatives_module
 from st_adapter.fitting import sampling
 from st_adapter.embeddings.embedded import (EmbeddedQrels, EmbeddedSplit)

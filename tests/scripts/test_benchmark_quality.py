@@ -8,7 +8,7 @@ import torch
 
 from problems import corpus_of
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
-from st_adapter.evaluation.evaluation import seen_documents, seen_queries
+from st_adapter.evaluation.seen import seen_documents, seen_queries
 
 
 def embedded_dataset(num_queries, num_documents, qrels):
