@@ -140,7 +140,8 @@ def main() -> None:
             f"{'met   ' if target['met'] else 'MISSED'} {target['what']}: {target['measured']:.4g} {target['target']}"
         )
     print(f"Written to {output.name}.")
-    print(plot(sweeps, output.with_suffix(".png")))
+    picture = output.with_suffix(".png") if arguments.output else ROOT / "docs" / "images" / f"{name}.png"
+    print(plot(sweeps, picture))
 
 
 def parse() -> argparse.Namespace:

@@ -26,7 +26,8 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks, drop_leaks
+from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks
+from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD
 from st_adapter.demo import demo_model_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,8 +168,8 @@ def given(folder: Path, model: SentenceTransformer) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     dropped = drop_leaks(dataset, report)
     return {
-        "num_queries": {split: len(set(rows["query_id"])) for split, rows in dataset.qrels.items()},
-        "num_queries_after_drop_leaks": {split: len(set(rows["query_id"])) for split, rows in dropped.qrels.items()},
+        "num_queries": dataset.num_queries,
+        "num_queries_after_drop_leaks": dropped.num_queries,
         "seconds": round(seconds, 3),
         "sentences": report.sentences,
         "near_duplicates_by_words": near_duplicates_by_words(dataset, report),

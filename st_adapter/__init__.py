@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks, regroup
+from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.fingerprint import model_fingerprint
@@ -80,7 +80,6 @@ __all__ = [
     "push_to_hub",
     "mteb_task",
     "ranking_metrics",
-    "regroup",
     "run_metrics",
     "run_training",
     "save_adapter",

@@ -25,11 +25,12 @@ from transformers.utils import logging as transformers_logging
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import PARAPHRASE_THRESHOLD
+from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD
 from st_adapter.data.splits import UNCUT, SplitBy
 from st_adapter.demo import demo_model, standard_library_dataset
-from st_adapter.embeddings.cache import Precision
 from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.encoder import Precision
+from st_adapter.embeddings.long_texts import LongTexts, long_texts
 from st_adapter.errors import InputError, printable, without_secrets
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evidence.curve import LearningCurve
@@ -42,15 +43,13 @@ from st_adapter.fitting.portfolio import FitMethod
 from st_adapter.run import (
     MODEL_FOLDER,
     PER_QUERY,
-    LongTexts,
     Method,
     TrainingRun,
     evaluate_saved,
-    long_texts,
     run_training,
 )
 from st_adapter.saving.alone import push_adapter
-from st_adapter.saving.attach import check_base
+from st_adapter.saving.attach import check_base, detach
 from st_adapter.saving.card import TABLE_METRICS, TrainingRecord
 from st_adapter.saving.declared_sizes import check_sizes
 from st_adapter.saving.repository import CONFIG_FILE_NAME, from_pretrained, is_saved_model, read_saved, saved_training
@@ -295,7 +294,7 @@ def evaluate(
     split = dataset.split_to_evaluate(split)
     fitted_on = trained.fitted_on if of_training else []
     saved = _load(model, embedding)
-    too_long = long_texts(saved, dataset)
+    too_long = long_texts(detach(saved)[0], dataset)
     _print_dataset(dataset, too_long)
     if split in fitted_on:
         console.print(
@@ -321,7 +320,7 @@ def evaluate(
             "opened_with": embedding.opened_with(),
             "notes": list(dataset.notes),
             "corpus_is_labelled_only": dataset.corpus_is_labelled_only,
-            "long_texts": None if too_long is None else too_long._asdict(),
+            "long_texts": None if too_long is None else too_long.to_dict(),
         }
         if others:
             summary["indexes"] = [evaluation.to_dict(per_query=PER_QUERY) for evaluation in others]

@@ -270,7 +270,7 @@ class AdapterTrainer:
             self.state.best_global_step = self.state.global_step
             kept = copy.deepcopy(self.adapter)
             if not adapted:
-                kept.set_matrix(torch.eye(kept.embedding_dimension))
+                kept.set_matrix(torch.eye(kept.input_dimension))
             self._best = kept.state_dict()
 
     def _average_fits(self) -> None:

@@ -13,15 +13,18 @@ os.environ.update(
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # Threads that wait for a core they share with others do not spin.
-        "OMP_WAIT_POLICY": "PASSIVE",
+        # Small matrices gain nothing from a second thread. Processes that tests start inherit this, so that
+        # the same texts give the same bits in each.
+        "OMP_NUM_THREADS": "1",
     }
 )
 
+import gc  # noqa: E402
 import json  # noqa: E402
 import string  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -35,10 +38,16 @@ from hub_double.client import HubClient  # noqa: E402
 from hub_double.server import HubServer  # noqa: E402
 
 pytest.register_assert_rewrite("problems")
-torch.set_num_threads(2)
 # No test asserts a time; in CI the same examples are tried every time.
 settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("project")
+
+
+def pytest_collection_finish() -> None:
+    """Saving collects garbage; what the libraries hold since they were imported is never any, and takes a while."""
+    gc.collect()
+    gc.freeze()
+
 
 _WORDS = "the a of in file read line number list string return sort open close value query document how what".split()
 _CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
@@ -66,9 +75,9 @@ def _write_bert(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config), encoding="utf-8")
 
 
-def _save_model(folder: Path, bert: Path, *, normalize: bool = True, prompts: dict[str, str] | None = None) -> Path:
+def _save_model(folder: Path, bert: Path, *, normalize: bool = True, **options: Any) -> Path:
     modules = [Transformer(str(bert)), Pooling(32, "mean"), *([Normalize()] if normalize else [])]
-    SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save_pretrained(str(folder))
+    SentenceTransformer(modules=modules, device="cpu", **options).save_pretrained(str(folder))
     return folder
 
 
@@ -96,6 +105,13 @@ def tiny_prompt_model_path(tmp_path_factory: pytest.TempPathFactory, _bert_path:
 def tiny_unnormalized_model_path(tmp_path_factory: pytest.TempPathFactory, _bert_path: Path) -> Path:
     """The same without Normalize: vectors of length other than 1."""
     return _save_model(tmp_path_factory.mktemp("models") / "tiny-unnormalized", _bert_path, normalize=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_dot_model_path(tmp_path_factory: pytest.TempPathFactory, _bert_path: Path) -> Path:
+    """The same without Normalize, compared by dot product."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-dot"
+    return _save_model(folder, _bert_path, normalize=False, similarity_fn_name="dot")
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Data flows one way: a room of the package imports only rooms that stand above it here, and no test another test."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ ORDER = [
     "run",
     "cli",
 ]
+EXTRAS = ["chromadb", "faiss", "lancedb", "llama_index", "matplotlib", "mteb", "onnx", "onnxruntime", "onnxscript"]
 PACKAGE = Path(st_adapter.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -74,13 +77,20 @@ def test_no_stack_is_imported_with_the_package(path):
     assert not {name.partition(".")[0] for name in imported} & {"chromadb", "llama_index", "lancedb"}
 
 
+def test_no_extra_is_imported_with_the_command_line():
+    code = f"import sys, st_adapter.cli; print([name for name in {EXTRAS} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
 # Importing a test file collects its tests a second time, and ties them to a place.
-@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_test_file_is_imported(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            imported |= {f"{node.module}.{alias.name}" for alias in node.names}
-    tests = {test.stem for test in (ROOT / "tests").rglob("test_*.py")} | {"conftest"}
-    assert not {part for name in imported for part in name.split(".")} & tests
+def test_no_test_file_is_imported():
+    files = list((ROOT / "tests").rglob("*.py"))
+    tests = {path.stem for path in files if path.stem.startswith("test_")} | {"conftest"}
+    for path in files:
+        imported = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [*(alias.name for alias in node.names), getattr(node, "module", None) or ""]
+                imported |= {part for name in names for part in name.split(".")}
+        assert not imported & tests, f"{path.relative_to(ROOT)} imports {sorted(imported & tests)}"

@@ -27,15 +27,6 @@ KINDS = ["linear", "low_rank", "mlp"]
 ACTIVATIONS = ["gelu", "relu", "silu"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Matrices this small gain nothing from a second thread, and wait long for it on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 # Rounding may swap two documents whose scores agree to seven digits, once in a great many draws; so these do not vary.
 few = settings(max_examples=30, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 fewer = settings(few, max_examples=8)
@@ -117,7 +108,7 @@ def project(adapter, x):
 
 def matrix_of(adapter):
     """The matrix of a map that is linear without its rescaling, found by applying it to the unit vectors."""
-    return project(adapter, torch.eye(adapter.embedding_dimension)).T
+    return project(adapter, torch.eye(adapter.input_dimension)).T
 
 
 def random_matrix(seed, dim=DIM):

@@ -98,22 +98,22 @@ def as_ids(column: pd.Series, part: str) -> list[str]:
     return ids
 
 
-def as_scores(values: list[Any], labels: list[str]) -> list[float]:
-    """Read scores as finite numbers.
+def as_relevance(values: list[Any], labels: list[str]) -> list[float]:
+    """Read relevance as finite numbers.
 
     Raises:
         InputError: One is missing or no finite number; `labels` name them.
     """
-    scores = np.array([as_number(value) for value in values], dtype=np.float64)
-    bad = [f"{label} = {value}" for label, value, ok in zip(labels, values, np.isfinite(scores), strict=True) if not ok]
+    relevance = np.array([as_number(value) for value in values], dtype=np.float64)
+    bad = [f"{labels[row]} = {values[row]}" for row in np.flatnonzero(~np.isfinite(relevance))]
     if bad:
         raise InputError(
-            f"{counted(len(bad), 'score')} NaN, infinite, missing or no number: {first_three(bad)}. "
+            f"{counted(len(bad), 'judgement')} NaN, infinite, missing or no number: {first_three(bad)}. "
             "Expected a number in each row (above 0 is relevant).",
             python="Fill them in, or leave the column out with ignore_columns: all count 1 then.",
             flags="Fill them in, or leave the column out with --ignore-columns: all count 1 then.",
         )
-    return list(scores.tolist())
+    return list(relevance.tolist())
 
 
 def check_texts(texts: Sequence[object], labels: Sequence[str], what: str, columns: Iterable[str]) -> None:

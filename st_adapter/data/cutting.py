@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 Indices = NDArray[np.int64]
 
@@ -18,24 +20,24 @@ class Share(NamedTuple):
     """A split to be made: its name and the share of the queries that it shall have, 0-1."""
 
     name: str
-    share: float
+    size: float
 
 
 class GroupedCut(NamedTuple):
     """Where the queries went.
 
     Attributes:
-        parts: (Q,) int64, the part of each query.
+        sides: (Q,) int64, the split of each query, an index into the shares.
         num_torn_groups: groups that were too large for one side and had to be cut.
         num_torn_queries: queries in them.
     """
 
-    parts: Indices
+    sides: Indices
     num_torn_groups: int
     num_torn_queries: int
 
 
-def normalised(text: str) -> str:
+def text_key(text: str) -> str:
     """The text without what case, width and spacing add, for comparing texts."""
     if text.isascii():  # the same, many times faster
         return " ".join(text.lower().split())
@@ -44,19 +46,19 @@ def normalised(text: str) -> str:
     return " ".join(folded.split())
 
 
-def hash_shares(texts: Sequence[str], seed: int) -> NDArray[np.float64]:
-    """Place each normalised text in [0, 1), always the same place for the same text and seed."""
-    digests = (hashlib.sha256(f"{seed}:{text}".encode("utf-8", "surrogatepass")).digest() for text in texts)
+def hashes_of(keys: Sequence[str], seed: int) -> NDArray[np.float64]:
+    """Place each text, given by its key, in [0, 1): always in the same place for the same text and seed."""
+    digests = (hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogatepass")).digest() for key in keys)
     return np.array([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests], dtype=np.float64)
 
 
-def cut(texts: Sequence[str], parts: Sequence[Share], seed: int) -> Indices:
-    """Cut queries by the hash of their normalised text: (Q,) int64, the part of each. More data moves no query."""
-    return _part_at(hash_shares(texts, seed), np.array([part.share for part in parts]))
+def cut_by_text(keys: Sequence[str], shares: Sequence[Share], seed: int) -> Indices:
+    """Cut queries by the hash of their text's key: (Q,) int64, the side of each. More data moves no query."""
+    return _side_at(hashes_of(keys, seed), np.array([share.size for share in shares]))
 
 
 def cut_in_groups(
-    texts: Sequence[str],
+    keys: Sequence[str],
     document_query: Indices,
     document: Indices,
     linked: tuple[Indices, Indices],
@@ -73,8 +75,8 @@ def cut_in_groups(
     its queries, then by text, no further than it takes.
 
     Args:
-        texts: Q normalised texts.
-        document_query: (E,) queries of the relevant pairs, indices into `texts`.
+        keys: Q texts, each by its key.
+        document_query: (E,) queries of the relevant pairs, indices into `keys`.
         document: (E,) documents of these pairs, numbers of any kind; their order breaks ties between documents.
         linked: Two (L,) arrays of queries that belong together for other reasons.
         shares: What to cut into; they sum up to 1.
@@ -82,26 +84,26 @@ def cut_in_groups(
 
     Example:
         >>> queries = np.arange(40)
-        >>> texts = [f"query {number:02}" for number in range(40)]
+        >>> keys = [f"query {number:02}" for number in range(40)]
         >>> nothing = np.array([], dtype=np.int64)
         >>> shares = [Share("train", 0.7), Share("test", 0.3)]
-        >>> found = cut_in_groups(texts, queries, queries // 4, (nothing, nothing), shares, 1)
-        >>> found.parts.reshape(10, 4).sum(axis=1).tolist()
+        >>> found = cut_in_groups(keys, queries, queries // 4, (nothing, nothing), shares, 1)
+        >>> found.sides.reshape(10, 4).sum(axis=1).tolist()
         [0, 0, 0, 0, 0, 0, 4, 0, 0, 4]
     """
     # One unit per text, in alphabetical order; a group is named by its first unit.
-    distinct, unit_of = np.unique(np.array(texts, dtype=object), return_inverse=True)
+    distinct, unit_of = np.unique(np.array(keys, dtype=object), return_inverse=True)
     weights = np.bincount(unit_of, minlength=len(distinct))
     pairs = pd.DataFrame({"unit": unit_of[document_query], "document": document}).drop_duplicates()
     units = np.arange(len(distinct))
-    by_document = _by_document(pairs, len(units))
-    levels = [
-        join(by_document, unit_of[linked[0]], unit_of[linked[1]]),
-        by_document,
-        _by_main_document(pairs, len(units)),
-        units,
-    ]
-    hashes, room = hash_shares(list(distinct), seed), np.array([share.share for share in shares])
+    # Documents are nodes behind the units, so a component is named by a unit.
+    documents = pd.factorize(pairs["document"])[0] + len(units)
+    num_nodes = len(units) + pairs["document"].nunique()
+    one, other = pairs["unit"].to_numpy(), documents
+    by_document = connected(num_nodes, one, other)[: len(units)]
+    one, other = np.append(one, unit_of[linked[0]]), np.append(other, unit_of[linked[1]])
+    levels = [connected(num_nodes, one, other)[: len(units)], by_document, _by_main_document(pairs, len(units)), units]
+    hashes, room = hashes_of(list(distinct), seed), np.array([share.size for share in shares])
     placed, torn = _place_or_tear(levels, weights, hashes, room)
     num_torn_queries = int(weights[np.isin(levels[0], torn)].sum())
     return GroupedCut(placed[unit_of], len(torn), num_torn_queries)
@@ -138,35 +140,22 @@ def _place_or_tear(
     return placed[index], torn.to_numpy()
 
 
-def join(labels: Indices, one: Indices, other: Indices) -> Indices:
-    """Join groups by more edges: connected components, each named by its smallest member.
+def connected(num_nodes: int, one: Indices, other: Indices) -> Indices:
+    """The connected components of a graph: (V,) int64, for each node the smallest one of its component.
 
     Args:
-        labels: (V,) the smallest member of each node's group; `np.arange(V)` for no groups.
+        num_nodes: V.
         one: (E,) nodes.
-        other: (E,) nodes that belong to the same group as those of `one`.
+        other: (E,) nodes that belong together with those of `one`.
 
     Example:
-        >>> join(np.arange(5), np.array([3, 1]), np.array([4, 3])).tolist()
+        >>> connected(5, np.array([3, 1]), np.array([4, 3])).tolist()
         [0, 1, 2, 1, 1]
     """
-    labels = labels.copy()
-    while True:
-        first, second = labels[one], labels[other]
-        apart = first != second
-        if not apart.any():
-            return labels
-        one, other = one[apart], other[apart]
-        np.minimum.at(labels, np.maximum(first, second)[apart], np.minimum(first, second)[apart])
-        while not np.array_equal(labels, followed := labels[labels]):
-            labels = followed
-
-
-def _by_document(pairs: pd.DataFrame, num_units: int) -> Indices:
-    """The components of units that share documents."""
-    nodes = num_units + pd.factorize(pairs["document"])[0]
-    num_nodes = num_units + pairs["document"].nunique()
-    return join(np.arange(num_nodes), pairs["unit"].to_numpy(), nodes)[:num_units]
+    edges = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(num_nodes, num_nodes))
+    labels = connected_components(edges, directed=False)[1]
+    first: Indices = np.unique(labels, return_index=True)[1][labels]
+    return first
 
 
 def _by_main_document(pairs: pd.DataFrame, num_units: int) -> Indices:
@@ -179,7 +168,7 @@ def _by_main_document(pairs: pd.DataFrame, num_units: int) -> Indices:
 
 
 def _place(sizes: NDArray[Any], hashes: NDArray[np.float64], shares: NDArray[np.float64]) -> Indices:
-    """The part of each group: large ones where most room is, the others by their hash."""
+    """The side of each group: large ones where most room is, the others by their hash."""
     room = shares * sizes.sum()
     large = np.flatnonzero(sizes > room.min())
     placed = np.zeros(len(sizes), dtype=np.int64)
@@ -191,10 +180,10 @@ def _place(sizes: NDArray[Any], hashes: NDArray[np.float64], shares: NDArray[np.
         placed[group], filled[part] = part, True
         room[part] -= sizes[group]
     small = np.setdiff1d(np.arange(len(sizes)), large)
-    placed[small] = _part_at(hashes[small], room.clip(min=0))
+    placed[small] = _side_at(hashes[small], room.clip(min=0))
     return placed
 
 
-def _part_at(hashes: NDArray[np.float64], room: NDArray[np.float64]) -> Indices:
+def _side_at(hashes: NDArray[np.float64], room: NDArray[np.float64]) -> Indices:
     bounds = room.cumsum()
     return np.searchsorted(bounds[:-1] / max(bounds[-1], 1e-300), hashes, side="right").astype(np.int64)

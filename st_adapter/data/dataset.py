@@ -1,9 +1,9 @@
 """Retrieval data sets: queries, a corpus and graded qrels, loaded from wherever they are, checked, split by query.
 
-Pairs are rows of a query and a document, optionally with `negative` (judged, score 0), `score` (1 where there is no
-such column) and the document's `title`. Cells may hold lists, and `negative_1`, `negative_2`, ... count as one. The
-BEIR form is a corpus, queries and qrels. Titles are put before their text. Identical texts become one document or one
-query, under the id that came first; of a repeated judgement the highest score is kept.
+Pairs are rows of a query and a document, optionally with `negative` (judged, relevance 0), `score` (the relevance; 1
+where there is no such column) and the document's `title`. Cells may hold lists, and `negative_1`, `negative_2`, ...
+count as one. The BEIR form is a corpus, queries and qrels. Titles are put before their text. Identical texts become one
+document or one query, under the id that came first; of a repeated judgement the highest is kept.
 
 A column that is not used, but looks as if it said what is relevant (0 and 1, grades, or a name such as `clicked` or
 `rating`), is refused: name it as score, or ignore it; see `labels.looks_like_labels`.
@@ -11,8 +11,10 @@ A column that is not used, but looks as if it said what is relevant (0 and 1, gr
 Splits are taken as given, under their usual names (validation and eval are read as dev, training as train). With none,
 or only train, queries are cut 70/10/20 by a seeded hash of their text, in which case, width and spacing do not count:
 duplicates never land on two sides, and more data moves no query. Where dev is missing, the same hash cuts 15 % of train
-off as dev. With `split_by="document"`, all queries with a relevant document in common land on one side too, as far as
-no group of them is too large for that; see `cutting.cut_in_groups`. Splits that were given stay as they are.
+off as dev. With `split_by="document"`, all queries with a relevant document in common land on one side too, and so do
+paraphrases, as far as no group of them is too large for that; see `cutting.cut_in_groups`. Which queries are
+paraphrases their embeddings show, so these splits are cut once there are any, by `embed` or `paraphrases.cut_splits`.
+Splits that were given stay as they are.
 """
 
 from __future__ import annotations
@@ -20,45 +22,32 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import get_args
 
 import datasets
 import pandas as pd
 
 from st_adapter.data.columns import without_columns
 from st_adapter.data.judgements import (
-    check_positives,
-    merge,
+    check_relevant,
+    merged,
+    once_each,
     overlap_notes,
     own_copies,
     own_copy_notes,
-    resolve,
+    resolved,
     with_least_relevant,
     without_lacking,
 )
 from st_adapter.data.layout import LaidOut, from_beir, from_pairs
 from st_adapter.data.sources import DataSource, read_source
-from st_adapter.data.splits import (
-    CARVED,
-    CUTS,
-    UNCUT,
-    WHOLE,
-    Cut,
-    Cutter,
-    SplitBy,
-    carved_note,
-    check_filled,
-    in_order,
-    split_rows,
-)
-from st_adapter.data.tables import PairTables
-from st_adapter.errors import InputError
-from st_adapter.words import counted, first_three, listed
+from st_adapter.data.splits import UNCUT, Cut, SplitBy, cut_rows, in_order, named_splits
+from st_adapter.data.tables import NO_SPLIT, PairTables
+from st_adapter.errors import InputError, printable, without_secrets
+from st_adapter.words import counted, documents_searched
 
-_TEXT_FEATURES = datasets.Features({"id": datasets.Value("string"), "text": datasets.Value("string")})
-_QRELS_FEATURES = datasets.Features(
-    {"query_id": datasets.Value("string"), "corpus_id": datasets.Value("string"), "score": datasets.Value("float64")}
-)
+_STRING = datasets.Value("string")
+_TEXT_FEATURES = datasets.Features({"id": _STRING, "text": _STRING})
+_QRELS_FEATURES = datasets.Features({"query_id": _STRING, "corpus_id": _STRING, "relevance": datasets.Value("float64")})
 
 
 @dataclass(frozen=True)
@@ -68,12 +57,14 @@ class RetrievalDataset:
     Attributes:
         queries: Q rows of `id` and `text`, both strings; those that no split judges included.
         corpus: N rows of `id` and `text`, both strings; their order is the corpus order that breaks ties in search.
-        qrels: Split -> rows of `query_id`, `corpus_id` and `score` (float64; above 0 is relevant, higher is better).
+        qrels: Split -> rows of `query_id`, `corpus_id` and `relevance` (float64; above 0 is relevant, more is better).
             Every query of a split has at least one relevant document in it.
         name: Where the data came from, for results and model cards; empty for data in memory.
         notes: What was merged, cut or left unused while loading, in plain words with counts.
-        cut: How splits were cut; None if all of them were given.
+        cut: How the splits that were not given are cut; None if all of them were given.
         corpus_is_labelled_only: Whether the corpus is just the documents of the pairs, with no others to search among.
+        uncut: Rows as in `qrels` that are still to be cut: those of data to be cut by document, until the embeddings of
+            their queries show which of them are paraphrases; see `paraphrases.cut_splits`.
     """
 
     queries: datasets.Dataset
@@ -83,11 +74,28 @@ class RetrievalDataset:
     notes: tuple[str, ...] = ()
     cut: Cut | None = None
     corpus_is_labelled_only: bool = False
+    uncut: datasets.Dataset | None = None
+
+    def __repr__(self) -> str:
+        """Name, size and splits, a line each."""
+        searched = documents_searched(len(self.corpus), self.corpus_is_labelled_only)
+        lines = [f"{printable(self.name) or 'Data in memory'}: {searched}"]
+        to_cut = {f"{', '.join(self.cut.splits)} (to be cut)": self.uncut} if self.cut and self.uncut else {}
+        for split, rows in {**self.qrels, **to_cut}.items():
+            queries = counted(len(rows.unique("query_id")), "query", "queries")
+            pairs = counted(sum(relevance > 0 for relevance in rows["relevance"]), "relevant pair")
+            lines.append(f"  {printable(split)}: {queries}, {pairs}")
+        return "\n".join(lines)
 
     @property
     def splits(self) -> list[str]:
-        """The names of the splits: train, dev, test as far as they are there, then others."""
-        return list(self.qrels)
+        """The names of the splits, also of those still to be cut: train, dev, test if there, then others."""
+        return in_order([*self.qrels, *(self.cut.splits if self.cut and self.uncut is not None else ())])
+
+    @property
+    def num_queries(self) -> dict[str, int]:
+        """How many queries each split judges."""
+        return {split: len(rows.unique("query_id")) for split, rows in self.qrels.items()}
 
     @cached_property
     def own_copies(self) -> tuple[list[int], list[int]]:
@@ -119,12 +127,12 @@ class RetrievalDataset:
                 negative, score, split. Of BEIR data sets: id, text, title (corpus and queries), query_id, corpus_id,
                 score, split (qrels).
             ignore_columns: Columns that mean nothing here, as if they were not there.
-            relevant_from: The least score that is relevant, above 0: lower ones count as judged and not relevant, those
-                from it on are kept as they are. Queries that are left without a relevant document are left out, with a
-                note. If None, every score above 0 is relevant.
+            relevant_from: The least relevance that counts, above 0: with a lower one, a document is judged and not
+                relevant; from it on they are kept as they are. Queries that are left without a relevant document are
+                left out, with a note. If None, all above 0 count.
             seed: Seeds the hash that makes splits.
             split_by: What stays on one side where splits are cut: the duplicates of a query, or all queries of one
-                document. To keep paraphrases together as well, see `leaks.regroup`.
+                document; then the splits are cut once the queries are embedded, with paraphrases on one side as well.
             cut_into: The splits that queries are cut into where the data come without. `("train", "dev")` sets no test
                 split aside: 15 % are dev. `()` cuts nothing, to evaluate on all there is: queries that came without
                 splits are the split `all`, and no train split is needed.
@@ -145,15 +153,13 @@ class RetrievalDataset:
             >>> dataset.notes[-1]
             "1 query text stands in both 'train' and 'test' (apart from case and spacing); kept in both."
         """
-        if split_by not in get_args(SplitBy):
-            raise ValueError(f"split_by is {split_by!r}. Expected one of {listed(get_args(SplitBy))}.")
-        if tuple(cut_into) not in CUTS:
-            raise ValueError(f"cut_into is {cut_into!r}. Expected one of {', '.join(map(str, CUTS))}.")
+        cut = Cut(tuple(cut_into), split_by, seed)
         tables = without_columns(read_source(source), ignore_columns)
-        read = from_pairs(tables, columns or {}) if isinstance(tables, PairTables) else from_beir(tables, columns or {})
+        rows = from_pairs(tables, columns or {}) if isinstance(tables, PairTables) else from_beir(tables, columns or {})
         if relevant_from is not None:
-            read = with_least_relevant(read, relevant_from)
-        return _assemble(read, tables.name, seed, split_by, tuple(cut_into))
+            rows = with_least_relevant(rows, relevant_from)
+        dataset = _assembled(rows, without_secrets(tables.name), cut)
+        return dataset if split_by == "document" else dataset.with_cut()
 
     def split_to_evaluate(self, split: str | None = None) -> str:
         """The split to measure on: the one that is asked for, or else test, or the only one there is.
@@ -165,8 +171,8 @@ class RetrievalDataset:
             InputError: There is no such split, or several and none of them is test.
         """
         if split is None:
-            split = "test" if "test" in self.qrels else self.splits[0] if len(self.qrels) == 1 else None
-        if split is not None and split in self.qrels:
+            split = "test" if "test" in self.splits else self.splits[0] if len(self.splits) == 1 else None
+        if split is not None and split in self.splits:
             return split
         asked = "No split was named, and there is no test split" if split is None else f"There is no split {split!r}"
         raise InputError(
@@ -176,84 +182,78 @@ class RetrievalDataset:
             + (" Pass --seed to have the data cut as for training." if UNCUT in self.qrels else ""),
         )
 
-    def recut(self, together: Sequence[Sequence[str]]) -> RetrievalDataset:
-        """Cut anew the splits that `load` cut, with the same seed; those that were given stay as they are.
-
-        Args:
-            together: Groups of query ids. Each group stays on one side, besides what `load` keeps together, as far as
-                no group is too large for that.
+    def judgements(self, split: str) -> datasets.Dataset:
+        """The rows of a split.
 
         Raises:
-            ValueError: All splits were given; an id is unknown to the splits that were cut; a split would be empty.
+            ValueError: There is no such split, or it is still to be cut.
         """
-        if self.cut is None:
+        if split in self.qrels:
+            return self.qrels[split]
+        if split in self.splits:
             raise ValueError(
-                f"The splits {listed(self.splits)} were given with the data, so there is nothing to cut anew. "
-                "Load the rows without their splits to have them cut."
+                f"The split {split!r} is still to be cut by document, once the queries are embedded. "
+                "Cut it first: dataset = cut_splits(dataset, embedded.query_embeddings)."
             )
-        texts = dict(zip(self.queries["id"], self.queries["text"], strict=True))
-        documents = dict(zip(self.corpus["id"], self.corpus["text"], strict=True))
-        frames = {name: rows.to_pandas() for name, rows in self.qrels.items()}
-        rows = pd.concat([frames[name] for name in self.cut.splits], ignore_index=True)
-        unknown = sorted({query_id for group in together for query_id in group} - set(rows["query_id"]))
-        if unknown:
-            raise ValueError(
-                f"{counted(len(unknown), 'query id')} not in the splits {listed(self.cut.splits)}: "
-                f"{first_three(unknown)}. Expected ids of queries that these splits judge."
-            )
-        parts = WHOLE if "test" in self.cut.splits else CARVED
-        rows["split"], torn = Cutter(texts, documents, self.cut.by, self.cut.seed).cut(rows, parts, together)
-        check_filled(rows, parts, self.cut.seed)
-        by_split = {
-            name: rows[rows["split"] == name].drop(columns="split") if name in self.cut.splits else frames[name]
-            for name in self.splits
-        }
-        first = self.cut.notes[0]
-        if "test" not in self.cut.splits:
-            first = carved_note(by_split["dev"]["query_id"].nunique(), self.cut.by)
-        notes = (first, *torn, *overlap_notes(by_split, texts))
+        raise ValueError(f"There is no split {split!r}; the data have {self.splits}. Choose one of these.")
+
+    def with_cut(self, together: Sequence[Sequence[str]] = ()) -> RetrievalDataset:
+        """The data set with the splits cut that `load` left to be cut; those that were given stay as they are.
+
+        Args:
+            together: Groups of query ids. Each group stays on one side, besides what `cut` keeps together, as far as no
+                group is too large for that.
+
+        Raises:
+            ValueError: A split would be empty.
+        """
+        if self.cut is None or self.uncut is None:
+            return self
+        texts, documents = (table.to_pandas().set_index("id")["text"] for table in (self.queries, self.corpus))
+        made, notes = cut_rows(self.uncut.to_pandas(), self.cut, texts, documents, together)
+        frames = {**{split: rows.to_pandas() for split, rows in self.qrels.items()}, **made}
+        qrels = {**self.qrels, **{split: _dataset(rows, _QRELS_FEATURES) for split, rows in made.items()}}
         return replace(
             self,
-            qrels={name: _dataset(frame, _QRELS_FEATURES) for name, frame in by_split.items()},
-            notes=(*(note for note in self.notes if note not in self.cut.notes), *notes),
-            cut=self.cut._replace(notes=notes),
+            qrels={split: qrels[split] for split in self.splits},
+            uncut=None,
+            notes=(*self.notes, *notes, *overlap_notes({split: frames[split] for split in self.splits}, texts)),
         )
 
 
-def _assemble(parts: LaidOut, name: str, seed: int, split_by: SplitBy, cut_into: tuple[str, ...]) -> RetrievalDataset:
-    queries = merge(parts.queries, "query", "queries")
-    corpus = merge(parts.corpus, "document", "documents")
-    texts = dict(zip(queries.table["id"], queries.table["text"], strict=True))
-    documents = dict(zip(corpus.table["id"], corpus.table["text"], strict=True))
-    judged = resolve(parts.qrels, queries.ids, corpus.ids)
-    notes = [*parts.notes, *parts.score_notes, *queries.notes, *corpus.notes]
+def _assembled(rows: LaidOut, name: str, cut: Cut) -> RetrievalDataset:
+    """The data set, without what is still to be cut."""
+    queries = merged(rows.queries, "query", "queries")
+    corpus = merged(rows.corpus, "document", "documents")
+    texts, documents = queries.texts, corpus.texts
+    qrels = resolved(rows.qrels, queries.ids, corpus.ids)
+    notes = [*rows.notes, *rows.relevance_notes, *queries.notes, *corpus.notes]
     if len(documents) == 1:
         notes.append("The corpus holds 1 document, so every ranking is right: there is nothing to learn or to measure.")
-    if parts.may_lack_relevant:
-        judged, left_out = without_lacking(judged)
+    if rows.may_lack_relevant:
+        qrels, left_out = without_lacking(qrels)
         notes += left_out
-    resolved, split_notes, cut_by_us = split_rows(judged, Cutter(texts, documents, split_by, seed), cut_into)
-    qrels = resolved.groupby(["split", "query_id", "corpus_id"], sort=False, as_index=False)["score"].max()
-    if len(qrels) < len(resolved):
-        number = counted(len(resolved) - len(qrels), "repeated judgement")
-        notes.append(f"{number} of the same query and document merged; the highest score was kept.")
-    notes += [*split_notes, *(cut_by_us.notes if cut_by_us else ())]
-    by_split = {split: qrels[qrels["split"] == split] for split in in_order(qrels["split"])}
-    check_positives(by_split, texts)
-    overlaps = overlap_notes(by_split, texts)
-    notes += overlaps
-    notes += own_copy_notes(by_split, texts, documents)
+    qrels, split_notes, left_to_cut = named_splits(qrels, cut)
+    qrels, repeated = once_each(qrels)
+    notes += [*repeated, *split_notes]
+    check_relevant(qrels, texts)
+    notes += own_copy_notes(qrels, texts, documents)
     unjudged = len(texts) - qrels["query_id"].nunique()
     if unjudged:
         notes.append(f"{counted(unjudged, 'query', 'queries')} without judgements in any split kept, but not used.")
+    by_split = {split: qrels[qrels["split"] == split] for split in in_order(qrels["split"])}
+    uncut = by_split.pop(NO_SPLIT, None)
+    if left_to_cut is None:
+        notes += overlap_notes(by_split, texts)
     return RetrievalDataset(
-        queries=_dataset(queries.table, _TEXT_FEATURES),
-        corpus=_dataset(corpus.table, _TEXT_FEATURES),
+        queries=_dataset(texts.reset_index(), _TEXT_FEATURES),
+        corpus=_dataset(documents.reset_index(), _TEXT_FEATURES),
         qrels={split: _dataset(rows, _QRELS_FEATURES) for split, rows in by_split.items()},
         name=name,
         notes=tuple(notes),
-        cut=cut_by_us._replace(notes=(*cut_by_us.notes, *overlaps)) if cut_by_us else None,
-        corpus_is_labelled_only=parts.corpus_is_labelled_only,
+        cut=left_to_cut,
+        corpus_is_labelled_only=rows.corpus_is_labelled_only,
+        uncut=None if uncut is None else _dataset(uncut, _QRELS_FEATURES),
     )
 
 

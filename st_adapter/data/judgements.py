@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from st_adapter.data.cutting import normalised
+from st_adapter.data.cutting import text_key
 from st_adapter.data.layout import LaidOut
 from st_adapter.errors import InputError
 from st_adapter.words import counted, first_three
@@ -32,19 +31,27 @@ def own_copies(queries: Iterable[str], corpus: Iterable[str]) -> tuple[list[int]
     """
     rows_of: dict[str, list[int]] = {}
     for row, text in enumerate(queries):
-        rows_of.setdefault(normalised(text), []).append(row)
-    pairs = [(row, place) for place, text in enumerate(corpus) for row in rows_of.get(normalised(text), ())]
+        rows_of.setdefault(text_key(text), []).append(row)
+    pairs = [(row, place) for place, text in enumerate(corpus) for row in rows_of.get(text_key(text), ())]
     pairs.sort()
     return [row for row, _ in pairs], [place for _, place in pairs]
 
 
-class _Merged(NamedTuple):
-    table: pd.DataFrame  # id, text; both unique
-    ids: dict[str, str]  # every id that was given -> the id that stands for its text
+class Merged(NamedTuple):
+    """Texts, each once.
+
+    Attributes:
+        texts: Text by id; both unique.
+        ids: Every id that was given -> the id that stands for its text.
+        notes: What was merged.
+    """
+
+    texts: pd.Series
+    ids: dict[str, str]
     notes: list[str]
 
 
-def merge(frame: pd.DataFrame, singular: str, plural: str) -> _Merged:
+def merged(frame: pd.DataFrame, singular: str, plural: str) -> Merged:
     """Keep one row per id and per text, the first; ids that stand for two texts are an error."""
     once = frame.drop_duplicates()
     torn = once["id"][once["id"].duplicated()].unique().tolist()
@@ -60,12 +67,12 @@ def merge(frame: pd.DataFrame, singular: str, plural: str) -> _Merged:
     if len(table) < len(once):
         number = len(once) - len(table)
         notes.append(f"{counted(number, singular, plural)} with exactly the text of an earlier one merged into it.")
-    id_of_text = dict(zip(table["text"], table["id"], strict=True))
-    ids = {given: id_of_text[text] for given, text in zip(once["id"], once["text"], strict=True)}
-    return _Merged(table, ids, notes)
+    id_of_text = table.set_index("text")["id"]
+    ids = dict(zip(once["id"], once["text"].map(id_of_text), strict=True))
+    return Merged(table.set_index("id")["text"], ids, notes)
 
 
-def resolve(qrels: pd.DataFrame, query_ids: Mapping[str, str], corpus_ids: Mapping[str, str]) -> pd.DataFrame:
+def resolved(qrels: pd.DataFrame, query_ids: Mapping[str, str], corpus_ids: Mapping[str, str]) -> pd.DataFrame:
     """Point qrels at the ids that were kept, after checking that all of them are known."""
     for column, known, where in (("query_id", query_ids, "queries"), ("corpus_id", corpus_ids, "corpus")):
         unknown = [str(given) for given in qrels[column].unique() if given not in known]
@@ -76,36 +83,36 @@ def resolve(qrels: pd.DataFrame, query_ids: Mapping[str, str], corpus_ids: Mappi
                 f"Expected only ids that are there, such as {first_three(list(known))}. "
                 f"Add the missing rows to the {where}, or take these out of the qrels."
             )
-    resolved: pd.DataFrame = qrels.assign(
+    known_ids: pd.DataFrame = qrels.assign(
         query_id=qrels["query_id"].map(query_ids), corpus_id=qrels["corpus_id"].map(corpus_ids)
     )
-    return resolved
+    return known_ids
 
 
-def with_least_relevant(parts: LaidOut, relevant_from: float) -> LaidOut:
-    """The judgements with lower scores as not relevant, without the queries that this leaves with none."""
-    scores = parts.qrels["score"]
+def with_least_relevant(rows: LaidOut, relevant_from: float) -> LaidOut:
+    """The judgements with lower relevance as not relevant, without the queries that this leaves with none."""
+    relevance = rows.qrels["relevance"]
     if not (math.isfinite(relevant_from) and relevant_from > 0):
         raise InputError(
-            f"The least score that is relevant is {relevant_from}, but a score is relevant only above 0.",
+            f"The least relevance that counts is {relevant_from}, but one counts only above 0.",
             python="Give relevant_from a number above 0.",
             flags="Give --relevant-from a number above 0.",
         )
-    if not parts.has_scores:
+    if not rows.has_relevance:
         raise InputError(
-            "The least score that is relevant was given, but no score column was found.",
+            "The least relevance that counts was given, but no score column was found.",
             python="Name it with columns={'score': 'your_column'}.",
             flags="Name it with --score-column YOUR_COLUMN.",
         )
-    qrels = parts.qrels.assign(score=scores.where(scores >= relevant_from, scores.clip(upper=0)))
-    lowered = int(((scores > 0) & (scores < relevant_from)).sum())
-    lower = f"{counted(lowered, 'score')} above 0, but below {relevant_from:g}, read as not relevant."
-    return replace(parts, qrels=qrels, score_notes=[lower] if lowered else [], may_lack_relevant=True)
+    qrels = rows.qrels.assign(relevance=relevance.where(relevance >= relevant_from, relevance.clip(upper=0)))
+    lowered = int(((relevance > 0) & (relevance < relevant_from)).sum())
+    note = f"{counted(lowered, 'judgement')} above 0, but below {relevant_from:g}, read as not relevant."
+    return replace(rows, qrels=qrels, relevance_notes=[note] if lowered else [], may_lack_relevant=True)
 
 
 def without_lacking(qrels: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The judgements of queries that have a relevant document in their split, and a note on the others."""
-    best = qrels.groupby(["split", "query_id"], sort=False, dropna=False)["score"].transform("max")
+    best = qrels.groupby(["split", "query_id"], sort=False, dropna=False)["relevance"].transform("max")
     number = qrels.loc[best <= 0, "query_id"].nunique()
     if not number:
         return qrels, []
@@ -119,26 +126,34 @@ def without_lacking(qrels: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return kept, [f"{counted(number, 'query', 'queries')} without a relevant document left out of all splits."]
 
 
-def check_positives(by_split: Mapping[str, pd.DataFrame], texts: Mapping[str, str]) -> None:
+def once_each(qrels: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """One judgement of each query and document in a split, the highest, and a note on the others."""
+    once: pd.DataFrame = qrels.groupby(["split", "query_id", "corpus_id"], sort=False, as_index=False).agg(
+        {"relevance": "max"}
+    )
+    if len(once) == len(qrels):
+        return once, []
+    number = counted(len(qrels) - len(once), "repeated judgement")
+    return once, [f"{number} of the same query and document merged; the highest was kept."]
+
+
+def check_relevant(qrels: pd.DataFrame, texts: pd.Series) -> None:
     """Refuse splits with queries that have no relevant document in them."""
-    for split, rows in by_split.items():
-        best = rows.groupby("query_id", sort=False)["score"].max()
-        without = [f"{query_id}: {texts[query_id][:60]}" for query_id in best.index[best <= 0]]
-        if without:
-            raise InputError(
-                f"{counted(len(without), 'query', 'queries')} of split {split!r} without any relevant document "
-                f"(score above 0): {first_three(without)}. Expected at least one each. "
-                "Add their relevant documents, or take them out of this split:",
-                python="with relevant_from, the least score that is relevant, they are left out.",
-                flags="with --relevant-from, the least score that is relevant, they are left out.",
-            )
+    best = qrels.groupby(["split", "query_id"], sort=False)["relevance"].max()
+    for split, without in best[best <= 0].groupby(level="split", sort=False):
+        shown = [f"{query_id}: {texts[query_id][:60]}" for _, query_id in without.index]
+        raise InputError(
+            f"{counted(len(shown), 'query', 'queries')}{f' of split {split!r}' if split else ''} without any relevant "
+            f"document (relevance above 0): {first_three(shown)}. Expected at least one each. "
+            "Add their relevant documents, or take them out:",
+            python="with relevant_from, the least relevance that counts, they are left out.",
+            flags="with --relevant-from, the least relevance that counts, they are left out.",
+        )
 
 
-def overlap_notes(by_split: Mapping[str, pd.DataFrame], texts: Mapping[str, str]) -> list[str]:
+def overlap_notes(by_split: Mapping[str, pd.DataFrame], texts: pd.Series) -> list[str]:
     """Notes on the query texts that stand in two splits."""
-    present = {
-        split: {normalised(texts[query_id]) for query_id in rows["query_id"]} for split, rows in by_split.items()
-    }
+    present = {split: set(map(text_key, texts[rows["query_id"].unique()])) for split, rows in by_split.items()}
     notes = []
     for earlier, later in itertools.combinations(present, 2):
         number = len(present[earlier] & present[later])
@@ -150,15 +165,12 @@ def overlap_notes(by_split: Mapping[str, pd.DataFrame], texts: Mapping[str, str]
     return notes
 
 
-def own_copy_notes(
-    by_split: Mapping[str, pd.DataFrame], texts: Mapping[str, str], documents: Mapping[str, str]
-) -> list[str]:
+def own_copy_notes(qrels: pd.DataFrame, texts: pd.Series, documents: pd.Series) -> list[str]:
     """A note on the queries that stand in the corpus without being judged relevant there."""
-    rows, places = own_copies(texts.values(), documents.values())
-    copies = pd.DataFrame({"query_id": np.array(list(texts))[rows], "corpus_id": np.array(list(documents))[places]})
-    qrels = pd.concat(by_split.values())
+    rows, places = own_copies(texts, documents)
+    copies = pd.DataFrame({"query_id": texts.index[rows], "corpus_id": documents.index[places]})
     searched = qrels[["split", "query_id"]].drop_duplicates().merge(copies)
-    relevant = qrels.loc[qrels["score"] > 0, ["split", "query_id", "corpus_id"]]
+    relevant = qrels.loc[qrels["relevance"] > 0, ["split", "query_id", "corpus_id"]]
     found = searched.merge(relevant, how="left", indicator=True)
     number = found.loc[found["_merge"] == "left_only", "query_id"].nunique()
     if not number:

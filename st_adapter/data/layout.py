@@ -12,7 +12,7 @@ import pandas as pd
 from st_adapter.data.cells import (
     as_ids,
     as_number,
-    as_scores,
+    as_relevance,
     check_texts,
     check_written_lists,
     document_text,
@@ -36,15 +36,15 @@ from st_adapter.words import counted
 
 @dataclass(frozen=True)
 class LaidOut:
-    """What was found in a source, under the package's own column names; each text, id and score is sound."""
+    """What was found in a source, under the package's own column names; each text, id and relevance is sound."""
 
     queries: pd.DataFrame  # id, text
     corpus: pd.DataFrame  # id, text
-    qrels: pd.DataFrame  # query_id, corpus_id, score, split
+    qrels: pd.DataFrame  # query_id, corpus_id, relevance, split
     notes: list[str] = field(default_factory=list)
     corpus_is_labelled_only: bool = False
-    has_scores: bool = False  # a column says them
-    score_notes: list[str] = field(default_factory=list)  # true unless a least relevant score is given
+    has_relevance: bool = False  # a column says it
+    relevance_notes: list[str] = field(default_factory=list)  # true unless a least relevance is given
     may_lack_relevant: bool = False  # queries without a relevant document are left out, and no error
 
 
@@ -53,7 +53,7 @@ class _Row(NamedTuple):
     query: Any
     documents: list[Any]
     negatives: list[Any]
-    scores: list[Any]
+    relevance: list[Any]
     split: Any
 
 
@@ -65,14 +65,14 @@ def from_pairs(tables: PairTables, columns: Mapping[str, str]) -> LaidOut:
         columns: Role -> column; see `RetrievalDataset.load`.
 
     Raises:
-        ValueError: A table is empty, a column missing, a text empty or no string, a score no finite number; a column
-            that is not used looks like labels.
+        ValueError: A table is empty, a column missing, a text empty or no string, a relevance no finite number; a
+            column that is not used looks like labels.
     """
     _check_rows(tables.tables)
     check_mapping(columns, PAIR_COLUMNS, tables.tables.values())
     notes = [*tables.notes, "The corpus is the labelled documents only: pairs name no others to search among."]
     rows: list[_Row] = []
-    has_scores, score_notes = False, list[str]()
+    has_relevance, relevance_notes = False, list[str]()
     used: dict[str, list[str]] = {"query": [], "document": []}
     for split, frame in tables.tables.items():
         where = f" in split {split!r}" if split else ""
@@ -90,14 +90,14 @@ def from_pairs(tables: PairTables, columns: Mapping[str, str]) -> LaidOut:
         used["document"] += [*found["document"], *found.get("negative", [])]
         table_rows = list(_pair_rows(frame, found, split))
         if "score" in found:
-            scores = [as_number(score) for row in table_rows for score in row.scores]
-            score_notes += all_relevant_note(found["score"][0], scores, where)
-            has_scores = True
+            relevance = [as_number(cell) for row in table_rows for cell in row.relevance]
+            relevance_notes += all_relevant_note(found["score"][0], relevance, where)
+            has_relevance = True
         rows += table_rows
 
     labels = [row.label for row in rows]
     check_texts([row.query for row in rows], labels, "queries", used["query"])
-    cells = [(row, text, score) for row in rows for text, score in zip(row.documents, row.scores, strict=True)]
+    cells = [(row, *both) for row in rows for both in zip(row.documents, row.relevance, strict=True)]
     cells += [(row, text, 0.0) for row in rows for text in row.negatives]
     check_texts([text for _, text, _ in cells], [row.label for row, _, _ in cells], "documents", used["document"])
     query_ids = {label: f"q{number}" for number, label in enumerate(labels)}
@@ -106,14 +106,20 @@ def from_pairs(tables: PairTables, columns: Mapping[str, str]) -> LaidOut:
         {
             "query_id": [query_ids[row.label] for row, _, _ in cells],
             "corpus_id": corpus_ids,
-            "score": as_scores([score for _, _, score in cells], [row.label for row, _, _ in cells]),
+            "relevance": as_relevance([relevance for _, _, relevance in cells], [row.label for row, _, _ in cells]),
             "split": [row.split for row, _, _ in cells],
         }
     )
     queries = pd.DataFrame({"id": list(query_ids.values()), "text": [row.query for row in rows]})
     corpus = pd.DataFrame({"id": corpus_ids, "text": [text for _, text, _ in cells]})
     return LaidOut(
-        queries, corpus, qrels, notes, corpus_is_labelled_only=True, has_scores=has_scores, score_notes=score_notes
+        queries,
+        corpus,
+        qrels,
+        notes,
+        corpus_is_labelled_only=True,
+        has_relevance=has_relevance,
+        relevance_notes=relevance_notes,
     )
 
 
@@ -128,23 +134,24 @@ def _pair_rows(frame: pd.DataFrame, found: Mapping[str, list[str]], split: str) 
     singles = zip(
         values("query", None), values("title", None), values("score", 1.0), values("split", split), strict=True
     )
-    for number, (query, title, score, given_split) in enumerate(singles):
+    for number, (query, title, given, given_split) in enumerate(singles):
         label = f"{split} row {number}".strip()
         documents = [cell for column in document_columns for cell in laid_out(column[number])]
         if len(documents) > 1:  # a lone empty cell is an error, one in `positive_3` only means that there are two
             documents = [cell for cell in documents if not is_missing(cell)]
         negatives = [cell for column in negative_columns for cell in laid_out(column[number])]
-        scores = laid_out(score) if isinstance(score, (list, tuple, np.ndarray)) else [score] * len(documents)
-        if len(scores) != len(documents):
+        relevance = laid_out(given) if isinstance(given, (list, tuple, np.ndarray)) else [given] * len(documents)
+        if len(relevance) != len(documents):
             raise ValueError(
-                f"{label} has {len(documents)} documents but {len(scores)} scores. Give one score, or one per document."
+                f"{label} has {len(documents)} documents but {len(relevance)} scores. Give one score, or one per "
+                "document."
             )
         yield _Row(
             label,
             query,
             [with_title(title, text) for text in documents],
             [text for text in negatives if not is_missing(text)],
-            scores,
+            relevance,
             given_split,
         )
 
@@ -159,7 +166,7 @@ def from_beir(tables: BeirTables, columns: Mapping[str, str]) -> LaidOut:
         columns: Role -> column; see `RetrievalDataset.load`.
 
     Raises:
-        ValueError: A table is empty, a column or an id missing, a judged text empty or a text no string, a score no
+        ValueError: A table is empty, a column or an id missing, a judged text empty or a text no string, a relevance no
             finite number; a column of the qrels that is not used looks like labels.
     """
     _check_rows({"queries": tables.queries, "corpus": tables.corpus})
@@ -198,21 +205,21 @@ def from_beir(tables: BeirTables, columns: Mapping[str, str]) -> LaidOut:
         texts["corpus"],
         qrels,
         [*notes, *judgements.notes],
-        has_scores=judgements.has_scores,
-        score_notes=judgements.score_notes,
+        has_relevance=judgements.has_relevance,
+        relevance_notes=judgements.relevance_notes,
     )
 
 
 class _Judgements(NamedTuple):
     table: pd.DataFrame
     notes: list[str]
-    has_scores: bool
-    score_notes: list[str]
+    has_relevance: bool
+    relevance_notes: list[str]
 
 
 def _judgements(tables: BeirTables, columns: Mapping[str, str]) -> _Judgements:
     """All judgements in one table, and notes on their columns."""
-    judged, notes, score_notes, has_scores = [], list[str](), list[str](), False
+    judged, notes, relevance_notes, has_relevance = [], list[str](), list[str](), False
     for split, frame in tables.qrels.items():
         where = f" in qrels {split!r}" if split else " in qrels"
         found = find_columns(frame, QRELS_COLUMNS, columns, where)
@@ -221,22 +228,21 @@ def _judgements(tables: BeirTables, columns: Mapping[str, str]) -> _Judgements:
         refuse_unused_labels(frame, found, columns, where)
         notes += unused_note(frame, found, where)
         labels = [f"{split} row {number}".strip() for number in range(len(frame))]
-        score = frame[found["score"][0]].tolist() if "score" in found else [1.0] * len(frame)
-        scores = as_scores(score, labels)
+        relevance = as_relevance(frame[found["score"][0]].tolist() if "score" in found else [1.0] * len(frame), labels)
         if "score" in found:
-            score_notes += all_relevant_note(found["score"][0], scores, where)
-            has_scores = True
+            relevance_notes += all_relevant_note(found["score"][0], relevance, where)
+            has_relevance = True
         judged.append(
             pd.DataFrame(
                 {
                     "query_id": as_ids(frame[found["query_id"][0]], "qrels"),
                     "corpus_id": as_ids(frame[found["corpus_id"][0]], "qrels"),
-                    "score": scores,
+                    "relevance": relevance,
                     "split": frame[found["split"][0]].tolist() if "split" in found else [split] * len(frame),
                 }
             )
         )
-    return _Judgements(pd.concat(judged, ignore_index=True), notes, has_scores, score_notes)
+    return _Judgements(pd.concat(judged, ignore_index=True), notes, has_relevance, relevance_notes)
 
 
 def _check_rows(tables: Mapping[str, pd.DataFrame]) -> None:

@@ -12,16 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from st_adapter.data.cutting import normalised
+from st_adapter.data.cutting import text_key
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.paraphrases import nearest, paraphrase_groups
-from st_adapter.words import counted
+from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD, nearest, normalized_queries
 
 LeakKind = Literal["exact", "normalised", "paraphrase"]
 
-# What duplicate finders for encoders of this kind start from (semhash: 0.9). Set high on purpose: dropping a query that
-# only resembles another costs a label for nothing, while a looser paraphrase that goes uncounted is still a new query.
-PARAPHRASE_THRESHOLD = 0.9
 _WORDS: dict[LeakKind, str] = {
     "exact": "word for word",
     "normalised": "apart from case and spacing",
@@ -159,9 +155,12 @@ def check_leaks(
             cosine that is shown comes near the threshold, set it higher.
 
     Raises:
-        ValueError: the embeddings do not fit the queries or are not finite, or the threshold is out of range.
+        ValueError: the embeddings do not fit the queries or are not finite, the threshold is out of range, or splits
+            are still to be cut.
     """
-    vectors = _checked(dataset, query_embeddings, threshold)
+    if dataset.uncut is not None:
+        raise ValueError("The splits are still to be cut. Pass what cut_splits(dataset, query_embeddings) gives.")
+    vectors = normalized_queries(dataset, query_embeddings, threshold)
     row_of = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
     texts = list(dataset.queries["text"])
     splits = {split: np.array(sorted({row_of[q] for q in rows["query_id"]})) for split, rows in dataset.qrels.items()}
@@ -216,54 +215,6 @@ def drop_leaks(dataset: RetrievalDataset, report: LeakReport) -> RetrievalDatase
     return replace(dataset, qrels=qrels, notes=(*dataset.notes, note))
 
 
-def regroup(
-    dataset: RetrievalDataset, query_embeddings: Tensor, *, threshold: float = PARAPHRASE_THRESHOLD
-) -> RetrievalDataset:
-    """Cut anew the splits that `RetrievalDataset.load` cut, so that paraphrases land on one side as well.
-
-    Paraphrases of paraphrases belong together too. What `load` kept together stays together: duplicates, and with
-    `split_by="document"` the queries of one document.
-
-    Args:
-        dataset: With splits that were cut, not given.
-        query_embeddings: (Q, D), the base model's, rows in the order of `dataset.queries`; of any length.
-        threshold: Cosine from which two queries count as paraphrases, above 0, at most 1.
-
-    Raises:
-        ValueError: all splits were given; a split would be empty; the embeddings do not fit the queries or are not
-            finite; the threshold is out of range.
-    """
-    vectors = _checked(dataset, query_embeddings, threshold)
-    ours = dataset.cut.splits if dataset.cut else ()
-    judged = {query_id for split in ours for query_id in dataset.qrels[split]["query_id"]}
-    ids = list(dataset.queries["id"])
-    rows = np.array([row for row, query_id in enumerate(ids) if query_id in judged], dtype=np.int64)
-    groups: dict[int, list[str]] = {}
-    for row, label in zip(rows, paraphrase_groups(vectors[torch.from_numpy(rows)], threshold), strict=True):
-        groups.setdefault(int(label), []).append(ids[row])
-    together = [group for group in groups.values() if len(group) > 1]
-    regrouped = dataset.recut(together)
-    number = counted(sum(map(len, together)), "query has", "queries have")
-    note = f"{number} a paraphrase (cosine of at least {threshold:g}) and stay on its side."
-    assert regrouped.cut is not None  # recut refuses data without
-    cut = regrouped.cut._replace(notes=(*regrouped.cut.notes, note))
-    return replace(regrouped, notes=(*regrouped.notes, note), cut=cut)
-
-
-def _checked(dataset: RetrievalDataset, query_embeddings: Tensor, threshold: float) -> Tensor:
-    """The query embeddings at unit length, after a look at what came."""
-    if not 0 < threshold <= 1:
-        raise ValueError(f"The paraphrase threshold is {threshold}. Expected a cosine above 0 and at most 1.")
-    if query_embeddings.ndim != 2 or len(query_embeddings) != len(dataset.queries):
-        raise ValueError(
-            f"query_embeddings have the shape {tuple(query_embeddings.shape)}, but there are {len(dataset.queries)} "
-            "queries. Pass one row per query of the data set, in its order."
-        )
-    if not torch.isfinite(query_embeddings).all():
-        raise ValueError("query_embeddings hold NaN or infinite values. Embed the queries again.")
-    return torch.nn.functional.normalize(query_embeddings.float())
-
-
 class _Row(NamedTuple):
     kind: LeakKind
     earlier: int
@@ -277,7 +228,7 @@ def _leaking_rows(
     """Each leaking row of either side with its closest counterpart, the strongest kind first."""
     found: dict[tuple[int, int], LeakKind] = {}
     twins: tuple[set[int], set[int]] = (set(), set())
-    keys: dict[LeakKind, list[str]] = {"exact": list(texts), "normalised": [normalised(text) for text in texts]}
+    keys: dict[LeakKind, list[str]] = {"exact": list(texts), "normalised": [text_key(text) for text in texts]}
     for kind, key in keys.items():
         first_of = tuple({key[row]: row for row in rows[::-1].tolist()} for rows in (earlier, later))
         for side, rows in enumerate((earlier, later)):
@@ -302,18 +253,8 @@ def _leaking_rows(
 
 
 def _shared_documents(dataset: RetrievalDataset, earlier: str, later: str) -> tuple[tuple[str, str], ...]:
-    positives = {
-        split: [
-            (query_id, corpus_id)
-            for query_id, corpus_id, score in zip(
-                dataset.qrels[split]["query_id"],
-                dataset.qrels[split]["corpus_id"],
-                dataset.qrels[split]["score"],
-                strict=True,
-            )
-            if score > 0
-        ]
-        for split in (earlier, later)
-    }
-    asked = {corpus_id for _, corpus_id in positives[earlier]}
-    return tuple(pair for pair in positives[later] if pair[1] in asked)
+    asked, pairs = (
+        frame.loc[frame["relevance"] > 0, ["query_id", "corpus_id"]]
+        for frame in (dataset.qrels[split].to_pandas() for split in (earlier, later))
+    )
+    return tuple(pairs[pairs["corpus_id"].isin(asked["corpus_id"])].itertuples(index=False, name=None))

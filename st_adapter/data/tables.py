@@ -108,7 +108,7 @@ def _texts(table: Any) -> pd.DataFrame:
 
 
 def _judged(table: Any) -> Any:
-    """A table of judgements; of query id -> relevant ids, or query id -> id -> score, the rows are made."""
+    """A table of judgements; of query id -> relevant ids, or query id -> id -> relevance, the rows are made."""
     if not isinstance(table, Mapping):
         return table
     rows = []
@@ -116,8 +116,10 @@ def _judged(table: Any) -> Any:
         if isinstance(judged, (str, int)) or not isinstance(judged, Iterable):
             raise ValueError(
                 f"The judgements of query {str(query_id)!r} are {str(judged)[:60]!r}, a {type(judged).__name__}. "
-                "Expected the ids of its relevant documents, or id -> score."
+                "Expected the ids of its relevant documents, or id -> relevance."
             )
-        scored = judged if isinstance(judged, Mapping) else dict.fromkeys(judged, 1)
-        rows += [{"query_id": query_id, "corpus_id": given, "score": score} for given, score in scored.items()]
-    return pd.DataFrame(rows, columns=["query_id", "corpus_id", "score"], dtype=object)
+        graded = judged if isinstance(judged, Mapping) else dict.fromkeys(judged, 1)
+        rows += [
+            {"query_id": query_id, "corpus_id": given, "relevance": relevance} for given, relevance in graded.items()
+        ]
+    return pd.DataFrame(rows, columns=["query_id", "corpus_id", "relevance"], dtype=object)

@@ -12,6 +12,7 @@ from torch import Tensor
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus, Similarity, check_vectors
 from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.embeddings.long_texts import LongTexts
 
 # Batches of other sizes shift a vector; a cosine this near to 1 is the same text, whatever the precision.
 _COPY_TOLERANCE = 1e-4
@@ -142,6 +143,8 @@ class EmbeddedDataset:
         normalized: whether the base model's vectors have unit length.
         base_model: the model that the vectors are of; None if unknown.
         own_copies: as in ``EmbeddedSplit``.
+        long_texts: how many texts are longer than what the model reads; None if it reads all to the end, or if nothing
+            tells.
 
     Raises:
         ValueError: ids, vectors and indices do not fit together, or a vector is not finite.
@@ -154,6 +157,7 @@ class EmbeddedDataset:
     normalized: bool
     base_model: EncoderIdentity | None = None
     own_copies: OwnCopies | None = None
+    long_texts: LongTexts | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "qrels", {split: _as_qrels(qrels) for split, qrels in self.qrels.items()})
@@ -224,7 +228,7 @@ def index_qrels(dataset: RetrievalDataset, device: str | torch.device) -> dict[s
         split: EmbeddedQrels(
             torch.tensor([query_rows[query_id] for query_id in judged["query_id"]], device=device),
             torch.tensor([corpus_rows[corpus_id] for corpus_id in judged["corpus_id"]], device=device),
-            torch.tensor(list(judged["score"]), dtype=torch.float32, device=device),
+            torch.tensor(list(judged["relevance"]), dtype=torch.float32, device=device),
         )
         for split, judged in dataset.qrels.items()
     }

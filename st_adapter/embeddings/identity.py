@@ -61,6 +61,25 @@ class EncoderIdentity:
     probes: str | None = None
 
     @classmethod
+    def probed(cls, name: str, vectors: Tensor) -> EncoderIdentity:
+        """Describe an encoder by what it makes of the fixed texts alone: all that is known where there are no weights.
+
+        Args:
+            name: of the encoder.
+            vectors: (2 T, D), of T ``fixed_texts`` as queries and then of the same as documents.
+        """
+        return cls(
+            name=name,
+            revision=None,
+            weights_sha256=None,
+            dtype=str(vectors.dtype).removeprefix("torch."),
+            dimension=int(vectors.shape[1]),
+            query_prompt="",
+            normalized=is_normalized(vectors, vectors.dtype),
+            probes=_encode_probes(vectors),
+        )
+
+    @classmethod
     def from_dict(cls, content: object) -> EncoderIdentity:
         """Rebuild from ``to_dict``.
 
@@ -187,7 +206,7 @@ def identity_of(model: SentenceTransformer) -> EncoderIdentity:
     passing = (dict(model.prompts), model.default_prompt_name, model.truncate_dim, model.device, model.dtype)
     state = (fingerprint, origin, *passing)
     # The long text by itself: in one batch, the short ones would be padded to its length.
-    short, long = CHECK_TEXTS, fixed_texts(model)[len(CHECK_TEXTS) :]
+    short, long = CHECK_TEXTS, fixed_texts(token_limit(model))[len(CHECK_TEXTS) :]
     seen = [embed_texts(model, "query", short), embed_texts(model, "document", long or short)]
     before = _described.get(model)
     if before is not None and readable and before[0] == state and all(map(torch.equal, before[1], seen)):
@@ -196,18 +215,17 @@ def identity_of(model: SentenceTransformer) -> EncoderIdentity:
     documents = [embed_texts(model, "document", short), seen[1]] if long else [seen[1]]
     vectors = torch.cat(queries + documents)
     weights = sorted(digests[id(parameter)] for parameter in model.parameters()) if readable else []
-    identity = EncoderIdentity(
-        name=origin.hub_id or Path(origin.path).name or "a model made in memory",
+    probed = EncoderIdentity.probed(origin.hub_id or Path(origin.path).name or "a model made in memory", vectors)
+    identity = dataclasses.replace(
+        probed,
         revision=origin.revision,
         weights_sha256=hashlib.sha256("".join(weights).encode()).hexdigest() if readable else None,
         dtype=str(model.dtype or torch.float32).removeprefix("torch."),
-        dimension=int(vectors.shape[1]),
         query_prompt=prompt_of(model, "query"),
         # Where no probe has a token that the model knows, its last module has to tell.
-        normalized=is_normalized(vectors, vectors.dtype) if vectors.any() else isinstance(model[-1], Normalize),
+        normalized=probed.normalized if vectors.any() else isinstance(model[-1], Normalize),
         max_seq_length=token_limit(model),
         fingerprint=fingerprint,
-        probes=_encode_probes(vectors),
     )
     _described[model] = state, seen, identity
     return identity

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from sentence_transformers import SentenceTransformer
 
-from st_adapter.embeddings.origin import origin_object, origin_of
+from st_adapter.embeddings.origin import name_of, origin_object
 from st_adapter.errors import InputError
 
 # The class of another kind of model, or what its repository declares -> what it gives instead of one dense vector.
@@ -31,7 +29,7 @@ def check_encoder(model: object) -> None:
     if kind is None:
         return
     opened = isinstance(model, SentenceTransformer)
-    given = f"The files of {_name_of(model)} are those of a {kind}" if opened else f"The model is a {kind}"
+    given = f"The files of {name_of(model)} are those of a {kind}" if opened else f"The model is a {kind}"
     gives = f", which gives {_OTHER_KINDS[kind]}" if kind in _OTHER_KINDS else ""
     raise InputError(
         f"{given}{gives}, but an adapter needs a SentenceTransformer that was trained to give one dense vector per "
@@ -58,11 +56,6 @@ def _kind_of_files(model: SentenceTransformer) -> str | None:
     if architecture.endswith("ForSequenceClassification"):
         return "CrossEncoder"
     # Older sparse encoders declare nothing.
-    if architecture.endswith("ForMaskedLM") and "splade" in _name_of(model).lower():
+    if architecture.endswith("ForMaskedLM") and "splade" in name_of(model).lower():
         return "SparseEncoder"
     return None
-
-
-def _name_of(model: SentenceTransformer) -> str:
-    origin = origin_of(model)
-    return origin.hub_id or Path(origin.path).name or "the model"

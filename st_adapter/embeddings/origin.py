@@ -68,3 +68,9 @@ def origin_object(model: SentenceTransformer, name: str) -> dict[str, Any]:
         return read_object(Path(file)) if isinstance(file, str) else {}
     except ValueError:
         return {}
+
+
+def name_of(model: SentenceTransformer) -> str:
+    """Hub id or folder of a model, never a path, which would tell about a machine."""
+    origin = origin_of(model)
+    return origin.hub_id or Path(origin.path).name or "the model"

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from sentence_transformers import SentenceTransformer
-
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.long_texts import token_limit
 from st_adapter.embeddings.roles import Role
 
 CHECK_TEXTS = [
@@ -24,10 +21,10 @@ _LONG_TEXT = " ".join(f"{word} {number}" for number in range(120) for word in ("
 _SAMPLE_TEXTS = 32
 
 
-def fixed_texts(model: SentenceTransformer) -> list[str]:
+def fixed_texts(max_seq_length: int | None) -> list[str]:
     """The texts by which models are compared whatever the data: short ones, and one longer than the model reads."""
     # Without a limit, a long text shows nothing more, and some models fail on what is longer than they can read.
-    return [*CHECK_TEXTS, _LONG_TEXT] if token_limit(model) is not None else CHECK_TEXTS
+    return CHECK_TEXTS if max_seq_length is None else [*CHECK_TEXTS, _LONG_TEXT]
 
 
 def sample_of_texts(texts: Iterable[str], size: int = _SAMPLE_TEXTS) -> list[str]:

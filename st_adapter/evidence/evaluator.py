@@ -146,8 +146,7 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
         Raises:
             ValueError: there is no such split, or ``embedded`` is of other documents.
         """
-        if split not in dataset.qrels:
-            raise ValueError(f"There is no split {split!r}; the data have {dataset.splits}. Choose one of these.")
+        judged = dataset.judgements(split)
         corpus = dict(zip(dataset.corpus["id"], dataset.corpus["text"], strict=True))
         if embedded is not None:
             if list(embedded.corpus.ids) != list(corpus):
@@ -157,9 +156,10 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
                 )
             options["corpus_embeddings"] = MemoryCorpus.of(embedded.corpus).embeddings
         qrels: dict[str, dict[str, float]] = {}
-        judged = dataset.qrels[split]
-        for query_id, corpus_id, score in zip(judged["query_id"], judged["corpus_id"], judged["score"], strict=True):
-            qrels.setdefault(query_id, {})[corpus_id] = score
+        for query_id, corpus_id, relevance in zip(
+            *(judged[name] for name in ("query_id", "corpus_id", "relevance")), strict=True
+        ):
+            qrels.setdefault(query_id, {})[corpus_id] = relevance
         return cls(dict(zip(dataset.queries["id"], dataset.queries["text"], strict=True)), corpus, qrels, **options)
 
     def __call__(

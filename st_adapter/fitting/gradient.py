@@ -45,9 +45,9 @@ class GradientFit:
         self.split = split
         self.sampler = BatchSampler(split, args)
         self.adapter = (adapter if adapter is not None else self._start()).to(self.sampler.device)
-        if self.adapter.embedding_dimension != split.dimension:
+        if self.adapter.input_dimension != split.dimension:
             raise ValueError(
-                f"The adapter takes {self.adapter.embedding_dimension} dimensions, but the embeddings have "
+                f"The adapter takes {self.adapter.input_dimension} dimensions, but the embeddings have "
                 f"{split.dimension}. Start from an adapter of this base model, or from none."
             )
         self.averaged = copy.deepcopy(self.adapter) if args.ema_decay else self.adapter

@@ -7,8 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from st_adapter.adapter import WEIGHTS_FILE, QueryAdapter
+from st_adapter.adapter import QueryAdapter
 from st_adapter.saving.card import TrainingRecord, adapter_card
+from st_adapter.storage.adapters import WEIGHTS_FILE
 from st_adapter.storage.hub import MAIN
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.uploading import Upload, upload

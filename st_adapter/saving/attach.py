@@ -55,7 +55,7 @@ def attach(model: SentenceTransformer, adapter: QueryAdapter, *, allow_other_bas
 def query_modules(model: SentenceTransformer, adapter: QueryAdapter) -> list[Module]:
     """The adapter folded into stock modules for the place behind a model's last module, before any truncation."""
     with model.truncate_embeddings(None):
-        dimension = model.get_embedding_dimension() or adapter.embedding_dimension
+        dimension = model.get_embedding_dimension() or adapter.input_dimension
     return adapter.padded(int(dimension)).fold()
 
 
@@ -158,11 +158,11 @@ def check_base_model(
     base_model = identity_of(model)
     if adapter is None:
         return base_model
-    if adapter.embedding_dimension != base_model.dimension:
+    if adapter.input_dimension != base_model.dimension:
         truncated = f" (truncate_dim={model.truncate_dim})" if model.truncate_dim is not None else ""
         raise ValueError(
             f"The base model has {base_model.dimension} dimensions{truncated}, but this adapter expects "
-            f"{adapter.embedding_dimension}. Pass the model that the adapter was trained on, or train a new adapter."
+            f"{adapter.input_dimension}. Pass the model that the adapter was trained on, or train a new adapter."
         )
     bound_to = adapter.base_model
     difference = bound_to.difference(base_model) if bound_to is not None else None

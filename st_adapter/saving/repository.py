@@ -17,7 +17,7 @@ from sentence_transformers.base.modules import Dense, Module, Normalize
 from sentence_transformers.sentence_transformer.modules import Dropout
 
 from st_adapter import __version__
-from st_adapter.adapter import ADAPTER_FOLDER, WEIGHTS_FILE, QueryAdapter
+from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS
 from st_adapter.embeddings.roles import prompt_for
@@ -26,6 +26,7 @@ from st_adapter.saving.card import Layout, TrainingRecord, base_metadata, model_
 from st_adapter.saving.declared_sizes import TRANSFORMERS, check_module, check_transformer
 from st_adapter.saving.model_files import BOOKKEEPING, DAMAGED, TOKENIZER_FILES, inside, model_files, read_modules
 from st_adapter.saving.onnx_export import BASE_FILE, DOCUMENT_FILE, QUERY_FILE
+from st_adapter.storage.adapters import ADAPTER_FOLDER, WEIGHTS_FILE
 from st_adapter.storage.hub import download
 from st_adapter.storage.paths import MAX_FILES, file_sha256, file_within, is_pickle, names_in
 from st_adapter.storage.reading import checked, read_json, read_object

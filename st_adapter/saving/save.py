@@ -23,9 +23,10 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from st_adapter.adapter import ADAPTER_FOLDER, QueryAdapter
+from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.embeddings.long_texts import token_limit
 from st_adapter.embeddings.origin import Origin, origin_of
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS, fixed_texts
 from st_adapter.embeddings.roles import Role, embed_texts, prompt_of
@@ -49,6 +50,7 @@ from st_adapter.saving.repository import (
     write_config,
     write_max_seq_length,
 )
+from st_adapter.storage.adapters import ADAPTER_FOLDER
 from st_adapter.storage.hub import MAIN, branches_of, download
 from st_adapter.storage.paths import file_within, is_pickle
 from st_adapter.storage.reading import read_object
@@ -518,7 +520,8 @@ class _Compared(NamedTuple):
         cls, model: SentenceTransformer, described: EncoderIdentity, check_texts: Mapping[Role, Sequence[str]]
     ) -> _Compared:
         texts: dict[Role, list[str]] = {
-            role: list(dict.fromkeys([*fixed_texts(model), *check_texts.get(role, ())])) for role in get_args(Role)
+            role: list(dict.fromkeys([*fixed_texts(token_limit(model)), *check_texts.get(role, ())]))
+            for role in get_args(Role)
         }
         return cls(model, described, texts, {name: _encode(model, name, texts) for name in _METHODS})
 

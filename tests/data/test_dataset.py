@@ -20,10 +20,10 @@ THREE = {split: PAIRS[PAIRS["split"] == split][["query", "document"]] for split 
 
 
 def judged(dataset, split):
-    """What a split says, by text: {(query text, document text): score}. Ids are the loader's own business."""
+    """What a split says, by text: {(query text, document text): relevance}. Ids are the loader's own business."""
     queries = dict(zip(dataset.queries["id"], dataset.queries["text"], strict=True))
     corpus = dict(zip(dataset.corpus["id"], dataset.corpus["text"], strict=True))
-    return {(queries[row["query_id"]], corpus[row["corpus_id"]]): row["score"] for row in dataset.qrels[split]}
+    return {(queries[row["query_id"]], corpus[row["corpus_id"]]): row["relevance"] for row in dataset.qrels[split]}
 
 
 LABELLED_ONLY = "The corpus is the labelled documents only: pairs name no others to search among."
@@ -91,8 +91,8 @@ def test_pairs_in_memory(source):
     assert dataset.name == ""
     assert dataset.queries.features == {"id": datasets.Value("string"), "text": datasets.Value("string")}
     assert dataset.corpus.features == dataset.queries.features
-    assert dataset.qrels["dev"].features["score"] == datasets.Value("float64")
-    assert dataset.qrels["dev"].column_names == ["query_id", "corpus_id", "score"]
+    assert dataset.qrels["dev"].features["relevance"] == datasets.Value("float64")
+    assert dataset.qrels["dev"].column_names == ["query_id", "corpus_id", "relevance"]
 
 
 WRITERS = {
@@ -271,7 +271,7 @@ def test_identical_texts_are_one_and_every_positive_is_kept():
     assert noted(dataset) == (
         "2 queries with exactly the text of an earlier one merged into it.",
         "2 documents with exactly the text of an earlier one merged into it.",
-        "1 repeated judgement of the same query and document merged; the highest score was kept.",
+        "1 repeated judgement of the same query and document merged; the highest was kept.",
     )
 
 
@@ -541,15 +541,20 @@ def sides_of_documents(dataset):
     """Document text -> the splits in which it is relevant."""
     sides = {}
     for split in dataset.splits:
-        for (_, document), score in judged(dataset, split).items():
-            if score > 0:
+        for (_, document), relevance in judged(dataset, split).items():
+            if relevance > 0:
                 sides.setdefault(document, set()).add(split)
     return sides
 
 
 def test_split_by_document_keeps_the_queries_of_a_document_on_one_side():
     assert any(len(sides) > 1 for sides in sides_of_documents(RetrievalDataset.load(shared_documents())).values())
-    dataset = RetrievalDataset.load(shared_documents(), split_by="document")
+    loaded = RetrievalDataset.load(shared_documents(), split_by="document")
+    assert loaded.qrels == {} and len(loaded.uncut) == 300 and loaded.splits == ["train", "dev", "test"]
+    assert loaded.split_to_evaluate() == "test"
+    with pytest.raises(ValueError, match="split 'dev' is still to be cut by document.*Cut it first"):
+        loaded.judgements("dev")
+    dataset = loaded.with_cut()
     assert {len(sides) for sides in sides_of_documents(dataset).values()} == {1}
     assert len(split_of(dataset)) == 300 and dataset.splits == ["train", "dev", "test"]
     assert dataset.notes[-1] == (
@@ -557,18 +562,22 @@ def test_split_by_document_keeps_the_queries_of_a_document_on_one_side():
         "of one document on one side."
     )
     assert dataset.cut.by == "document" and dataset.cut.splits == ("train", "dev", "test")
-    again = RetrievalDataset.load(shared_documents()[::-1], split_by="document")
+    again = RetrievalDataset.load(shared_documents()[::-1], split_by="document").with_cut()
     assert split_of(again) == split_of(dataset)
 
 
 def test_negatives_hold_nothing_together():
     frame = many().assign(negative="D0")
-    assert split_of(RetrievalDataset.load(frame[1:], split_by="document")) == split_of(RetrievalDataset.load(frame[1:]))
+    assert split_of(RetrievalDataset.load(frame[1:], split_by="document").with_cut()) == split_of(
+        RetrievalDataset.load(frame[1:])
+    )
 
 
 def test_a_carved_dev_is_cut_by_document_and_test_stays():
     source = {"train": shared_documents(), "test": many(20, "Test {}?").assign(document="D1")}
-    dataset = RetrievalDataset.load(source, split_by="document")
+    loaded = RetrievalDataset.load(source, split_by="document")
+    assert list(loaded.qrels) == ["test"] and loaded.splits == ["train", "dev", "test"]
+    dataset = loaded.with_cut()
     sides = sides_of_documents(dataset)
     assert sides.pop("D1") == {"test", *(["train"] if "train" in sides_of_documents(dataset)["D1"] else ["dev"])}
     assert {len(found) for found in sides.values()} == {1}
@@ -582,7 +591,7 @@ def test_one_giant_group_is_cut_and_noted():
     frame = pd.DataFrame({"query": [f"Query {n}?" for n in range(200)], "document": [f"D{n // 4}" for n in range(200)]})
     bridges = pd.DataFrame({"query": [f"Query {n}?" for n in range(0, 196, 4)]})
     bridges["document"] = [f"D{n // 4 + 1}" for n in range(0, 196, 4)]
-    dataset = RetrievalDataset.load(pd.concat([frame, bridges]), split_by="document")
+    dataset = RetrievalDataset.load(pd.concat([frame, bridges]), split_by="document").with_cut()
     assert dataset.splits == ["train", "dev", "test"]
     assert dataset.notes[-1] == (
         "1 group of queries that hangs together by documents (200 of 200 queries) too large for one side; cut further, "
@@ -595,21 +604,31 @@ def test_given_splits_stay_whatever_was_asked():
     assert split_of(dataset) == split_of(RetrievalDataset.load(PAIRS))
     assert dataset.cut is None
     assert dataset.notes[-1] == "All splits were given and stay as they are, whatever documents their queries share."
-    with pytest.raises(ValueError, match="splits 'train', 'dev', 'test' were given with the data, so there is nothing"):
-        dataset.recut([])
+    assert dataset.with_cut() is dataset
 
 
-def test_recut_keeps_groups_together_and_everything_else_in_place():
-    dataset = RetrievalDataset.load(many())
+def test_a_cut_keeps_groups_together_and_everything_else_in_place():
+    dataset = RetrievalDataset.load(many(), split_by="document")
     ids = dict(zip(dataset.queries["text"], dataset.queries["id"], strict=True))
-    before = split_of(dataset)
-    assert split_of(dataset.recut([])) == before
+    before = split_of(dataset.with_cut())
+    assert before == split_of(RetrievalDataset.load(many()))
     group = [next(text for text in before if before[text] == split) for split in ("train", "dev", "test")]
-    after = split_of(dataset.recut([[ids[text] for text in group]]))
+    after = split_of(dataset.with_cut([[ids[text] for text in group]]))
     assert len({after[text] for text in group}) == 1
     assert {text for text in before if before[text] != after[text]} <= set(group)
-    with pytest.raises(ValueError, match="1 query id not in the splits 'train', 'dev', 'test': 'q999'. Expected ids"):
-        dataset.recut([["q0", "q999"]])
+
+
+def test_a_data_set_prints_its_splits():
+    splits = [expected_split(f"how does thing {n} work?", 3) for n in range(200)]
+    assert str(RetrievalDataset.load(many(), seed=3)).splitlines() == [
+        "Data in memory: 200 documents, the labelled ones only",
+        *(f"  {s}: {splits.count(s)} queries, {splits.count(s)} relevant pairs" for s in ("train", "dev", "test")),
+    ]
+    uncut = RetrievalDataset.load({"train": many(), "test": many(1, "Test {}?")}, split_by="document")
+    assert str(uncut).splitlines()[1:] == [
+        "  test: 1 query, 1 relevant pair",
+        "  train, dev (to be cut): 200 queries, 200 relevant pairs",
+    ]
 
 
 # --- bad input ---
@@ -734,7 +753,9 @@ def test_first_three_of_many_are_named():
 
 def test_query_without_positive():
     frame = PAIRS.assign(score=[0, 1, 1])
-    refused(frame, r"1 query of split 'train' without any relevant document \(score above 0\): 'q0: a\?'\. Expected")
+    refused(
+        frame, r"1 query of split 'train' without any relevant document \(relevance above 0\): 'q0: a\?'\. Expected"
+    )
     parts = beir()
     parts["qrels"]["score"] = [1, -1, 1]
     refused(parts, r"1 query of split 'dev' without any relevant document .*: '2: b\?'")
@@ -756,7 +777,7 @@ def test_missing_ids():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, "high", ""])
 def test_scores_that_are_no_finite_number(bad):
-    message = r"1 score NaN, infinite, missing or no number: 'row 1 = .*'\. Expected a number in each row"
+    message = r"1 judgement NaN, infinite, missing or no number: 'row 1 = .*'\. Expected a number in each row"
     refused(PAIRS.assign(score=pd.Series([1, bad, 1], dtype=object)), message)
     parts = beir()
     parts["qrels"]["score"] = pd.Series([1, bad, 1], dtype=object)
@@ -787,7 +808,10 @@ def test_rows_without_the_name_of_a_split():
 def test_too_few_queries_to_cut():
     frame = pd.DataFrame({"query": ["a?"], "document": ["A"]})
     refused(frame, "1 query cut 70/10/20 with seed 0 left .* without any.*Give more data, another seed, or splits")
-    refused({"train": frame, "test": frame}, "No dev split was given, and cutting it from the 1 queries of train left")
+    refused(
+        {"train": frame, "test": frame},
+        "1 query cut 85/15 with seed 0 left 'dev' without any. Expected queries in each of train and dev",
+    )
 
 
 def test_arrays_are_lists_too():
@@ -833,7 +857,8 @@ def test_cut_into_train_and_dev_sets_no_test_split_aside():
     dataset = RetrievalDataset.load(many(2000), cut_into=("train", "dev"))
     assert dataset.splits == ["train", "dev"] and len(split_of(dataset)) == 2000
     assert len(dataset.qrels["dev"]) / 2000 == pytest.approx(0.15, abs=0.03)
-    assert dataset.recut([]).splits == ["train", "dev"] and split_of(dataset.recut([])) == split_of(dataset)
+    grouped = RetrievalDataset.load(many(2000), cut_into=("train", "dev"), split_by="document").with_cut()
+    assert grouped.splits == ["train", "dev"] and split_of(grouped) == split_of(dataset)
     refused(many(), r"cut_into is \('dev',\). Expected one of", cut_into=("dev",))
 
 

@@ -76,7 +76,7 @@ def qrels(**columns):
 
 def relevant(dataset):
     return {
-        (row["query_id"], row["corpus_id"]): row["score"] for rows in dataset.qrels.values() for row in rows
+        (row["query_id"], row["corpus_id"]): row["relevance"] for rows in dataset.qrels.values() for row in rows
     }  # all splits
 
 
@@ -111,7 +111,7 @@ def test_relevant_from(source):
     dataset = RetrievalDataset.load(source(rating=RATINGS), columns={"score": "rating"}, relevant_from=4)
     # Queries have the ratings 1, 2 | 3, 4 | 5, 1 | 2, 3 | 4, 5 four times over: two of five have none of 4 or more.
     assert sorted(relevant(dataset).values()) == [0.0] * 8 + [4.0] * 8 + [5.0] * 8
-    assert "24 scores above 0, but below 4, read as not relevant." in dataset.notes
+    assert "24 judgements above 0, but below 4, read as not relevant." in dataset.notes
     assert "8 queries without a relevant document left out of all splits." in dataset.notes
     assert not any(note.startswith("Every score") for note in dataset.notes)
 

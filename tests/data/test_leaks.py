@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import st_adapter.data.paraphrases
-from st_adapter.data.cutting import normalised
+from st_adapter.data.cutting import text_key
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import check_leaks, drop_leaks, regroup
+from st_adapter.data.leaks import check_leaks, drop_leaks
+from st_adapter.data.paraphrases import cut_splits
 
 DIM = 256
 
@@ -53,7 +54,7 @@ def slowly(dataset, vectors, earlier, later, threshold):
     texts = dict(zip(dataset.queries["id"], dataset.queries["text"], strict=True))
     unit = (vectors.double() / vectors.double().norm(dim=1, keepdim=True)).numpy()
     cosines, row_of = unit @ unit.T, {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
-    plain = {query_id: normalised(text) for query_id, text in texts.items()}
+    plain = {query_id: text_key(text) for query_id, text in texts.items()}
     kinds = ({}, {})
     ids_of = {split: sorted(set(dataset.qrels[split]["query_id"])) for split in (earlier, later)}
     for a in ids_of[earlier]:
@@ -312,46 +313,46 @@ def families(number=80, size=3):
     return rows, vectors
 
 
-@pytest.mark.parametrize("split_by", ["query", "document"])
 @pytest.mark.parametrize("block", [7, 2048])
-def test_paraphrases_stay_on_one_side(split_by, block, monkeypatch):
+def test_paraphrases_stay_on_one_side(block, monkeypatch):
     monkeypatch.setattr(st_adapter.data.paraphrases, "_BLOCK_ROWS", block)
     rows, vectors = families()
-    dataset = load(rows, split_by=split_by)
-    found = check_leaks(dataset, embedded(dataset, vectors))
-    assert any(leaks.leaks for leaks in found.between)
-    regrouped = regroup(dataset, embedded(dataset, vectors))
-    sides = splits_of(regrouped)
+    dataset = load(rows, split_by="document")
+    with pytest.raises(ValueError, match="splits are still to be cut"):
+        check_leaks(dataset, embedded(dataset, vectors))
+    without = dataset.with_cut()
+    assert any(leaks.leaks for leaks in check_leaks(without, embedded(dataset, vectors)).between)
+    found = cut_splits(dataset, embedded(dataset, vectors))
+    sides = splits_of(found)
     for n in range(80):
         assert len({sides[f"{member} wording of {n}"] for member in range(3)}) == 1
-    assert all(leaks.leaks == () for leaks in check_leaks(regrouped, embedded(dataset, vectors)).between)
-    assert set(sides) == set(splits_of(dataset)), "no query is lost"
-    assert regrouped.notes[-1] == "240 queries have a paraphrase (cosine of at least 0.9) and stay on its side."
-    again = regroup(regrouped, embedded(dataset, vectors))
-    assert splits_of(again) == sides and again.notes == regrouped.notes
+    assert all(leaks.leaks == () for leaks in check_leaks(found, embedded(dataset, vectors)).between)
+    assert set(sides) == set(splits_of(without)), "no query is lost"
+    assert found.notes[-1] == "240 queries have a paraphrase (cosine of at least 0.9) and stay on its side."
+    assert cut_splits(found, embedded(dataset, vectors)) is found
 
 
-def test_given_splits_are_not_cut_anew():
+def test_given_splits_are_not_cut():
     rows, vectors = families(10)
-    dataset = load([(("train", "dev", "test")[n % 3], *row) for n, row in enumerate(rows)])
-    with pytest.raises(ValueError, match="splits 'train', 'dev', 'test' were given with the data"):
-        regroup(dataset, embedded(dataset, vectors))
+    dataset = load([(("train", "dev", "test")[n % 3], *row) for n, row in enumerate(rows)], split_by="document")
+    assert cut_splits(dataset, embedded(dataset, vectors)) is dataset
 
 
-def test_only_what_was_cut_is_cut_anew():
+def test_only_what_was_not_given_is_cut():
     rows, vectors = families()
-    dataset = load([("test" if row[0].startswith("0") else "train", *row) for row in rows])
-    regrouped = regroup(dataset, embedded(dataset, vectors))
-    assert regrouped.qrels["test"].to_dict() == dataset.qrels["test"].to_dict()
-    report = check_leaks(regrouped, embedded(dataset, vectors))
+    rows = [("test" if row[0].startswith("0") else "train", *row) for row in rows]
+    dataset = load(rows, split_by="document")
+    found = cut_splits(dataset, embedded(dataset, vectors))
+    assert found.qrels["test"].to_dict() == dataset.qrels["test"].to_dict()
+    report = check_leaks(found, embedded(dataset, vectors))
     assert between(report, "train", "dev").leaks == ()
     assert between(report, "train", "test").leaks != ()
-    number = len(set(regrouped.qrels["dev"]["query_id"]))
-    assert f"No dev split was given; {number} queries of train became it, by a hash." in regrouped.notes
+    number = found.num_queries["dev"]
+    note = f"No dev split was given; {number} queries of train became it, by a hash, with all queries of one document"
+    assert any(each.startswith(note) for each in found.notes)
 
 
 def test_without_paraphrases_the_cut_stays_as_it_was():
-    for split_by in ("query", "document"):
-        dataset = load([(f"query {n}", f"document {n // 2}") for n in range(120)], split_by=split_by)
-        vectors = embedded(dataset, random_vectors(list(dataset.queries["text"])))
-        assert splits_of(regroup(dataset, vectors)) == splits_of(dataset)
+    dataset = load([(f"query {n}", f"document {n // 2}") for n in range(120)], split_by="document")
+    vectors = embedded(dataset, random_vectors(list(dataset.queries["text"])))
+    assert splits_of(cut_splits(dataset, vectors)) == splits_of(dataset.with_cut())

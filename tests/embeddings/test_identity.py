@@ -15,7 +15,7 @@ from tokenizers.models import WordLevel
 
 from st_adapter.embeddings.fingerprint import tensor_digests
 from st_adapter.embeddings.identity import EncoderIdentity, identity_of
-from st_adapter.embeddings.long_texts import count_long_texts
+from st_adapter.embeddings.long_texts import are_cut
 from st_adapter.embeddings.origin import origin_of
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS
 from st_adapter.embeddings.roles import prompt_for
@@ -143,6 +143,34 @@ def test_probes_keep_distances(tiny_model: SentenceTransformer) -> None:
     assert (projected / distances - 1).abs().max() < 0.5
 
 
+def patched(monkeypatch, model):
+    encode = SentenceTransformer.encode
+    monkeypatch.setattr(SentenceTransformer, "encode", lambda self, *args, **kwargs: -encode(self, *args, **kwargs))
+
+
+def written_behind_the_back(monkeypatch, model):
+    """Without a trace in the tensor's version counter; the row of a character that no fixed text has."""
+    row = model.tokenizer.convert_tokens_to_ids("|")
+    model[0].model.embeddings.word_embeddings.weight.data[row] += 1
+
+
+def moved_away(monkeypatch, model):
+    model[0].model.config._name_or_path = "elsewhere/model"
+
+
+@pytest.mark.parametrize("change", [patched, written_behind_the_back, moved_away])
+def test_a_model_is_described_again_only_after_a_change(change, tiny_model, monkeypatch):
+    before = identity_of(tiny_model)
+    probed = []
+    of_vectors = EncoderIdentity.probed
+    monkeypatch.setattr(EncoderIdentity, "probed", lambda *args: probed.append(args) or of_vectors(*args))
+    assert identity_of(tiny_model) is before and not probed
+    change(monkeypatch, tiny_model)
+    after = identity_of(tiny_model)
+    assert len(probed) == 1 and after != before
+    assert identity_of(tiny_model) is after
+
+
 def test_a_text_without_tokens_does_not_make_a_model_unnormalized() -> None:
     unit = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)))
     assert is_normalized(torch.cat([unit, torch.zeros(1, 8)]), torch.float32)
@@ -184,11 +212,12 @@ def test_long_texts_are_counted_with_prompt_and_special_tokens(tiny_model, promp
     # The slow way: every distinct text with its prompt, special tokens included.
     slow = {text for text in texts if len(tiny_model.tokenizer(prompt + text, verbose=False)["input_ids"]) > 64}
     assert 0 < len(slow) < len(texts)
-    assert count_long_texts(tiny_model, texts, "query") == len(slow)
-    assert count_long_texts(tiny_model, ["short"], "query") == 0
+    cut = are_cut(tiny_model, texts, "query")
+    assert {text for text, is_cut in zip(texts, cut, strict=True) if is_cut} == slow
+    assert are_cut(tiny_model, ["short"], "query") == [False] and are_cut(tiny_model, [], "query") == []
 
 
 def test_a_model_that_reads_everything_has_no_long_texts():
     tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=4)], device="cpu")
-    assert count_long_texts(model, ["a " * 10_000], "document") is None
+    assert are_cut(model, ["a " * 10_000], "document") is None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
-from hub_double.client import HubClient, HubClientError, hub_environment
+from hub_double.client import HubClient, HubClientError
 from hub_double.server import ALICE, ALICE_READS, BOB, HubServer
 from problems import TEXTS, hashes, make_adapter
 from st_adapter.saving.card import SplitScores, TrainingRecord
@@ -30,6 +28,12 @@ RECORD = TrainingRecord(data="pairs", seed=0, scores=SCORES)
 def saved(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
     return save_pretrained(make_adapter(), base, tmp_path_factory.mktemp("out") / "model", training=RECORD)
+
+
+@pytest.fixture(scope="module")
+def another(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = SentenceTransformer(str(tiny_model_path), device="cpu")
+    return save_pretrained(make_adapter("low_rank"), base, tmp_path_factory.mktemp("another") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -144,23 +148,20 @@ def test_a_push_that_dies_leaves_main_as_it_was(
     hub_server: HubServer,
     hub_client: HubClient,
     saved: Path,
-    tmp_path: Path,
-    tiny_model_path: Path,
+    another: Path,
 ) -> None:
     repo_id = f"alice/dies-at-{step}-{how}".replace("_", "-")
     hub_client.run(push, saved, repo_id, token=ALICE)
     before = hub_server.files(repo_id)
-    base = SentenceTransformer(str(tiny_model_path), device="cpu")
-    other = save_pretrained(make_adapter("low_rank"), base, tmp_path / "model")
     # Of two commits the second is that of main.
     with hub_server.failing(step, nth=2 if step == "commit" else 1, how=how):
         with pytest.raises(HubClientError) as error:
-            hub_client.run(push, other, repo_id, token=ALICE)
+            hub_client.run(push, another, repo_id, token=ALICE)
     assert error.value.name == "ConnectionError"
     assert "Try again" in error.value.message
     assert hub_server.files(repo_id) == before
-    hub_client.run(push, other, repo_id, token=ALICE)
-    assert hub_server.files(repo_id)["adapter/config.json"] == (other / "adapter" / "config.json").read_bytes()
+    hub_client.run(push, another, repo_id, token=ALICE)
+    assert hub_server.files(repo_id)["adapter/config.json"] == (another / "adapter" / "config.json").read_bytes()
 
 
 def test_private_repositories(hub_server: HubServer, hub_client: HubClient, saved: Path, vectors: dict) -> None:
@@ -193,7 +194,7 @@ def test_who_may_not_write_is_told(
     with pytest.raises(HubClientError, match=message) as error:
         hub_client.run(push, saved, "alice/not-yours", token=token)
     assert error.value.name == "ValueError"
-    assert "Trying again will not help" in error.value.message or token is None
+    assert ("Trying again will not help" in error.value.message) is (token is not None)
     for secret in (ALICE_READS, BOB, "hf_wrong"):
         assert secret not in error.value.message
         assert secret not in hub_client.output
@@ -340,83 +341,60 @@ def test_the_base_alone_leaves_no_adapter_on_other_branches(
 # Others at the same time
 
 
-def push_with_another_between(folder, other, repo_id, before, times):
-    """Push a folder; right before its commit to a branch, and again before later ones, another push is complete."""
+def push_with_another_between(folder, other, repo_id, method, twin, nth, revision=None):
+    """Push a folder; before the n-th call of the Hub's method, of those for a revision, another push is complete."""
     import warnings
 
     from huggingface_hub import HfApi
 
     from st_adapter import push_folder
 
-    real, left = HfApi.upload_folder, [times]
+    real, asked = getattr(HfApi, method), 0
 
-    def upload_folder(self, *args, **kwargs):
-        if left[0] and kwargs["revision"] == before:
-            left[0] -= 1
-            HfApi.upload_folder = real
-            push_folder(other, repo_id, twin=True)
-            HfApi.upload_folder = upload_folder
+    def overtaken(self, *args, **kwargs):
+        nonlocal asked
+        asked += revision in (None, kwargs.get("revision"))
+        if asked == nth:
+            setattr(HfApi, method, real)
+            push_folder(other, repo_id, twin=twin)
         return real(self, *args, **kwargs)
 
-    HfApi.upload_folder = upload_folder
+    setattr(HfApi, method, overtaken)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             push_folder(folder, repo_id)
         return [str(each.message) for each in caught]
     finally:
-        HfApi.upload_folder = real
+        setattr(HfApi, method, real)
+
+
+def adapters(hub_server: HubServer, repo_id: str, *branches: str) -> list[bytes]:
+    return [hub_server.files(repo_id, branch)["adapter/model.safetensors"] for branch in branches]
 
 
 @pytest.mark.parametrize("before", ["main", "query"])
 def test_pushes_at_the_same_time_leave_branches_of_one_adapter(
-    before: str, hub_server: HubServer, hub_client: HubClient, saved: Path, tmp_path: Path, tiny_model_path: Path
+    before: str, hub_server: HubServer, hub_client: HubClient, saved: Path, another: Path
 ) -> None:
-    base = SentenceTransformer(str(tiny_model_path), device="cpu")
-    other = save_pretrained(make_adapter("low_rank"), base, tmp_path / "model")
     repo_id = f"alice/at-once-{before}"
-    said = hub_client.run(push_with_another_between, saved, other, repo_id, before, 1, token=ALICE)
-    held = {branch: hub_server.files(repo_id, branch) for branch in ("main", "query", "twin")}
-    adapters = {branch: files["adapter/model.safetensors"] for branch, files in held.items()}
-    assert set(adapters.values()) == {(saved / "adapter" / "model.safetensors").read_bytes()}
+    race = (saved, another, repo_id, "upload_folder", True, 1, before)
+    said = hub_client.run(push_with_another_between, *race, token=ALICE)
+    held = adapters(hub_server, repo_id, "main", "query", "twin")
+    assert held == [(saved / "adapter" / "model.safetensors").read_bytes()] * 3
     assert any("did not belong to main" in message for message in said) == (before == "main")
 
 
 def test_a_push_that_was_overtaken_says_so(
-    hub_server: HubServer, hub_client: HubClient, saved: Path, tmp_path: Path, tiny_model_path: Path
+    hub_server: HubServer, hub_client: HubClient, saved: Path, another: Path
 ) -> None:
-    def overtaken(folder, other, repo_id):
-        import warnings
-
-        from huggingface_hub import HfApi
-
-        from st_adapter import push_folder
-
-        push_folder(folder, repo_id)
-        real, asked = HfApi.list_repo_refs, [0]
-
-        def list_repo_refs(self, *args, **kwargs):
-            asked[0] += 1
-            if asked[0] == 3:  # what is looked at after the commits
-                HfApi.list_repo_refs = real
-                push_folder(other, repo_id)
-            return real(self, *args, **kwargs)
-
-        HfApi.list_repo_refs = list_repo_refs
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                push_folder(folder, repo_id)
-            return [str(each.message) for each in caught]
-        finally:
-            HfApi.list_repo_refs = real
-
-    base = SentenceTransformer(str(tiny_model_path), device="cpu")
-    other = save_pretrained(make_adapter("low_rank"), base, tmp_path / "model")
-    said = hub_client.run(overtaken, saved, other, "alice/overtaken", token=ALICE)
-    assert [message for message in said if "finished later" in message]
-    held = [hub_server.files("alice/overtaken", branch)["adapter/model.safetensors"] for branch in ("main", "query")]
-    assert held == [(other / "adapter" / "model.safetensors").read_bytes()] * 2
+    hub_client.run(push, saved, "alice/overtaken", token=ALICE)
+    # What is looked at after the commits.
+    race = (saved, another, "alice/overtaken", "list_repo_refs", False, 3)
+    said = hub_client.run(push_with_another_between, *race, token=ALICE)
+    assert any("finished later" in message for message in said)
+    held = adapters(hub_server, "alice/overtaken", "main", "query")
+    assert held == [(another / "adapter" / "model.safetensors").read_bytes()] * 2
 
 
 @pytest.mark.parametrize("step", ["create", "refs", "create_ref", "validate_yaml", "preupload", "commit"])
@@ -433,50 +411,45 @@ def test_a_busy_hub_is_asked_again(
 # The command line
 
 
-def run_cli(
-    server: HubServer, home: Path, *arguments: str, token: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "st_adapter.cli", *arguments],
-        env=hub_environment(server.url, home, token),
-        capture_output=True,
-        text=True,
-        cwd=home,
-    )
+def run_cli(arguments):
+    """Exit status, and what was printed."""
+    import contextlib
+    import io
+
+    from st_adapter import cli
+
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        status = cli.main(arguments)
+    return status, " ".join(printed.getvalue().split())
 
 
-def test_push_from_the_command_line(hub_server: HubServer, saved: Path, tmp_path: Path) -> None:
-    done = run_cli(hub_server, tmp_path, "push", str(saved.parent), "alice/cli", "--private", "--token", ALICE)
-    assert done.returncode == 0, done.stderr
-    assert "Uploaded:" in done.stdout and "SentenceTransformer('alice/cli')" in done.stdout
+def test_push_from_the_command_line(hub_server: HubServer, hub_client: HubClient, saved: Path) -> None:
+    done, said = hub_client.run(run_cli, ["push", str(saved.parent), "alice/cli", "--private", "--token", ALICE])
+    assert done == 0 and "Uploaded:" in said and "SentenceTransformer('alice/cli')" in said
     assert hub_server.repos["models", "alice/cli"].private
-    again = run_cli(hub_server, tmp_path, "push", str(saved), "alice/cli-adapter", "--adapter-only", token=ALICE)
-    assert again.returncode == 0, again.stderr
-    assert "config.json" in hub_server.files("alice/cli-adapter")
-    refused = run_cli(hub_server, tmp_path, "push", str(saved), "bob/cli", "--token", ALICE)
-    assert refused.returncode == 2
-    assert "Trying again will not help" in refused.stderr
-    for each in (done, again, refused):
-        assert ALICE not in each.stdout + each.stderr
+    again, also_said = hub_client.run(run_cli, ["push", str(saved), "alice/cli-adapter", "--adapter-only"], token=ALICE)
+    assert again == 0 and "config.json" in hub_server.files("alice/cli-adapter")
+    refused, why = hub_client.run(run_cli, ["push", str(saved), "bob/cli", "--token", ALICE])
+    assert refused == 2 and "Trying again will not help" in why
+    assert ALICE not in said + also_said + why
 
 
-def test_training_asks_before_it_works_whether_it_may_upload(hub_server: HubServer, tmp_path: Path) -> None:
-    train = ("train", "--model", "no-such-model", "--data", "no-such-data", "--push-to-hub", "alice/trained")
-    refused = run_cli(hub_server, tmp_path, *train, "--token", ALICE_READS)
-    assert refused.returncode == 2
-    assert "may only read" in refused.stderr
-    elsewhere = run_cli(hub_server, tmp_path, *train[:-1], "carol/trained", "--token", ALICE)
-    assert "who can write to alice" in elsewhere.stderr.replace("\n", " ")
-    assert ALICE not in elsewhere.stderr + refused.stderr
+def train(repo_id: str, *options: str) -> list[str]:
+    return ["train", "--model", "no-such-model", "--data", "no-such-data", "--push-to-hub", repo_id, *options]
 
 
-def test_training_asks_before_it_works_what_the_repository_holds(
-    hub_server: HubServer, hub_client: HubClient, tmp_path: Path
-) -> None:
+def test_training_asks_before_it_works_whether_it_may_upload(hub_server: HubServer, hub_client: HubClient) -> None:
+    refused, why = hub_client.run(run_cli, train("alice/trained", "--token", ALICE_READS))
+    assert refused == 2 and "may only read" in why
+    _, elsewhere = hub_client.run(run_cli, train("carol/trained", "--token", ALICE))
+    assert "who can write to alice" in elsewhere
+    assert ALICE not in elsewhere + why
+
+
+def test_training_asks_before_it_works_what_the_repository_holds(hub_server: HubServer, hub_client: HubClient) -> None:
     hub_client.run(upload_file, "alice/theirs-already", "model.bin", token=ALICE)
-    train = ("train", "--model", "no-such-model", "--data", "no-such-data", "--push-to-hub", "alice/theirs-already")
-    refused = run_cli(hub_server, tmp_path, *train, token=ALICE)
-    assert refused.returncode == 2
-    assert "holds something else" in refused.stderr and "pass --overwrite" in refused.stderr
-    told = run_cli(hub_server, tmp_path, *train, "--overwrite", token=ALICE)
-    assert "holds something else" not in told.stderr
+    refused, why = hub_client.run(run_cli, train("alice/theirs-already"), token=ALICE)
+    assert refused == 2 and "holds something else" in why and "pass --overwrite" in why
+    _, told = hub_client.run(run_cli, train("alice/theirs-already", "--overwrite"), token=ALICE)
+    assert "no-such-data" in told and "holds something else" not in told

@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 
 from problems import TEXTS, adapted_queries, assert_adapted, hashes, make_adapter
-from st_adapter.adapter import ADAPTER_FOLDER, QueryAdapter
+from st_adapter.adapter import QueryAdapter
 from st_adapter.saving.card import TrainingRecord
 from st_adapter.saving.repository import (
     CONFIG_FILE_NAME,
@@ -31,6 +31,7 @@ from st_adapter.saving.repository import (
     saved_training,
 )
 from st_adapter.saving.save import save_pretrained
+from st_adapter.storage.adapters import ADAPTER_FOLDER
 from st_adapter.storage.paths import file_sha256
 
 ROUTER = "3_Router/router_config.json"

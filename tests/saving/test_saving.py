@@ -504,13 +504,6 @@ def test_license_and_language_are_taken_over(tiny_model_path: Path, tmp_path: Pa
     assert (data.license, data.language) == ("apache-2.0", "en")
 
 
-def test_onnx_files_on_request(tiny_model: SentenceTransformer, tmp_path: Path) -> None:
-    saved = save_pretrained(make_adapter(), tiny_model, tmp_path / "saved", onnx=True)
-    assert names(saved / "onnx") == ["model.onnx", "model_query.onnx"]
-    assert {"onnx/model.onnx", "onnx/model_query.onnx"} <= set(read_saved(saved).files)
-    assert_adapted(from_pretrained(saved, device="cpu"), tiny_model, make_adapter())
-
-
 def test_a_base_whose_folder_is_gone_is_written_anew(tiny_model_path: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_model_path, tmp_path / "moved")
     base = SentenceTransformer(str(folder), device="cpu")
