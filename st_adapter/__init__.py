@@ -15,8 +15,10 @@ from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.search import search
 from st_adapter.evaluation.comparison import Comparison
-from st_adapter.evaluation.evaluation import EvaluationResult, adapt, evaluate, seen_documents
+from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
+from st_adapter.evaluation.hits import adapt
 from st_adapter.evaluation.metrics import ranking_metrics, run_metrics
+from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evidence.curve import LearningCurve, learning_curve
 from st_adapter.evidence.evaluator import GradedRetrievalEvaluator
 from st_adapter.evidence.indexes import IndexEvaluation, build_index, evaluate_indexes

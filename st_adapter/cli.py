@@ -39,7 +39,7 @@ from st_adapter.evidence.indexes import IndexEvaluation
 from st_adapter.evidence.report import write_report
 from st_adapter.evidence.results import CURVE_FILE, CURVE_PICTURE, RESULTS_FILE
 from st_adapter.fitting.arguments import AdapterTrainingArguments
-from st_adapter.fitting.auto import FitMethod
+from st_adapter.fitting.portfolio import FitMethod
 from st_adapter.run import (
     MODEL_FOLDER,
     PER_QUERY,

@@ -21,7 +21,8 @@ from st_adapter.embeddings.embedding import embed_texts, judged_by
 from st_adapter.embeddings.encoder import Precision
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.errors import InputError
-from st_adapter.evaluation.evaluation import EvaluationResult, evaluate, seen_documents
+from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
+from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence.changes import largest_changes
 from st_adapter.evidence.indexes import IndexEvaluation, check_index, evaluate_indexes

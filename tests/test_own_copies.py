@@ -21,7 +21,8 @@ from st_adapter.data.judgements import own_copies
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, OwnCopies
 from st_adapter.embeddings.embedding import embed
-from st_adapter.evaluation.evaluation import evaluate, search_split
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.evaluation.hits import search_split
 from st_adapter.evidence.changes import largest_changes
 from st_adapter.evidence.evaluator import GradedRetrievalEvaluator
 from st_adapter.evidence.indexes import build_index, evaluate_indexes
