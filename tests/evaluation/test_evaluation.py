@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from problems import corpus_of, random_split
+from problems import corpus_of, dataset_of, random_split
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.evaluation.evaluation import adapt, evaluate, seen_documents

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from problems import dataset_of
+from problems import corpus_of, dataset_of
 from st_adapter.fitting.folds import cross_fit_folds, labelled_split, unseen_share
 
 
