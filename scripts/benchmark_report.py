@@ -133,7 +133,7 @@ def made_up_texts(query_ids: list[str], corpus_ids: list[str], answers: list[int
         )
         return frame
 
-    qrels = pd.DataFrame({"query_id": query_ids, "corpus_id": [f"d{number}" for number in answers], "score": 1.0})
+    qrels = pd.DataFrame({"query_id": query_ids, "corpus_id": [f"d{number}" for number in answers], "relevance": 1.0})
     return {
         "corpus": texts(corpus_ids, 200),
         "queries": texts(query_ids, 12),

@@ -523,7 +523,9 @@ def retrieval_data() -> Retrieval:
     corpus = dict(zip(dataset.corpus["id"], dataset.corpus["text"], strict=True))
     qrels: dict[str, dict[str, float]] = {}
     judged = dataset.qrels["test"]
-    for query_id, corpus_id, relevance in judged.to_pandas().itertuples(index=False):
+    for query_id, corpus_id, relevance in zip(
+        *(judged[name] for name in ("query_id", "corpus_id", "relevance")), strict=True
+    ):
         if query_id in qrels or len(qrels) < NUM_QUERIES:
             qrels.setdefault(query_id, {})[corpus_id] = relevance
     kept = dict.fromkeys(corpus_id for relevant in qrels.values() for corpus_id in relevant)

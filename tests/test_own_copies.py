@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
-from problems import corpus_of
+from problems import corpus_of, qrels_of, split_of
 from st_adapter import cli
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.judgements import own_copies
 from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, OwnCopies
 from st_adapter.embeddings.embedding import embed
 from st_adapter.evaluation.evaluation import evaluate, search_split
 from st_adapter.evidence.changes import largest_changes
@@ -126,16 +126,9 @@ def test_splits_subsets_and_moves_keep_them(embedded):
             assert part.query_ids and named(part) == {query_id: expected[query_id] for query_id in part.query_ids}
 
 
-def split_of(queries, documents, ids, corpus_ids, similarity="cosine", copies=None, judged=((0, 0, 1.0),)):
-    query, document, relevance = zip(*judged, strict=True)
-    return EmbeddedSplit(
-        "test",
-        ids,
-        queries,
-        MemoryCorpus(corpus_ids, documents, similarity),
-        EmbeddedQrels(torch.tensor(query), torch.tensor(document), torch.tensor(relevance)),
-        own_copies=copies,
-    )
+def named_split(queries, documents, ids, corpus_ids, similarity="cosine", copies=None, judged=((0, 0, 1.0),)):
+    split = split_of(queries, documents, judged, own_copies=copies)
+    return replace(split, query_ids=ids, corpus=MemoryCorpus(corpus_ids, documents, similarity))
 
 
 def test_without_texts_the_id_and_the_vector_tell():
@@ -147,17 +140,17 @@ def test_without_texts_the_id_and_the_vector_tell():
         ("dot", {"1": set(), "2": set(), "3": {"3"}}),
     ):
         # "2" has the vector of "d1" under another id, and "1" another vector under its own.
-        split = split_of(queries, documents, ids, ["x", "2", "3", "1"], similarity, judged=((1, 0, 1.0),))
+        split = named_split(queries, documents, ids, ["x", "2", "3", "1"], similarity, judged=((1, 0, 1.0),))
         assert {q: {c.replace("1", "d") for c in found} for q, found in named(split).items()} == expected
-    assert named(split_of(queries, documents, ids, ["x", "2", "3", "1"], judged=((2, 2, 1.0),)))["3"] == set()
+    assert named(named_split(queries, documents, ids, ["x", "2", "3", "1"], judged=((2, 2, 1.0),)))["3"] == set()
 
 
 def test_texts_overrule_ids_and_vectors():
     queries = torch.eye(2)
     nothing = OwnCopies(torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64))
-    assert named(split_of(queries, queries, ["1", "2"], ["1", "2"], copies=nothing)) == {"1": set(), "2": set()}
+    assert named(named_split(queries, queries, ["1", "2"], ["1", "2"], copies=nothing)) == {"1": set(), "2": set()}
     given = OwnCopies(torch.tensor([1]), torch.tensor([0]))
-    assert named(split_of(queries, queries, ["1", "2"], ["1", "2"], copies=given)) == {"1": set(), "2": {"1"}}
+    assert named(named_split(queries, queries, ["1", "2"], ["1", "2"], copies=given)) == {"1": set(), "2": {"1"}}
 
 
 # --- searching ---
@@ -175,7 +168,7 @@ def splits_with_copies(draw):
     pairs = st.tuples(st.integers(0, num_queries - 1), st.integers(0, num_documents - 1))
     copies = sorted(draw(st.sets(pairs, max_size=10)))
     judged = draw(st.dictionaries(pairs, st.sampled_from([0.0, 1.0, 3.0]), min_size=1, max_size=8))
-    return split_of(
+    return named_split(
         matrix(num_queries).float() + 0.25,
         matrix(num_documents).float() + 0.5,
         [f"q{n}" for n in range(num_queries)],
@@ -249,7 +242,9 @@ def assert_equals_trec_eval(ours, query_ids, split, run):
 
 
 def test_a_corpus_of_nothing_but_the_own_copy():
-    split = split_of(torch.ones(2, 2), torch.ones(1, 2), ["a", "b"], ["d"], copies=OwnCopies(*torch.zeros(2, 1).long()))
+    split = named_split(
+        torch.ones(2, 2), torch.ones(1, 2), ["a", "b"], ["d"], copies=OwnCopies(*torch.zeros(2, 1).long())
+    )
     split = replace(split, qrels=EmbeddedQrels(torch.tensor([1]), torch.tensor([0]), torch.tensor([1.0])))
     found = search_split(split, split.query_embeddings, 3)
     assert found.indices.tolist() == [[-1], [0]]
@@ -325,7 +320,7 @@ def test_examples_neither_show_nor_count_them():
     # Another query, found at once and left as it is by the adapter's turn, stands before it.
     copies = OwnCopies(torch.tensor([1]), torch.tensor([0]))
     queries = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
-    split = split_of(queries, documents, ["other", "q"], ids, copies=copies, judged=((0, 0, 1.0), (1, 1, 1.0)))
+    split = named_split(queries, documents, ["other", "q"], ids, copies=copies, judged=((0, 0, 1.0), (1, 1, 1.0)))
     dataset = RetrievalDataset(
         Dataset.from_dict({"id": ["other", "q"], "text": ["another", "the question"]}),
         Dataset.from_dict({"id": ids, "text": ["the question", "the answer", *(f"number {n}" for n in range(119))]}),
@@ -388,7 +383,7 @@ def test_a_document_with_the_vector_of_a_copy_is_no_negative_either():
     # The candidate that stands for both is the first, and the copy is the second of the two.
     documents = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
     copies = OwnCopies(torch.tensor([0]), torch.tensor([2]))
-    split = split_of(torch.tensor([[0.6, 0.8]]), documents, ["q"], ["a", "b", "c", "d"], copies=copies)
+    split = named_split(torch.tensor([[0.6, 0.8]]), documents, ["q"], ["a", "b", "c", "d"], copies=copies)
     batch = BatchSampler(split, AdapterTrainingArguments()).next()
     kept = batch.candidates[~batch.excluded[0]]
     assert kept.tolist() == [[-1.0, 0.0]]
@@ -402,9 +397,10 @@ def test_what_only_pushes_copies_away_is_not_adopted():
     noise[:, :6] = 0.15 * torch.randn(200, 6, generator=generator)
     queries = torch.nn.functional.normalize(documents + noise)
     rows = torch.randperm(200, generator=generator)
+    pairs = [(row, row, 1.0) for row in rows.tolist()]
     qrels = {
-        split: EmbeddedQrels(part, part, torch.ones(len(part)))
-        for split, part in (("train", rows[:120]), ("dev", rows[120:150]), ("test", rows[150:]))
+        split: qrels_of(part)
+        for split, part in (("train", pairs[:120]), ("dev", pairs[120:150]), ("test", pairs[150:]))
     }
     ids = [f"q{n}" for n in range(200)]
     corpus = MemoryCorpus([*(f"d{n}" for n in range(200)), *ids], torch.cat([documents, queries]))
@@ -449,6 +445,6 @@ def test_a_run_says_it_in_what_it_prints_in_its_results_and_in_its_card(tiny_pro
 
 
 def test_a_search_takes_a_vector_for_each_query():
-    split = split_of(torch.eye(2), torch.eye(2), ["a", "b"], ["c", "d"])
+    split = named_split(torch.eye(2), torch.eye(2), ["a", "b"], ["c", "d"])
     with pytest.raises(ValueError, match=r"There are 1 query vectors, but the split 'test' has 2 queries"):
         search_split(split, torch.ones(1, 2), 1)

@@ -156,7 +156,9 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
                 )
             options["corpus_embeddings"] = MemoryCorpus.of(embedded.corpus).embeddings
         qrels: dict[str, dict[str, float]] = {}
-        for query_id, corpus_id, relevance in judged.to_pandas().itertuples(index=False):
+        for query_id, corpus_id, relevance in zip(
+            *(judged[name] for name in ("query_id", "corpus_id", "relevance")), strict=True
+        ):
             qrels.setdefault(query_id, {})[corpus_id] = relevance
         return cls(dict(zip(dataset.queries["id"], dataset.queries["text"], strict=True)), corpus, qrels, **options)
 

@@ -7,10 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from problems import corpus_of, random_split
+from problems import corpus_of, dataset_of, random_split
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
 from st_adapter.evaluation.evaluation import adapt, evaluate, seen_documents
 from st_adapter.evaluation.metrics import run_metrics
 
@@ -98,12 +97,8 @@ def labelled_dataset():
         "train": [(0, 0, 1.0), (0, 1, 0.0)],
         "test": [(1, 0, 1.0), (2, 1, 1.0), (3, 2, 2.0), (3, 0, 1.0), (4, 2, 1.0), (4, 0, 0.0), (5, 0, 0.0)],
     }
-    qrels = {}
-    for split, judged in pairs.items():
-        query, document, relevance = zip(*judged, strict=True)
-        qrels[split] = EmbeddedQrels(torch.tensor(query), torch.tensor(document), torch.tensor(relevance))
     queries = torch.nn.functional.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(1)))
-    return EmbeddedDataset([f"q{n}" for n in range(6)], queries, corpus_of(torch.eye(4)[:3]), qrels, True)
+    return dataset_of(queries, torch.eye(4)[:3], pairs)
 
 
 def test_queries_are_seen_by_the_documents_that_were_positives_in_training():

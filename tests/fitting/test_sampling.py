@@ -9,33 +9,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from problems import corpus_of
+from problems import split_of
 from st_adapter.embeddings.corpus import first_of_equal_rows
-from st_adapter.embeddings.embedded import EmbeddedQrels, EmbeddedSplit
 from st_adapter.fitting import sampling
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.sampling import BatchSampler, labelled_pairs
 
 
-def make_split(judgements, num_queries=5, num_documents=9, documents=None):
+def make_split(judgements, num_queries=5, num_documents=9, documents=None, similarity="cosine"):
     """A split whose embeddings tell the row they came from; the last two documents are the same."""
-    pairs = sorted(judgements)
     if documents is None:
         documents = torch.arange(1.0, num_documents + 1)
         documents[-1] = documents[-2]
         documents = torch.stack([documents.cos(), documents.sin()], dim=1)
     angles = torch.arange(1.0, num_queries + 1)
-    return EmbeddedSplit(
-        name="train",
-        query_ids=[f"q{row}" for row in range(num_queries)],
-        query_embeddings=torch.stack([angles.cos(), angles.sin()], dim=1),
-        corpus=corpus_of(documents),
-        qrels=EmbeddedQrels(
-            torch.tensor([query for query, _ in pairs]),
-            torch.tensor([document for _, document in pairs]),
-            torch.tensor([float(judgements[pair]) for pair in pairs]),
-        ),
-    )
+    queries = torch.stack([angles.cos(), angles.sin()], dim=1)
+    return split_of(queries, documents, dict(sorted(judgements.items())), name="train", similarity=similarity)
 
 
 def row_of(vector, matrix):
@@ -134,6 +123,16 @@ def test_hard_negatives_are_the_highest_scoring_ones_that_are_not_suspiciously_r
     sampler = BatchSampler(split, arguments(negatives="hard", num_hard_negatives=2))
     sampler.mine(torch.tensor([[1.0, 0.0]]))
     assert sampler.given.tolist() == [[2, 3]]
+
+
+def test_for_a_model_of_dot_products_the_highest_ones_are_hardest():
+    # Cosines .9, .5, .8, .88 times lengths 1, 1.7, .5, 2: products .9, .85, .4 and 1.76, which is suspicious.
+    cosines, lengths = torch.tensor([0.9, 0.5, 0.8, 0.88]), torch.tensor([1.0, 1.7, 0.5, 2.0])
+    documents = torch.stack([cosines, (1 - cosines**2).sqrt()], dim=1) * lengths[:, None]
+    split = make_split({(0, 0): 1.0}, num_queries=1, documents=documents, similarity="dot")
+    sampler = BatchSampler(split, arguments(negatives="hard", num_hard_negatives=2))
+    sampler.mine(torch.tensor([[1.0, 0.0]]))
+    assert sampler.given.tolist() == [[1, 2]]
 
 
 @given(st.lists(st.lists(st.sampled_from([0.0, -0.0, 1.0, 2.5]), min_size=3, max_size=3), min_size=1, max_size=30))

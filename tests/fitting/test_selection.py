@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from problems import corpus_of
+from problems import corpus_of, dataset_of, random_split
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
+from st_adapter.embeddings.embedded import OwnCopies
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting import selection
 from st_adapter.fitting.auto import fit
@@ -19,24 +19,10 @@ from st_adapter.fitting.closed_form import mix
 from st_adapter.fitting.selection import Measure, Part, Scoreboard, Source
 
 
-def random_split(seed, num_queries=7, num_documents=40, dim=6):
-    generator = torch.Generator().manual_seed(seed)
-    judged = torch.rand(num_queries, num_documents, generator=generator) < 0.3
-    judged[:, 0] = True
-    pairs = judged.nonzero()[torch.randperm(int(judged.sum()), generator=generator)]
-    return EmbeddedSplit(
-        name="dev",
-        query_ids=[f"q{i}" for i in range(num_queries)],
-        query_embeddings=torch.nn.functional.normalize(torch.randn(num_queries, dim, generator=generator)),
-        corpus=corpus_of(torch.nn.functional.normalize(torch.randn(num_documents, dim, generator=generator))),
-        qrels=EmbeddedQrels(*pairs.T, torch.randint(1, 4, (len(pairs),), generator=generator).float()),
-    )
-
-
 @settings(max_examples=40)
 @given(st.integers(0, 2**31), st.sampled_from([40, 100, 2**23]))
 def test_measuring_equals_the_full_evaluation(seed, block_scores):
-    split = random_split(seed)
+    split = random_split(seed, 7, 40, 6)
     generator = torch.Generator().manual_seed(seed)
     sources = [Source("a", "1"), Source("b", "1")]
     matrices = {source: torch.eye(6) + 0.5 * torch.randn(6, 6, generator=generator) for source in sources}
@@ -159,13 +145,8 @@ def test_the_same_candidate_is_chosen_in_a_large_corpus(monkeypatch):
     relevant = torch.randint(0, 600, (90,), generator=generator)
     noise = torch.zeros(90, 16)
     noise[:, :4] = 0.6 * torch.randn(90, 4, generator=generator)
-    rows = torch.arange(90)
-    qrels = {
-        split: EmbeddedQrels(part, relevant[part], torch.ones(len(part)))
-        for split, part in (("train", rows[:70]), ("dev", rows[70:]))
-    }
-    queries = documents[relevant] + noise
-    embedded = EmbeddedDataset([f"q{n}" for n in range(90)], queries, corpus_of(documents), qrels, True)
+    pairs = [(query, document, 1.0) for query, document in enumerate(relevant.tolist())]
+    embedded = dataset_of(documents[relevant] + noise, documents, {"train": pairs[:70], "dev": pairs[70:]})
     monkeypatch.setattr(selection, "_GROUP", 8)
     outcomes = []
     for pool_from in (10**9, 1):
