@@ -26,7 +26,7 @@ from st_adapter import EmbeddedDataset, EmbeddedQrels, QueryAdapter, RetrievalDa
 from st_adapter.data.leaks import LeakReport
 from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD
 from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.evaluation.evaluation import seen_documents
+from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence.changes import largest_changes
 from st_adapter.evidence.output_folder import RESULTS_FILE

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import LeakReport, check_leaks
+from st_adapter.data.leaks import LeakReport, find_leaks
 from st_adapter.data.leaks import drop_leaks as without_leaks
 from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD, cut_splits
 from st_adapter.embeddings.embedded import EmbeddedDataset
@@ -21,7 +21,8 @@ from st_adapter.embeddings.embedding import embed_texts, judged_by
 from st_adapter.embeddings.encoder import Precision
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.errors import InputError
-from st_adapter.evaluation.evaluation import EvaluationResult, evaluate, seen_documents
+from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
+from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence.changes import largest_changes
 from st_adapter.evidence.output_folder import (
@@ -39,9 +40,9 @@ from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import Clock, check_seed_and_level, fit
 from st_adapter.result import Origin, Result
 from st_adapter.saving.attach import attach, check_base
-from st_adapter.saving.card import installed_versions
 from st_adapter.saving.declared_sizes import check_sizes
 from st_adapter.saving.onnx_export import check_dependencies, check_exportable
+from st_adapter.saving.record import installed_versions
 from st_adapter.saving.save import check_target
 from st_adapter.storage.writing import check_writable
 from st_adapter.trainer import AdapterTrainer
@@ -139,7 +140,7 @@ def train(
             ``output_dir`` if there is one, not theirs.
         drop_leaks: whether to take queries out of train and dev that a later split has too, as text or paraphrase;
             see ``drop_leaks``. They are counted in any case.
-        paraphrase_threshold: cosine from which two queries count as paraphrases; see ``check_leaks``. Where the splits
+        paraphrase_threshold: cosine from which two queries count as paraphrases; see ``find_leaks``. Where the splits
             were cut by document, paraphrases stay on one side as well; see ``cut_splits``.
         output_dir: a new or empty folder, or one of an earlier run, to write ``model/`` and ``results.json`` to; what
             lies there is replaced only once the new model is complete. Nothing is written if None.
@@ -246,7 +247,7 @@ def _check_fit_together(model: SentenceTransformer, dataset: RetrievalDataset, s
         # What the weights need at least.
         num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         check_writable(settings.output_dir, "output_dir", num_bytes=num_bytes)
-        check_target(settings.output_dir / MODEL_FOLDER, model, settings.options.base_model)
+        check_target(model, settings.output_dir / MODEL_FOLDER, settings.options.base_model)
     if settings.options.onnx:
         check_dependencies()
         check_exportable(model)
@@ -256,10 +257,10 @@ def _checked_data(dataset: RetrievalDataset, embedded: EmbeddedDataset, settings
     """Cut and count with what the embeddings show."""
     threshold = settings.paraphrase_threshold
     dataset = cut_splits(dataset, embedded.query_embeddings, threshold=threshold)
-    leaks = check_leaks(dataset, embedded.query_embeddings, threshold=threshold)
+    leaks = find_leaks(dataset, embedded.query_embeddings, threshold=threshold)
     if settings.drop_leaks:
         dataset = without_leaks(dataset, leaks)
-        leaks = check_leaks(dataset, embedded.query_embeddings, threshold=threshold)
+        leaks = find_leaks(dataset, embedded.query_embeddings, threshold=threshold)
     return _Data(dataset, judged_by(embedded, dataset), leaks)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.evidence.results import Results
 from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
-from st_adapter.saving.card import TABLE_METRICS, SplitScores, TrainingRecord
+from st_adapter.saving.record import TABLE_METRICS, SplitScores, TrainingRecord
 
 
 def record_of(

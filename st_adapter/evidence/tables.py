@@ -12,7 +12,7 @@ from st_adapter.evidence.indexes import IndexEvaluation
 from st_adapter.evidence.output_folder import RESULTS_FILE
 from st_adapter.evidence.results import SelectionResults
 from st_adapter.evidence.terminal import escape
-from st_adapter.saving.card import TABLE_METRICS
+from st_adapter.saving.record import TABLE_METRICS
 from st_adapter.words import documents_searched, own_copies_left_out
 
 _SHOWN_CANDIDATES = 6
