@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,10 +66,6 @@ class Comparison:
             f"worse on {self.losses:,}; {_signed(self.difference)} {written(self.metric)}, "
             f"95 % interval {low} to {high}"
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; the interval is a list of two."""
-        return {**asdict(self), "interval": list(self.interval)}
 
 
 def compare(
