@@ -21,7 +21,8 @@ from st_adapter.embeddings.embedding import embed_texts, judged_by
 from st_adapter.embeddings.encoder import Precision
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.errors import InputError
-from st_adapter.evaluation.evaluation import EvaluationResult, evaluate, seen_documents
+from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
+from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence.changes import largest_changes
 from st_adapter.evidence.indexes import IndexEvaluation, check_index, evaluate_indexes
@@ -30,8 +31,8 @@ from st_adapter.evidence.trec import write_trec
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import check_seed_and_level, fit
 from st_adapter.saving.attach import check_base, detach
-from st_adapter.saving.card import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
 from st_adapter.saving.onnx_export import check_dependencies, check_exportable
+from st_adapter.saving.record import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
 from st_adapter.saving.save import check_target, save_pretrained
 from st_adapter.storage.writing import check_writable, write_json
 from st_adapter.trainer import AdapterTrainer
@@ -140,7 +141,7 @@ def run_training(
     if resume_from_checkpoint and method != "gradient":
         raise ValueError(f"Method {method!r} writes no checkpoints to resume from. Run it again, or choose 'gradient'.")
     check_seed_and_level(seed, alpha)
-    check_target(output_dir / MODEL_FOLDER, model, base_model)
+    check_target(model, output_dir / MODEL_FOLDER, base_model)
     if onnx:
         check_dependencies()
         check_exportable(model)
@@ -220,8 +221,8 @@ def run_training(
     model_dir = output_dir / MODEL_FOLDER
     if adapter is not None or save_base:
         save_pretrained(
-            adapter,
             model,
+            adapter,
             model_dir,
             onnx=onnx,
             base_model=base_model,
