@@ -498,8 +498,8 @@ def saved_models(folder: Path, *, fitted: bool) -> dict[str, Model]:
         model = SentenceTransformer(str(base), device="cpu")
         if fitted:
             print("fitting the real model", flush=True)
-        adapter = fit(embed(model, standard_library_dataset())).adapter if fitted else random_adapter(384, 0.02)
-        save_pretrained(model, adapter, real / "adapted", base_model=base)
+        chosen = fit(embed(model, standard_library_dataset())).adapter if fitted else random_adapter(384, 0.02)
+        save_pretrained(model, chosen, real / "adapted", base_model=base)
     models["minilm"] = Model(demo_model_path(), real / "adapted", query_layout(real / "adapted"))
     return models
 
