@@ -14,7 +14,6 @@ from sentence_transformers import SentenceTransformer
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.leaks import LeakReport
 from st_adapter.embeddings.roles import Role
-from st_adapter.evaluation.comparison import written
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evidence.output_folder import MODEL_FOLDER
 from st_adapter.evidence.report import write_page
@@ -25,6 +24,7 @@ from st_adapter.evidence.terminal import Terminal, escape
 from st_adapter.saving.push import push_to_hub
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import save_pretrained
+from st_adapter.words import fraction, metric_name, signed
 
 _WIDTH = 100
 
@@ -107,8 +107,8 @@ class Result:
         if self.adapter is not None and split is not None:
             compared = self.evaluations[split].compare(HEADLINE_METRIC)
             measured = (
-                f"On the {compared.num_queries:,} queries of {split}: {compared.difference:+.3f} "
-                f"{written(HEADLINE_METRIC)}, {compared.base:.3f} with the base model."
+                f"On the {compared.num_queries:,} queries of {split}: {signed(compared.difference)} "
+                f"{metric_name(HEADLINE_METRIC)}, {fraction(compared.base)} with the base model."
             )
         return RunVerdict(self.adapter is not None, self.results.selection.gate.reason, measured)
 
@@ -151,7 +151,7 @@ class Result:
             output_dir: a new or empty folder, or one that a model was saved to before.
             **options: of the function ``save_pretrained``, such as ``onnx=True``.
         """
-        return save_pretrained(self.adapter, self.origin.base, output_dir, **self.origin.arguments(), **options)
+        return save_pretrained(self.origin.base, self.adapter, output_dir, **self.origin.arguments(), **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the model to the Hugging Face Hub; returns the address of the commit.
@@ -168,7 +168,7 @@ class Result:
                 f"{self.verdict.decision} There is no adapter to upload, and a copy of the base model would help "
                 "nobody. Use the base model as it is."
             )
-        return push_to_hub(self.adapter, self.origin.base, repo_id, **self.origin.arguments(), **options)
+        return push_to_hub(self.origin.base, self.adapter, repo_id, **self.origin.arguments(), **options)
 
     def __str__(self) -> str:
         text = io.StringIO()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,15 +23,8 @@ from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
+from st_adapter.evidence import output_folder as output
 from st_adapter.evidence.changes import largest_changes
-from st_adapter.evidence.output_folder import (
-    CHECKPOINT_FOLDER,
-    MODEL_FOLDER,
-    REPORT_FILE,
-    REPORT_PICTURE,
-    RESULTS_FILE,
-    check_output_folder,
-)
 from st_adapter.evidence.record import record_of
 from st_adapter.evidence.results import DataResults, Results, SelectionResults, described
 from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
@@ -215,7 +207,7 @@ def train(
 
 def _check_settings(settings: _Settings) -> None:
     if settings.output_dir is not None:
-        check_output_folder(settings.output_dir)
+        output.check_output_folder(settings.output_dir)
     if settings.args is not None and settings.method != "gradient":
         raise InputError(
             f"Training settings were given, but method {settings.method!r} takes none.",
@@ -247,7 +239,7 @@ def _check_fit_together(model: SentenceTransformer, dataset: RetrievalDataset, s
         # What the weights need at least.
         num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         check_writable(settings.output_dir, "output_dir", num_bytes=num_bytes)
-        check_target(settings.output_dir / MODEL_FOLDER, model, settings.options.base_model)
+        check_target(model, settings.output_dir / output.MODEL_FOLDER, settings.options.base_model)
     if settings.options.onnx:
         check_dependencies()
         check_exportable(model)
@@ -283,7 +275,7 @@ def _fitted_by_gradient(model: SentenceTransformer, embedded: EmbeddedDataset, s
         settings.args or AdapterTrainingArguments(), seed=settings.seed, disable_tqdm=not settings.show_progress_bar
     )
     if settings.output_dir is not None:
-        args = replace(args, output_dir=str(settings.output_dir / CHECKPOINT_FOLDER))
+        args = replace(args, output_dir=str(settings.output_dir / output.CHECKPOINT_FOLDER))
     trainer = AdapterTrainer(model, args, train_dataset=embedded)
     trainer.train(resume_from_checkpoint=settings.options.resume_from_checkpoint)
     dev = evaluate(embedded["dev"], trainer.best_adapter)
@@ -346,14 +338,11 @@ def _finished(result: Result, settings: _Settings, clock: Clock) -> Result:
     if folder is not None:
         with clock("saving"):
             if result.adapter is not None or settings.options.save_base:
-                result.save_pretrained(folder / MODEL_FOLDER, onnx=settings.options.onnx)
-            elif (folder / MODEL_FOLDER).exists():
-                # An adapter of an earlier run must not pass for the outcome of this one.
-                shutil.rmtree(folder / MODEL_FOLDER)
+                result.save_pretrained(folder / output.MODEL_FOLDER, onnx=settings.options.onnx)
+            else:
+                output.remove_model(folder)
     result = replace(result, results=replace(result.results, seconds=clock.seconds), output_dir=folder)
     if folder is not None:
-        for name in (REPORT_FILE, REPORT_PICTURE):
-            # A report of an earlier run must not pass for one of this run.
-            (folder / name).unlink(missing_ok=True)
-        result.results.write(folder / RESULTS_FILE)
+        output.remove_report(folder)
+        result.results.write(folder / output.RESULTS_FILE)
     return result

@@ -112,4 +112,4 @@ def own_copies_left_out(number: int) -> str:
     """
     if number == 1:
         return "1 query stands in the corpus as a document too; left out of its own hits."
-    return f"{number:,} queries stand in the corpus as documents too; left out of their own hits."
+    return f"{whole(number)} queries stand in the corpus as documents too; left out of their own hits."

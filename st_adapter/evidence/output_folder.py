@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 MODEL_FOLDER, CHECKPOINT_FOLDER = "model", "checkpoints"
@@ -27,3 +28,15 @@ def check_output_folder(folder: Path) -> None:
                 f"The output folder {folder} holds files that are not from an earlier run, the first: {foreign[:3]}. "
                 "Name a new or empty folder."
             )
+
+
+def remove_report(folder: Path) -> None:
+    """Remove the report of an earlier run, so that it does not pass for one of a new run."""
+    for name in (REPORT_FILE, REPORT_PICTURE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def remove_model(folder: Path) -> None:
+    """Remove the model of an earlier run, so that its adapter does not pass for the outcome of a new run."""
+    if (folder / MODEL_FOLDER).exists():
+        shutil.rmtree(folder / MODEL_FOLDER)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from st_adapter.demo import DATASET_NAME
-from st_adapter.evaluation.comparison import Comparison, written
+from st_adapter.evaluation.comparison import Comparison
 from st_adapter.evidence.changes import LargestChanges, shortened
 from st_adapter.evidence.curve import LearningCurve
 from st_adapter.evidence.output_folder import CURVE_FILE, REPORT_FILE, REPORT_PICTURE, RESULTS_FILE
@@ -16,12 +17,13 @@ from st_adapter.evidence.results import CurveResults, Results
 from st_adapter.evidence.split_results import HEADLINE_METRIC, METRICS, RANKS_METRIC, SplitResults
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.storage.writing import write_text
-from st_adapter.words import documents_searched, own_copies_left_out
+from st_adapter.words import documents_searched, fraction, metric_name, own_copies_left_out, signed
 
 _TEMPLATE = "report_template.html"
 _PICTURED_METRICS = ("ndcg@10", "mrr@10", "accuracy@10", "recall@10", "map@100")
 _PARTS = {"all": "all queries", "seen": "documents seen", "unseen": "documents new"}
 _SHOWN_CANDIDATES = 12
+_signed = partial(signed, minus="−")
 
 
 class Report(NamedTuple):
@@ -101,14 +103,14 @@ class _Shown:
         direction = "better" if low > 0 else "worse" if high < 0 else "not clearly different"
         return (
             f"{_signed(compared.difference)} nDCG@10 on {compared.num_queries:,} {self.split} queries: {direction} "
-            f"({_fraction(compared.base)} → {_fraction(compared.adapted)})"
+            f"({fraction(compared.base)} → {fraction(compared.adapted)})"
         )
 
     @property
     def pictured(self) -> list[tuple[str, Comparison]]:
         """The metrics of the picture, by the names they are written with."""
         metrics = [metric for metric in _PICTURED_METRICS if metric in self.compared] if self.drawn else []
-        return [(written(metric), self.compared[metric]) for metric in metrics]
+        return [(metric_name(metric), self.compared[metric]) for metric in metrics]
 
     @property
     def ranks(self) -> tuple[list[float], list[float]]:
@@ -126,7 +128,7 @@ class _Shown:
             return METRICS.index(name), int(k)
 
         metrics = [m for m in sorted(self.compared, key=place) if m.endswith("@10") or not at_10_only]
-        return [(written(metric), self.compared[metric]) for metric in metrics]
+        return [(metric_name(metric), self.compared[metric]) for metric in metrics]
 
     def rows_of_parts(self, with_number: bool) -> list[tuple[str, Comparison]]:
         """The headline metric on all queries, and on those of either kind."""
@@ -143,7 +145,7 @@ def _write_page(shown: _Shown, path: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"fraction": _fraction, "signed": _signed}
+    environment.filters |= {"fraction": fraction, "signed": _signed}
     environment.globals |= {"documents_searched": documents_searched, "own_copies_left_out": own_copies_left_out}
     page = environment.get_template(_TEMPLATE).render(
         **_content(shown), figures=_figures(shown, plots, jinja2.utils.markupsafe.Markup)
@@ -279,16 +281,3 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         settings = {name: value for name, value in results.adapter.items() if isinstance(value, str | int | float)}
         facts.append(("adapter", ", ".join(f"{name} {value}" for name, value in settings.items())))
     return [(name, shortened(str(value), 200)) for name, value in facts]
-
-
-def _fraction(value: float) -> str:
-    """Three decimals without the leading zero, as tables of metrics have them."""
-    text = f"{value:.3f}"
-    if float(text) == 0:
-        return ".000"
-    return text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
-
-
-def _signed(value: float) -> str:
-    text = _fraction(value)
-    return text if text == ".000" else f"+{text}" if value > 0 else text.replace("-", "−")
