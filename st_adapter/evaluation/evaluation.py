@@ -139,6 +139,11 @@ def seen_documents(embedded: EmbeddedDataset, fitted_on: Sequence[str]) -> Tenso
 
     Raises:
         ValueError: there is no such split.
+
+    Example:
+        >>> seen = seen_documents(embedded, ("train",))
+        >>> int(seen.sum()), len(seen)
+        (11, 16)
     """
     seen = torch.zeros(len(embedded.corpus), dtype=torch.bool, device=embedded.query_embeddings.device)
     for split in fitted_on:
@@ -199,6 +204,11 @@ def evaluate(
     Raises:
         ValueError: no query of the split has a relevant document, the adapter has another dimension, or
             ``seen_documents`` has another number of documents.
+
+    Example:
+        >>> result = evaluate(embedded["test"], adapter)
+        >>> result.adapted_means["ndcg@10"] == result.base_means["ndcg@10"]  # an adapter is the identity before training
+        True
     """
     start = time.perf_counter()
     judged = torch.zeros(len(split.query_ids), dtype=torch.bool, device=split.query_embeddings.device)
@@ -234,6 +244,11 @@ def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
 
     Raises:
         ValueError: the adapter has another dimension.
+
+    Example:
+        >>> queries = embedded["test"].query_embeddings
+        >>> torch.allclose(adapt(adapter, queries), queries, atol=1e-6)  # the identity before training
+        True
     """
     features: dict[str, Any] = {"sentence_embedding": query_embeddings}
     with torch.no_grad():

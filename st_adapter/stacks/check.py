@@ -145,6 +145,12 @@ def check_stack(
     Raises:
         ValueError: a function fails, whatever it is called with; fewer than two different texts; ``model`` is not made
             by this package.
+
+    Example:
+        >>> from st_adapter import attach
+        >>> adapted = attach(model, adapter)
+        >>> check_stack(adapted.encode_query, adapted.encode_document, adapted).ok
+        True
     """
     for role, texts in (("query", queries), ("document", documents)):
         if isinstance(texts, str) or len(set(texts)) < 2 or len(set(texts)) < len(texts):
