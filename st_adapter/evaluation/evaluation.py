@@ -15,10 +15,11 @@ from torch import Tensor
 
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit, place_in_group
 from st_adapter.embeddings.search import Index
-from st_adapter.evaluation.comparison import Comparison, compare, fraction, written
+from st_adapter.evaluation.comparison import Comparison, compare
 from st_adapter.evaluation.hits import Adapter, adapt, search_split
 from st_adapter.evaluation.metrics import DEFAULT_KS, ranking_metrics
 from st_adapter.evaluation.seen import seen_queries
+from st_adapter.words import fraction, metric_name
 
 PerQuery = dict[str, NDArray[np.float64]]
 PartOfQueries = Literal["all", "seen", "unseen"]
@@ -56,7 +57,7 @@ class EvaluationResult:
     def __repr__(self) -> str:
         metric = "ndcg@10" if "ndcg@10" in self.base else next(iter(self.base))
         compared = self.comparisons["all"][metric]
-        figures = f"{written(metric)} {fraction(compared.base)}"
+        figures = f"{metric_name(metric)} {fraction(compared.base)}"
         if self.adapted is not self.base:
             figures += f" -> {fraction(compared.adapted)}; {compared.sentence}"
         return (

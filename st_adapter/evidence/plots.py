@@ -24,6 +24,7 @@ except ImportError as error:
     ) from error
 
 from st_adapter.storage.writing import file_written_whole
+from st_adapter.words import fraction, signed
 
 
 class Palette(NamedTuple):
@@ -198,7 +199,7 @@ def _draw_differences(ax: Axes, rows: Sequence[tuple[str, Mapping[str, Any]]], p
         ax.plot([low, high], [place, place], color=color, linewidth=2, solid_capstyle="butt")
         ax.plot([row["difference"]], [place], "o", color=color, markersize=6)
         ax.annotate(
-            _signed(row["difference"]), (row["difference"], place), (0, 7), textcoords="offset points",
+            signed(row["difference"]), (row["difference"], place), (0, 7), textcoords="offset points",
             ha="center", va="bottom", fontsize=9, color=palette.ink,
         )  # fmt: skip
     ax.axvline(0, color=palette.muted, linewidth=1)
@@ -209,7 +210,7 @@ def _draw_differences(ax: Axes, rows: Sequence[tuple[str, Mapping[str, Any]]], p
     ax.set_xlim(min(ends + [0.0]) - 0.08 * reach, max(ends + [0.0]) + 0.08 * reach)
     ax.set_xlabel("adapted − base, with 95 % interval")
     ax.locator_params(axis="x", nbins=5, steps=[1, 2, 4, 5, 10])
-    ax.xaxis.set_major_formatter(lambda value, _: _signed(value, 2))
+    ax.xaxis.set_major_formatter(lambda value, _: signed(value, 2))
     _finish(ax, palette, left=False)
 
 
@@ -223,7 +224,7 @@ def _draw_levels(ax: Axes, rows: Sequence[tuple[str, Mapping[str, Any]]], palett
         for value, other in ((base, adapted), (adapted, base)):
             lower = value < other or (value == other and value is base)
             ax.annotate(
-                _fraction(value), (value, place), (-8 if lower else 8, 0), textcoords="offset points",
+                fraction(value), (value, place), (-8 if lower else 8, 0), textcoords="offset points",
                 ha="right" if lower else "left", va="center", fontsize=9, color=palette.ink,
             )  # fmt: skip
     values = [row[side] for _, row in rows for side in ("base", "adapted")]
@@ -233,7 +234,7 @@ def _draw_levels(ax: Axes, rows: Sequence[tuple[str, Mapping[str, Any]]], palett
     ax.set_ylim(len(rows) - 0.5, -0.6)
     ax.set_xlabel("nDCG@10")
     ax.locator_params(axis="x", nbins=5, steps=[1, 2, 4, 5, 10])
-    ax.xaxis.set_major_formatter(lambda value, _: _fraction(value, 2))
+    ax.xaxis.set_major_formatter(lambda value, _: fraction(value, 2))
     legend = ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_color(palette.ink)
@@ -276,12 +277,12 @@ def _draw_learning_curve(ax: Axes, curve: Mapping[str, Any], palette: Palette) -
     ax.plot(sizes, [base + point["gain"] for point in points], "D-", color=palette.adapted, markersize=6, linewidth=1.5)
     ax.axhline(base, color=palette.base, linewidth=1.5, linestyle=(0, (4, 3)))
     ax.annotate(
-        f"base {_fraction(base)}", (sizes[-1], base), (0, -4), textcoords="offset points", ha="center", va="top",
+        f"base {fraction(base)}", (sizes[-1], base), (0, -4), textcoords="offset points", ha="center", va="top",
         fontsize=9, color=palette.ink,
     )  # fmt: skip
     last = base + points[-1]["gain"]
     ax.annotate(
-        _fraction(last), (sizes[-1], last), (-5, 5), textcoords="offset points", ha="right", va="bottom", fontsize=9,
+        fraction(last), (sizes[-1], last), (-5, 5), textcoords="offset points", ha="right", va="bottom", fontsize=9,
         color=palette.ink,
     )  # fmt: skip
     ticks = list(sizes)
@@ -304,7 +305,7 @@ def _draw_learning_curve(ax: Axes, curve: Mapping[str, Any], palette: Palette) -
     ax.set_xlabel("labelled training queries")
     ax.set_ylabel("nDCG@10 on dev")
     ax.locator_params(axis="y", nbins=5, steps=[1, 2, 4, 5, 10])
-    ax.yaxis.set_major_formatter(lambda value, _: _fraction(value, 2))
+    ax.yaxis.set_major_formatter(lambda value, _: fraction(value, 2))
     _finish(ax, palette)
 
 
@@ -326,15 +327,3 @@ def _rank_bin(reciprocal_rank: float) -> int:
         return len(_RANK_BINS)
     rank = round(1 / reciprocal_rank)
     return next(number for number, (_, last) in enumerate(_RANK_BINS) if rank <= last)
-
-
-def _fraction(value: float, decimals: int = 3) -> str:
-    text = f"{value:.{decimals}f}"
-    if float(text) == 0:
-        return text[1:] if not text.startswith("-") else text[2:]
-    return text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
-
-
-def _signed(value: float, decimals: int = 3) -> str:
-    text = _fraction(value, decimals)
-    return f"+{text}" if float(f"{value:.{decimals}f}") > 0 else text.replace("-", "−")

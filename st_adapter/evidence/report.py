@@ -8,13 +8,12 @@ from types import ModuleType
 from typing import Any, NamedTuple, TypedDict
 
 from st_adapter.demo import DATASET_NAME
-from st_adapter.evaluation.comparison import written
 from st_adapter.evidence.changes import shortened
 from st_adapter.evidence.results import CURVE_FILE, REPORT_FILE, REPORT_PICTURE, RESULTS_FILE
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.storage.reading import checked, read_object
 from st_adapter.storage.writing import write_text
-from st_adapter.words import documents_searched
+from st_adapter.words import documents_searched, metric_name
 
 _TEMPLATE = "report_template.html"
 _METRICS = ("ndcg", "mrr", "accuracy", "recall", "precision", "map")
@@ -69,7 +68,7 @@ def write_report(output_dir: str | Path) -> Report:
         lstrip_blocks=True,
     )
     environment.filters |= {"fraction": _fraction, "signed": _signed}
-    environment.globals |= {"written": written, "documents_searched": documents_searched}
+    environment.globals |= {"written": metric_name, "documents_searched": documents_searched}
     page = environment.get_template(_TEMPLATE).render(**content, figures=_figures(content, plots, jinja2))
     # Texts of others may hold halves of characters, which UTF-8 cannot.
     write_text(output_dir / REPORT_FILE, page.encode("utf-8", "replace").decode())
@@ -363,7 +362,7 @@ def _content(results: Mapping[str, Any], curve: Mapping[str, Any] | None) -> dic
         "headline_metric": compared.get(_HEADLINE_METRIC),
         "metrics": [m for m in _ordered(compared) if m.endswith("@10")],
         "all_metrics": _ordered(compared),
-        "pictured": [(written(m), compared[m]) for m in _PICTURED_METRICS if shown and m in compared],
+        "pictured": [(metric_name(m), compared[m]) for m in _PICTURED_METRICS if shown and m in compared],
         "parts": [(_PARTS[part], comparisons[part][_HEADLINE_METRIC]) for part in _PARTS if part in comparisons],
         "pictured_parts": parts if shown else [],
         "base_rr": reciprocal_ranks["base"],
