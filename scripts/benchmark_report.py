@@ -22,9 +22,10 @@ import pandas as pd
 import torch
 from benchmark_quality import ROOT, device_name, git_commit, write_results
 
-from st_adapter import EmbeddedDataset, EmbeddedQrels, QueryAdapter, RetrievalDataset, evaluate, write_report
+from st_adapter import EmbeddedDataset, EmbeddedQrels, QueryAdapter, RetrievalDataset, evaluate
 from st_adapter.evaluation.evaluation import seen_documents
 from st_adapter.evaluation.statistics import gate
+from st_adapter.evidence import write_report
 from st_adapter.evidence.changes import largest_changes
 from st_adapter.evidence.results import RESULTS_FILE
 from st_adapter.run import PER_QUERY

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from benchmark_quality import ROOT, default_folders
 
-from st_adapter import RetrievalDataset, run_training
+from st_adapter import RetrievalDataset
 from st_adapter.demo import MODEL_ID, demo_model, standard_library_dataset
+from st_adapter.run import run_training
 from st_adapter.saving.repository import card_of
 from st_adapter.storage.files import write_text
 

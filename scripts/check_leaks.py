@@ -25,8 +25,9 @@ from scipy.sparse import csr_matrix
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks, drop_leaks
+from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks
 from st_adapter.demo import demo_model_path
 
 ROOT = Path(__file__).resolve().parent.parent

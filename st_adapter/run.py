@@ -8,16 +8,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
+from st_adapter.choices import PARAPHRASE_THRESHOLD, Method, Precision
 from st_adapter.data.cells import counted
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import PARAPHRASE_THRESHOLD, LeakReport, check_leaks, drop_leaks, regroup
+from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks, regroup
 from st_adapter.embeddings.base_model import count_long_texts
-from st_adapter.embeddings.cache import Precision
 from st_adapter.embeddings.embedded import EmbeddedDataset, index_qrels
 from st_adapter.embeddings.embedding import check_texts_of, embed
 from st_adapter.errors import InputError
@@ -35,8 +35,6 @@ from st_adapter.saving.onnx_export import check_dependencies, check_exportable
 from st_adapter.saving.save import check_target, save_pretrained
 from st_adapter.storage.files import check_writable, write_json
 from st_adapter.trainer import AdapterTrainer
-
-Method = Literal["auto", "closed-form", "gradient"]
 
 MODEL_FOLDER = "model"
 CHECKPOINT_FOLDER = "checkpoints"
@@ -435,3 +433,6 @@ def _without_base_model(adapter: QueryAdapter) -> dict[str, Any]:
 def _split_numbers(embedded: EmbeddedDataset, split: str) -> dict[str, int]:
     part = embedded[split]
     return {"num_queries": len(part.query_ids), "num_pairs": part.num_pairs}
+
+
+train, Result = run_training, TrainingRun

@@ -9,6 +9,8 @@ import st_adapter
 
 # A room is a folder, or a file beside the folders.
 ORDER = [
+    "lazy",
+    "choices",
     "errors",
     "storage",
     "data",

@@ -182,10 +182,10 @@ def test_bad_input_is_one_clear_message_and_status_2(pairs_file, tiny_model_path
         assert message in error.replace("\n", " ") and "Traceback" not in error
 
     fails("nowhere.csv", "--data", str(tmp_path / "nowhere.csv"))
-    fails("learning_rate is -1.0", "--learning-rate", "-1")
+    fails("--learning-rate is -1.0", "--method", "gradient", "--learning-rate", "-1")
     fails("--kind, --learning-rate came with --method auto", "--learning-rate", "0.1", "--kind", "mlp")
-    fails("alpha is 2.0", "--alpha", "2")
-    fails("seed is -1", "--seed", "-1")
+    fails("--alpha is 2.0", "--alpha", "2")
+    fails("--seed is -1", "--seed", "-1")
     fails("The device 'tpu9' cannot be used", "--device", "tpu9")
     fails("no_such_column", "--query-column", "no_such_column")
     foreign = tmp_path / "foreign"
@@ -201,7 +201,7 @@ def test_unknown_options_and_help(capsys):
         cli.main(["train", "--modell", "x"])
     assert stop.value.code == 2
     with pytest.raises(SystemExit) as stop:
-        cli.main(["train", "--help"])
+        cli.main(["train", "--method", "gradient", "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert "--learning-rate" in shown and "Peak learning rate of AdamW" in shown

@@ -437,7 +437,7 @@ def run_cli(
     server: HubServer, home: Path, *arguments: str, token: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "st_adapter.cli", *arguments],
+        [sys.executable, "-m", "st_adapter", *arguments],
         env=hub_environment(server.url, home, token),
         capture_output=True,
         text=True,

@@ -7,19 +7,18 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import datasets
 import numpy as np
 import pandas as pd
 
+from st_adapter.choices import SplitBy
 from st_adapter.data.cells import counted, first_three
 from st_adapter.data.columns import DatasetParts, from_beir, from_pairs, without_columns
 from st_adapter.data.files import NO_SPLIT, PairTables, Source, listed, read_source, usual_split
 from st_adapter.data.splits import Part, cut, cut_in_groups, normalised
 from st_adapter.errors import InputError
-
-SplitBy = Literal["query", "document"]
 
 _TEXT_FEATURES = datasets.Features({"id": datasets.Value("string"), "text": datasets.Value("string")})
 _QRELS_FEATURES = datasets.Features(

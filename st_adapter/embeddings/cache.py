@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,8 @@ from datasets.arrow_writer import ArrowWriter
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from st_adapter.choices import Precision
 from st_adapter.embeddings.base_model import Role, embed_texts, relative_distances, same_within
-
-Precision = Literal["fp32", "bf16", "fp16"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Texts a role that are embedded afresh to see that cached vectors are this model's; few side by side, so that the

@@ -13,9 +13,10 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from st_adapter.choices import Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.base_model import BaseModel, Role, check_encoder, is_unit, prompt_of
-from st_adapter.embeddings.cache import DTYPES, Precision, VectorCache, autocast, cache_of_this_model, sample_of_texts
+from st_adapter.embeddings.cache import DTYPES, VectorCache, autocast, cache_of_this_model, sample_of_texts
 from st_adapter.embeddings.embedded import EmbeddedDataset, OwnCopies, Similarity, index_qrels
 from st_adapter.embeddings.fingerprint import json_digest
 from st_adapter.errors import InputError

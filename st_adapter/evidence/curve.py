@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from st_adapter.adapter import QueryAdapter
+from st_adapter.choices import FitMethod
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
 from st_adapter.evaluation.evaluation import adapt, query_metrics
 from st_adapter.evaluation.statistics import Interval
-from st_adapter.fitting.auto import FitMethod, check_seed_and_level, fit_candidate, fit_labelled
+from st_adapter.fitting.auto import check_seed_and_level, fit_candidate, fit_labelled
 from st_adapter.fitting.folds import labelled_split, unseen_share
 
 _METRIC = "ndcg@10"

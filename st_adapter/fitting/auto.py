@@ -8,22 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from st_adapter.adapter import QueryAdapter
+from st_adapter.choices import FitMethod
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
+from st_adapter.errors import setting_error
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.closed_form import mix, ridge_to_positives, within_class_whitening
 from st_adapter.fitting.folds import NUM_FOLDS, cross_fit_folds, labelled_split, unseen_share
 from st_adapter.fitting.gradient import GradientFit
 from st_adapter.fitting.sampling import labelled_pairs
 from st_adapter.fitting.selection import Candidate, Measure, Part, Scoreboard, Source, Verdict
-
-FitMethod = Literal["auto", "closed-form"]
 
 # Queries about documents without a training query never weigh less: a user's dev split understates what is to come.
 _MIN_UNSEEN_WEIGHT = 0.3
@@ -223,9 +223,9 @@ def fit_candidate(candidate: Candidate, fits: Sequence[tuple[EmbeddedSplit, int]
 def check_seed_and_level(seed: int, alpha: float) -> None:
     """Refuse before any work what would fail after it."""
     if seed < 0:
-        raise ValueError(f"seed is {seed}, but has to be at least 0.")
+        raise setting_error("seed", seed, "at least 0")
     if not 0 < alpha < 1:
-        raise ValueError(f"alpha is {alpha}, but the level of a test lies between 0 and 1.")
+        raise setting_error("alpha", alpha, "a level of a test, between 0 and 1")
 
 
 class _Clock:
