@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format stacks clean
+.PHONY: help demo test check format docs stacks clean
 
 help:
 	@echo "make demo    learn to search the Python standard library in plain English, and keep the model"
 	@echo "make test    run the tests"
 	@echo "make check   formatting, lint, types and tests, as CI runs them"
 	@echo "make format  format the code"
+	@echo "make docs    build the documentation in site/"
 	@echo "make stacks  run the recipes of docs/stacks in an environment each"
 
 # The stamp is newer than what it was made from, so an unchanged environment is not installed again.
@@ -37,9 +38,16 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+$(VENV)/.docs-installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
+docs: $(VENV)/.docs-installed
+	$(BIN)/mkdocs build --strict
+
 # Takes an hour and some 20 GB of environments, which are kept in stacks/ for the next run.
 stacks: $(VENV)/.installed
 	$(BIN)/python scripts/check_stacks.py --environments stacks
 
 clean:
-	rm -rf $(VENV) demo stacks build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo site stacks build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

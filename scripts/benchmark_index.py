@@ -109,7 +109,7 @@ def measure(name: str, embedded: EmbeddedDataset, indexes: Sequence[str], seed: 
         }
         print(f"{name}, {evaluation.index}: {base.mean():.4f} -> {adapted.mean():.4f}", flush=True)
     return {
-        "num_documents": len(embedded.corpus_ids),
+        "num_documents": len(embedded.corpus),
         "num_queries": {split: len(embedded[split].query_ids) for split in embedded.qrels},
         "adopted": fitted.adapter is not None,
         "fit_seconds": round(seconds, 3),

@@ -34,6 +34,7 @@ from benchmark_quality import (
     write_results,
 )
 
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.evaluation.evaluation import query_metrics, seen_documents, seen_queries
 from st_adapter.evidence.curve import draw_labels
@@ -74,7 +75,7 @@ def main() -> None:
         entry = results["datasets"].setdefault(
             name,
             {
-                "num_documents": len(embedded.corpus_ids),
+                "num_documents": len(embedded.corpus),
                 "num_labelled": num_labelled,
                 "test_query_ids": test.query_ids,
                 "base": {"mean": round(float(base.mean()), 5), "per_query": rounded(base)},
@@ -99,7 +100,7 @@ def measure_size(name: str, embedded: EmbeddedDataset, base: Values, size: int, 
     for draw in range(draws):
         drawn = draw_share(embedded, size, seed=draw)
         start = time.perf_counter()
-        fitted = ours(drawn, embedded.corpus_embeddings, seed=draw)
+        fitted = ours(drawn, MemoryCorpus.of(embedded.corpus).embeddings, seed=draw)
         seconds = time.perf_counter() - start
         adapted = query_metrics(test, fitted.transform(test.query_embeddings), [10])[METRIC]
         values.append(adapted)

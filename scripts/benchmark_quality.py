@@ -35,6 +35,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.demo import demo_model_path, standard_library_dataset
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.fingerprint import model_fingerprint
@@ -96,7 +97,7 @@ def main() -> None:
             print(f"{name}: already there", flush=True)
             continue
         embedded = material.embedded(name)
-        outside = material.embedded(other).corpus_embeddings if other != name else unlabelled(embedded)
+        outside = MemoryCorpus.of(material.embedded(other).corpus).embeddings if other != name else unlabelled(embedded)
         entry = {"notes": list(material.dataset(name).notes), "outside_negatives": source}
         results["datasets"][name] = {**entry, **measure(name, embedded, outside, arguments.seeds)}
         # Data sets in the order of this run, whatever order an earlier one had.
@@ -123,9 +124,9 @@ def ancestor(embedded: EmbeddedDataset, outside: Tensor, seed: int) -> Fitted:
     """
     train = embedded["train"]
     rows, documents = positive_pairs(train)
-    anchors, positives = train.query_embeddings[rows], train.corpus_embeddings[documents]
+    anchors, positives = train.query_embeddings[rows], train.corpus.rows(documents)
     generator = torch.Generator().manual_seed(seed)
-    weights = random_linear(train.dim, generator, anchors.device)
+    weights = random_linear(train.dimension, generator, anchors.device)
     optimizer = torch.optim.AdamW(weights, lr=3e-3)
     num_epochs, batch_size = 100, 1024
     num_steps = num_epochs * math.ceil(len(rows) / batch_size)
@@ -161,19 +162,19 @@ def chroma(embedded: EmbeddedDataset, outside: Tensor, seed: int) -> Fitted:
     triplets: list[tuple[int, int, int]] = []
     for row, relevant in sorted(positives.items()):
         judged = negatives.get(row, [])
-        drawn = torch.randperm(len(train.corpus_ids), generator=generator)[: max(0, 5 - len(judged))].tolist()
+        drawn = torch.randperm(len(train.corpus), generator=generator)[: max(0, 5 - len(judged))].tolist()
         against = dict.fromkeys([*judged, *drawn])
         triplets += [(row, positive, negative) for positive in relevant for negative in against]
     indices = torch.tensor(triplets, device=train.query_embeddings.device)  # (T, 3)
-    weights = random_linear(train.dim, generator, indices.device)
+    weights = random_linear(train.dimension, generator, indices.device)
     optimizer = torch.optim.AdamW(weights, lr=3e-3)
     for _ in range(10):
         for batch in torch.randperm(len(indices), generator=generator).split(256):
             row_index, positive_index, negative_index = indices[batch].unbind(dim=1)
             loss = F.triplet_margin_loss(
                 F.linear(train.query_embeddings[row_index], *weights),
-                train.corpus_embeddings[positive_index],
-                train.corpus_embeddings[negative_index],
+                train.corpus.rows(positive_index),
+                train.corpus.rows(negative_index),
                 margin=0.3,
                 reduction="sum",
             )
@@ -197,7 +198,7 @@ def llama_index(embedded: EmbeddedDataset, outside: Tensor, seed: int) -> Fitted
         if relevance > 0:
             first.setdefault(row, document)
     rows, documents = torch.tensor(sorted(first.items()), device=train.query_embeddings.device).unbind(dim=1)
-    weight = torch.eye(train.dim, device=rows.device, requires_grad=True)
+    weight = torch.eye(train.dimension, device=rows.device, requires_grad=True)
     optimizer = torch.optim.AdamW([weight], lr=2e-5)
     num_epochs, batch_size = 4, 10
     num_steps = num_epochs * math.ceil(len(rows) / batch_size)
@@ -205,7 +206,7 @@ def llama_index(embedded: EmbeddedDataset, outside: Tensor, seed: int) -> Fitted
     for _ in range(num_epochs):
         for batch in torch.arange(len(rows)).split(batch_size):
             anchors = F.normalize(train.query_embeddings[rows[batch]] @ weight.T)
-            candidates = F.normalize(train.corpus_embeddings[documents[batch]])
+            candidates = F.normalize(train.corpus.rows(documents[batch]))
             scores = 20.0 * anchors @ candidates.T  # (B, B)
             loss = F.cross_entropy(scores, torch.arange(len(batch), device=rows.device))
             optimizer.zero_grad()
@@ -252,9 +253,10 @@ def positive_pairs(split: EmbeddedSplit) -> tuple[Tensor, Tensor]:
 
 def unlabelled(embedded: EmbeddedDataset) -> Tensor:
     """Documents without a training query, for want of another domain; all documents if each has one."""
-    kept = torch.ones(len(embedded.corpus_ids), dtype=torch.bool)
+    documents = MemoryCorpus.of(embedded.corpus).embeddings
+    kept = torch.ones(len(documents), dtype=torch.bool)
     kept[positive_pairs(embedded["train"])[1].cpu()] = False
-    return embedded.corpus_embeddings[kept] if kept.any() else embedded.corpus_embeddings
+    return documents[kept] if kept.any() else documents
 
 
 def random_linear(dim: int, generator: torch.Generator, device: torch.device) -> list[Tensor]:
@@ -296,7 +298,7 @@ def measure(name: str, embedded: EmbeddedDataset, outside: Tensor, seeds: Sequen
             print(f"{name}, {method_name}, seed {seed}: {adapted.mean():.4f} after {seconds:.1f} s", flush=True)
         methods[method_name] = {**summary(list(runs.values()), base, values, seen), "runs": runs}
     return {
-        "num_documents": len(embedded.corpus_ids),
+        "num_documents": len(embedded.corpus),
         "num_queries": {split: len(embedded[split].query_ids) for split in embedded.qrels},
         "test_query_ids": test.query_ids,
         "seen": [int(flag) for flag in seen],

@@ -23,13 +23,14 @@ import torch
 from benchmark_quality import ROOT, device_name, git_commit, write_results
 
 from st_adapter import EmbeddedDataset, EmbeddedQrels, QueryAdapter, RetrievalDataset, evaluate
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.evaluation.evaluation import seen_documents
 from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence import write_report
 from st_adapter.evidence.changes import largest_changes
 from st_adapter.evidence.results import RESULTS_FILE
 from st_adapter.run import PER_QUERY
-from st_adapter.storage.files import write_json
+from st_adapter.storage.writing import write_json
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_report.json"
 NUM_DOCUMENTS, DIM, NUM_RUNS = 5_000, 64, 3
@@ -81,17 +82,19 @@ def made_up_results(num_queries: int) -> dict[str, Any]:
     answers = torch.randint(0, NUM_DOCUMENTS, (num_queries,), generator=generator)
     turn = torch.linalg.matrix_exp(0.05 * torch.randn(DIM, DIM, generator=generator))
     queries = documents[answers] @ turn + 0.16 * torch.randn(num_queries, DIM, generator=generator)
-    ids = [f"q{number}" for number in range(num_queries)], [f"d{number}" for number in range(NUM_DOCUMENTS)]
+    query_ids = [f"q{number}" for number in range(num_queries)]
+    corpus_ids = [f"d{number}" for number in range(NUM_DOCUMENTS)]
     half = num_queries // 2
     parts = {"train": slice(0, half), "test": slice(0, num_queries)}
     rows = torch.arange(num_queries)
     qrels = {
         split: EmbeddedQrels(rows[part], answers[part], torch.ones(len(rows[part]))) for split, part in parts.items()
     }
-    embedded = EmbeddedDataset(*ids, torch.nn.functional.normalize(queries), documents, qrels, "cosine", True)
+    queries, corpus = torch.nn.functional.normalize(queries), MemoryCorpus(corpus_ids, documents)
+    embedded = EmbeddedDataset(query_ids, queries, corpus, qrels, True)
     adapter = QueryAdapter.from_matrix(torch.linalg.inv(turn).T)
     evaluation = evaluate(embedded["test"], adapter, seen_documents=seen_documents(embedded, ["train"]))
-    dataset = RetrievalDataset.load(made_up_texts(*ids, answers.tolist()))
+    dataset = RetrievalDataset.load(made_up_texts(query_ids, corpus_ids, answers.tolist()))
     verdict = gate(evaluation.adapted["ndcg@10"] - evaluation.base["ndcg@10"])
     return {
         "base_model": {"name": "a-model"},

@@ -46,9 +46,9 @@ from torch.utils.data import DataLoader, Dataset
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.demo import demo_model_path
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
 from st_adapter.embeddings.embedding import embed
-from st_adapter.embeddings.search import search
 from st_adapter.evaluation.evaluation import evaluate, query_metrics
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import FitResult, fit
@@ -100,7 +100,7 @@ def main() -> None:
     sweeps = sweep(QUICK_SWEEPS if arguments.quick else SWEEPS, arguments.device, 1 if arguments.quick else 3)
 
     embedded = synthetic(device=device) if arguments.data is None else real(arguments)
-    print(f"{len(embedded.query_ids)} queries, {len(embedded.corpus_ids)} documents, {arguments.device}", flush=True)
+    print(f"{len(embedded.query_ids)} queries, {len(embedded.corpus)} documents, {arguments.device}", flush=True)
     sections = {
         "closed_form": closed_form(embedded, repeats),
         "step": step(embedded, repeats),
@@ -115,7 +115,7 @@ def main() -> None:
         "data": {
             "name": "synthetic" if arguments.data is None else arguments.data.name,
             "base_model": None if arguments.data is None else Path(arguments.model or MODEL).name,
-            "num_documents": len(embedded.corpus_ids),
+            "num_documents": len(embedded.corpus),
             "dim": embedded.query_embeddings.shape[1],
             "num_queries": {split: len(embedded[split].query_ids) for split in embedded.qrels},
         },
@@ -139,7 +139,8 @@ def main() -> None:
             f"{'met   ' if target['met'] else 'MISSED'} {target['what']}: {target['measured']:.4g} {target['target']}"
         )
     print(f"Written to {output.name}.")
-    print(plot(sweeps, output.with_suffix(".png")))
+    picture = output.with_suffix(".png") if arguments.output else ROOT / "docs" / "images" / f"{name}.png"
+    print(plot(sweeps, picture))
 
 
 def parse() -> argparse.Namespace:
@@ -189,7 +190,7 @@ def synthetic(
         pairs = torch.cat([rows, rows[second[rows]]]), torch.cat([answers[rows, 0], answers[rows[second[rows]], 1]])
         qrels[split] = EmbeddedQrels(*pairs, torch.ones(len(pairs[0])))
     query_ids, corpus_ids = ([f"{side}{row}" for row in range(n)] for side, n in (("q", total), ("d", num_documents)))
-    return EmbeddedDataset(query_ids, corpus_ids, queries, documents, qrels, "cosine", True).to(device)
+    return EmbeddedDataset(query_ids, queries, MemoryCorpus(corpus_ids, documents), qrels, True).to(device)
 
 
 def real(arguments: argparse.Namespace) -> EmbeddedDataset:
@@ -203,9 +204,9 @@ def closed_form(embedded: EmbeddedDataset, repeats: int) -> dict[str, Any]:
     labelled = [embedded.qrels[split] for split in ("train", "dev")]
     merged = EmbeddedQrels(*(torch.cat(parts) for parts in zip(*labelled, strict=True)))
     pairs = labelled_pairs(replace(embedded, qrels={"train": merged})["train"])
-    corpus = embedded.corpus_embeddings
-    factor = torch.randn(2 * corpus.shape[1], corpus.shape[1], generator=torch.Generator().manual_seed(0)).to(device)
-    matrix, identity = factor.T @ factor, torch.eye(corpus.shape[1], device=device)
+    corpus, dim = embedded.corpus, embedded.dimension
+    factor = torch.randn(2 * dim, dim, generator=torch.Generator().manual_seed(0)).to(device)
+    matrix, identity = factor.T @ factor, torch.eye(dim, device=device)
     timings = timed(
         {
             "closed_form": lambda: mix(within_class_whitening(pairs, corpus, RIDGE), SHARE),
@@ -233,7 +234,7 @@ def step(embedded: EmbeddedDataset, repeats: int) -> dict[str, Any]:
         runs["ours_compiled"] = GradientFit(split, replace(args, torch_compile=True)).step
     timings = timed(runs, repeats, device, calls=20)
     shapes = GradientFit(split, args).sampler.next()
-    (batch, candidates), dim = shapes.excluded.shape, split.dim
+    (batch, candidates), dim = shapes.excluded.shape, split.dimension
     floor = step_floor(batch, candidates, dim, ceilings(device, repeats))
     medians = {name: timing["median"] for name, timing in timings.items()}
     return {
@@ -259,7 +260,7 @@ class BareStep:
         self.args = args
         self.device = sampler.device
         self.pairs = sampler.pairs
-        self.corpus = sampler.corpus
+        self.corpus = sampler.corpus.embeddings
         labelled = torch.zeros(len(self.corpus), dtype=torch.bool, device=self.device)
         labelled[self.pairs.documents] = True
         documents = torch.arange(len(self.corpus), device=self.device)
@@ -396,11 +397,11 @@ def run_ancestor(variant: Ancestor, train: EmbeddedSplit, dev: EmbeddedSplit, ep
     pairs = labelled_pairs(train)
     queries, positives, negatives = (
         pairs.queries[pairs.rows],
-        train.corpus_embeddings[pairs.documents],
-        train.corpus_embeddings,
+        train.corpus.rows(pairs.documents),
+        MemoryCorpus.of(train.corpus).embeddings,
     )
     torch.manual_seed(0)
-    linear = nn.Linear(train.dim, train.dim).to(device)
+    linear = nn.Linear(train.dimension, train.dimension).to(device)
     objective = nn.TripletMarginLoss(margin=1.0)
     optimizer = torch.optim.AdamW(linear.parameters(), lr=5e-3)
     steps_per_epoch = math.ceil(len(queries) / variant.batch_size)
@@ -469,7 +470,7 @@ def time_to_beat(train: EmbeddedSplit, dev: EmbeddedSplit, to_beat: float, repea
     device = train.query_embeddings.device
 
     def solve() -> QueryAdapter:
-        matrix = within_class_whitening(labelled_pairs(train), train.corpus_embeddings, RIDGE)
+        matrix = within_class_whitening(labelled_pairs(train), train.corpus, RIDGE)
         adapter: QueryAdapter = QueryAdapter.from_matrix(matrix.cpu()).to(device)
         return adapter
 
@@ -551,8 +552,8 @@ def measure_point(queries: int, documents: int, dim: int, device: str, repeats: 
     training = GradientFit(train, AdapterTrainingArguments())
     timings = timed(
         {
-            "search_300": lambda: search(searched, embedded.corpus_embeddings, 100),
-            "closed_form": lambda: within_class_whitening(pairs, embedded.corpus_embeddings, RIDGE),
+            "search_300": lambda: embedded.corpus.search(searched, 100),
+            "closed_form": lambda: within_class_whitening(pairs, embedded.corpus, RIDGE),
         },
         repeats,
         where,

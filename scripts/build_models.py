@@ -19,7 +19,7 @@ from st_adapter import RetrievalDataset
 from st_adapter.demo import MODEL_ID, demo_model, standard_library_dataset
 from st_adapter.run import run_training
 from st_adapter.saving.repository import card_of
-from st_adapter.storage.files import write_text
+from st_adapter.storage.writing import write_text
 
 CARDS = ROOT / "model_cards"
 SCRIPT = "scripts/build_models.py"

@@ -37,7 +37,8 @@ from transformers import BertConfig, BertModel
 from transformers.utils import logging as transformers_logging
 
 from st_adapter import EmbeddedDataset, RetrievalDataset, embed
-from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.corpus import MemoryCorpus
+from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving.card import installed_versions
 
 OUTPUT = ROOT / "scripts" / "results" / "check_identity.json"
@@ -105,12 +106,16 @@ def checked(change: Change) -> dict[str, Any]:
         folder = Path(temporary)
         model, data = change.make(folder), dataset()
         before = embed(model, data, cache_dir=folder / "cache", show_progress_bar=False)
-        old = BaseModel.of(model)
+        old = identity_of(model)
         changed = change.apply(model, folder) or model
         new = embed(changed, data, cache_dir=folder / "cache", show_progress_bar=False)
         queries, documents = vectors(changed, data)
         same_shape = new.query_embeddings.shape == before.query_embeddings.shape
-        effects = largest_differences(new, before.query_embeddings, before.corpus_embeddings) if same_shape else [2.0]
+        effects = (
+            largest_differences(new, before.query_embeddings, MemoryCorpus.of(before.corpus).embeddings)
+            if same_shape
+            else [2.0]
+        )
         said = any("vectors of another model" in str(warning.message) for warning in caught)
         return {
             "change": change.name,
@@ -119,12 +124,12 @@ def checked(change: Change) -> dict[str, Any]:
             "expected": change.shows,
             "seen_by": "vectors" if said else "key",
             "bound": change.bound,
-            "binding_differs": old.difference(BaseModel.of(changed)) is not None,
+            "binding_differs": old.difference(identity_of(changed)) is not None,
         }
 
 
 def largest_differences(embedded: EmbeddedDataset, queries: torch.Tensor, documents: torch.Tensor) -> list[float]:
-    sides = ((embedded.query_embeddings, queries), (embedded.corpus_embeddings, documents))
+    sides = ((embedded.query_embeddings, queries), (MemoryCorpus.of(embedded.corpus).embeddings, documents))
     return [float((ours - theirs).abs().max()) for ours, theirs in sides]
 
 

@@ -168,8 +168,8 @@ def given(folder: Path, model: SentenceTransformer) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     dropped = drop_leaks(dataset, report)
     return {
-        "num_queries": {split: len(set(rows["query_id"])) for split, rows in dataset.qrels.items()},
-        "num_queries_after_drop_leaks": {split: len(set(rows["query_id"])) for split, rows in dropped.qrels.items()},
+        "num_queries": dataset.num_queries,
+        "num_queries_after_drop_leaks": dropped.num_queries,
         "seconds": round(seconds, 3),
         "sentences": report.sentences,
         "near_duplicates_by_words": near_duplicates_by_words(dataset, report),

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from st_adapter import EmbeddedDataset, EmbeddedQrels, RetrievalDataset, embed, evaluate, fit
 from st_adapter.demo import demo_model, standard_library_dataset
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit, OwnCopies
 from st_adapter.evaluation.evaluation import Adapter, adapt
 
@@ -150,11 +151,13 @@ def random_split(generator: torch.Generator, similarity: Any) -> EmbeddedSplit:
     return EmbeddedSplit(
         "test",
         [f"q{row}" for row in range(num_queries)],
-        [f"d{row}" for row in range(num_documents)],
         torch.randint(-2, 3, (num_queries, 4), generator=generator) + 0.25,
-        torch.randint(-2, 3, (num_documents, 4), generator=generator) + 0.5,
+        MemoryCorpus(
+            [f"d{row}" for row in range(num_documents)],
+            torch.randint(-2, 3, (num_documents, 4), generator=generator) + 0.5,
+            similarity,
+        ),
         EmbeddedQrels(*judged, grades),
-        similarity,
         own_copies=OwnCopies(*pairs(0.15)),
     )
 
@@ -162,21 +165,20 @@ def random_split(generator: torch.Generator, similarity: Any) -> EmbeddedSplit:
 def largest_difference(split: EmbeddedSplit, ours: Mapping[str, Any], adapter: Adapter | None) -> float:
     """Between our metrics and trec_eval's on a run without own copies that are not judged relevant."""
     queries = split.query_embeddings if adapter is None else adapt(adapter, split.query_embeddings)
-    if split.similarity == "cosine":
-        queries = torch.nn.functional.normalize(queries)
+    queries, documents = split.comparable(queries), MemoryCorpus.of(split.corpus).embeddings.double().cpu()
     assert split.own_copies is not None
     copies = set(zip(*(part.tolist() for part in split.own_copies), strict=True))
     qrels: dict[str, dict[str, int]] = {query_id: {} for query_id in split.query_ids}
     for row, document, grade in zip(*(part.tolist() for part in split.qrels), strict=True):
-        qrels[split.query_ids[row]][split.corpus_ids[document]] = round(grade)
+        qrels[split.query_ids[row]][split.corpus.ids[document]] = round(grade)
         if grade > 0:
             copies.discard((row, document))
     run: dict[str, dict[str, float]] = {}
     for row, (query_id, query) in enumerate(zip(split.query_ids, queries.double().cpu(), strict=True)):
-        scores = (split.corpus_embeddings.double().cpu() * query).sum(dim=1).float()
+        scores = (documents * query).sum(dim=1).float()
         ranked = scores.sort(descending=True, stable=True).indices.tolist()
         kept = [document for document in ranked if (row, document) not in copies][:DEPTH]
-        run[query_id] = {split.corpus_ids[document]: float(-rank) for rank, document in enumerate(kept)}
+        run[query_id] = {split.corpus.ids[document]: float(-rank) for rank, document in enumerate(kept)}
     kept_ids = [query_id for query_id, judged in qrels.items() if max(judged.values(), default=0) > 0]
     measures = {"ndcg_cut.10", "map_cut.100", "recall.10", "P.5"}
     found = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)

@@ -525,9 +525,9 @@ def retrieval_data() -> Retrieval:
     corpus = dict(zip(dataset.corpus["id"], dataset.corpus["text"], strict=True))
     qrels: dict[str, dict[str, float]] = {}
     judged = dataset.qrels["test"]
-    for query_id, corpus_id, score in zip(judged["query_id"], judged["corpus_id"], judged["score"], strict=True):
+    for query_id, corpus_id, relevance in judged.to_pandas().itertuples(index=False):
         if query_id in qrels or len(qrels) < NUM_QUERIES:
-            qrels.setdefault(query_id, {})[corpus_id] = score
+            qrels.setdefault(query_id, {})[corpus_id] = relevance
     kept = dict.fromkeys(corpus_id for relevant in qrels.values() for corpus_id in relevant)
     kept.update(dict.fromkeys(list(corpus)[: NUM_DOCUMENTS - len(kept)]))
     # A query and its document have the same id here, and BEIR takes such a pair for one text and leaves it out.

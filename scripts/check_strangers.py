@@ -40,7 +40,7 @@ from st_adapter.evidence.curve import learning_curve
 from st_adapter.run import run_training
 from st_adapter.saving.card import installed_versions
 from st_adapter.saving.repository import CONFIG_FILE_NAME, read_saved
-from st_adapter.storage.files import file_sha256
+from st_adapter.storage.paths import file_sha256
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -267,8 +267,8 @@ def private_files(names: Iterator[str] | set[str]) -> list[str]:
 @contextmanager
 def pushed(saved: Path) -> Iterator[dict[str, set[str]]]:
     """Push to a Hub in this process, by the real client in another one; branch -> names of its files."""
-    from hub_client import HubClient  # type: ignore[import-not-found]
-    from hub_server import ALICE, HubServer  # type: ignore[import-not-found]
+    from hub_double.client import HubClient  # type: ignore[import-not-found]
+    from hub_double.server import ALICE, HubServer  # type: ignore[import-not-found]
 
     with HubServer() as server, HubClient(server.url) as client:
         client.run(_push, saved, token=ALICE)

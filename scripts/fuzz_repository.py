@@ -37,7 +37,7 @@ from st_adapter import QueryAdapter, attach, from_pretrained, save_adapter, save
 from st_adapter.saving import TrainingRecord
 from st_adapter.saving.card import installed_versions
 from st_adapter.saving.repository import CONFIG_FILE_NAME
-from st_adapter.storage.files import file_sha256
+from st_adapter.storage.paths import file_sha256
 
 OUTPUT = ROOT / "scripts" / "results" / "fuzz_repository.json"
 SECONDS_PER_CASE = 60

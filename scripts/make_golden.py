@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from st_adapter import QueryAdapter, __version__, save_adapter, save_pretrained
 from st_adapter.saving import TrainingRecord
 from st_adapter.saving.card import Layout
-from st_adapter.storage.files import folder_written_whole, write_json
+from st_adapter.storage.writing import folder_written_whole, write_json
 
 GOLDEN = ROOT / "tests" / "golden" / f"v{__version__}"
 LAYOUTS: tuple[Layout, ...] = ("document", "query", "twin")

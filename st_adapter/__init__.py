@@ -40,8 +40,8 @@ else:
         },
         # Public here in version 0.1, and at home in these rooms.
         former={
-            "data": ["LeakReport", "check_leaks", "drop_leaks", "regroup"],
-            "embeddings": ["BaseModel", "model_fingerprint"],
+            "data": ["LeakReport", "check_leaks", "drop_leaks"],
+            "embeddings": ["EncoderIdentity as BaseModel", "model_fingerprint"],
             "embeddings.search": ["search"],
             "evaluation": ["Comparison", "adapt", "ranking_metrics", "run_metrics", "seen_documents"],
             "saving": ["SplitScores", "TrainingRecord", "export_onnx", "push_folder"],

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import save_file
 from sentence_transformers.base.modules import Dense, Module, Normalize
 from torch import Tensor, nn
 
-from st_adapter.embeddings.base_model import BaseModel
-from st_adapter.storage.files import check_finite, read_object, read_weights, write_json
-from st_adapter.storage.hub import download
+from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.storage.adapters import StoredAdapter
+from st_adapter.storage.tensors import check_finite
 
 Kind = Literal["linear", "low_rank", "mlp"]
 Activation = Literal["gelu", "relu", "silu"]
 
 # Each g satisfies g(x) - g(-x) = x, which is what lets fold() carry the residual through two stock Dense modules.
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
-WEIGHTS_FILE = "model.safetensors"
-# Where a whole model keeps its adapter by itself.
-ADAPTER_FOLDER = "adapter"
 
 
-class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is untyped, so its Module is Any
+class QueryAdapter(StoredAdapter):
     """Residual adapter on the query side of a frozen base model; documents pass through untouched.
 
     With ``x`` the base model's query embedding (D,):
@@ -50,7 +45,7 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
             serving stacks skip the ``Normalize`` before a ``Dense``, which is exact only without a bias.
         normalize: Rescale ``y`` to the length of ``x``, so that unit vectors stay unit. Switch it off for a base model
             whose vectors are not of unit length.
-        base_model: The model that it is for (``BaseModel.of(model)``), or the same as a dict; ``attach`` then refuses
+        base_model: The model that it is for (``identity_of(model)``), or the same as a dict; ``attach`` then refuses
             any other. ``fit`` and ``AdapterTrainer`` set it. None binds the adapter to nothing.
 
     Raises:
@@ -65,15 +60,9 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         [[0.0, 1.0]]
     """
 
+    # As version 0.1 wrote it, so the two dimensions, equal today, are one number in a file.
     config_keys: list[str] = [
-        "embedding_dimension",
-        "kind",
-        "rank",
-        "hidden_dim",
-        "activation",
-        "bias",
-        "normalize",
-        "base_model",
+        *("embedding_dimension", "kind", "rank", "hidden_dim", "activation", "bias", "normalize", "base_model")
     ]
     forward_kwargs: set[str] = {"task"}
 
@@ -86,7 +75,7 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         activation: Activation = "gelu",
         bias: bool = False,
         normalize: bool = True,
-        base_model: BaseModel | dict[str, Any] | None = None,
+        base_model: EncoderIdentity | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         _check_whole("embedding_dimension", embedding_dimension)
@@ -101,31 +90,40 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
                 f"rank is {rank}, but a low_rank adapter of {embedding_dimension} dimensions expects a rank of at most "
                 f"{embedding_dimension}. Lower the rank, or use kind='linear'."
             )
-        self.embedding_dimension = embedding_dimension
+        self.input_dimension = self.output_dimension = embedding_dimension
         self.kind = kind
         self.rank = rank
         self.hidden_dim = hidden_dim
         self.activation = activation
         self.bias = bias
         self.normalize = normalize
-        described = base_model if isinstance(base_model, BaseModel) or base_model is None else None
-        self.base_model = described if base_model is described else BaseModel.from_dict(base_model)
+        described = base_model if isinstance(base_model, EncoderIdentity) or base_model is None else None
+        self.base_model = described if base_model is described else EncoderIdentity.from_dict(base_model)
 
         if kind == "linear":
-            self.delta = nn.Parameter(torch.zeros(embedding_dimension, embedding_dimension))
+            self.delta = nn.Parameter(torch.zeros(self.output_dimension, self.input_dimension))
         else:
             inner = rank if kind == "low_rank" else hidden_dim
-            self.down = nn.Parameter(torch.empty(inner, embedding_dimension))
-            self.up = nn.Parameter(torch.zeros(embedding_dimension, inner))
+            self.down = nn.Parameter(torch.empty(inner, self.input_dimension))
+            self.up = nn.Parameter(torch.zeros(self.output_dimension, inner))
             nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))  # as nn.Linear starts its weight
         if bias:
-            self.output_bias = nn.Parameter(torch.zeros(embedding_dimension))
+            self.output_bias = nn.Parameter(torch.zeros(self.output_dimension))
             if kind == "mlp":
                 self.hidden_bias = nn.Parameter(torch.zeros(hidden_dim))
         self._activation_function = _ACTIVATIONS[activation]() if kind == "mlp" else nn.Identity()
 
+    def __repr__(self) -> str:
+        sizes = {"linear": "", "low_rank": f"rank {self.rank}, ", "mlp": f"{self.hidden_dim} hidden units, "}
+        dimensions = f"{self.input_dimension} -> {self.output_dimension} dimensions"
+        count = sum(parameter.numel() for parameter in self.parameters())
+        bound = "no model" if self.base_model is None else repr(self.base_model.name)
+        return f"QueryAdapter({self.kind}, {sizes[self.kind]}{dimensions}, {count:,} parameters, bound to {bound})"
+
     @classmethod
-    def from_matrix(cls, matrix: Tensor, normalize: bool = True, base_model: BaseModel | None = None) -> QueryAdapter:
+    def from_matrix(
+        cls, matrix: Tensor, normalize: bool = True, base_model: EncoderIdentity | None = None
+    ) -> QueryAdapter:
         """Linear adapter ``y = matrix x``, rescaled to the length of ``x`` when ``normalize``.
 
         Args:
@@ -179,12 +177,12 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         """
         if (
             query_embeddings.ndim != 2
-            or query_embeddings.shape[1] != self.embedding_dimension
+            or query_embeddings.shape[1] != self.input_dimension
             or not query_embeddings.is_floating_point()
         ):
             raise ValueError(
                 f"query_embeddings have shape {tuple(query_embeddings.shape)} and dtype {query_embeddings.dtype}, but "
-                f"this adapter expects floating point of shape (B, {self.embedding_dimension}). Embed the queries with "
+                f"this adapter expects floating point of shape (B, {self.input_dimension}). Embed the queries with "
                 "the base model that the adapter was made for."
             )
         x = query_embeddings.to(next(self.parameters()).dtype)
@@ -218,7 +216,7 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         Args:
             matrix: (D, D), floating point.
         """
-        change = matrix.detach().to("cpu", torch.float64) - torch.eye(self.embedding_dimension, dtype=torch.float64)
+        change = matrix.detach().to("cpu", torch.float64) - torch.eye(self.input_dimension, dtype=torch.float64)
         with torch.no_grad():
             if self.bias:
                 self.output_bias.zero_()
@@ -230,8 +228,8 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
             up, down = left * root, root.unsqueeze(1) * right
             if self.kind == "mlp":
                 up, down = torch.cat([up, -up], dim=1), torch.cat([down, -down])
-                half = min(self.hidden_dim // 2, self.embedding_dimension)
-                kept = torch.cat([torch.arange(half), self.embedding_dimension + torch.arange(half)])
+                half = min(self.hidden_dim // 2, self.input_dimension)
+                kept = torch.cat([torch.arange(half), self.input_dimension + torch.arange(half)])
                 self.up[:, 2 * half :] = 0.0
                 self.up[:, : 2 * half].copy_(up[:, kept])
                 self.down[: 2 * half].copy_(down[kept])
@@ -268,13 +266,13 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         """
         self.check_weights()
         weights = {name: parameter.detach().to("cpu", torch.float64) for name, parameter in self.named_parameters()}
-        identity = torch.eye(self.embedding_dimension, dtype=torch.float64)
+        identity = torch.eye(self.input_dimension, dtype=torch.float64)
         bias = weights.get("output_bias")
         if self.kind == "mlp":
             carried = torch.cat([weights["down"], identity, -identity])  # (H + 2D, D)
             hidden_bias = weights.get("hidden_bias")
             if hidden_bias is not None:
-                hidden_bias = torch.cat([hidden_bias, torch.zeros(2 * self.embedding_dimension, dtype=torch.float64)])
+                hidden_bias = torch.cat([hidden_bias, torch.zeros(2 * self.input_dimension, dtype=torch.float64)])
             restored = torch.cat([weights["up"], identity, -identity], dim=1)  # (D, H + 2D)
             modules = [
                 _dense(carried, hidden_bias, _ACTIVATIONS[self.activation]()),
@@ -289,20 +287,21 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
         return [module.to(device).eval() for module in modules]
 
     def get_embedding_dimension(self) -> int:
-        """D, the dimension of what comes in and of what goes out."""
-        return self.embedding_dimension
+        """The dimension of what goes out: the hook by which Sentence Transformers asks a module."""
+        return self.output_dimension
 
     def get_config_dict(self) -> dict[str, Any]:
         """The constructor's arguments as plain values."""
+        plain = {key: getattr(self, key) for key in self.config_keys if hasattr(self, key)}
         base_model = None if self.base_model is None else self.base_model.to_dict()
-        return {**{key: getattr(self, key) for key in self.config_keys}, "base_model": base_model}
+        return {"embedding_dimension": self.input_dimension, **plain, "base_model": base_model}
 
     def padded(self, dimension: int) -> QueryAdapter:
         """The same map on the first D of ``dimension`` dimensions; the others pass through.
 
         For base models that truncate their embeddings after their last module: what it changes is what is kept.
         """
-        if dimension == self.embedding_dimension:
+        if dimension == self.input_dimension:
             return self
         padded = QueryAdapter(**{**self.get_config_dict(), "embedding_dimension": dimension})
         with torch.no_grad():
@@ -312,107 +311,6 @@ class QueryAdapter(Module):  # type: ignore[misc]  # sentence_transformers is un
                 wide[tuple(slice(0, size) for size in parameter.shape)] = parameter
         padded.to(next(self.parameters()).device)
         return padded
-
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into an existing folder.
-
-        Raises:
-            ValueError: ``safe_serialization=False``; an adapter is never written as, nor read from, a pickle.
-        """
-        if not safe_serialization:
-            raise ValueError(
-                "safe_serialization is False, but an adapter is only saved as safetensors. Leave it at True."
-            )
-        folder = Path(output_path)
-        write_json(folder / self.config_file_name, self.get_config_dict())
-        weights = {name: parameter.detach().cpu().contiguous() for name, parameter in self.named_parameters()}
-        save_file(weights, folder / WEIGHTS_FILE)
-        # safetensors makes files for the owner's eyes only; weights may be read by whoever may read the configuration.
-        (folder / WEIGHTS_FILE).chmod((folder / self.config_file_name).stat().st_mode)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-    ) -> QueryAdapter:
-        """Read an adapter from a folder or a Hub repository: of an adapter alone, or of a whole adapted model.
-
-        Args:
-            name_or_path: folder or Hub id.
-            revision: branch, tag or commit on the Hub.
-            token: access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
-            cache_dir: the Hub cache; the usual one if None.
-            local_files_only: never ask the Hub.
-
-        Returns:
-            The adapter, in float32, on the CPU.
-
-        Raises:
-            ConnectionError: the Hub cannot be reached; it may work if tried again.
-            ValueError: there is no such folder or repository, or configuration and weights are not those of an adapter:
-                names, shapes, dtypes and values are checked.
-        """
-        folder = Path(name_or_path)
-        if not folder.is_dir():
-            # Of a whole model only the adapter's folder: beside it lie the weights of the base.
-            for place in (f"{ADAPTER_FOLDER}/", ""):
-                folder = download(
-                    str(name_or_path),
-                    revision=revision,
-                    token=token,
-                    cache_dir=cache_dir,
-                    local_files_only=local_files_only,
-                    allow_patterns=[f"{place}{name}" for name in (cls.config_file_name, WEIGHTS_FILE)],
-                )
-                if (folder / ADAPTER_FOLDER).is_dir():
-                    break
-        inside = folder / ADAPTER_FOLDER
-        return cls._read(inside if inside.is_dir() else folder, str(name_or_path))
-
-    @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> QueryAdapter:
-        """Read what ``save`` wrote: the hook by which Sentence Transformers loads a module; see ``from_pretrained``."""
-        hub_kwargs = {name: kwargs.get(name) for name in ("token", "cache_folder", "revision", "local_files_only")}
-        hub_kwargs["local_files_only"] = bool(hub_kwargs["local_files_only"])
-        folder = cls.load_dir_path(model_name_or_path, subfolder, **hub_kwargs)
-        if folder is None:
-            raise ValueError(f"{model_name_or_path} has no folder {subfolder!r}, but an adapter is expected in it.")
-        return cls._read(Path(folder), "/".join(filter(None, (str(model_name_or_path), subfolder))))
-
-    @classmethod
-    def _read(cls, folder: Path, where: str) -> QueryAdapter:
-        if not (folder / cls.config_file_name).is_file():
-            raise ValueError(
-                f"{where} has no {cls.config_file_name} of an adapter. Pass a folder or a Hub id that "
-                "st_adapter.save_adapter, st_adapter.push_adapter or st_adapter.save_pretrained wrote."
-            )
-        config = read_object(folder / cls.config_file_name)
-        if not cls.is_config(config):
-            raise ValueError(
-                f"{where}/{cls.config_file_name} has {sorted(config) or 'no keys'}, but an adapter's configuration "
-                f"expects exactly {sorted(cls.config_keys)}. Pass a folder that an adapter was saved to."
-            )
-        # On the meta device an absurd size costs nothing, until the header of the weights has shown whether it is true.
-        try:
-            with torch.device("meta"):
-                adapter = cls(**config)
-        except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-            raise ValueError(f"{where}/{cls.config_file_name} is not of an adapter: {error}") from error
-        shapes = {name: tuple(parameter.shape) for name, parameter in adapter.named_parameters()}
-        weights = read_weights(folder / WEIGHTS_FILE, shapes)
-        adapter.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
-        adapter.requires_grad_()
-        return adapter
-
-    @classmethod
-    def is_config(cls, config: dict[str, Any]) -> bool:
-        """Whether the content of a ``config.json`` is an adapter's."""
-        return set(config) | {"base_model"} == set(cls.config_keys)
 
     def check_weights(self) -> None:
         """Raise ValueError if a weight is NaN or infinite."""

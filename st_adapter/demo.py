@@ -21,7 +21,7 @@ import pandas as pd
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.storage.files import file_sha256
+from st_adapter.storage.paths import file_sha256
 
 DATASET_NAME = "Python standard library"
 MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"

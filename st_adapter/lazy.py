@@ -19,19 +19,25 @@ def names_on_demand(
         package: the package, ``__name__`` in its ``__init__.py``.
         homes: module of the package, or package within it -> public names that it has. No name may be that of a module
             of the package: once that is imported, it would hide the name.
-        former: the same for names that are understood and no longer shown.
+        former: the same for names that are understood and no longer shown; "Name as Former" if it has another now.
 
     Example:
         >>> get, names = names_on_demand("concurrent", {"futures": ["Future"]})
         >>> get("Future").__module__, "Future" in names()
         ('concurrent.futures._base', True)
     """
-    home_of = {name: home for of in (former or {}, homes) for home, names in of.items() for name in names}
+    home_of = {
+        name.rpartition(" as ")[2]: (home, name.partition(" as ")[0])
+        for of in (former or {}, homes)
+        for home, names in of.items()
+        for name in names
+    }
 
     def get(name: str) -> Any:
         if name not in home_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{package}.{home_of[name]}"), name)
+        home, named = home_of[name]
+        value = getattr(import_module(f"{package}.{home}"), named)
         setattr(sys.modules[package], name, value)
         return value
 

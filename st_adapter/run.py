@@ -8,18 +8,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method, Precision
-from st_adapter.data.cells import counted
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks, regroup
-from st_adapter.embeddings.base_model import count_long_texts
-from st_adapter.embeddings.embedded import EmbeddedDataset, index_qrels
-from st_adapter.embeddings.embedding import check_texts_of, embed
+from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks
+from st_adapter.data.paraphrases import cut_splits
+from st_adapter.embeddings.embedded import EmbeddedDataset
+from st_adapter.embeddings.embedding import embed_texts, judged_by
+from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate, seen_documents
 from st_adapter.evaluation.statistics import gate
@@ -33,7 +33,7 @@ from st_adapter.saving.attach import check_base, detach
 from st_adapter.saving.card import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
 from st_adapter.saving.onnx_export import check_dependencies, check_exportable
 from st_adapter.saving.save import check_target, save_pretrained
-from st_adapter.storage.files import check_writable, write_json
+from st_adapter.storage.writing import check_writable, write_json
 from st_adapter.trainer import AdapterTrainer
 
 MODEL_FOLDER = "model"
@@ -42,47 +42,6 @@ CHECKPOINT_FOLDER = "checkpoints"
 _SHOWN_LEAKS = 100
 # Metrics kept query by query, so that two runs can be compared query by query.
 PER_QUERY = ("ndcg@10", "mrr@100")
-
-
-class LongTexts(NamedTuple):
-    """Texts of which the model reads a part alone.
-
-    Attributes:
-        max_seq_length: tokens that it reads, prompt and special tokens included.
-        num_queries: queries with more.
-        num_documents: documents with more.
-    """
-
-    max_seq_length: int
-    num_queries: int
-    num_documents: int
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """One sentence if there are any."""
-        counts = (counted(self.num_queries, "query", "queries"), counted(self.num_documents, "document"))
-        found = [words for number, words in zip(self[1:], counts, strict=True) if number]
-        sentence = (
-            f"{' and '.join(found)} longer than the {self.max_seq_length} tokens that the model reads "
-            "(max_seq_length); the rest of them is not read."
-        )
-        return (sentence,) if found else ()
-
-
-def long_texts(model: SentenceTransformer, dataset: RetrievalDataset) -> LongTexts | None:
-    """Count the texts of a data set that are longer than a base model reads.
-
-    Args:
-        model: the base model, or one that was saved with an adapter.
-        dataset: queries and corpus.
-
-    Returns:
-        The counts; None for a model that reads texts of any length.
-    """
-    base, _ = detach(model)
-    queries = count_long_texts(base, dataset.queries["text"], "query")
-    documents = count_long_texts(base, dataset.corpus["text"], "document")
-    return None if queries is None or documents is None else LongTexts(int(base.max_seq_length), queries, documents)
 
 
 @dataclass(frozen=True)
@@ -149,7 +108,7 @@ def run_training(
         drop_leaking: whether to take queries out of train and dev that a later split has too, as text or paraphrase;
             see ``drop_leaks``. They are counted in any case.
         paraphrase_threshold: cosine from which two queries count as paraphrases; see ``check_leaks``. Where the splits
-            were cut by document, paraphrases stay on one side as well; see ``regroup``.
+            were cut by document, paraphrases stay on one side as well; see ``cut_splits``.
         base_model: Hub id or folder that the base model came from, if the model itself no longer knows it.
         cache_dir: where embeddings are cached; see ``embed``.
         embedding_batch_size: texts per forward pass of the base model.
@@ -167,9 +126,9 @@ def run_training(
     _check_output_dir(output_dir)
     check_base(model)
     check_writable(output_dir, "output_dir", num_bytes=_num_bytes(model))
-    missing = [split for split in ("train", "dev") if split not in dataset.qrels]
+    missing = [split for split in ("train", "dev") if split not in dataset.splits]
     if missing:
-        raise ValueError(f"The data have no split {missing[0]!r}, only {list(dataset.qrels)}. Training needs both.")
+        raise ValueError(f"The data have no split {missing[0]!r}, only {dataset.splits}. Training needs both.")
     if args is not None and method != "gradient":
         raise InputError(
             f"Training settings were given, but method {method!r} takes none.",
@@ -186,7 +145,7 @@ def run_training(
     seconds: dict[str, float] = {}
 
     start = time.perf_counter()
-    embedded = embed(
+    embedded = embed_texts(
         model,
         dataset,
         cache_dir=cache_dir,
@@ -197,13 +156,13 @@ def run_training(
     seconds["embedding"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    dataset = _keep_paraphrases_together(dataset, embedded, paraphrase_threshold)
-    too_long = long_texts(model, dataset)
+    dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+    too_long = embedded.long_texts
     leaks = check_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     if drop_leaking:
         dataset = drop_leaks(dataset, leaks)
         leaks = check_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
-    embedded = replace(embedded, qrels=index_qrels(dataset, embedded.query_embeddings.device))
+    embedded = judged_by(embedded, dataset)
     seconds["checking"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -241,7 +200,7 @@ def run_training(
         dataset_id=dataset.name if "/" in dataset.name else "",
         num_documents=len(dataset.corpus),
         corpus_is_labelled_only=dataset.corpus_is_labelled_only,
-        num_queries={split: len(set(judged["query_id"])) for split, judged in dataset.qrels.items()},
+        num_queries=dataset.num_queries,
         method=method,
         chosen=selection["chosen"],
         reason=selection["gate"]["reason"],
@@ -279,7 +238,7 @@ def run_training(
             "notes": list(notes),
             "num_documents": len(dataset.corpus),
             "corpus_is_labelled_only": dataset.corpus_is_labelled_only,
-            "long_texts": None if too_long is None else too_long._asdict(),
+            "long_texts": None if too_long is None else too_long.to_dict(),
             "train": _split_numbers(embedded, "train"),
             "split_by": dataset.cut.by if dataset.cut else None,
             "leaks": leaks.to_dict(max_pairs=_SHOWN_LEAKS),
@@ -306,15 +265,6 @@ def run_training(
     write_json(results_file, results)
     saved = model_dir if model_dir.exists() else None
     return TrainingRun(saved, results_file, results, evaluations, leaks, notes)
-
-
-def _keep_paraphrases_together(
-    dataset: RetrievalDataset, embedded: EmbeddedDataset, threshold: float
-) -> RetrievalDataset:
-    """Where the splits were cut by document, cut them anew with the paraphrases that only the embeddings show."""
-    if dataset.cut is None or dataset.cut.by != "document":
-        return dataset
-    return regroup(dataset, embedded.query_embeddings, threshold=threshold)
 
 
 def _fit_gradient(
@@ -381,9 +331,9 @@ def evaluate_saved(
     if run_dir is not None:
         check_writable(Path(run_dir), "run_dir")
     base, query_modules = detach(model)
-    embedded = embed(base, dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision)
-    dataset = _keep_paraphrases_together(dataset, embedded, paraphrase_threshold)
-    embedded = replace(embedded, qrels=index_qrels(dataset, embedded.query_embeddings.device))
+    embedded = embed_texts(base, dataset, cache_dir=cache_dir, batch_size=embedding_batch_size, precision=precision)
+    dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+    embedded = judged_by(embedded, dataset)
     if run_dir is not None:
         write_trec(embedded[split], run_dir, query_modules)
     seen = seen_documents(embedded, fitted_on) if fitted_on else None

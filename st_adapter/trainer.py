@@ -23,15 +23,17 @@ from transformers.trainer_utils import TrainOutput
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
-from st_adapter.embeddings.embedding import check_texts_of, embed
+from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.evaluation.evaluation import EvaluationResult, adapt, evaluate, query_metrics
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.gradient import GradientFit
 from st_adapter.saving.attach import check_base
 from st_adapter.saving.card import TrainingRecord, installed_versions
 from st_adapter.saving.save import push_to_hub, save_pretrained
-from st_adapter.storage.files import check_writable, folder_written_whole
+from st_adapter.storage.writing import check_writable, folder_written_whole
 
 _CHECKPOINT = "checkpoint-"
 
@@ -130,7 +132,7 @@ class AdapterTrainer:
         """
         args = self.args
         start = time.perf_counter()
-        before = _checksum(self.train_dataset.corpus_embeddings)
+        before = _checksum(MemoryCorpus.of(self.train_dataset.corpus).embeddings)
         steps_per_epoch = self._fits[0].sampler.steps_per_epoch
         max_steps = steps_per_epoch * args.num_train_epochs
         self._schedulers = [
@@ -170,7 +172,7 @@ class AdapterTrainer:
                 self._log_evaluate_save()
 
         self._restore_best()
-        if _checksum(self.train_dataset.corpus_embeddings) != before:
+        if _checksum(MemoryCorpus.of(self.train_dataset.corpus).embeddings) != before:
             raise RuntimeError("The document embeddings changed while training. A callback must have written to them.")
         seconds = time.perf_counter() - start
         metrics = {
@@ -265,7 +267,7 @@ class AdapterTrainer:
             self.state.best_global_step = self.state.global_step
             kept = copy.deepcopy(self.adapter)
             if not adapted:
-                kept.set_matrix(torch.eye(kept.embedding_dimension))
+                kept.set_matrix(torch.eye(kept.input_dimension))
             self._best = kept.state_dict()
 
     def _average_fits(self) -> None:
@@ -311,7 +313,8 @@ class AdapterTrainer:
 
     def _data_checksums(self) -> Tensor:
         train, dev = self.train_dataset, self.eval_dataset
-        parts = [train.corpus_embeddings, train.query_embeddings, dev.query_embeddings, *train.qrels, *dev.qrels]
+        corpus = MemoryCorpus.of(train.corpus).embeddings
+        parts = [corpus, train.query_embeddings, dev.query_embeddings, *train.qrels, *dev.qrels]
         return torch.tensor([_checksum(part) for part in parts])
 
     def _load_checkpoint(self, checkpoint: str | Path | bool) -> None:
@@ -380,11 +383,12 @@ def _splits(
     if isinstance(train, RetrievalDataset):
         train = embed(model, train)
     if isinstance(train, EmbeddedDataset) and dev is None:
+        train = train.in_memory()
         return train["train"], train["dev"]
     if isinstance(train, EmbeddedSplit) and isinstance(dev, EmbeddedSplit):
-        if train.corpus_embeddings is not dev.corpus_embeddings and train.corpus_ids != dev.corpus_ids:
+        if train.corpus is not dev.corpus and list(train.corpus.ids) != list(dev.corpus.ids):
             raise ValueError("train_dataset and eval_dataset search different corpora. Embed both as one data set.")
-        return train, dev
+        return train.in_memory(), dev
     raise ValueError(
         f"train_dataset is {type(train).__name__} and eval_dataset is {type(dev).__name__}. Pass a whole data set with "
         "the splits 'train' and 'dev' as train_dataset, or two embedded splits, or two datasets.Dataset of pairs."

@@ -13,11 +13,13 @@ os.environ.update(
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # Threads that wait for a core they share with others do not spin.
-        "OMP_WAIT_POLICY": "PASSIVE",
+        # Small matrices gain nothing from a second thread. Processes that tests start inherit this, so that
+        # the same texts give the same bits in each.
+        "OMP_NUM_THREADS": "1",
     }
 )
 
+import gc  # noqa: E402
 import json  # noqa: E402
 import string  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
@@ -25,18 +27,26 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from hub_client import HubClient  # noqa: E402
-from hub_server import HubServer  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 from sentence_transformers.base.modules import Normalize, Transformer  # noqa: E402
 from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
 from transformers import BertConfig, BertModel  # noqa: E402
 
-torch.set_num_threads(2)
+from hub_double.client import HubClient  # noqa: E402
+from hub_double.server import HubServer  # noqa: E402
+
+pytest.register_assert_rewrite("problems")
 # No test asserts a time; in CI the same examples are tried every time.
 settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("project")
+
+
+def pytest_collection_finish() -> None:
+    """Saving collects garbage; what the libraries hold since they were imported is never any, and takes a while."""
+    gc.collect()
+    gc.freeze()
+
 
 _WORDS = "the a of in file read line number list string return sort open close value query document how what".split()
 _CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
@@ -110,7 +120,7 @@ def _hub_server() -> Iterator[HubServer]:
 
 @pytest.fixture(scope="module")
 def hub_server(_hub_server: HubServer) -> HubServer:
-    """A Hub without repositories, of the users and tokens in hub_server.py. Tests of a module share it."""
+    """A Hub without repositories, of the users and tokens in hub_double/server.py. Tests of a module share it."""
     _hub_server.reset()
     return _hub_server
 

@@ -12,35 +12,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BertConfig, BertModel
 
+from problems import KINDS, apply, trained, unit_rows
 from st_adapter.adapter import Activation, Kind, QueryAdapter
+from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.saving.alone import save_adapter
 
-KINDS = get_args(Kind)
+GOLDEN = Path(__file__).parent / "golden"
 ACTIVATIONS = get_args(Activation)
-
-
-def trained(adapter: QueryAdapter, scale: float = 0.1, seed: int = 0) -> QueryAdapter:
-    """Move every weight by a random amount, as training would."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in adapter.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
-    return adapter
-
-
-def unit_rows(num_rows: int, dimension: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(num_rows, dimension, generator=generator), dim=1)
-
-
-def apply(modules: list[nn.Module], embeddings: Tensor) -> Tensor:
-    features = {"sentence_embedding": embeddings}
-    for module in modules:
-        features = module(features)
-    return features["sentence_embedding"]
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -339,3 +320,20 @@ def test_half_precision_weights_are_read_as_float32(tmp_path: Path) -> None:
     loaded = QueryAdapter.load(str(tmp_path))
     assert loaded.delta.dtype == torch.float32
     assert torch.equal(loaded.delta, adapter.delta.float())
+
+
+def test_an_adapter_prints_in_a_line() -> None:
+    identity = EncoderIdentity("org/model", None, None, "float32", 8, "", True)
+    adapter = QueryAdapter(8, kind="low_rank", rank=2, base_model=identity)
+    assert str(adapter) == "QueryAdapter(low_rank, rank 2, 8 -> 8 dimensions, 32 parameters, bound to 'org/model')"
+    assert str(QueryAdapter(8)) == "QueryAdapter(linear, 8 -> 8 dimensions, 64 parameters, bound to no model)"
+    mlp = QueryAdapter(8, kind="mlp", hidden_dim=4, bias=True)
+    assert str(mlp) == "QueryAdapter(mlp, 4 hidden units, 8 -> 8 dimensions, 76 parameters, bound to no model)"
+
+
+def test_the_two_dimensions_are_one_number_in_a_file() -> None:
+    """As version 0.1.0 wrote it and reads it."""
+    golden = json.loads((GOLDEN / "v0.1.0" / "adapter-alone" / "config.json").read_text(encoding="utf-8"))
+    adapter = QueryAdapter(**golden)
+    assert adapter.input_dimension == adapter.output_dimension == golden["embedding_dimension"] == 32
+    assert list(adapter.get_config_dict()) == list(golden)

@@ -17,7 +17,7 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings import embedding as embeddings_module
 from st_adapter.errors import InputError
 from st_adapter.saving.attach import check_base
-from st_adapter.storage.files import check_writable
+from st_adapter.storage.writing import check_writable
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_a_cache_that_cannot_be_made_is_done_without(tiny_model, pairs_file, tmp
     with pytest.warns(UserWarning, match="kept in memory only.*cache_dir, or --cache-dir on the command line"):
         found = embed(tiny_model, dataset, show_progress_bar=False)
     assert torch.equal(found.query_embeddings, expected.query_embeddings)
-    assert torch.equal(found.corpus_embeddings, expected.corpus_embeddings)
+    assert torch.equal(found.corpus.embeddings, expected.corpus.embeddings)
     with pytest.raises(InputError, match="Choose another cache_dir"):
         embed(tiny_model, dataset, cache_dir=tmp_path / "file" / "cache", show_progress_bar=False)
 

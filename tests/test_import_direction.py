@@ -1,17 +1,21 @@
-"""Data flows one way: a room of the package imports only rooms that stand above it here."""
+"""Data flows one way: a room of the package imports only rooms that stand above it here, and no test another test."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import st_adapter
+from problems import ROOT
 
 # A room is a folder, or a file beside the folders.
 ORDER = [
     "lazy",
     "choices",
     "errors",
+    "words",
     "storage",
     "data",
     "embeddings",
@@ -26,6 +30,7 @@ ORDER = [
     "run",
     "cli",
 ]
+EXTRAS = ["chromadb", "faiss", "lancedb", "llama_index", "matplotlib", "mteb", "onnx", "onnxruntime", "onnxscript"]
 PACKAGE = Path(st_adapter.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -72,3 +77,22 @@ def test_no_stack_is_imported_with_the_package(path):
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not {name.partition(".")[0] for name in imported} & {"chromadb", "llama_index", "lancedb"}
+
+
+def test_no_extra_is_imported_with_the_command_line():
+    code = f"import sys, st_adapter.cli; print([name for name in {EXTRAS} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
+# Importing a test file collects its tests a second time, and ties them to a place.
+def test_no_test_file_is_imported():
+    files = list((ROOT / "tests").rglob("*.py"))
+    tests = {path.stem for path in files if path.stem.startswith("test_")} | {"conftest"}
+    for path in files:
+        imported = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [*(alias.name for alias in node.names), getattr(node, "module", None) or ""]
+                imported |= {part for name in names for part in name.split(".")}
+        assert not imported & tests, f"{path.relative_to(ROOT)} imports {sorted(imported & tests)}"

@@ -13,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
+from problems import corpus_of
 from st_adapter import cli
 from st_adapter.adapter import QueryAdapter
-from st_adapter.data.dataset import RetrievalDataset, own_copies
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.judgements import own_copies
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
 from st_adapter.embeddings.embedding import embed
 from st_adapter.evaluation.evaluation import evaluate, search_split
@@ -108,13 +111,13 @@ def embedded(prompt_model, tmp_path_factory):
 def named(split):
     found = {query_id: set() for query_id in split.query_ids}
     for query, document in zip(*(part.tolist() for part in split.left_out), strict=True):
-        found[split.query_ids[query]].add(split.corpus_ids[document])
+        found[split.query_ids[query]].add(split.corpus.ids[document])
     return found
 
 
 def test_splits_subsets_and_moves_keep_them(embedded):
     expected = left_out_ids(questions())
-    for data in (embedded, embedded.to("cpu"), replace(embedded, unit=False)):
+    for data in (embedded, embedded.to("cpu"), replace(embedded, normalized=False)):
         for name in ("train", "dev", "test"):
             split = data[name]
             assert named(split) == {query_id: expected[query_id] for query_id in split.query_ids}
@@ -128,11 +131,9 @@ def split_of(queries, documents, ids, corpus_ids, similarity="cosine", copies=No
     return EmbeddedSplit(
         "test",
         ids,
-        corpus_ids,
         queries,
-        documents,
+        MemoryCorpus(corpus_ids, documents, similarity),
         EmbeddedQrels(torch.tensor(query), torch.tensor(document), torch.tensor(relevance)),
-        similarity,
         own_copies=copies,
     )
 
@@ -189,7 +190,7 @@ def slow_rankings(split, queries):
     """Every document but the copies, best first, equal scores in corpus order."""
     if split.similarity == "cosine":
         queries = torch.nn.functional.normalize(queries)
-    scores = (queries.double() @ split.corpus_embeddings.double().T).float().tolist()
+    scores = (queries.double() @ split.corpus.embeddings.double().T).float().tolist()
     relevant = {(q, d) for q, d, grade in zip(*(part.tolist() for part in split.qrels), strict=True) if grade > 0}
     copies = {pair for pair in zip(*(part.tolist() for part in split.own_copies), strict=True) if pair not in relevant}
     return [
@@ -227,7 +228,7 @@ def test_metrics_are_those_of_trec_eval_on_the_run_without_copies(split):
     result = evaluate(split, QueryAdapter.from_matrix(matrix, normalize=False), ks=[1, 5, 10, 100])
     for side, queries in ((result.base, split.query_embeddings), (result.adapted, split.query_embeddings @ matrix.T)):
         run = {
-            split.query_ids[row]: {split.corpus_ids[d]: float(-rank) for rank, d in enumerate(ranking)}
+            split.query_ids[row]: {split.corpus.ids[d]: float(-rank) for rank, d in enumerate(ranking)}
             for row, ranking in enumerate(slow_rankings(split, queries))
         }
         assert_equals_trec_eval(side, result.query_ids, split, run)
@@ -238,7 +239,7 @@ def test_metrics_are_those_of_trec_eval_on_the_run_without_copies(split):
 def assert_equals_trec_eval(ours, query_ids, split, run):
     qrels = {}
     for query, document, grade in zip(*(part.tolist() for part in split.qrels), strict=True):
-        qrels.setdefault(split.query_ids[query], {})[split.corpus_ids[document]] = round(grade)
+        qrels.setdefault(split.query_ids[query], {})[split.corpus.ids[document]] = round(grade)
     measures = {"ndcg_cut.10", "map_cut.100", "recall.10", "P.5"}
     expected = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
     for name, theirs in MEASURES.items():
@@ -310,9 +311,9 @@ def test_indexes_leave_them_out_too(embedded):
     assert others[1].base_recall <= 1 and others[2].base_recall == 1.0 == exact.base_recall
     assert others[2].result.base_means == exact.result.base_means
     for name in ("int8", "binary:61", "binary:5", "truncate:16"):
-        found = search_split(split, split.query_embeddings, 10, build_index(split, name))
+        found = search_split(split, split.query_embeddings, 10, build_index(split.corpus, name))
         for query_id, row in zip(split.query_ids, found.indices.tolist(), strict=True):
-            assert not expected[query_id] & {split.corpus_ids[document] for document in row if document >= 0}
+            assert not expected[query_id] & {split.corpus.ids[document] for document in row if document >= 0}
 
 
 def test_examples_neither_show_nor_count_them():
@@ -355,14 +356,14 @@ def test_mteb_leaves_them_out(prompt_model, embedded, tmp_path):
 @given(splits_with_copies(), st.sampled_from(["corpus", "positives", "batch", "given", "hard"]))
 def test_no_copy_is_ever_a_negative(split, negatives):
     # Rows tell the document they come from, but for the last two, which are one vector.
-    documents = torch.arange(1.0, len(split.corpus_ids) + 1)
+    documents = torch.arange(1.0, len(split.corpus) + 1)
     if len(documents) > 1:
         documents[-1] = documents[-2]
     queries = torch.arange(1.0, len(split.query_ids) + 1) / 10
     split = replace(
         split,
         query_embeddings=torch.stack([queries.cos(), queries.sin()], dim=1),
-        corpus_embeddings=torch.stack([documents.cos(), documents.sin()], dim=1),
+        corpus=corpus_of(torch.stack([documents.cos(), documents.sin()], dim=1), split.similarity),
     )
     arguments = AdapterTrainingArguments(negatives=negatives, per_device_train_batch_size=3, num_negatives=3)
     try:
@@ -372,7 +373,7 @@ def test_no_copy_is_ever_a_negative(split, negatives):
     if negatives == "hard":
         sampler.mine(sampler.pairs.queries)
     vectors = {
-        (q, tuple(split.corpus_embeddings[d].tolist()))
+        (q, tuple(split.corpus.embeddings[d].tolist()))
         for q, d in zip(*(part.tolist() for part in split.own_copies), strict=True)
     }
     for _ in range(3):
@@ -406,9 +407,8 @@ def test_what_only_pushes_copies_away_is_not_adopted():
         for split, part in (("train", rows[:120]), ("dev", rows[120:150]), ("test", rows[150:]))
     }
     ids = [f"q{n}" for n in range(200)]
-    embedded = EmbeddedDataset(
-        ids, [*(f"d{n}" for n in range(200)), *ids], queries, torch.cat([documents, queries]), qrels, "cosine", True
-    )
+    corpus = MemoryCorpus([*(f"d{n}" for n in range(200)), *ids], torch.cat([documents, queries]))
+    embedded = EmbeddedDataset(ids, queries, corpus, qrels, True)
     assert evaluate(embedded["test"]).base_means["ndcg@10"] == 1.0
     assert not fit(embedded, method="closed-form").adopted
 

@@ -11,8 +11,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from transformers import TrainerCallback
 
+from problems import corpus_of
 from st_adapter import AdapterTrainer, AdapterTrainingArguments, QueryAdapter, RetrievalDataset, embed
 from st_adapter.embeddings import search as retrieval
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
 from st_adapter.evaluation.evaluation import adapt, evaluate
 from st_adapter.fitting.closed_form import within_class_whitening
@@ -22,15 +24,6 @@ from st_adapter.fitting.sampling import labelled_pairs
 DIM = 8
 KINDS = ["linear", "low_rank", "mlp"]
 ACTIVATIONS = ["gelu", "relu", "silu"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Matrices this small gain nothing from a second thread, and wait long for it on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # Rounding may swap two documents whose scores agree to seven digits, once in a great many draws; so these do not vary.
@@ -55,39 +48,38 @@ def problem(seed, num_queries=24, num_documents=20):
         more = rows[::3]
         pairs = torch.cat([rows, more]), torch.cat([first[rows], second[more]])
         qrels[split] = EmbeddedQrels(*pairs, torch.cat([torch.full((len(rows),), 2.0), torch.ones(len(more))]))
-    names = ([f"{side}{row}" for row in range(n)] for side, n in (("q", num_queries), ("d", num_documents)))
-    return EmbeddedDataset(*names, queries, documents, qrels, "cosine", True)
+    return EmbeddedDataset([f"q{row}" for row in range(num_queries)], queries, corpus_of(documents), qrels, True)
 
 
 def with_corpus(embedded, documents, place):
     """The same data set over other documents; ``place`` (N,) is where each old document lies now."""
     qrels = {name: split._replace(corpus_index=place[split.corpus_index]) for name, split in embedded.qrels.items()}
     ids = [f"e{row}" for row in range(len(documents))]
-    return replace(embedded, corpus_ids=ids, corpus_embeddings=documents, qrels=qrels)
+    return replace(embedded, corpus=MemoryCorpus(ids, documents), qrels=qrels)
 
 
 def permuted(embedded, seed):
-    order = torch.randperm(len(embedded.corpus_ids), generator=torch.Generator().manual_seed(seed))
-    return with_corpus(embedded, embedded.corpus_embeddings[order], order.argsort())
+    order = torch.randperm(len(embedded.corpus), generator=torch.Generator().manual_seed(seed))
+    return with_corpus(embedded, embedded.corpus.embeddings[order], order.argsort())
 
 
 def duplicated(embedded, seed):
     """Some rows twice or more, before and after the row they repeat; a judgement may lie on any of them."""
     generator = torch.Generator().manual_seed(seed)
-    num_documents = len(embedded.corpus_ids)
+    num_documents = len(embedded.corpus)
     extra = torch.randint(0, num_documents, (num_documents,), generator=generator)
     rows = torch.cat([torch.arange(num_documents), extra])
     rows = rows[torch.randperm(len(rows), generator=generator)]
     place = torch.stack(
         [torch.multinomial((rows == row).float(), 1, generator=generator)[0] for row in range(num_documents)]
     )
-    return with_corpus(embedded, embedded.corpus_embeddings[rows], place)
+    return with_corpus(embedded, embedded.corpus.embeddings[rows], place)
 
 
 def rescaled(embedded, seed):
     """Every document with a length of its own, which the cosine does not see."""
-    lengths = torch.rand(len(embedded.corpus_ids), 1, generator=torch.Generator().manual_seed(seed)) * 4 + 0.2
-    return replace(embedded, corpus_embeddings=embedded.corpus_embeddings * lengths)
+    lengths = torch.rand(len(embedded.corpus), 1, generator=torch.Generator().manual_seed(seed)) * 4 + 0.2
+    return replace(embedded, corpus=corpus_of(embedded.corpus.embeddings * lengths))
 
 
 CHANGES = [permuted, duplicated, rescaled]
@@ -115,7 +107,7 @@ def project(adapter, x):
 
 def matrix_of(adapter):
     """The matrix of a map that is linear without its rescaling, found by applying it to the unit vectors."""
-    return project(adapter, torch.eye(adapter.embedding_dimension)).T
+    return project(adapter, torch.eye(adapter.input_dimension)).T
 
 
 def random_matrix(seed, dim=DIM):
@@ -131,7 +123,7 @@ def random_matrix(seed, dim=DIM):
 def test_the_corpus_as_it_lies_does_not_change_the_closed_form(change, seed, ridge):
     embedded = problem(seed)
     expected, found = (
-        within_class_whitening(labelled_pairs(data["train"]), data.corpus_embeddings, ridge)
+        within_class_whitening(labelled_pairs(data["train"]), data.corpus, ridge)
         for data in (embedded, change(embedded, seed))
     )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -261,7 +253,7 @@ def test_an_mlp_is_not_affine_after_training(activation, start):
         adapter.down.copy_(torch.randn(adapter.down.shape, generator=torch.Generator().manual_seed(0)))
     if start == "closed_form":
         pairs = labelled_pairs(embedded["train"])
-        adapter.set_matrix(within_class_whitening(pairs, embedded.corpus_embeddings, 1.0))
+        adapter.set_matrix(within_class_whitening(pairs, embedded.corpus, 1.0))
     assert departure_from_affine(adapter, embedded) < 1e-5, "it starts as a linear map"
     adapter = trained(embedded, num_steps=30, adapter=adapter)
     assert departure_from_affine(adapter, embedded) > 0.02

@@ -1,22 +1,19 @@
 """The README's figures come from result files, and its code runs as printed."""
 
-import importlib
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
+import update_readme
 
+from problems import ROOT
 from st_adapter.embeddings import embedding as embeddings
 
-ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
-def test_tables_and_output_are_those_of_the_result_files(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    update_readme = importlib.import_module("update_readme")
+def test_tables_and_output_are_those_of_the_result_files():
     assert update_readme.filled(TEXT) == TEXT, "run scripts/update_readme.py"
 
 

@@ -1,5 +1,7 @@
 """The trainer on a problem with a known answer, and the promises it makes about the base model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from datasets import Dataset
@@ -7,14 +9,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
+from problems import DIM, rotated_problem
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings import embedding as embeddings
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.trainer import AdapterTrainer
 
-DIM = 16
 DEFAULTS = {
     "disable_tqdm": True,
     "num_train_epochs": 20,
@@ -22,30 +23,6 @@ DEFAULTS = {
     "start": "identity",
     "per_device_train_batch_size": 64,
 }
-
-
-def rotated_problem(seed=0, num_queries=240, num_documents=160, noise=0.05):
-    """Queries are their document turned by an unknown rotation, so a linear adapter can put everything right."""
-    generator = torch.Generator().manual_seed(seed)
-    documents = torch.nn.functional.normalize(torch.randn(num_documents, DIM, generator=generator))
-    turn = 0.25 * torch.randn(DIM, DIM, generator=generator)
-    rotation = torch.linalg.matrix_exp(turn - turn.T)
-    answers = torch.randint(0, num_documents, (num_queries,), generator=generator)
-    queries = documents[answers] @ rotation + noise * torch.randn(num_queries, DIM, generator=generator)
-    cut, end = int(0.6 * num_queries), int(0.8 * num_queries)
-    qrels = {
-        name: EmbeddedQrels(torch.arange(num_queries)[part], answers[part], torch.ones(len(answers[part])))
-        for name, part in (("train", slice(cut)), ("dev", slice(cut, end)), ("test", slice(end, None)))
-    }
-    return EmbeddedDataset(
-        [f"q{i}" for i in range(num_queries)],
-        [f"d{i}" for i in range(num_documents)],
-        torch.nn.functional.normalize(queries),
-        documents,
-        qrels,
-        "cosine",
-        True,
-    )
 
 
 def arguments(**changes):
@@ -70,7 +47,7 @@ def test_the_base_model_is_step_zero_and_is_kept_when_nothing_helps():
             torch.randperm(144, generator=torch.Generator().manual_seed(5))
         ]
     )
-    misled = EmbeddedDataset(**{**vars(embedded), "qrels": {**embedded.qrels, "train": shuffled}})
+    misled = replace(embedded, qrels={**embedded.qrels, "train": shuffled})
     trainer = AdapterTrainer(None, arguments(early_stopping_patience=3), train_dataset=misled)
     trainer.train()
     assert trainer.state.best_global_step == 0 and trainer.best_adapter is None
@@ -82,8 +59,8 @@ def test_the_base_model_is_step_zero_and_is_kept_when_nothing_helps():
 @pytest.mark.parametrize("kind", ["linear", "low_rank", "mlp"])
 def test_step_zero_is_the_base_model_wherever_training_starts(kind):
     embedded = rotated_problem()
-    queries = embedded.corpus_embeddings[torch.cat([q.corpus_index for q in embedded.qrels.values()])]
-    perfect = EmbeddedDataset(**{**vars(embedded), "query_embeddings": queries})
+    queries = embedded.corpus.embeddings[torch.cat([q.corpus_index for q in embedded.qrels.values()])]
+    perfect = replace(embedded, query_embeddings=queries)
     trainer = AdapterTrainer(None, arguments(kind=kind, start="closed_form", num_train_epochs=2), train_dataset=perfect)
     trainer.train()
     assert trainer.state.best_global_step == 0 and trainer.best_adapter is None
@@ -114,9 +91,9 @@ def test_seeds_repeat_a_run_and_differ_from_each_other():
 
 def test_documents_and_queries_are_left_as_they_are():
     embedded = rotated_problem()
-    documents, queries = embedded.corpus_embeddings.clone(), embedded.query_embeddings.clone()
+    documents, queries = embedded.corpus.embeddings.clone(), embedded.query_embeddings.clone()
     AdapterTrainer(None, arguments(num_train_epochs=1), train_dataset=embedded).train()
-    assert torch.equal(embedded.corpus_embeddings, documents) and torch.equal(embedded.query_embeddings, queries)
+    assert torch.equal(embedded.corpus.embeddings, documents) and torch.equal(embedded.query_embeddings, queries)
 
 
 def test_a_callback_that_writes_to_the_documents_is_found_out():
@@ -124,7 +101,7 @@ def test_a_callback_that_writes_to_the_documents_is_found_out():
 
     class Vandal(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            embedded.corpus_embeddings[0, 0] += 1e-3
+            embedded.corpus.embeddings[0, 0] += 1e-3
 
     trainer = AdapterTrainer(None, arguments(num_train_epochs=1), train_dataset=embedded, callbacks=[Vandal()])
     with pytest.raises(RuntimeError, match=r"document embeddings changed while training"):
@@ -284,7 +261,7 @@ def test_pairs_as_sentence_transformers_users_have_them(tiny_model, tmp_path, mo
     dev = Dataset.from_dict({"anchor": [a for a, _ in pairs[5:]], "positive": [p for _, p in pairs[5:]]})
     trainer = AdapterTrainer(tiny_model, arguments(num_train_epochs=1), train_dataset=train, eval_dataset=dev)
     assert len(trainer.train_dataset.query_ids) == 5 and len(trainer.eval_dataset.query_ids) == 3
-    assert len(trainer.train_dataset.corpus_ids) == 8, "documents of both are one corpus"
+    assert len(trainer.train_dataset.corpus) == 8, "documents of both are one corpus"
     calls = []
     monkeypatch.setattr(type(tiny_model), "encode", lambda self, *a, **k: calls.append(a))
     trainer.train()

@@ -30,22 +30,25 @@ from st_adapter.cli.tables import (
     print_uncut,
 )
 from st_adapter.cli.terminal import console, escape
-from st_adapter.data.dataset import UNCUT, RetrievalDataset
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.splits import UNCUT
 from st_adapter.demo import demo_model, standard_library_dataset
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.long_texts import long_texts
 from st_adapter.errors import InputError
 from st_adapter.evidence import curve as curves
 from st_adapter.evidence.report import write_report
 from st_adapter.evidence.results import CURVE_FILE, CURVE_PICTURE, RESULTS_FILE
-from st_adapter.run import MODEL_FOLDER, PER_QUERY, evaluate_saved, long_texts, run_training
+from st_adapter.run import MODEL_FOLDER, PER_QUERY, evaluate_saved, run_training
 from st_adapter.saving.alone import push_adapter
+from st_adapter.saving.attach import detach
 from st_adapter.saving.card import TrainingRecord
 from st_adapter.saving.repository import CONFIG_FILE_NAME, is_saved_model, read_saved, saved_training
 from st_adapter.saving.save import check_may_push, push_folder
 from st_adapter.stacks.check import check_stack, load_function
-from st_adapter.storage.files import check_writable, write_json
 from st_adapter.storage.hub import check_can_write
+from st_adapter.storage.writing import check_writable, write_json
 
 # Exit statuses besides 0 and that of bad input.
 _NOT_BETTER, _WRONG_STACK = 3, 4
@@ -130,7 +133,7 @@ def evaluate(options: EvaluateOptions) -> int:
     fitted_on = trained.fitted_on if trained is not None and of_training else []
     split = dataset.split_to_evaluate(options.split)
     saved = open_model(model, embedding)
-    too_long = long_texts(saved, dataset)
+    too_long = long_texts(detach(saved)[0], dataset)
     print_dataset(dataset, too_long)
     if split in fitted_on:
         console.print(
@@ -160,7 +163,7 @@ def evaluate(options: EvaluateOptions) -> int:
             "opened_with": embedding.opened_with(),
             "notes": list(dataset.notes),
             "corpus_is_labelled_only": dataset.corpus_is_labelled_only,
-            "long_texts": None if too_long is None else too_long._asdict(),
+            "long_texts": None if too_long is None else too_long.to_dict(),
         }
         if others:
             summary["indexes"] = [evaluation.to_dict(per_query=PER_QUERY) for evaluation in others]

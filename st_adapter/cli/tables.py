@@ -9,13 +9,16 @@ from typing import Any
 from rich.table import Table
 
 from st_adapter.cli.terminal import console, escape
-from st_adapter.data.dataset import UNCUT, RetrievalDataset, documents_searched
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.splits import UNCUT
+from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evidence.curve import LearningCurve
 from st_adapter.evidence.indexes import IndexEvaluation
 from st_adapter.evidence.results import RESULTS_FILE
-from st_adapter.run import LongTexts, TrainingRun
+from st_adapter.run import TrainingRun
 from st_adapter.saving.card import TABLE_METRICS, TrainingRecord
+from st_adapter.words import documents_searched
 
 _SHOWN_CANDIDATES = 6
 

@@ -7,7 +7,6 @@ if TYPE_CHECKING:
     from st_adapter.data.leaks import LeakReport as LeakReport
     from st_adapter.data.leaks import check_leaks as check_leaks
     from st_adapter.data.leaks import drop_leaks as drop_leaks
-    from st_adapter.data.leaks import regroup as regroup
 else:
     from st_adapter.lazy import names_on_demand
 
@@ -15,6 +14,6 @@ else:
         __name__,
         {
             "dataset": ["RetrievalDataset"],
-            "leaks": ["LeakReport", "check_leaks", "drop_leaks", "regroup"],
+            "leaks": ["LeakReport", "check_leaks", "drop_leaks"],
         },
     )

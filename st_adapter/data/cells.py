@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from st_adapter.data.files import listed
 from st_adapter.errors import InputError
+from st_adapter.words import counted, first_three, listed
 
 # Lists, tuples and objects as Python, numpy and JSON write them.
 _WRITTEN_LIST = re.compile(r"""\s*(array\()?[\[({]\s*(['"\[{].*)?[\])}]\s*(,\s*dtype=\w+\))?""", re.DOTALL)
@@ -98,22 +98,22 @@ def as_ids(column: pd.Series, part: str) -> list[str]:
     return ids
 
 
-def as_scores(values: list[Any], labels: list[str]) -> list[float]:
-    """Read scores as finite numbers.
+def as_relevance(values: list[Any], labels: list[str]) -> list[float]:
+    """Read relevance as finite numbers.
 
     Raises:
         InputError: One is missing or no finite number; `labels` name them.
     """
-    scores = np.array([as_number(value) for value in values], dtype=np.float64)
-    bad = [f"{label} = {value}" for label, value, ok in zip(labels, values, np.isfinite(scores), strict=True) if not ok]
+    relevance = np.array([as_number(value) for value in values], dtype=np.float64)
+    bad = [f"{labels[row]} = {values[row]}" for row in np.flatnonzero(~np.isfinite(relevance))]
     if bad:
         raise InputError(
-            f"{counted(len(bad), 'score')} NaN, infinite, missing or no number: {first_three(bad)}. "
+            f"{counted(len(bad), 'judgement')} NaN, infinite, missing or no number: {first_three(bad)}. "
             "Expected a number in each row (above 0 is relevant).",
             python="Fill them in, or leave the column out with ignore_columns: all count 1 then.",
             flags="Fill them in, or leave the column out with --ignore-columns: all count 1 then.",
         )
-    return list(scores.tolist())
+    return list(relevance.tolist())
 
 
 def check_texts(texts: Sequence[object], labels: Sequence[str], what: str, columns: Iterable[str]) -> None:
@@ -143,16 +143,3 @@ def _check_characters(texts: Sequence[Any], labels: Sequence[str], what: str) ->
             f"{len(bad)} {what} hold half a character (a lone surrogate, such as \\ud83d, of a text that was cut): "
             f"{first_three(bad)}. Expected whole characters. Remove the half, or write the text anew from its source."
         )
-
-
-# --- words for messages ---
-
-
-def first_three(labels: Sequence[str]) -> str:
-    """Name the first three of a list and show that there are more: 'a', 'b', 'c', ..."""
-    return listed(labels[:3]) + (", ..." if len(labels) > 3 else "")
-
-
-def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """Say "1 query" or "2 queries"."""
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"

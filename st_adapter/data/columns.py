@@ -1,30 +1,16 @@
-"""Find the columns of a source's tables by their usual names, and lay their rows out as queries, corpus and qrels."""
+"""Find the columns of tables by their usual names, or by the names that the user gives."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
-from st_adapter.data.cells import (
-    as_ids,
-    as_number,
-    as_scores,
-    check_texts,
-    check_written_lists,
-    counted,
-    document_text,
-    is_missing,
-    laid_out,
-    with_title,
-)
-from st_adapter.data.files import BeirTables, PairTables, listed
-from st_adapter.data.labels import all_relevant_note, refuse_unused_labels
+from st_adapter.data.tables import BeirTables, PairTables
 from st_adapter.errors import InputError
+from st_adapter.words import listed
 
 # What columns are usually called, the likeliest first. Compared without case; "-" and " " count as "_".
 _QUERY = ("query", "question", "anchor", "claim", "queries", "questions", "title")
@@ -34,7 +20,7 @@ _DOCUMENT = (
     *("positives", "documents", "docs", "chunks", "passages", "contexts", "answers"),
     *("response", "abstract", "content", "body", "text"),
 )
-_PAIR_COLUMNS = {
+PAIR_COLUMNS = {
     "query": _QUERY,
     "document": _DOCUMENT,
     "title": ("title",),
@@ -45,13 +31,13 @@ _PAIR_COLUMNS = {
     "score": ("score", "relevance", "label", "scores", "labels"),
     "split": ("split",),
 }
-_QUERIES_COLUMNS = {"id": ("_id", "id", "query_id", "qid"), "text": ("text", "query", "question", "claim")}
-_CORPUS_COLUMNS = {
+QUERIES_COLUMNS = {"id": ("_id", "id", "query_id", "qid"), "text": ("text", "query", "question", "claim")}
+CORPUS_COLUMNS = {
     "id": ("_id", "id", "corpus_id", "document_id", "doc_id", "docid", "pid"),
     "text": ("text", "document", "passage", "chunk", "content", "body", "abstract"),
     "title": ("title",),
 }
-_QRELS_COLUMNS = {
+QRELS_COLUMNS = {
     "query_id": ("query_id", "qid"),
     "corpus_id": ("corpus_id", "document_id", "doc_id", "docid", "pid"),
     "score": ("score", "relevance", "label"),
@@ -60,24 +46,7 @@ _QRELS_COLUMNS = {
 _REQUIRED = ("query", "document", "id", "text", "query_id", "corpus_id")
 
 
-@dataclass(frozen=True)
-class DatasetParts:
-    """What was found in a source, under the package's own column names; each text, id and score is sound."""
-
-    queries: pd.DataFrame  # id, text
-    corpus: pd.DataFrame  # id, text
-    qrels: pd.DataFrame  # query_id, corpus_id, score, split
-    notes: list[str] = field(default_factory=list)
-    corpus_is_labelled_only: bool = False
-    has_scores: bool = False  # a column says them
-    score_notes: list[str] = field(default_factory=list)  # true unless a least relevant score is given
-    may_lack_relevant: bool = False  # queries without a relevant document are left out, and no error
-
-
-# --- columns ---
-
-
-def _find_columns(
+def find_columns(
     frame: pd.DataFrame, usual: Mapping[str, Sequence[str]], columns: Mapping[str, str], where: str
 ) -> dict[str, list[str]]:
     """Find which columns play which role; "document" and "negative" may be played by several, numbered ones."""
@@ -124,7 +93,7 @@ def _check_distinct(played: Sequence[str], where: str) -> None:
         )
 
 
-def _check_mapping(columns: Mapping[str, str], roles: Iterable[str], frames: Iterable[pd.DataFrame]) -> None:
+def check_mapping(columns: Mapping[str, str], roles: Iterable[str], frames: Iterable[pd.DataFrame]) -> None:
     """Refuse a mapping of which a part would go unused."""
     present = {str(column): None for frame in frames for column in frame.columns}
     for role, column in columns.items():
@@ -192,210 +161,8 @@ def without_columns(tables: PairTables | BeirTables, names: Collection[str]) -> 
     )
 
 
-def _unused_note(frame: pd.DataFrame, found: Mapping[str, list[str]], where: str) -> list[str]:
+def unused_note(frame: pd.DataFrame, found: Mapping[str, list[str]], where: str) -> list[str]:
+    """A note on the columns of a table that play no role, if there are any."""
     used = {column for played in found.values() for column in played}
     unused = [column for column in frame.columns if column not in used]
     return [f"Columns left unused{where}: {listed(unused)}."] if unused else []
-
-
-# --- from the form of the source to parts ---
-
-
-class _Row(NamedTuple):
-    label: str  # for messages
-    query: Any
-    documents: list[Any]
-    negatives: list[Any]
-    scores: list[Any]
-    split: Any
-
-
-def from_pairs(tables: PairTables, columns: Mapping[str, str]) -> DatasetParts:
-    """Lay out pairs: every row a query, every document and negative a document of the corpus, merged later.
-
-    Args:
-        tables: As `read_source` gives them.
-        columns: Role -> column; see `RetrievalDataset.load`.
-
-    Raises:
-        ValueError: A table is empty, a column missing, a text empty or no string, a score no finite number; a column
-            that is not used looks like labels.
-    """
-    _check_rows(tables.tables)
-    _check_mapping(columns, _PAIR_COLUMNS, tables.tables.values())
-    notes = [*tables.notes, "The corpus is the labelled documents only: pairs name no others to search among."]
-    rows: list[_Row] = []
-    has_scores, score_notes = False, list[str]()
-    used: dict[str, list[str]] = {"query": [], "document": []}
-    for split, frame in tables.tables.items():
-        where = f" in split {split!r}" if split else ""
-        found = _find_columns(frame, _PAIR_COLUMNS, columns, where)
-        if split and len(tables.tables) > 1:
-            found.pop("split", None)  # the names of the tables say it
-        refuse_unused_labels(frame, found, columns, where)
-        notes += _unused_note(frame, found, where)
-        if "title" in found:
-            notes.append(f"Column {found['title'][0]!r}{where} was put before the text of its document.")
-        for role in ("query", "document", "negative"):
-            for column in found.get(role, []):
-                notes += check_written_lists(frame[column].tolist(), column, where)
-        used["query"] += found["query"]
-        used["document"] += [*found["document"], *found.get("negative", [])]
-        table_rows = list(_pair_rows(frame, found, split))
-        if "score" in found:
-            scores = [as_number(score) for row in table_rows for score in row.scores]
-            score_notes += all_relevant_note(found["score"][0], scores, where)
-            has_scores = True
-        rows += table_rows
-
-    labels = [row.label for row in rows]
-    check_texts([row.query for row in rows], labels, "queries", used["query"])
-    cells = [(row, text, score) for row in rows for text, score in zip(row.documents, row.scores, strict=True)]
-    cells += [(row, text, 0.0) for row in rows for text in row.negatives]
-    check_texts([text for _, text, _ in cells], [row.label for row, _, _ in cells], "documents", used["document"])
-    query_ids = {label: f"q{number}" for number, label in enumerate(labels)}
-    corpus_ids = [f"d{number}" for number in range(len(cells))]
-    qrels = pd.DataFrame(
-        {
-            "query_id": [query_ids[row.label] for row, _, _ in cells],
-            "corpus_id": corpus_ids,
-            "score": as_scores([score for _, _, score in cells], [row.label for row, _, _ in cells]),
-            "split": [row.split for row, _, _ in cells],
-        }
-    )
-    queries = pd.DataFrame({"id": list(query_ids.values()), "text": [row.query for row in rows]})
-    corpus = pd.DataFrame({"id": corpus_ids, "text": [text for _, text, _ in cells]})
-    return DatasetParts(
-        queries, corpus, qrels, notes, corpus_is_labelled_only=True, has_scores=has_scores, score_notes=score_notes
-    )
-
-
-def _pair_rows(frame: pd.DataFrame, found: Mapping[str, list[str]], split: str) -> Iterator[_Row]:
-    """Yield the rows of one table with lists and numbered columns laid out."""
-
-    def values(role: str, default: Any) -> list[Any]:
-        return list(frame[found[role][0]].tolist()) if role in found else [default] * len(frame)
-
-    document_columns = [frame[column].tolist() for column in found["document"]]
-    negative_columns = [frame[column].tolist() for column in found.get("negative", [])]
-    singles = zip(
-        values("query", None), values("title", None), values("score", 1.0), values("split", split), strict=True
-    )
-    for number, (query, title, score, given_split) in enumerate(singles):
-        label = f"{split} row {number}".strip()
-        documents = [cell for column in document_columns for cell in laid_out(column[number])]
-        if len(documents) > 1:  # a lone empty cell is an error, one in `positive_3` only means that there are two
-            documents = [cell for cell in documents if not is_missing(cell)]
-        negatives = [cell for column in negative_columns for cell in laid_out(column[number])]
-        scores = laid_out(score) if isinstance(score, (list, tuple, np.ndarray)) else [score] * len(documents)
-        if len(scores) != len(documents):
-            raise ValueError(
-                f"{label} has {len(documents)} documents but {len(scores)} scores. Give one score, or one per document."
-            )
-        yield _Row(
-            label,
-            query,
-            [with_title(title, text) for text in documents],
-            [text for text in negatives if not is_missing(text)],
-            scores,
-            given_split,
-        )
-
-
-def from_beir(tables: BeirTables, columns: Mapping[str, str]) -> DatasetParts:
-    """Lay out the BEIR form, whose tables need little more than their columns renamed.
-
-    Queries and documents without text that nothing judges are left out, and counted in a note.
-
-    Args:
-        tables: As `read_source` gives them.
-        columns: Role -> column; see `RetrievalDataset.load`.
-
-    Raises:
-        ValueError: A table is empty, a column or an id missing, a judged text empty or a text no string, a score no
-            finite number; a column of the qrels that is not used looks like labels.
-    """
-    _check_rows({"queries": tables.queries, "corpus": tables.corpus})
-    _check_rows(tables.qrels)
-    roles = dict.fromkeys((*_CORPUS_COLUMNS, *_QRELS_COLUMNS))
-    _check_mapping(columns, roles, (tables.queries, tables.corpus, *tables.qrels.values()))
-    notes = list(tables.notes)
-    judgements = _judgements(tables, columns)
-    qrels = judgements.table
-    texts: dict[str, pd.DataFrame] = {}
-    for part, frame, usual, judged in (
-        ("queries", tables.queries, _QUERIES_COLUMNS, qrels["query_id"]),
-        ("corpus", tables.corpus, _CORPUS_COLUMNS, qrels["corpus_id"]),
-    ):
-        # One mapping serves both tables, so a name that only the other one has is no reason to stop.
-        here = {role: column for role, column in columns.items() if column in frame.columns}
-        found = _find_columns(frame, usual, here, f" in {part}")
-        notes += _unused_note(frame, found, f" in {part}")
-        column = found["text"][0]
-        text = frame[column].tolist()
-        notes += check_written_lists(text, column, f" in {part}")
-        text = [document_text(cell) for cell in text]
-        if "title" in found:
-            text = [with_title(*both) for both in zip(frame[found["title"][0]].tolist(), text, strict=True)]
-        table = pd.DataFrame({"id": as_ids(frame[found["id"][0]], part), "text": pd.Series(text, dtype=object)})
-        nouns = ("query", "queries") if part == "queries" else ("document", "documents")
-        blank = np.array([is_missing(cell) or (isinstance(cell, str) and not cell.strip()) for cell in text])
-        needless = blank & ~table["id"].isin(set(judged)).to_numpy()
-        if needless.any():
-            notes.append(f"{counted(int(needless.sum()), *nouns)} without text that nothing judges left out.")
-            table = table[~needless].reset_index(drop=True)
-        check_texts(table["text"].tolist(), table["id"].tolist(), nouns[1], [column])
-        texts[part] = table
-    return DatasetParts(
-        texts["queries"],
-        texts["corpus"],
-        qrels,
-        [*notes, *judgements.notes],
-        has_scores=judgements.has_scores,
-        score_notes=judgements.score_notes,
-    )
-
-
-class _Judgements(NamedTuple):
-    table: pd.DataFrame
-    notes: list[str]
-    has_scores: bool
-    score_notes: list[str]
-
-
-def _judgements(tables: BeirTables, columns: Mapping[str, str]) -> _Judgements:
-    """All judgements in one table, and notes on their columns."""
-    judged, notes, score_notes, has_scores = [], list[str](), list[str](), False
-    for split, frame in tables.qrels.items():
-        where = f" in qrels {split!r}" if split else " in qrels"
-        found = _find_columns(frame, _QRELS_COLUMNS, columns, where)
-        if split and len(tables.qrels) > 1:
-            found.pop("split", None)
-        refuse_unused_labels(frame, found, columns, where)
-        notes += _unused_note(frame, found, where)
-        labels = [f"{split} row {number}".strip() for number in range(len(frame))]
-        score = frame[found["score"][0]].tolist() if "score" in found else [1.0] * len(frame)
-        scores = as_scores(score, labels)
-        if "score" in found:
-            score_notes += all_relevant_note(found["score"][0], scores, where)
-            has_scores = True
-        judged.append(
-            pd.DataFrame(
-                {
-                    "query_id": as_ids(frame[found["query_id"][0]], "qrels"),
-                    "corpus_id": as_ids(frame[found["corpus_id"][0]], "qrels"),
-                    "score": scores,
-                    "split": frame[found["split"][0]].tolist() if "split" in found else [split] * len(frame),
-                }
-            )
-        )
-    return _Judgements(pd.concat(judged, ignore_index=True), notes, has_scores, score_notes)
-
-
-def _check_rows(tables: Mapping[str, pd.DataFrame]) -> None:
-    for name, frame in tables.items():
-        if frame.empty:
-            raise ValueError(
-                f"{f'{name!r} is empty' if name else 'The data set is empty'}: a table with no rows. "
-                "Expected at least one. Give it rows or take it out."
-            )

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from st_adapter.data.cells import as_number, is_missing, laid_out
-from st_adapter.data.files import listed
 from st_adapter.errors import InputError
+from st_adapter.words import listed
 
 # What columns of labels are usually called, or have in their names as a word.
 _LABEL_WORDS = frozenset(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from st_adapter.choices import PARAPHRASE_THRESHOLD
-from st_adapter.data.cells import counted
+from st_adapter.data.cutting import text_key
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.splits import join, normalised
+from st_adapter.data.paraphrases import nearest, normalized_queries
 
-Kind = Literal["exact", "normalised", "paraphrase"]
+LeakKind = Literal["exact", "normalised", "paraphrase"]
 
-# Rows of either side that are compared at once: 16 MB of float32.
-_BLOCK_ROWS = 2048
-_WORDS: dict[Kind, str] = {
+_WORDS: dict[LeakKind, str] = {
     "exact": "word for word",
     "normalised": "apart from case and spacing",
     "paraphrase": "as a paraphrase",
@@ -41,7 +39,7 @@ class Leak(NamedTuple):
         cosine: Between the two, -1 to 1.
     """
 
-    kind: Kind
+    kind: LeakKind
     earlier_id: str
     later_id: str
     earlier_text: str
@@ -78,9 +76,9 @@ class SplitLeaks:
         """The leaking queries of the earlier split, each once."""
         return list(dict.fromkeys(leak.earlier_id for leak in self.leaks))
 
-    def counts(self, side: Literal["earlier", "later"] = "later") -> dict[Kind, int]:
+    def counts(self, side: Literal["earlier", "later"] = "later") -> dict[LeakKind, int]:
         """How many queries of a side leak, each counted once, under its strongest kind."""
-        kinds: dict[str, Kind] = {}
+        kinds: dict[str, LeakKind] = {}
         for leak in self.leaks:  # strongest first
             kinds.setdefault(leak.earlier_id if side == "earlier" else leak.later_id, leak.kind)
         found = list(kinds.values())
@@ -158,9 +156,12 @@ def check_leaks(
             cosine that is shown comes near the threshold, set it higher.
 
     Raises:
-        ValueError: the embeddings do not fit the queries or are not finite, or the threshold is out of range.
+        ValueError: the embeddings do not fit the queries or are not finite, the threshold is out of range, or splits
+            are still to be cut.
     """
-    vectors = _checked(dataset, query_embeddings, threshold)
+    if dataset.uncut is not None:
+        raise ValueError("The splits are still to be cut. Pass what cut_splits(dataset, query_embeddings) gives.")
+    vectors = normalized_queries(dataset, query_embeddings, threshold)
     row_of = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
     texts = list(dataset.queries["text"])
     splits = {split: np.array(sorted({row_of[q] for q in rows["query_id"]})) for split, rows in dataset.qrels.items()}
@@ -215,56 +216,8 @@ def drop_leaks(dataset: RetrievalDataset, report: LeakReport) -> RetrievalDatase
     return replace(dataset, qrels=qrels, notes=(*dataset.notes, note))
 
 
-def regroup(
-    dataset: RetrievalDataset, query_embeddings: Tensor, *, threshold: float = PARAPHRASE_THRESHOLD
-) -> RetrievalDataset:
-    """Cut anew the splits that `RetrievalDataset.load` cut, so that paraphrases land on one side as well.
-
-    Paraphrases of paraphrases belong together too. What `load` kept together stays together: duplicates, and with
-    `split_by="document"` the queries of one document.
-
-    Args:
-        dataset: With splits that were cut, not given.
-        query_embeddings: (Q, D), the base model's, rows in the order of `dataset.queries`; of any length.
-        threshold: Cosine from which two queries count as paraphrases, above 0, at most 1.
-
-    Raises:
-        ValueError: all splits were given; a split would be empty; the embeddings do not fit the queries or are not
-            finite; the threshold is out of range.
-    """
-    vectors = _checked(dataset, query_embeddings, threshold)
-    ours = dataset.cut.splits if dataset.cut else ()
-    judged = {query_id for split in ours for query_id in dataset.qrels[split]["query_id"]}
-    ids = list(dataset.queries["id"])
-    rows = np.array([row for row, query_id in enumerate(ids) if query_id in judged], dtype=np.int64)
-    groups: dict[int, list[str]] = {}
-    for row, label in zip(rows, _paraphrase_groups(vectors[torch.from_numpy(rows)], threshold), strict=True):
-        groups.setdefault(int(label), []).append(ids[row])
-    together = [group for group in groups.values() if len(group) > 1]
-    regrouped = dataset.recut(together)
-    number = counted(sum(map(len, together)), "query has", "queries have")
-    note = f"{number} a paraphrase (cosine of at least {threshold:g}) and stay on its side."
-    assert regrouped.cut is not None  # recut refuses data without
-    cut = regrouped.cut._replace(notes=(*regrouped.cut.notes, note))
-    return replace(regrouped, notes=(*regrouped.notes, note), cut=cut)
-
-
-def _checked(dataset: RetrievalDataset, query_embeddings: Tensor, threshold: float) -> Tensor:
-    """The query embeddings at unit length, after a look at what came."""
-    if not 0 < threshold <= 1:
-        raise ValueError(f"The paraphrase threshold is {threshold}. Expected a cosine above 0 and at most 1.")
-    if query_embeddings.ndim != 2 or len(query_embeddings) != len(dataset.queries):
-        raise ValueError(
-            f"query_embeddings have the shape {tuple(query_embeddings.shape)}, but there are {len(dataset.queries)} "
-            "queries. Pass one row per query of the data set, in its order."
-        )
-    if not torch.isfinite(query_embeddings).all():
-        raise ValueError("query_embeddings hold NaN or infinite values. Embed the queries again.")
-    return torch.nn.functional.normalize(query_embeddings.float())
-
-
 class _Row(NamedTuple):
-    kind: Kind
+    kind: LeakKind
     earlier: int
     later: int
     cosine: float
@@ -274,9 +227,9 @@ def _leaking_rows(
     earlier: NDArray[np.int64], later: NDArray[np.int64], texts: Sequence[str], vectors: Tensor, threshold: float
 ) -> list[_Row]:
     """Each leaking row of either side with its closest counterpart, the strongest kind first."""
-    found: dict[tuple[int, int], Kind] = {}
+    found: dict[tuple[int, int], LeakKind] = {}
     twins: tuple[set[int], set[int]] = (set(), set())
-    keys: dict[Kind, list[str]] = {"exact": list(texts), "normalised": [normalised(text) for text in texts]}
+    keys: dict[LeakKind, list[str]] = {"exact": list(texts), "normalised": [text_key(text) for text in texts]}
     for kind, key in keys.items():
         first_of = tuple({key[row]: row for row in rows[::-1].tolist()} for rows in (earlier, later))
         for side, rows in enumerate((earlier, later)):
@@ -286,9 +239,9 @@ def _leaking_rows(
                     twins[side].add(row)
                     found.setdefault((row, twin) if side == 0 else (twin, row), kind)
     # A row without a twin of the same text has none among its closest ones either.
-    nearest = _nearest(vectors[torch.from_numpy(earlier)], vectors[torch.from_numpy(later)])
+    closest = nearest(vectors[torch.from_numpy(earlier)], vectors[torch.from_numpy(later)])
     for side, (rows, others) in enumerate(((earlier, later), (later, earlier))):
-        cosine, index = nearest[side]
+        cosine, index = closest[side]
         for place in (cosine >= threshold).nonzero()[:, 0].tolist():
             row, other = int(rows[place]), int(others[int(index[place])])
             if row not in twins[side]:
@@ -300,53 +253,9 @@ def _leaking_rows(
     return sorted(pairs, key=lambda pair: (order.index(pair.kind), -pair.cosine, pair.later, pair.earlier))
 
 
-def _nearest(one: Tensor, other: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """For each row of either matrix, the highest cosine with a row of the other one and where: on the CPU."""
-    best = [torch.full((len(side),), -2.0, device=one.device) for side in (one, other)]
-    where = [torch.zeros(len(side), dtype=torch.int64, device=one.device) for side in (one, other)]
-    for start, stop, cosines in _blocks(one, other):
-        for side, dim, rows, first in (
-            (0, 1, slice(start[0], stop[0]), start[1]),
-            (1, 0, slice(start[1], stop[1]), start[0]),
-        ):
-            value, index = cosines.max(dim=dim)
-            better = value > best[side][rows]
-            best[side][rows] = torch.where(better, value, best[side][rows])
-            where[side][rows] = torch.where(better, index + first, where[side][rows])
-    return (best[0].cpu(), where[0].cpu()), (best[1].cpu(), where[1].cpu())
-
-
-def _paraphrase_groups(vectors: Tensor, threshold: float) -> NDArray[np.int64]:
-    """The connected components of rows with a cosine of at least the threshold, named by their first row."""
-    labels = np.arange(len(vectors))
-    for start, _, cosines in _blocks(vectors, vectors):
-        if start[0] <= start[1]:  # the rest is the mirror image
-            one, other = (cosines >= threshold).nonzero(as_tuple=True)
-            labels = join(labels, one.cpu().numpy() + start[0], other.cpu().numpy() + start[1])
-    return labels
-
-
-def _blocks(one: Tensor, other: Tensor) -> Iterator[tuple[tuple[int, int], tuple[int, int], Tensor]]:
-    """The product of two matrices of unit rows in blocks, each with the rows and columns where it begins and ends."""
-    for row in range(0, len(one), _BLOCK_ROWS):
-        for column in range(0, len(other), _BLOCK_ROWS):
-            rows, columns = one[row : row + _BLOCK_ROWS], other[column : column + _BLOCK_ROWS]
-            yield (row, column), (row + len(rows), column + len(columns)), rows @ columns.T
-
-
 def _shared_documents(dataset: RetrievalDataset, earlier: str, later: str) -> tuple[tuple[str, str], ...]:
-    positives = {
-        split: [
-            (query_id, corpus_id)
-            for query_id, corpus_id, score in zip(
-                dataset.qrels[split]["query_id"],
-                dataset.qrels[split]["corpus_id"],
-                dataset.qrels[split]["score"],
-                strict=True,
-            )
-            if score > 0
-        ]
-        for split in (earlier, later)
-    }
-    asked = {corpus_id for _, corpus_id in positives[earlier]}
-    return tuple(pair for pair in positives[later] if pair[1] in asked)
+    asked, pairs = (
+        frame.loc[frame["relevance"] > 0, ["query_id", "corpus_id"]]
+        for frame in (dataset.qrels[split].to_pandas() for split in (earlier, later))
+    )
+    return tuple(pairs[pairs["corpus_id"].isin(asked["corpus_id"])].itertuples(index=False, name=None))

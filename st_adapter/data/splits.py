@@ -1,185 +1,188 @@
-"""Cut queries into train, dev and test by a seeded hash, with those that belong together on one side."""
+"""The split of every query: as given where that is enough, cut where not."""
 
 from __future__ import annotations
 
-import hashlib
-import unicodedata
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-Indices = NDArray[np.int64]
+from st_adapter.choices import SplitBy
+from st_adapter.data.cutting import Share, cut_by_text, cut_in_groups, text_key
+from st_adapter.data.tables import NO_SPLIT, usual_split
+from st_adapter.words import counted, listed
+
+UNCUT = "all"  # the one split of data that came without splits and are not cut
+
+_NO_DEV = "No dev split was given"
+_SHARES: dict[tuple[str, ...], tuple[Share, ...]] = {
+    ("train", "dev", "test"): (Share("train", 0.7), Share("dev", 0.1), Share("test", 0.2)),
+    ("train", "dev"): (Share("dev", 0.15), Share("train", 0.85)),
+    (): (),
+}
 
 
-class Part(NamedTuple):
-    """A split to be made: its name and the share of the queries that it shall have, 0-1."""
-
-    name: str
-    share: float
-
-
-class GroupedCut(NamedTuple):
-    """Where the queries went.
+@dataclass(frozen=True)
+class Cut:
+    """How the splits that do not come with the data are cut.
 
     Attributes:
-        parts: (Q,) int64, the part of each query.
-        num_torn_groups: groups that were too large for one side and had to be cut.
-        num_torn_queries: queries in them.
+        splits: Names of the splits to cut; the others are given.
+        by: `query`: duplicates of a query stay together; `document`: all queries of one document do so too.
+        seed: Seed of the hash.
+        reason: Why they are cut, for the notes.
+
+    Raises:
+        ValueError: There is no such way to cut.
     """
 
-    parts: Indices
-    num_torn_groups: int
-    num_torn_queries: int
+    splits: tuple[str, ...] = ("train", "dev", "test")
+    by: SplitBy = "query"
+    seed: int = 0
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.by not in get_args(SplitBy):
+            raise ValueError(f"split_by is {self.by!r}. Expected one of {listed(get_args(SplitBy))}.")
+        if self.splits not in _SHARES:
+            raise ValueError(f"cut_into is {self.splits!r}. Expected one of {', '.join(map(str, _SHARES))}.")
+
+    def note(self, num_dev: int) -> str:
+        """What is said of it, once it is done."""
+        kept = ", with all queries of one document on one side" if self.by == "document" else ""
+        if self.reason == _NO_DEV:
+            return f"{_NO_DEV}; {counted(num_dev, 'query', 'queries')} of train became it, by a hash{kept}."
+        return f"{self.reason}; queries were cut 70/10/20 into train, dev and test by a hash (seed {self.seed}){kept}."
 
 
-def normalised(text: str) -> str:
-    """The text without what case, width and spacing add, for comparing texts."""
-    if text.isascii():  # the same, many times faster
-        return " ".join(text.lower().split())
-    # The second NFKC puts together what casefold took apart, so that upper and lower case meet for every script.
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(folded.split())
-
-
-def hash_shares(texts: Sequence[str], seed: int) -> NDArray[np.float64]:
-    """Place each normalised text in [0, 1), always the same place for the same text and seed."""
-    digests = (hashlib.sha256(f"{seed}:{text}".encode("utf-8", "surrogatepass")).digest() for text in texts)
-    return np.array([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests], dtype=np.float64)
-
-
-def cut(texts: Sequence[str], parts: Sequence[Part], seed: int) -> Indices:
-    """Cut queries by the hash of their normalised text: (Q,) int64, the part of each. More data moves no query."""
-    return _part_at(hash_shares(texts, seed), np.array([part.share for part in parts]))
-
-
-def cut_in_groups(
-    texts: Sequence[str],
-    document_query: Indices,
-    document: Indices,
-    linked: tuple[Indices, Indices],
-    parts: Sequence[Part],
-    seed: int,
-) -> GroupedCut:
-    """Cut queries so that those with the same text, those linked and those of one document stay on one side.
-
-    The groups are the connected components of the graph of queries, documents and links. Each goes where the hash of
-    its first text in alphabetical order says, so more data moves only queries whose group it joins. A hash cannot place
-    a group larger than the smallest part: such groups go, the largest first, to the part with the most room, and the
-    small ones are hashed into the room that is left. A group larger than the largest part fits nowhere, and one that
-    leaves a part empty is too large as well; it is cut, first along links, then by the document asked for by most of
-    its queries, then by text, no further than it takes.
+def named_splits(qrels: pd.DataFrame, cut: Cut) -> tuple[pd.DataFrame, list[str], Cut | None]:
+    """Name the split of every row by its usual name, `NO_SPLIT` where the row is still to be cut.
 
     Args:
-        texts: Q normalised texts.
-        document_query: (E,) queries of the relevant pairs, indices into `texts`.
-        document: (E,) documents of these pairs, numbers of any kind; their order breaks ties between documents.
-        linked: Two (L,) arrays of queries that belong together for other reasons.
-        parts: What to cut into; the shares sum up to 1.
-        seed: Seeds the hash.
+        qrels: Rows with a `split`, as the source calls it.
+        cut: What to do where splits are missing.
 
-    Example:
-        >>> queries = np.arange(40)
-        >>> texts = [f"query {number:02}" for number in range(40)]
-        >>> nothing = np.array([], dtype=np.int64)
-        >>> parts = [Part("train", 0.7), Part("test", 0.3)]
-        >>> found = cut_in_groups(texts, queries, queries // 4, (nothing, nothing), parts, 1)
-        >>> found.parts.reshape(10, 4).sum(axis=1).tolist()
-        [0, 0, 0, 0, 0, 0, 4, 0, 0, 4]
+    Returns:
+        The rows, notes on the splits, and how to cut those that are left; None if there are none.
+
+    Raises:
+        ValueError: A split has no name or two, some rows name one and some do not, or train is missing.
     """
-    # One unit per text, in alphabetical order; a group is named by its first unit.
-    distinct, unit_of = np.unique(np.array(texts, dtype=object), return_inverse=True)
-    weights = np.bincount(unit_of, minlength=len(distinct))
-    pairs = pd.DataFrame({"unit": unit_of[document_query], "document": document}).drop_duplicates()
-    units = np.arange(len(distinct))
-    by_document = _by_document(pairs, len(units))
-    levels = [
-        join(by_document, unit_of[linked[0]], unit_of[linked[1]]),
-        by_document,
-        _by_main_document(pairs, len(units)),
-        units,
-    ]
-    hashes, shares = hash_shares(list(distinct), seed), np.array([part.share for part in parts])
-    groups, level = levels[0].copy(), np.zeros(len(units), dtype=np.int64)
-    while True:
-        names, index = np.unique(groups, return_inverse=True)
-        sizes = np.bincount(index, weights, minlength=len(names))
-        placed = _place(sizes, hashes[names], shares)
-        filled = np.bincount(placed, minlength=len(parts)) > 0
-        # A group is too large if no part has its size, or if it is why another part stays empty.
-        limit = (shares.max() if filled.all() else shares.min()) * weights.sum()
-        too_large = np.flatnonzero((sizes > limit) & (level[names] < len(levels) - 1))
-        if not len(too_large):
-            break
-        members = index == too_large[sizes[too_large].argmax()]
-        level[members] += 1
-        for number in range(1, len(levels)):
-            chosen = members & (level == number)
-            groups[chosen] = levels[number][chosen]
-    torn = pd.Series(groups).groupby(levels[0]).nunique().loc[lambda count: count > 1].index
-    num_torn_queries = int(weights[np.isin(levels[0], torn)].sum())
-    return GroupedCut(placed[index][unit_of], len(torn), num_torn_queries)
+    names = _usual_names(qrels["split"].unique().tolist())
+    qrels = qrels.assign(split=qrels["split"].map(names))
+    given = list(dict.fromkeys(names.values()))
+    if NO_SPLIT in given and len(given) > 1:
+        raise ValueError("Some rows name a split and some do not. Expected a name in every row, or in none.")
+    if not cut.splits:
+        if given != [NO_SPLIT]:
+            return qrels, [], None
+        number = counted(qrels["query_id"].nunique(), "query", "queries")
+        return qrels.assign(split=UNCUT), [f"No splits were given; nothing was cut: {number} in all."], None
+    if given in ([NO_SPLIT], ["train"]):
+        qrels = qrels.assign(split=NO_SPLIT)
+        if "test" not in cut.splits:
+            return qrels, ["No test split was set aside."], replace(cut, reason=_NO_DEV)
+        found = "Only a train split was given" if given == ["train"] else "No splits were given"
+        return qrels, [], replace(cut, reason=found)
+    if "train" not in given:
+        raise ValueError(
+            f"There is no train split; found {listed(sorted(given))}. Expected train, with dev and test if any. "
+            "Name the split to learn from 'train', or give all rows without splits to have them cut."
+        )
+    notes = [] if "test" in given else ["No test split was given, so there is none."]
+    others = [split for split in given if split not in ("train", "dev", "test")]
+    if others:
+        is_used = "Split {} is" if len(others) == 1 else "Splits {} are"
+        notes.append(f"{is_used.format(listed(others))} used for nothing but to be evaluated on when asked.")
+    if "dev" not in given:
+        qrels = qrels.assign(split=qrels["split"].replace("train", NO_SPLIT))
+        return qrels, notes, replace(cut, splits=("train", "dev"), reason=_NO_DEV)
+    if cut.by == "document":
+        notes.append("All splits were given and stay as they are, whatever documents their queries share.")
+    return qrels, notes, None
 
 
-def join(labels: Indices, one: Indices, other: Indices) -> Indices:
-    """Join groups by more edges: connected components, each named by its smallest member.
+def _usual_names(given: Iterable[Any]) -> dict[Any, str]:
+    """The name of each given split -> the usual name for it.
+
+    Raises:
+        ValueError: A name is no name, or two different words mean the same split.
+    """
+    names: dict[Any, str] = {}
+    for name in given:
+        if not isinstance(name, str) or (name and not name.strip()):
+            raise ValueError(
+                f"A row is in the split {name!r}. Expected a name such as train, dev or test in every row."
+            )
+        names[name] = usual_split(name) or name.strip()
+    for split in dict.fromkeys(names.values()):
+        words = [name for name in names if names[name] == split]
+        if len({word.strip().casefold() for word in words}) > 1:
+            raise ValueError(
+                f"The splits {listed(words)} all read as {split!r}. Expected one split for each purpose. Rename the "
+                "others, for example to 'test', or leave them out."
+            )
+    return names
+
+
+def cut_rows(
+    qrels: pd.DataFrame, cut: Cut, texts: pd.Series, documents: pd.Series, together: Sequence[Sequence[str]] = ()
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Cut the judgements of some queries.
 
     Args:
-        labels: (V,) the smallest member of each node's group; `np.arange(V)` for no groups.
-        one: (E,) nodes.
-        other: (E,) nodes that belong to the same group as those of `one`.
+        qrels: Their rows.
+        cut: Into what and how.
+        texts: Text of each query, by its id.
+        documents: Text of each document, by its id.
+        together: Groups of query ids. Each group stays on one side, as far as no group is too large for that.
 
-    Example:
-        >>> join(np.arange(5), np.array([3, 1]), np.array([4, 3])).tolist()
-        [0, 1, 2, 1, 1]
+    Returns:
+        Split -> its rows, and notes on what was done.
+
+    Raises:
+        ValueError: There are too few queries for all splits.
     """
-    labels = labels.copy()
-    while True:
-        first, second = labels[one], labels[other]
-        apart = first != second
-        if not apart.any():
-            return labels
-        one, other = one[apart], other[apart]
-        np.minimum.at(labels, np.maximum(first, second)[apart], np.minimum(first, second)[apart])
-        while not np.array_equal(labels, followed := labels[labels]):
-            labels = followed
+    shares = _SHARES[cut.splits]
+    query_of, query_ids = pd.factorize(qrels["query_id"])
+    keys = [text_key(text) for text in texts[query_ids]]
+    torn: list[str] = []
+    if cut.by == "query" and not together:
+        sides = cut_by_text(keys, shares, cut.seed)
+    else:
+        relevant = (qrels["relevance"] > 0).to_numpy() & (cut.by == "document")
+        # Sorted by text, so that neither ids nor the order of rows decide anything.
+        document = pd.factorize(qrels["corpus_id"][relevant].map(documents), sort=True)[0]
+        row_of = pd.Series(range(len(query_ids)), index=query_ids)
+        links = [(row_of[group[0]], row_of[query_id]) for group in together for query_id in group[1:]]
+        linked = np.array(links, dtype=np.int64).reshape(-1, 2)
+        found = cut_in_groups(keys, query_of[relevant], document, (linked[:, 0], linked[:, 1]), shares, cut.seed)
+        sides = found.sides
+        if found.num_torn_groups:
+            shared = [*(["documents"] if cut.by == "document" else []), *(["paraphrases"] if together else [])]
+            groups = counted(found.num_torn_groups, "group of queries that hangs", "groups of queries that hang")
+            torn.append(
+                f"{groups} together by {' and '.join(shared)} ({found.num_torn_queries} of {len(query_ids)} queries) "
+                "too large for one side; cut further, no more than needed. What then stands on two sides is a leak, "
+                "and counted as one."
+            )
+    counts = np.bincount(sides, minlength=len(shares))
+    if not counts.all():
+        sizes = {share.name: f"{share.size:.0%}"[:-1] for share in shares}
+        missing = sorted(share.name for share, count in zip(shares, counts, strict=True) if not count)
+        raise ValueError(
+            f"{counted(len(query_ids), 'query', 'queries')} cut {'/'.join(sizes[name] for name in cut.splits)} "
+            f"with seed {cut.seed} left {listed(missing)} "
+            f"without any. Expected queries in each of {' and '.join(', '.join(cut.splits).rsplit(', ', 1))}. "
+            "Give more data, another seed, or splits of your own."
+        )
+    by_split = {share.name: qrels[sides[query_of] == side] for side, share in enumerate(shares)}
+    return by_split, [cut.note(by_split["dev"]["query_id"].nunique()), *torn]
 
 
-def _by_document(pairs: pd.DataFrame, num_units: int) -> Indices:
-    """The components of units that share documents."""
-    nodes = num_units + pd.factorize(pairs["document"])[0]
-    num_nodes = num_units + pairs["document"].nunique()
-    return join(np.arange(num_nodes), pairs["unit"].to_numpy(), nodes)[:num_units]
-
-
-def _by_main_document(pairs: pd.DataFrame, num_units: int) -> Indices:
-    """The units with the same main document: the one of theirs that most units ask for."""
-    asked = pairs.assign(asked=pairs.groupby("document")["unit"].transform("size"))
-    main = asked.sort_values(["asked", "document"], ascending=[False, True]).drop_duplicates("unit")
-    labels = np.arange(num_units)
-    labels[main["unit"]] = main.groupby("document")["unit"].transform("min")
-    return labels
-
-
-def _place(sizes: NDArray[Any], hashes: NDArray[np.float64], shares: NDArray[np.float64]) -> Indices:
-    """The part of each group: large ones where most room is, the others by their hash."""
-    room = shares * sizes.sum()
-    large = np.flatnonzero(sizes > room.min())
-    placed = np.zeros(len(sizes), dtype=np.int64)
-    filled = np.zeros(len(shares), dtype=bool)
-    for number, group in enumerate(large[np.lexsort((hashes[large], -sizes[large]))]):
-        # The last groups there are go where nothing is yet.
-        must_fill = len(sizes) - number <= (~filled).sum()
-        part = np.where(filled & must_fill, -np.inf, room).argmax()
-        placed[group], filled[part] = part, True
-        room[part] -= sizes[group]
-    small = np.setdiff1d(np.arange(len(sizes)), large)
-    placed[small] = _part_at(hashes[small], room.clip(min=0))
-    return placed
-
-
-def _part_at(hashes: NDArray[np.float64], room: NDArray[np.float64]) -> Indices:
-    bounds = room.cumsum()
-    return np.searchsorted(bounds[:-1] / max(bounds[-1], 1e-300), hashes, side="right").astype(np.int64)
+def in_order(splits: Iterable[str]) -> list[str]:
+    """Put train, dev and test first, others as they came."""
+    found = dict.fromkeys(splits)
+    return [name for name in dict.fromkeys(("train", "dev", "test", *found)) if name in found]

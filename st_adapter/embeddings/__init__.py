@@ -3,19 +3,19 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from st_adapter.embeddings.base_model import BaseModel as BaseModel
     from st_adapter.embeddings.embedded import EmbeddedDataset as EmbeddedDataset
     from st_adapter.embeddings.embedded import EmbeddedQrels as EmbeddedQrels
     from st_adapter.embeddings.embedded import EmbeddedSplit as EmbeddedSplit
     from st_adapter.embeddings.embedding import embed as embed
     from st_adapter.embeddings.fingerprint import model_fingerprint as model_fingerprint
+    from st_adapter.embeddings.identity import EncoderIdentity as EncoderIdentity
 else:
     from st_adapter.lazy import names_on_demand
 
     __getattr__, __dir__ = names_on_demand(
         __name__,
         {
-            "base_model": ["BaseModel"],
+            "identity": ["EncoderIdentity"],
             "embedded": ["EmbeddedDataset", "EmbeddedQrels", "EmbeddedSplit"],
             "embedding": ["embed"],
             "fingerprint": ["model_fingerprint"],

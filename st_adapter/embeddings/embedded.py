@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.corpus import Corpus, MemoryCorpus, Similarity, check_vectors
+from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.embeddings.long_texts import LongTexts
 
-Similarity = Literal["cosine", "dot"]
-
-_UNIT_TOLERANCE = 1e-3
 # Batches of other sizes shift a vector; a cosine this near to 1 is the same text, whatever the precision.
 _COPY_TOLERANCE = 1e-4
-# Splits share one corpus tensor: version and similarity for which it was found to be in form.
-_in_form: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 class EmbeddedQrels(NamedTuple):
@@ -55,36 +50,35 @@ class EmbeddedSplit:
     Attributes:
         name: ``train``, ``dev``, ``test`` or another split.
         query_ids: Q ids, row by row.
-        corpus_ids: N ids, row by row.
         query_embeddings: (Q, D) float32, as the base model gives them.
-        corpus_embeddings: (N, D) float32; brought to unit length if ``similarity`` is cosine.
-        qrels: judgements, indices into the two matrices.
-        similarity: ``cosine`` or ``dot``, how the model compares a query with a document.
-        unit: whether the base model's vectors have unit length.
+        corpus: the N documents and how they are compared with a query.
+        qrels: judgements, indices into queries and corpus.
+        normalized: whether the base model's vectors have unit length.
         base_model: the model that the vectors are of; None if unknown.
         own_copies: the documents that are a query's own text, as far as the texts tell. None where there are no texts:
             then it is the document with the query's id and, up to rounding, its vector.
 
     Raises:
-        ValueError: ids, matrices and indices do not fit together, or a vector is not finite.
+        ValueError: ids, vectors and indices do not fit together, or a vector is not finite.
     """
 
     name: str
     query_ids: list[str]
-    corpus_ids: list[str]
     query_embeddings: Tensor
-    corpus_embeddings: Tensor
+    corpus: Corpus
     qrels: EmbeddedQrels
-    similarity: Similarity = "cosine"
-    unit: bool = True
-    base_model: BaseModel | None = None
+    normalized: bool = True
+    base_model: EncoderIdentity | None = None
     own_copies: OwnCopies | None = None
 
     def __post_init__(self) -> None:
-        # Not kept as given, so that no user of the split has to ask for dtypes or for the similarity.
+        # Not kept as given, so that no user of the split has to ask for dtypes.
         object.__setattr__(self, "qrels", _as_qrels(self.qrels))
         _bring_into_form(self)
-        _check_indices(self.name, self.qrels, self.query_ids, self.corpus_ids)
+        _check_indices(self.name, self.qrels, len(self.query_ids), len(self.corpus))
+
+    def __repr__(self) -> str:
+        return f"EmbeddedSplit({self.name!r}: {_sizes(self)}, {self.num_pairs:,} relevant pairs)"
 
     @property
     def left_out(self) -> OwnCopies:
@@ -92,7 +86,7 @@ class EmbeddedSplit:
         copies = _same_id_and_vector(self) if self.own_copies is None else self.own_copies
         if len(copies.query_index) == 0:
             return copies
-        num_documents = len(self.corpus_ids)
+        num_documents = len(self.corpus)
         relevant = self.qrels.relevance > 0
         judged = self.qrels.query_index[relevant] * num_documents + self.qrels.corpus_index[relevant]
         keys = copies.query_index * num_documents + copies.corpus_index
@@ -112,8 +106,21 @@ class EmbeddedSplit:
             own_copies=_copies_of(self.own_copies, kept),
         )
 
+    def in_memory(self) -> EmbeddedSplit:
+        """The same split with all documents in memory, where fits want them."""
+        return replace(self, corpus=MemoryCorpus.of(self.corpus, self.query_embeddings.device))
+
+    def comparable(self, query_embeddings: Tensor) -> Tensor:
+        """Query vectors (n, D) whose dot product with a document is the similarity."""
+        return torch.nn.functional.normalize(query_embeddings) if self.similarity == "cosine" else query_embeddings
+
     @property
-    def dim(self) -> int:
+    def similarity(self) -> Similarity:
+        """``cosine`` or ``dot``, how the model compares a query with a document."""
+        return self.corpus.similarity
+
+    @property
+    def dimension(self) -> int:
         """D, the number of dimensions."""
         return int(self.query_embeddings.shape[1])
 
@@ -129,34 +136,37 @@ class EmbeddedDataset:
 
     Attributes:
         query_ids: Q ids of all splits, row by row.
-        corpus_ids: N ids, row by row.
         query_embeddings: (Q, D) float32, as the base model gives them.
-        corpus_embeddings: (N, D) float32; of unit length if ``similarity`` is cosine. One tensor for all splits.
+        corpus: the N documents, one corpus for all splits.
         qrels: split -> judgements.
-        similarity: ``cosine`` or ``dot``.
-        unit: whether the base model's vectors have unit length.
+        normalized: whether the base model's vectors have unit length.
         base_model: the model that the vectors are of; None if unknown.
         own_copies: as in ``EmbeddedSplit``.
+        long_texts: how many texts are longer than what the model reads; None if it reads all to the end, or if nothing
+            tells.
 
     Raises:
-        ValueError: ids, matrices and indices do not fit together, or a vector is not finite.
+        ValueError: ids, vectors and indices do not fit together, or a vector is not finite.
     """
 
     query_ids: list[str]
-    corpus_ids: list[str]
     query_embeddings: Tensor
-    corpus_embeddings: Tensor
+    corpus: Corpus
     qrels: dict[str, EmbeddedQrels]
-    similarity: Similarity
-    unit: bool
-    base_model: BaseModel | None = None
+    normalized: bool
+    base_model: EncoderIdentity | None = None
     own_copies: OwnCopies | None = None
+    long_texts: LongTexts | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "qrels", {split: _as_qrels(qrels) for split, qrels in self.qrels.items()})
         _bring_into_form(self)
         for split, qrels in self.qrels.items():
-            _check_indices(split, qrels, self.query_ids, self.corpus_ids)
+            _check_indices(split, qrels, len(self.query_ids), len(self.corpus))
+
+    def __repr__(self) -> str:
+        judged = ", ".join(f"{split} {len(q.query_index.unique()):,}" for split, q in self.qrels.items())
+        return f"EmbeddedDataset({_sizes(self)}; {judged} queries)"
 
     def __getitem__(self, split: str) -> EmbeddedSplit:
         """The queries that a split judges, in data set order, with the whole corpus.
@@ -175,23 +185,35 @@ class EmbeddedDataset:
         return EmbeddedSplit(
             name=split,
             query_ids=[self.query_ids[row] for row in rows.tolist()],
-            corpus_ids=self.corpus_ids,
             query_embeddings=self.query_embeddings[rows],
-            corpus_embeddings=self.corpus_embeddings,
+            corpus=self.corpus,
             qrels=qrels._replace(query_index=query_index),
-            similarity=self.similarity,
-            unit=self.unit,
+            normalized=self.normalized,
             base_model=self.base_model,
             own_copies=_copies_of(self.own_copies, judged),
         )
 
+    @property
+    def similarity(self) -> Similarity:
+        """``cosine`` or ``dot``, how the model compares a query with a document."""
+        return self.corpus.similarity
+
+    @property
+    def dimension(self) -> int:
+        """D, the number of dimensions."""
+        return int(self.query_embeddings.shape[1])
+
+    def in_memory(self) -> EmbeddedDataset:
+        """The same data set with all documents in memory, where fits want them."""
+        return replace(self, corpus=MemoryCorpus.of(self.corpus, self.query_embeddings.device))
+
     def to(self, device: str | torch.device) -> EmbeddedDataset:
-        """The same data set with all tensors on ``device``."""
-        copies = self.own_copies
+        """The same data set with all tensors on ``device``, those of a corpus in memory too."""
+        copies, corpus = self.own_copies, self.corpus
         return replace(
             self,
             query_embeddings=self.query_embeddings.to(device),
-            corpus_embeddings=self.corpus_embeddings.to(device),
+            corpus=corpus.to(device) if isinstance(corpus, MemoryCorpus) else corpus,
             qrels={split: EmbeddedQrels(*(part.to(device) for part in qrels)) for split, qrels in self.qrels.items()},
             own_copies=None if copies is None else OwnCopies(*(part.to(device) for part in copies)),
         )
@@ -205,7 +227,7 @@ def index_qrels(dataset: RetrievalDataset, device: str | torch.device) -> dict[s
         split: EmbeddedQrels(
             torch.tensor([query_rows[query_id] for query_id in judged["query_id"]], device=device),
             torch.tensor([corpus_rows[corpus_id] for corpus_id in judged["corpus_id"]], device=device),
-            torch.tensor(list(judged["score"]), dtype=torch.float32, device=device),
+            torch.tensor(list(judged["relevance"]), dtype=torch.float32, device=device),
         )
         for split, judged in dataset.qrels.items()
     }
@@ -228,65 +250,28 @@ def _as_qrels(given: EmbeddedQrels) -> EmbeddedQrels:
 
 
 def _bring_into_form(embedded: EmbeddedSplit | EmbeddedDataset) -> None:
-    """Bring the vectors into the form that the class promises, after a look at what came."""
+    """Bring the queries into the form that the class promises, after a look at what came."""
     object.__setattr__(embedded, "query_embeddings", embedded.query_embeddings.float())
-    object.__setattr__(embedded, "corpus_embeddings", embedded.corpus_embeddings.float())
-    _check_shape("query", embedded.query_ids, embedded.query_embeddings)
-    _check_shape("corpus", embedded.corpus_ids, embedded.corpus_embeddings)
-    if embedded.query_embeddings.shape[1] != embedded.corpus_embeddings.shape[1]:
+    check_vectors("query", embedded.query_ids, embedded.query_embeddings)
+    if embedded.dimension != embedded.corpus.dimension:
         raise ValueError(
-            f"query_embeddings have {embedded.query_embeddings.shape[1]} dimensions, but corpus_embeddings have "
-            f"{embedded.corpus_embeddings.shape[1]}. Embed both with the same base model."
+            f"query_embeddings have {embedded.dimension} dimensions, but corpus_embeddings have "
+            f"{embedded.corpus.dimension}. Embed both with the same base model."
         )
-    _check_finite("query", embedded.query_ids, embedded.query_embeddings)
-    corpus = embedded.corpus_embeddings
-    if not _is_in_form(corpus, embedded.similarity):
-        _check_finite("corpus", embedded.corpus_ids, corpus)
-        corpus = _comparable(corpus, embedded.similarity)
-        object.__setattr__(embedded, "corpus_embeddings", corpus)
-        if not corpus.is_inference():
-            _in_form[corpus] = (corpus._version, embedded.similarity)
     if embedded.own_copies is not None:
         copies = OwnCopies(*(part.long() for part in embedded.own_copies))
         object.__setattr__(embedded, "own_copies", copies)
-        _check_range("own copies", *copies, embedded.query_ids, embedded.corpus_ids)
+        _check_range("own copies", *copies, len(embedded.query_ids), len(embedded.corpus))
 
 
-def _is_in_form(corpus_embeddings: Tensor, similarity: Similarity) -> bool:
-    """Whether these very documents were looked at before, and have not been written into since."""
-    if corpus_embeddings.is_inference() or corpus_embeddings not in _in_form:
-        return False
-    return bool(_in_form[corpus_embeddings] == (corpus_embeddings._version, similarity))
+def _sizes(embedded: EmbeddedSplit | EmbeddedDataset) -> str:
+    return (
+        f"{len(embedded.query_ids):,} queries, {len(embedded.corpus):,} documents, "
+        f"{embedded.dimension} dimensions, {embedded.similarity}"
+    )
 
 
-def _comparable(corpus_embeddings: Tensor, similarity: Similarity) -> Tensor:
-    """Documents whose dot product with a unit query is the similarity; the same tensor if nothing has to change."""
-    if similarity == "dot":
-        return corpus_embeddings
-    lengths = corpus_embeddings.norm(dim=1)
-    off = ((lengths - 1).abs() > _UNIT_TOLERANCE) & (lengths > 0)  # a row of zeros stays what it is
-    return torch.nn.functional.normalize(corpus_embeddings) if off.any() else corpus_embeddings
-
-
-def _check_shape(side: str, ids: Sequence[str], embeddings: Tensor) -> None:
-    if embeddings.ndim != 2 or len(ids) != len(embeddings):
-        raise ValueError(
-            f"{side}_embeddings have shape {tuple(embeddings.shape)}, but there are {len(ids)} ids. "
-            "Pass one row of D numbers per id."
-        )
-
-
-def _check_finite(side: str, ids: Sequence[str], embeddings: Tensor) -> None:
-    bad = ~torch.isfinite(embeddings).all(dim=1)
-    if bad.any():
-        rows = bad.nonzero().squeeze(1).tolist()
-        raise ValueError(
-            f"{len(rows)} rows of {side}_embeddings hold NaN or infinite values, the first: "
-            f"{[ids[row] for row in rows[:3]]}. Embed these texts again."
-        )
-
-
-def _check_indices(split: str, qrels: EmbeddedQrels, query_ids: Sequence[str], corpus_ids: Sequence[str]) -> None:
+def _check_indices(split: str, qrels: EmbeddedQrels, num_queries: int, num_documents: int) -> None:
     if len({tuple(part.shape) for part in qrels}) > 1 or qrels.relevance.ndim != 1:
         shapes = [tuple(part.shape) for part in qrels]
         raise ValueError(
@@ -295,18 +280,16 @@ def _check_indices(split: str, qrels: EmbeddedQrels, query_ids: Sequence[str], c
         )
     if not torch.isfinite(qrels.relevance).all():
         raise ValueError(f"A judgement of {split!r} has a relevance that is NaN or infinite. Pass finite numbers.")
-    _check_range(f"judgements of {split!r}", qrels.query_index, qrels.corpus_index, query_ids, corpus_ids)
+    _check_range(f"judgements of {split!r}", qrels.query_index, qrels.corpus_index, num_queries, num_documents)
 
 
-def _check_range(
-    what: str, query_index: Tensor, corpus_index: Tensor, query_ids: Sequence[str], corpus_ids: Sequence[str]
-) -> None:
+def _check_range(what: str, query_index: Tensor, corpus_index: Tensor, num_queries: int, num_documents: int) -> None:
     if query_index.shape != corpus_index.shape or query_index.ndim != 1:
         raise ValueError(
             f"The {what} have indices of the shapes {tuple(query_index.shape)} and {tuple(corpus_index.shape)}. "
             "Pass two tensors with one entry per pair."
         )
-    for index, size, side in ((query_index, len(query_ids), "query"), (corpus_index, len(corpus_ids), "corpus")):
+    for index, size, side in ((query_index, num_queries, "query"), (corpus_index, num_documents, "corpus")):
         if len(index) and not (0 <= int(index.min()) and int(index.max()) < size):
             raise ValueError(f"The {what} point to {side} rows outside 0..{size - 1}. Pass indices of these rows.")
 
@@ -323,10 +306,12 @@ def _copies_of(copies: OwnCopies | None, kept: Tensor) -> OwnCopies | None:
 def _same_id_and_vector(split: EmbeddedSplit) -> OwnCopies:
     """The documents with a query's id and vector: "1", "2", ... often number both sides, so ids alone say nothing."""
     row_of = {query_id: row for row, query_id in enumerate(split.query_ids)}
-    pairs = [(row_of[one], document) for document, one in enumerate(split.corpus_ids) if one in row_of]
+    pairs = [(row_of[one], document) for document, one in enumerate(split.corpus.ids) if one in row_of]
     device = split.query_embeddings.device
     query_index, corpus_index = torch.tensor(pairs, dtype=torch.int64, device=device).reshape(-1, 2).unbind(1)
-    queries, documents = split.query_embeddings[query_index], split.corpus_embeddings[corpus_index]
+    if not pairs:
+        return OwnCopies(query_index, corpus_index)
+    queries, documents = split.query_embeddings[query_index], split.corpus.rows(corpus_index)
     lengths = queries.norm(dim=1), documents.norm(dim=1)
     same = (queries * documents).sum(dim=1) >= (1 - _COPY_TOLERANCE) * lengths[0] * lengths[1]
     if split.similarity == "dot":

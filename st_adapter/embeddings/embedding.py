@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,16 @@ from tqdm.auto import tqdm
 
 from st_adapter.choices import Precision
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.base_model import BaseModel, Role, check_encoder, is_unit, prompt_of
-from st_adapter.embeddings.cache import DTYPES, VectorCache, autocast, cache_of_this_model, sample_of_texts
-from st_adapter.embeddings.embedded import EmbeddedDataset, OwnCopies, Similarity, index_qrels
-from st_adapter.embeddings.fingerprint import json_digest
+from st_adapter.data.paraphrases import cut_splits
+from st_adapter.embeddings.cache import VectorCache
+from st_adapter.embeddings.corpus import MemoryCorpus
+from st_adapter.embeddings.embedded import EmbeddedDataset, OwnCopies, index_qrels
+from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, encode
+from st_adapter.embeddings.long_texts import LongTexts
+from st_adapter.embeddings.roles import Role
+from st_adapter.embeddings.tolerance import is_normalized
 from st_adapter.errors import InputError
-from st_adapter.storage.files import check_writable
+from st_adapter.storage.writing import check_writable
 
 # A killed run loses at most the texts of one unfinished shard.
 _SHARD_TEXTS = 2048
@@ -28,7 +33,7 @@ _CHUNK_TEXTS = 256
 
 
 def embed(
-    model: SentenceTransformer,
+    model: SentenceTransformer | Encoder,
     dataset: RetrievalDataset,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -36,20 +41,22 @@ def embed(
     precision: Precision = "fp32",
     show_progress_bar: bool = True,
 ) -> EmbeddedDataset:
-    """Embed every query with ``encode_query`` and every document with ``encode_document``, each distinct text once.
+    """Embed every query and every document, each distinct text once.
 
     Vectors are cached as Arrow files under a key made of everything that can be read of the model in memory (see
     ``model_fingerprint``), the role, the prompt and the precision, and within it by text. Before cached vectors are
-    used, 32 of their texts, the longest among them, are embedded afresh and compared: what no reading of a model shows
-    is seen there, and all texts are embedded anew, with a warning. A second run embeds no more than these, and a killed
-    run goes on after its last finished shard of 2,048 texts.
+    used, 32 of their texts, the longest among them, are embedded afresh and compared: if they differ, all are embedded
+    anew, with a warning. A second run embeds no more than these; a killed one goes on after its last finished shard.
+
+    Splits that are to be cut by document are cut here, with the paraphrases that the embeddings show.
 
     Args:
-        model: base model, on the device it shall run on.
+        model: base model, on the device it shall run on; its ``encode_query`` and ``encode_document`` are used. Or
+            another ``Encoder``, which says itself how it is run.
         dataset: queries, corpus and judgements.
         cache_dir: where the cache lies; ``st_adapter`` in ``HF_HOME`` if None. One that cannot be written to is read,
             and what is new is kept in memory only, with a warning.
-        batch_size: texts per forward pass, >= 1.
+        batch_size: texts per forward pass of a ``SentenceTransformer``, >= 1.
         precision: ``bf16`` or ``fp16`` run the model under autocast (GPUs); vectors are kept in float32 all the same.
         show_progress_bar: one bar for the queries, one for the documents, if there is anything to embed.
 
@@ -60,51 +67,76 @@ def embed(
         ValueError: the model is a cross-encoder or sparse, compares by Euclidean or Manhattan distance, has quantised
             weights, or gives a vector that is not finite; ``cache_dir`` cannot be made; a cached file cannot be read.
     """
-    check_encoder(model)
-    similarity = _similarity(model)
+    texts = embed_texts(
+        model,
+        dataset,
+        cache_dir=cache_dir,
+        batch_size=batch_size,
+        precision=precision,
+        show_progress_bar=show_progress_bar,
+    )
+    return judged_by(texts, cut_splits(dataset, texts.query_embeddings))
+
+
+def judged_by(texts: EmbeddedDataset, dataset: RetrievalDataset) -> EmbeddedDataset:
+    """The texts of a data set, embedded, with its judgements."""
+    return replace(texts, qrels=index_qrels(dataset, texts.query_embeddings.device))
+
+
+def embed_texts(
+    model: SentenceTransformer | Encoder,
+    dataset: RetrievalDataset,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    batch_size: int = 32,
+    precision: Precision = "fp32",
+    show_progress_bar: bool = True,
+) -> EmbeddedDataset:
+    """As ``embed``, but without judgements and splits: those are cut and indexed once it is known what to do with them.
+
+    See ``paraphrases.cut_splits`` and ``judged_by``.
+    """
+    encoder = _as_encoder(model, batch_size, precision)
     store = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
     writable = _is_writable(store, given=cache_dir is not None)
-    base_model = BaseModel.of(model)
-    if base_model.fingerprint is None:
-        raise ValueError(
-            f"This model runs on the {model.get_backend()!r} backend, whose weights cannot be read to tell its cached "
-            "vectors from those of another model. Load it with backend='torch' for training."
-        )
+    identity = encoder.identity
 
-    def embed_role(role: Role, texts: list[str]) -> Tensor:
-        key = json_digest([base_model.fingerprint, role, prompt_of(model, role), precision, base_model.dimension])
-        # Of models that nothing tells apart but their vectors, each has its own folder.
-        folders = (store / "embeddings" / f"{key[:32]}{number}" for number in ("", *map("-{}".format, range(2, 100))))
-        caches = (VectorCache(folder, base_model.dimension, writable=writable) for folder in folders)
-        cache = cache_of_this_model(caches, model, role, texts, precision)
-        todo = cache.missing(texts)
-        if todo:
-            _fill(cache, model, role, todo, batch_size, precision, show_progress_bar)
-        return torch.from_numpy(cache.read(texts)).to(model.device)
+    def embed_role(role: Role, texts: list[str]) -> _Embedded:
+        cache = VectorCache.of(encoder, identity, role, texts, store, writable=writable)
+        _fill(cache, encoder, role, cache.missing(texts), show_progress_bar)
+        return _Embedded(torch.from_numpy(cache.read(texts)).to(encoder.device), _num_cut(cache, encoder, role, texts))
 
     queries = embed_role("query", list(dataset.queries["text"]))
     corpus = embed_role("document", list(dataset.corpus["text"]))
-    dtype = DTYPES.get(precision, model.dtype)
-    unit = base_model.normalized and is_unit(queries, dtype) and is_unit(corpus, dtype)
-    qrels = index_qrels(dataset, model.device)
-    ids = list(dataset.queries["id"]), list(dataset.corpus["id"])
-    copies = OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=model.device) for rows in dataset.own_copies))
-    return EmbeddedDataset(*ids, queries, corpus, qrels, similarity, unit, base_model, copies)
+    return EmbeddedDataset(
+        query_ids=list(dataset.queries["id"]),
+        query_embeddings=queries.vectors,
+        corpus=MemoryCorpus(list(dataset.corpus["id"]), corpus.vectors, encoder.similarity),
+        qrels={},
+        normalized=identity.normalized
+        and all(is_normalized(each.vectors, encoder.dtype) for each in (queries, corpus)),
+        base_model=identity,
+        own_copies=_own_copies(dataset, encoder.device),
+        long_texts=_long_texts(identity.max_seq_length, queries.num_cut, corpus.num_cut),
+    )
 
 
-def check_texts_of(dataset: RetrievalDataset) -> dict[Role, list[str]]:
-    """The texts of a data set that a saved model is compared on; see ``save_pretrained``."""
-    return {"query": sample_of_texts(dataset.queries["text"]), "document": sample_of_texts(dataset.corpus["text"])}
+@dataclass(frozen=True)
+class _Embedded:
+    vectors: Tensor  # (T, D) float32
+    num_cut: int | None  # of the distinct texts; None if all are read to the end, or if nothing tells
 
 
-def _similarity(model: SentenceTransformer) -> Similarity:
-    name = str(getattr(model.similarity_fn_name, "value", model.similarity_fn_name))
-    if name not in ("cosine", "dot"):
+def _as_encoder(model: SentenceTransformer | Encoder, batch_size: int, precision: Precision) -> Encoder:
+    # What is no encoder at all is refused by what is made for models.
+    if isinstance(model, SentenceTransformer) or not hasattr(type(model), "cache_key"):
+        return SentenceTransformerEncoder(model, batch_size=batch_size, precision=precision)
+    if (batch_size, precision) != (32, "fp32"):
         raise ValueError(
-            f"This model compares by {name!r}, but an adapter needs a similarity that is linear in the query: cosine "
-            "or dot. Load the model with similarity_fn_name='cosine' or 'dot' if your index compares that way."
+            f"batch_size is {batch_size} and precision {precision!r}, but an Encoder says itself how it is run. Give "
+            "them to the encoder."
         )
-    return "cosine" if name == "cosine" else "dot"
+    return model
 
 
 def _is_writable(store: Path, given: bool) -> bool:
@@ -122,22 +154,16 @@ def _is_writable(store: Path, given: bool) -> bool:
         warnings.warn(
             f"{problem} So new embeddings are kept in memory only, and the next run computes them again. Name a place "
             "for them with cache_dir, or --cache-dir on the command line.",
-            stacklevel=3,
+            stacklevel=4,
         )
         return False
     return True
 
 
-def _fill(
-    cache: VectorCache,
-    model: SentenceTransformer,
-    role: Role,
-    texts: list[str],
-    batch_size: int,
-    precision: Precision,
-    show_progress_bar: bool,
-) -> None:
-    encode = model.encode_query if role == "query" else model.encode_document
+def _fill(cache: VectorCache, encoder: Encoder, role: Role, texts: list[str], show_progress_bar: bool) -> None:
+    """Embed texts and write them into the cache, with which of them are cut."""
+    if not texts:
+        return
     # Texts of like length share a batch, so little of it is padding.
     texts = sorted(texts, key=len, reverse=True)
     noun = "queries" if role == "query" else "documents"
@@ -147,8 +173,23 @@ def _fill(
             parts = []
             for offset in range(0, len(shard), _CHUNK_TEXTS):
                 chunk = shard[offset : offset + _CHUNK_TEXTS]
-                with autocast(model.device, precision):
-                    vectors = encode(chunk, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)
-                parts.append(vectors.float().cpu().numpy())
+                parts.append(encode(encoder, role, chunk, _CHUNK_TEXTS))
                 progress.update(len(chunk))
-            cache.write(shard, np.concatenate(parts))
+            cache.write(shard, np.concatenate(parts), encoder.are_cut(shard, role))
+
+
+def _num_cut(cache: VectorCache, encoder: Encoder, role: Role, texts: list[str]) -> int | None:
+    """How many distinct texts are cut; those of which the cache does not tell are looked at now."""
+    known = cache.cut(texts)
+    looked_at = encoder.are_cut([text for text in dict.fromkeys(texts) if text not in known], role)
+    return None if looked_at is None else sum(known.values()) + sum(looked_at)
+
+
+def _own_copies(dataset: RetrievalDataset, device: torch.device) -> OwnCopies:
+    return OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=device) for rows in dataset.own_copies))
+
+
+def _long_texts(max_seq_length: int | None, num_queries: int | None, num_documents: int | None) -> LongTexts | None:
+    if max_seq_length is None or num_queries is None or num_documents is None:
+        return None
+    return LongTexts(max_seq_length, num_queries, num_documents)

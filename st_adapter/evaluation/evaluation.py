@@ -16,7 +16,7 @@ from torch import Tensor
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit, OwnCopies, place_in_group
-from st_adapter.embeddings.search import Index, TopK, search
+from st_adapter.embeddings.search import Index, TopK
 from st_adapter.evaluation.comparison import Comparison, compare
 from st_adapter.evaluation.metrics import DEFAULT_KS, ranking_metrics
 
@@ -140,7 +140,7 @@ def seen_documents(embedded: EmbeddedDataset, fitted_on: Sequence[str]) -> Tenso
     Raises:
         ValueError: there is no such split.
     """
-    seen = torch.zeros(len(embedded.corpus_ids), dtype=torch.bool, device=embedded.corpus_embeddings.device)
+    seen = torch.zeros(len(embedded.corpus), dtype=torch.bool, device=embedded.query_embeddings.device)
     for split in fitted_on:
         if split not in embedded.qrels:
             raise ValueError(
@@ -161,9 +161,9 @@ def seen_queries(split: EmbeddedSplit, seen_documents: Tensor) -> NDArray[np.boo
     Raises:
         ValueError: ``seen_documents`` has another number of documents.
     """
-    if seen_documents.shape != (len(split.corpus_ids),):
+    if seen_documents.shape != (len(split.corpus),):
         raise ValueError(
-            f"seen_documents has shape {tuple(seen_documents.shape)}, but the corpus has {len(split.corpus_ids)} "
+            f"seen_documents has shape {tuple(seen_documents.shape)}, but the corpus has {len(split.corpus)} "
             "documents. Pass one bool per document of the same data set."
         )
     relevant = split.qrels.relevance > 0
@@ -221,7 +221,7 @@ def evaluate(
         base=base,
         adapted=adapted,
         unjudged_query_ids=[query_id for query_id, keep in zip(split.query_ids, kept, strict=True) if not keep],
-        num_documents=len(split.corpus_ids),
+        num_documents=len(split.corpus),
         num_pairs=split.num_pairs,
         seconds=time.perf_counter() - start,
         seen=seen,
@@ -269,12 +269,8 @@ def search_split(split: EmbeddedSplit, query_embeddings: Tensor, k: int, index: 
             f"There are {len(query_embeddings)} query vectors, but the split {split.name!r} has {len(split.query_ids)} "
             "queries. Pass one vector for each, in their order, or a subset of the split."
         )
-    if split.similarity == "cosine":
-        query_embeddings = torch.nn.functional.normalize(query_embeddings)
-
-    def find(queries: Tensor, depth: int) -> TopK:
-        return search(queries, split.corpus_embeddings, depth) if index is None else index(queries, depth)
-
+    query_embeddings = split.comparable(query_embeddings)
+    find = split.corpus.search if index is None else index
     copies = split.left_out
     if len(copies.query_index) == 0:
         return find(query_embeddings, k)
@@ -311,7 +307,7 @@ def _without(found: TopK, copies: OwnCopies, k: int) -> TopK:
 
 def _gains(split: EmbeddedSplit, indices: Tensor) -> NDArray[np.float64]:
     """Relevance (Q, K) of retrieved documents, 0 where there is no judgement."""
-    num_documents = len(split.corpus_ids)
+    num_documents = len(split.corpus)
     keys, order = (split.qrels.query_index * num_documents + split.qrels.corpus_index).sort()
     relevance = split.qrels.relevance[order]
     rows = torch.arange(len(indices), device=indices.device).unsqueeze(1)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.corpus import blocks
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.evaluation.evaluation import Adapter, EvaluationResult, adapt, search_split
 
@@ -113,7 +114,7 @@ def _examples(
         return shortened(dataset.queries[query_rows[query_id]]["text"], _QUERY_CHARACTERS)
 
     def document_text(index: int) -> str:
-        return shortened(dataset.corpus[corpus_rows[split.corpus_ids[index]]]["text"], _DOCUMENT_CHARACTERS)
+        return shortened(dataset.corpus[corpus_rows[split.corpus.ids[index]]]["text"], _DOCUMENT_CHARACTERS)
 
     examples = []
     for place, (row, split_row) in enumerate(zip(rows, chosen, strict=True)):
@@ -157,12 +158,15 @@ def _first_rank(split: EmbeddedSplit, query: Tensor, documents: Tensor, copies: 
 
     The query's own copies do not count.
     """
-    if split.similarity == "cosine":
-        query = torch.nn.functional.normalize(query, dim=0)
-    scores = split.corpus_embeddings @ query
-    higher = scores > scores[documents].max()
-    higher[copies] = False
-    return int(higher.sum()) + 1
+    (query,) = split.comparable(query.unsqueeze(0))
+
+    def scores(vectors: Tensor) -> Tensor:
+        # Not a blocked product, which may round a document that is there twice in two ways.
+        return (vectors * query).sum(dim=1)
+
+    best = scores(split.corpus.rows(documents)).max()
+    higher = sum(int((scores(block) > best).sum()) for block in blocks(split.corpus, query.device))
+    return higher - int((scores(split.corpus.rows(copies)) > best).sum()) + 1
 
 
 def shortened(text: str, num_characters: int) -> str:

@@ -176,6 +176,7 @@ def learning_curve(
     if num_draws < 1:
         raise ValueError(f"num_draws is {num_draws}, but each size needs at least 1 draw.")
     start = time.perf_counter()
+    embedded = embedded.in_memory()
     labelled, dev = (labelled_split(embedded, [split]) for split in ("train", "dev"))
     judged = embedded.qrels["train"]
     # Only relevant pairs, so that each draw has as many labelled queries as asked for; and no other split to slip in.
@@ -199,7 +200,7 @@ def learning_curve(
         seeds = [seed * 1000 + draw for draw in range(num_draws)]
         fits = [(labelled_split(draw_labels(train, {"train": size}, each), ["train"]), each) for each in seeds]
         for draw, matrix in enumerate(fit_candidate(chosen.verdict.chosen, fits)):
-            adapter = QueryAdapter.from_matrix(matrix, normalize=dev.unit).to(matrix.device)
+            adapter = QueryAdapter.from_matrix(matrix, normalize=dev.normalized).to(matrix.device)
             adapted = query_metrics(dev, adapt(adapter, dev.query_embeddings), [10])[_METRIC]
             gains[place, draw] = adapted - base
     seconds["measuring"] = time.perf_counter() - start
@@ -216,7 +217,7 @@ def learning_curve(
         points=points,
         doubling=_estimate(np.array(all_sizes, dtype=np.float64), means.mean(axis=1), resampled, room),
         num_dev_queries=len(base),
-        num_documents=len(dev.corpus_ids),
+        num_documents=len(dev.corpus),
         num_draws=num_draws,
         recipe=chosen.chosen,
         adopted=chosen.adopted,

@@ -12,7 +12,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import SentenceEvaluator
 from torch import Tensor
 
-from st_adapter.data.dataset import RetrievalDataset, own_copies
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.judgements import own_copies
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
 from st_adapter.evaluation.evaluation import query_metrics
 
@@ -144,20 +146,18 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
         Raises:
             ValueError: there is no such split, or ``embedded`` is of other documents.
         """
-        if split not in dataset.qrels:
-            raise ValueError(f"There is no split {split!r}; the data have {dataset.splits}. Choose one of these.")
+        judged = dataset.judgements(split)
         corpus = dict(zip(dataset.corpus["id"], dataset.corpus["text"], strict=True))
         if embedded is not None:
-            if embedded.corpus_ids != list(corpus):
+            if list(embedded.corpus.ids) != list(corpus):
                 raise ValueError(
-                    f"The embedded data set has {len(embedded.corpus_ids)} documents, this one {len(corpus)}, or they "
+                    f"The embedded data set has {len(embedded.corpus)} documents, this one {len(corpus)}, or they "
                     "have other ids or another order. Pass embed(model, dataset) of the same data set."
                 )
-            options["corpus_embeddings"] = embedded.corpus_embeddings
+            options["corpus_embeddings"] = MemoryCorpus.of(embedded.corpus).embeddings
         qrels: dict[str, dict[str, float]] = {}
-        judged = dataset.qrels[split]
-        for query_id, corpus_id, score in zip(judged["query_id"], judged["corpus_id"], judged["score"], strict=True):
-            qrels.setdefault(query_id, {})[corpus_id] = score
+        for query_id, corpus_id, relevance in judged.to_pandas().itertuples(index=False):
+            qrels.setdefault(query_id, {})[corpus_id] = relevance
         return cls(dict(zip(dataset.queries["id"], dataset.queries["text"], strict=True)), corpus, qrels, **options)
 
     def __call__(
@@ -194,11 +194,9 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
         split = EmbeddedSplit(
             name=self.name,
             query_ids=self.query_ids,
-            corpus_ids=self.corpus_ids,
             query_embeddings=query_embeddings,
-            corpus_embeddings=corpus_embeddings,
+            corpus=MemoryCorpus(self.corpus_ids, corpus_embeddings, "cosine" if similarity == "cosine" else "dot"),
             qrels=EmbeddedQrels(*(part.to(device) for part in self._qrels)),
-            similarity="cosine" if similarity == "cosine" else "dot",
             own_copies=None if copies is None else OwnCopies(*(part.to(device) for part in copies)),
         )
         values = query_metrics(split, split.query_embeddings, self._ks)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sentence_transformers.util import quantize_embeddings, truncate_embeddings
 from torch import Tensor
 
+from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.embeddings.search import Index, TopK, rescore, search
 from st_adapter.evaluation.evaluation import Adapter, EvaluationResult, adapt, evaluate, search_split
@@ -93,9 +94,10 @@ def evaluate_indexes(
     sides = [split.query_embeddings, split.query_embeddings]
     if adapter is not None:
         sides[1] = adapt(adapter, split.query_embeddings)
+    corpus = MemoryCorpus.of(split.corpus, split.query_embeddings.device)
     evaluations = []
     for name in names:
-        index = build_index(split, name)
+        index = build_index(corpus, name)
         result = evaluate(split, adapter, ks, index=index, seen_documents=seen_documents)
         base_recall, adapted_recall = (1.0 if name == EXACT else _recall(split, queries, index) for queries in sides)
         evaluations.append(IndexEvaluation(name, _describe(name), result, base_recall, adapted_recall))
@@ -130,8 +132,8 @@ def check_index(name: str) -> str:
     return f"{kind}:{int(number)}"
 
 
-def build_index(split: EmbeddedSplit, name: str) -> Index:
-    """Build an index over the documents of a split.
+def build_index(corpus: Corpus, name: str) -> Index:
+    """Build an index over all documents of a corpus.
 
     ================================ =================================================================================
     ``exact``                        Every document, full precision.
@@ -166,7 +168,7 @@ def build_index(split: EmbeddedSplit, name: str) -> Index:
     Building is seeded and the same every time; FAISS therefore works on one thread.
 
     Args:
-        split: whose documents to index.
+        corpus: the documents; they are read into memory.
         name: as in the table.
 
     Returns:
@@ -177,51 +179,49 @@ def build_index(split: EmbeddedSplit, name: str) -> Index:
         ImportError: the index needs ``st-adapter[index]``, which is not installed.
 
     Example:
-        >>> from st_adapter.embeddings.embedded import EmbeddedQrels
-        >>> pairs = EmbeddedQrels(torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0]))
-        >>> split = EmbeddedSplit("test", ["q"], ["a", "b"], torch.ones(1, 2), torch.eye(2), pairs)
-        >>> build_index(split, "int8")(split.query_embeddings, 1).indices.tolist()
+        >>> build_index(MemoryCorpus(["a", "b"], torch.eye(2)), "int8")(torch.ones(1, 2), 1).indices.tolist()
         [[0]]
     """
     kind, _, number = check_index(name).partition(":")
-    return _KINDS[kind].build(split, int(number or 0))
+    return _KINDS[kind].build(MemoryCorpus.of(corpus), int(number or 0))
 
 
 # --- exact search over fewer numbers ---
 
 
-def _exact(split: EmbeddedSplit, _: int) -> Index:
-    return lambda queries, k: search(queries, split.corpus_embeddings, k)
+def _exact(corpus: MemoryCorpus, _: int) -> Index:
+    return corpus.search
 
 
-def _truncated(split: EmbeddedSplit, dim: int) -> Index:
-    if dim > split.dim:
-        raise ValueError(f"The index truncate:{dim} was asked for, but the embeddings have {split.dim} dimensions.")
+def _truncated(corpus: MemoryCorpus, dimension: int) -> Index:
+    if dimension > corpus.dimension:
+        raise ValueError(
+            f"The index truncate:{dimension} was asked for, but the embeddings have {corpus.dimension} dimensions."
+        )
 
     def cut(embeddings: Tensor) -> Tensor:
-        kept = truncate_embeddings(embeddings, dim)
-        return torch.nn.functional.normalize(kept) if split.similarity == "cosine" else kept.contiguous()
+        kept = truncate_embeddings(embeddings, dimension)
+        return torch.nn.functional.normalize(kept) if corpus.similarity == "cosine" else kept.contiguous()
 
-    corpus = cut(split.corpus_embeddings)  # (N, dim)
-    return lambda queries, k: search(cut(queries), corpus, k)
-
-
-def _int8(split: EmbeddedSplit, _: int) -> Index:
-    through_int8 = _int8_round_trip(split)
-    corpus = through_int8(split.corpus_embeddings)
-    return lambda queries, k: search(queries, corpus, k)
+    documents = cut(corpus.embeddings)  # (N, dimension)
+    return lambda queries, k: search(cut(queries), documents, k)
 
 
-def _int8_both(split: EmbeddedSplit, _: int) -> Index:
-    through_int8 = _int8_round_trip(split)
-    corpus = through_int8(split.corpus_embeddings)
-    return lambda queries, k: search(through_int8(queries), corpus, k)
+def _int8(corpus: MemoryCorpus, _: int) -> Index:
+    documents = _int8_round_trip(corpus)(corpus.embeddings)
+    return lambda queries, k: search(queries, documents, k)
 
 
-def _int8_round_trip(split: EmbeddedSplit) -> Callable[[Tensor], Tensor]:
+def _int8_both(corpus: MemoryCorpus, _: int) -> Index:
+    through_int8 = _int8_round_trip(corpus)
+    documents = through_int8(corpus.embeddings)
+    return lambda queries, k: search(through_int8(queries), documents, k)
+
+
+def _int8_round_trip(corpus: MemoryCorpus) -> Callable[[Tensor], Tensor]:
     """Embeddings as they come back from int8 with the ranges of the documents."""
-    corpus = _numpy(split.corpus_embeddings)
-    ranges = np.stack([corpus.min(axis=0), corpus.max(axis=0)])  # (2, D)
+    documents = _numpy(corpus.embeddings)
+    ranges = np.stack([documents.min(axis=0), documents.max(axis=0)])  # (2, D)
 
     def round_trip(embeddings: Tensor) -> Tensor:
         codes = quantize_embeddings(_numpy(embeddings), "int8", ranges=ranges)
@@ -232,13 +232,13 @@ def _int8_round_trip(split: EmbeddedSplit) -> Callable[[Tensor], Tensor]:
     return round_trip
 
 
-def _binary(split: EmbeddedSplit, num_candidates: int) -> Index:
-    signs = _signs(split.corpus_embeddings)
+def _binary(corpus: MemoryCorpus, num_candidates: int) -> Index:
+    signs = _signs(corpus.embeddings)
     return _hamming_index(signs, signs, num_candidates)
 
 
-def _binary_rescored(split: EmbeddedSplit, num_candidates: int) -> Index:
-    return _hamming_index(_signs(split.corpus_embeddings), split.corpus_embeddings, num_candidates)
+def _binary_rescored(corpus: MemoryCorpus, num_candidates: int) -> Index:
+    return _hamming_index(_signs(corpus.embeddings), corpus.embeddings, num_candidates)
 
 
 def _hamming_index(signs: Tensor, rescored_with: Tensor, num_candidates: int) -> Index:
@@ -259,41 +259,43 @@ def _signs(embeddings: Tensor) -> Tensor:
 # --- approximate search ---
 
 
-def _hnsw(split: EmbeddedSplit, ef_search: int) -> Index:
+def _hnsw(corpus: MemoryCorpus, ef_search: int) -> Index:
     faiss = _faiss()
-    graph = faiss.IndexHNSWFlat(split.dim, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+    graph = faiss.IndexHNSWFlat(corpus.dimension, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
     graph.hnsw.efConstruction = _HNSW_EF_CONSTRUCTION
     graph.hnsw.efSearch = ef_search
     with _one_thread(faiss):
-        graph.add(_numpy(split.corpus_embeddings))
+        graph.add(_numpy(corpus.embeddings))
 
     def index(queries: Tensor, k: int) -> TopK:
         # Asked for more than ef_search documents, FAISS searches wider: always ask for the same number.
         with _one_thread(faiss):
             _, found = graph.search(_numpy(queries), ef_search)
-        return _first(rescore(queries, split.corpus_embeddings, torch.from_numpy(found).to(queries.device)), k)
+        return _first(rescore(queries, corpus.embeddings, torch.from_numpy(found).to(queries.device)), k)
 
     return index
 
 
-def _ivf(split: EmbeddedSplit, nprobe: int) -> Index:
+def _ivf(corpus: MemoryCorpus, nprobe: int) -> Index:
     faiss = _faiss()
-    num_documents = len(split.corpus_ids)
+    num_documents = len(corpus)
     num_lists = min(round(_IVF_LISTS_PER_ROOT * math.sqrt(num_documents)), num_documents // _IVF_TRAINING_POINTS)
-    lists = faiss.IndexIVFFlat(faiss.IndexFlatIP(split.dim), split.dim, max(1, num_lists), faiss.METRIC_INNER_PRODUCT)
+    lists = faiss.IndexIVFFlat(
+        faiss.IndexFlatIP(corpus.dimension), corpus.dimension, max(1, num_lists), faiss.METRIC_INNER_PRODUCT
+    )
     lists.cp.seed = _SEED
     lists.cp.min_points_per_centroid = 1  # a single list needs no warning
     lists.nprobe = nprobe
-    corpus = _numpy(split.corpus_embeddings)
+    documents = _numpy(corpus.embeddings)
     with _one_thread(faiss):
-        lists.train(corpus)
-        lists.add(corpus)
+        lists.train(documents)
+        lists.add(documents)
 
     def index(queries: Tensor, k: int) -> TopK:
         # Some more than asked for: FAISS may have rounded the order of the last ones another way.
         with _one_thread(faiss):
             _, found = lists.search(_numpy(queries), min(k + 8, num_documents))
-        return _first(rescore(queries, split.corpus_embeddings, torch.from_numpy(found).to(queries.device)), k)
+        return _first(rescore(queries, corpus.embeddings, torch.from_numpy(found).to(queries.device)), k)
 
     return index
 
@@ -340,10 +342,9 @@ def _recall(split: EmbeddedSplit, query_embeddings: Tensor, index: Index) -> flo
     there = exact.indices >= 0
     lowest = exact.scores.masked_fill(~there, torch.inf).min(dim=1, keepdim=True).values
     found = search_split(split, query_embeddings, _RECALL_AT, index).indices
-    if split.similarity == "cosine":
-        query_embeddings = torch.nn.functional.normalize(query_embeddings)
     # By score and not by id, so that one of two equal documents may stand for the other.
-    scores = rescore(query_embeddings, split.corpus_embeddings, found).scores
+    corpus = MemoryCorpus.of(split.corpus, query_embeddings.device)
+    scores = rescore(split.comparable(query_embeddings), corpus.embeddings, found).scores
     shares = (scores >= lowest).sum(dim=1) / there.sum(dim=1)
     return float(shares.nan_to_num(1.0).mean())  # where nothing is to be found, nothing is missed
 
@@ -351,7 +352,7 @@ def _recall(split: EmbeddedSplit, query_embeddings: Tensor, index: Index) -> flo
 class _Kind(NamedTuple):
     """How to build an index, what it is in words, and what the number after its name means."""
 
-    build: Callable[[EmbeddedSplit, int], Index]
+    build: Callable[[MemoryCorpus, int], Index]
     words: str
     parameter: str | None = None
     default: int | None = None

@@ -43,13 +43,11 @@ def mteb_task(
         from mteb.models.models_protocols import EncoderProtocol
     except ImportError as error:
         raise ImportError("A task for mteb needs mteb: pip install 'st-adapter[mteb]'.") from error
-    if split not in dataset.qrels:
-        raise ValueError(f"There is no split {split!r}; the data have {dataset.splits}. Choose one of these.")
-    judged = dataset.qrels[split]
-    check_whole_grades(judged["score"])
+    judged = dataset.judgements(split)
+    check_whole_grades(judged["relevance"])
     relevant_docs: dict[str, dict[str, int]] = {}
-    for query_id, corpus_id, score in zip(judged["query_id"], judged["corpus_id"], judged["score"], strict=True):
-        relevant_docs.setdefault(query_id, {})[corpus_id] = round(score)
+    for query_id, corpus_id, relevance in judged.to_pandas().itertuples(index=False):
+        relevant_docs.setdefault(query_id, {})[corpus_id] = round(relevance)
     copies = _left_out(dataset, relevant_docs)
     rows = [row for row, query_id in enumerate(dataset.queries["id"]) if query_id in relevant_docs]
     content = {

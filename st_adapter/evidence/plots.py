@@ -23,7 +23,7 @@ except ImportError as error:
         'Figures need matplotlib, which is not installed. Run `pip install "st-adapter[report]"`.'
     ) from error
 
-from st_adapter.storage.files import file_written_whole
+from st_adapter.storage.writing import file_written_whole
 
 
 class Palette(NamedTuple):

@@ -7,13 +7,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypedDict
 
-from st_adapter.data.dataset import documents_searched
 from st_adapter.demo import DATASET_NAME
 from st_adapter.evaluation.comparison import written
 from st_adapter.evidence.changes import shortened
 from st_adapter.evidence.results import CURVE_FILE, REPORT_FILE, REPORT_PICTURE, RESULTS_FILE
 from st_adapter.fitting.arguments import AdapterTrainingArguments
-from st_adapter.storage.files import checked, read_object, write_text
+from st_adapter.storage.reading import checked, read_object
+from st_adapter.storage.writing import write_text
+from st_adapter.words import documents_searched
 
 _TEMPLATE = "report_template.html"
 _METRICS = ("ndcg", "mrr", "accuracy", "recall", "precision", "map")

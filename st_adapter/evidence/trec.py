@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.embeddings.search import TopK
 from st_adapter.evaluation.evaluation import Adapter, adapt, search_split
-from st_adapter.storage.files import file_written_whole
+from st_adapter.storage.writing import file_written_whole
 
 QRELS_FILE = "qrels"
 BASE_RUN_FILE = "base.run"
@@ -54,7 +54,7 @@ def write_trec(split: EmbeddedSplit, folder: str | Path, adapter: Adapter | None
         )
     split = split.subset(kept)
     _check_ids("query ids", split.query_ids)
-    _check_ids("corpus ids", split.corpus_ids)
+    _check_ids("corpus ids", split.corpus.ids)
     check_whole_grades(split.qrels.relevance.tolist())
     files = {
         QRELS_FILE: _qrels_lines(split),
@@ -102,7 +102,7 @@ def strictly_descending(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _qrels_lines(split: EmbeddedSplit) -> Iterator[str]:
     rows = zip(*(part.tolist() for part in split.qrels), strict=True)
-    return (f"{split.query_ids[q]} 0 {split.corpus_ids[d]} {round(grade)}\n" for q, d, grade in rows)
+    return (f"{split.query_ids[q]} 0 {split.corpus.ids[d]} {round(grade)}\n" for q, d, grade in rows)
 
 
 def _run_lines(split: EmbeddedSplit, hits: TopK, tag: str) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _run_lines(split: EmbeddedSplit, hits: TopK, tag: str) -> Iterator[str]:
             if document < 0:  # from here on the places are empty
                 break
             # Nine digits tell any two float32 apart.
-            yield f"{query_id} Q0 {split.corpus_ids[document]} {rank} {score:.9g} {tag}\n"
+            yield f"{query_id} Q0 {split.corpus.ids[document]} {rank} {score:.9g} {tag}\n"
 
 
 def _check_ids(what: str, ids: Sequence[str]) -> None:

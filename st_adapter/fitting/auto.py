@@ -126,7 +126,7 @@ def fit(
     """
     check_seed_and_level(seed, alpha)
     return fit_labelled(
-        labelled_split(embedded),
+        labelled_split(embedded).in_memory(),
         unseen_share(embedded),
         method=method,
         seed=seed,
@@ -205,7 +205,7 @@ def fit_labelled(
                 if unseen_weight >= _BAG_FROM:
                     bags = [_combine(verdict.chosen, matrices) for *_, matrices in fitted]
                     matrix = (matrix + torch.stack(bags).mean(dim=0)) / 2
-                adapter = QueryAdapter.from_matrix(matrix, labelled.unit, labelled.base_model).to(matrix.device)
+                adapter = QueryAdapter.from_matrix(matrix, labelled.normalized, labelled.base_model).to(matrix.device)
         progress.update()
     return FitResult(adapter, verdict, clock.seconds)
 
@@ -270,7 +270,7 @@ def _matrices(
     matrices: list[dict[Source, Tensor]] = []
     for train, _ in fits:
         pairs = labelled_pairs(train)
-        matrices.append({_solution(s, r): _SOLVERS[s](pairs, train.corpus_embeddings, r) for s, r in solved})
+        matrices.append({_solution(s, r): _SOLVERS[s](pairs, train.corpus, r) for s, r in solved})
     numbers = [number for number in range(len(fits)) for _ in runs]
     tasks = [partial(_run, train, run, seed, checkpoints) for train, seed in fits for run in runs]
     for number, fitted in zip(numbers, _side_by_side(tasks), strict=True):
@@ -288,7 +288,7 @@ def _run(train: EmbeddedSplit, run: str, seed: int, checkpoints: Sequence[int]) 
             num_negatives=2 * args.num_negatives,
         )
     gradient_fit = GradientFit(train, args)
-    identity = torch.eye(train.dim, device=train.query_embeddings.device)
+    identity = torch.eye(train.dimension, device=train.query_embeddings.device)
     matrices: dict[Source, Tensor] = {}
     for step in range(1, max(checkpoints) + 1):
         gradient_fit.step()

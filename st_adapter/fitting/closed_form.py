@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from st_adapter.embeddings.corpus import Corpus
 from st_adapter.fitting.sampling import LabelledPairs
 
 
-def within_class_whitening(pairs: LabelledPairs, corpus_embeddings: Tensor, ridge: float) -> Tensor:
+def within_class_whitening(pairs: LabelledPairs, corpus: Corpus, ridge: float) -> Tensor:
     """Shrink the directions in which relevant documents differ from their queries, and stretch the others.
 
     With ``S`` the weighted mean of ``(d - q)(d - q)'`` over the relevant pairs, the map is
@@ -19,7 +20,7 @@ def within_class_whitening(pairs: LabelledPairs, corpus_embeddings: Tensor, ridg
 
     Args:
         pairs: P relevant pairs; of queries and documents only the directions count.
-        corpus_embeddings: (N, D).
+        corpus: the documents; only those of the pairs are looked at.
         ridge: > 0, in units of the mean eigenvalue of ``S``; the larger, the closer to the identity.
 
     Returns:
@@ -31,7 +32,7 @@ def within_class_whitening(pairs: LabelledPairs, corpus_embeddings: Tensor, ridg
     if not ridge > 0:
         raise ValueError(f"ridge is {ridge}, but has to be above 0: with few pairs the scatter cannot be inverted.")
     queries = torch.nn.functional.normalize(pairs.queries)
-    differences = torch.nn.functional.normalize(corpus_embeddings[pairs.documents]) - queries[pairs.rows]  # (P, D)
+    differences = torch.nn.functional.normalize(corpus.rows(pairs.documents)) - queries[pairs.rows]  # (P, D)
     scatter = differences.T @ (differences * pairs.weights.unsqueeze(1)) / pairs.weights.sum()
     identity = torch.eye(len(scatter), device=scatter.device)
     mean_eigenvalue = scatter.trace() / len(scatter)
@@ -42,7 +43,7 @@ def within_class_whitening(pairs: LabelledPairs, corpus_embeddings: Tensor, ridg
     return matrix
 
 
-def ridge_to_positives(pairs: LabelledPairs, corpus_embeddings: Tensor, ridge: float) -> Tensor:
+def ridge_to_positives(pairs: LabelledPairs, corpus: Corpus, ridge: float) -> Tensor:
     """Map every query as near to its relevant documents as a penalty on leaving the identity allows.
 
     Minimises the weighted sum of ``|W q - d|^2`` over the relevant pairs plus ``ridge * tr(S) / D * |W - I|^2``, with
@@ -50,7 +51,7 @@ def ridge_to_positives(pairs: LabelledPairs, corpus_embeddings: Tensor, ridge: f
 
     Args:
         pairs: P relevant pairs; of queries and documents only the directions count.
-        corpus_embeddings: (N, D).
+        corpus: the documents; only those of the pairs are looked at.
         ridge: > 0, in units of the mean eigenvalue of ``S``; the larger, the closer to the identity.
 
     Returns:
@@ -62,7 +63,7 @@ def ridge_to_positives(pairs: LabelledPairs, corpus_embeddings: Tensor, ridge: f
     if not ridge > 0:
         raise ValueError(f"ridge is {ridge}, but has to be above 0: with few pairs the map would not be determined.")
     queries = torch.nn.functional.normalize(pairs.queries)[pairs.rows]  # (P, D)
-    documents = torch.nn.functional.normalize(corpus_embeddings[pairs.documents])
+    documents = torch.nn.functional.normalize(corpus.rows(pairs.documents))
     weighted = queries.T * pairs.weights
     scatter, identity = weighted @ queries, torch.eye(queries.shape[1], device=queries.device)
     penalty = ridge * scatter.trace() / len(scatter)

@@ -44,10 +44,10 @@ def labelled_split(embedded: EmbeddedDataset, splits: Sequence[str] = ("train", 
             raise ValueError(f"The split {split!r} has no relevant pair. Check the relevance scores: > 0 is relevant.")
     parts = [EmbeddedQrels(*(part[q.relevance > 0] for part in q)) for q in (embedded.qrels[split] for split in splits)]
     query_index, corpus_index, relevance = (torch.cat(columns) for columns in zip(*parts, strict=True))
-    keys = query_index * len(embedded.corpus_ids) + corpus_index
+    keys = query_index * len(embedded.corpus) + corpus_index
     distinct, group = keys.unique(return_inverse=True)
     relevance = torch.zeros(len(distinct), device=keys.device).scatter_reduce(0, group, relevance, "amax")
-    merged = EmbeddedQrels(distinct // len(embedded.corpus_ids), distinct % len(embedded.corpus_ids), relevance)
+    merged = EmbeddedQrels(distinct // len(embedded.corpus), distinct % len(embedded.corpus), relevance)
     return replace(embedded, qrels={"labelled": merged})["labelled"]
 
 

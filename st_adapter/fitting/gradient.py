@@ -45,10 +45,10 @@ class GradientFit:
         self.split = split
         self.sampler = BatchSampler(split, args)
         self.adapter = (adapter if adapter is not None else self._start()).to(self.sampler.device)
-        if self.adapter.embedding_dimension != split.dim:
+        if self.adapter.input_dimension != split.dimension:
             raise ValueError(
-                f"The adapter takes {self.adapter.embedding_dimension} dimensions, but the embeddings have "
-                f"{split.dim}. Start from an adapter of this base model, or from none."
+                f"The adapter takes {self.adapter.input_dimension} dimensions, but the embeddings have "
+                f"{split.dimension}. Start from an adapter of this base model, or from none."
             )
         self.averaged = copy.deepcopy(self.adapter) if args.ema_decay else self.adapter
         self._fused = self.sampler.device.type in ("cpu", "cuda")
@@ -63,10 +63,7 @@ class GradientFit:
         args = self.args
         if args.negatives == "hard" and self.sampler.starts_epoch:
             with torch.no_grad():
-                queries = self.adapter.project(self.sampler.pairs.queries)
-                if self.split.similarity == "cosine":
-                    queries = torch.nn.functional.normalize(queries)
-                self.sampler.mine(queries)
+                self.sampler.mine(self.split.comparable(self.adapter.project(self.sampler.pairs.queries)))
         with _fast_products(self.sampler.device):
             loss = self._loss(self.sampler.next())
             self.optimizer.zero_grad()
@@ -122,11 +119,11 @@ class GradientFit:
             if args.kind != "linear":
                 torch.manual_seed(args.seed)
             adapter = QueryAdapter(
-                self.split.dim,
+                self.split.dimension,
                 kind=args.kind,
-                rank=min(args.rank, self.split.dim),
+                rank=min(args.rank, self.split.dimension),
                 hidden_dim=args.hidden_dim,
-                normalize=self.split.unit,
+                normalize=self.split.normalized,
                 base_model=self.split.base_model,
             )
         if args.start == "closed_form":

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit, place_in_group
-from st_adapter.embeddings.search import search
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 
 _NOBODY = -1
@@ -19,8 +18,6 @@ _NOBODY = -1
 _MANY = 256
 # Hits held at once while mining.
 _BLOCK_HITS = 2**22
-# Splits and runs share one corpus tensor, so what is found out about its rows is kept with it.
-_first_rows: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 class Batch(NamedTuple):
@@ -100,13 +97,11 @@ class BatchSampler:
         self.args = args
         self.device = split.query_embeddings.device
         self.generator = torch.Generator().manual_seed(args.seed)
-        self.corpus = split.corpus_embeddings
-        if self.corpus not in _first_rows:
-            _first_rows[self.corpus] = first_of_equal_rows(self.corpus)
-        self.first: Tensor = _first_rows[self.corpus]
+        self.corpus = MemoryCorpus.of(split.corpus, self.device)
+        self.first = self.corpus.first_of_equal
         pairs = labelled_pairs(split)
         self.pairs = pairs._replace(documents=self.first[pairs.documents])
-        self._scale = _similarity_scale(split, pairs.queries)
+        self._scale = _similarity_scale(self.corpus, pairs.queries)
         self.batch_size = min(args.per_device_train_batch_size, len(pairs.rows))
         self._barred = _barred(split, self.pairs, self.first)
         labelled = self.pairs.documents.unique()
@@ -139,13 +134,13 @@ class BatchSampler:
         Documents scoring above 95 % of the query's best positive are taken for relevant ones without a judgement and
         left out (positive-aware mining: Moreira et al. 2024, https://arxiv.org/abs/2407.15831, TopK-PercPos).
         """
-        best = (queries[self.pairs.rows] * self.corpus[self.pairs.documents]).sum(dim=1)
+        best = (queries[self.pairs.rows] * self.corpus.rows(self.pairs.documents)).sum(dim=1)
         best = torch.full((len(queries),), -math.inf, device=self.device).scatter_reduce(
             0, self.pairs.rows, best, "amax"
         )
         self.given = torch.empty((len(queries), self.args.num_hard_negatives), dtype=torch.int64, device=self.device)
         for rows, depth in self._mining_plan():
-            found = search(queries[rows], self.corpus, depth)
+            found = self.corpus.search(queries[rows], depth)
             documents = self.first[found.indices]
             kept = found.scores < 0.95 * best[rows].unsqueeze(1)
             kept &= ~self._barred.holds(rows.unsqueeze(1), documents)
@@ -186,8 +181,8 @@ class BatchSampler:
         return Batch(
             self.pairs.queries.index_select(0, rows),
             self._scale[rows],
-            self.corpus.index_select(0, documents),
-            self.corpus.index_select(0, candidates.clamp_min(0)),
+            self.corpus.rows(documents),
+            self.corpus.rows(candidates.clamp_min(0)),
             log_priors,
             excluded,
             self.pairs.weights[pairs],
@@ -288,28 +283,11 @@ class _Shuffled:
         self._order, self._at = state["order"], int(state["at"])
 
 
-def first_of_equal_rows(matrix: Tensor) -> Tensor:
-    """For each of N rows, the index of the first row with exactly the same numbers: (N,) int64.
-
-    Example:
-        >>> first_of_equal_rows(torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]])).tolist()
-        [0, 1, 0]
-    """
-    # Wrapping integer sums do not depend on the order of addition, so equal rows always get equal keys.
-    factors = torch.randint(-(2**62), 2**62, (matrix.shape[1],), generator=torch.Generator().manual_seed(0))
-    factors = factors.to(matrix.device)
-    # + 0.0 makes -0.0 and 0.0 the same bits.
-    keys = torch.cat([((part + 0.0).view(torch.int32).long() * factors).sum(dim=1) for part in matrix.split(2**14)])
-    distinct, group = keys.unique(return_inverse=True)
-    rows = torch.arange(len(keys), device=keys.device)
-    return torch.full_like(distinct, len(keys)).scatter_reduce(0, group, rows, "amin")[group]
-
-
-def _similarity_scale(split: EmbeddedSplit, queries: Tensor) -> Tensor:
+def _similarity_scale(corpus: MemoryCorpus, queries: Tensor) -> Tensor:
     """(Q, 1): 1 / |query| where the cosine counts; for dot products of any size one number for all queries."""
     lengths = queries.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    if split.similarity == "dot":
-        lengths = (lengths.mean() * split.corpus_embeddings.norm(dim=1).mean().clamp_min(1e-12)).expand_as(lengths)
+    if corpus.similarity == "dot":
+        lengths = (lengths.mean() * corpus.embeddings.norm(dim=1).mean().clamp_min(1e-12)).expand_as(lengths)
     scale: Tensor = 1 / lengths
     return scale
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit, OwnCopies, place_in_group
 from st_adapter.evaluation.statistics import Gate, gate, sign_flip_p_values
 
@@ -94,13 +95,14 @@ class Measure:
 
     def __init__(self, split: EmbeddedSplit) -> None:
         self.split = split
+        self.corpus = MemoryCorpus.of(split.corpus, split.query_embeddings.device)
         order = split.qrels.query_index.argsort(stable=True)
         self.rows, self.documents = split.qrels.query_index[order], split.qrels.corpus_index[order]
         self.relevance = split.qrels.relevance[order]
         self.copies = split.left_out
         self.one_each = len(self.rows) == len(split.query_ids)
         self.ideal = self._ideal()
-        self.block = max(1, _BLOCK_SCORES // len(split.corpus_ids))
+        self.block = max(1, _BLOCK_SCORES // len(self.corpus))
         self._base: Tensor | None = None
         self._pools: dict[int, _Pool] = {}
 
@@ -122,10 +124,10 @@ class Measure:
     def _measured(self, candidates: Sequence[Candidate], matrices: dict[Source, Tensor]) -> dict[Candidate, Tensor]:
         """nDCG@10 of every candidate, (Q,)."""
         sources = list(dict.fromkeys(part.source for candidate in candidates for part in candidate))
-        pooled = len(sources) > 0 and len(self.split.corpus_ids) >= _POOL_FROM
+        pooled = len(sources) > 0 and len(self.corpus) >= _POOL_FROM
         values: dict[Candidate, list[Tensor]] = {candidate: [] for candidate in candidates}
         for start in range(0, len(self.split.query_ids), self.block):
-            scores = _Scores(self.split, self.copies, slice(start, start + self.block), matrices)
+            scores = _Scores(self.split, self.corpus, self.copies, slice(start, start + self.block), matrices)
             if pooled and not (start in self._pools and self._pools[start].holds(sources)):
                 pairs = self._pairs(start, scores.num_rows)
                 scorings = {source: scores[source] for source in (None, *sources)}
@@ -194,11 +196,16 @@ class _Scores:
     Own copies lie below all other documents.
     """
 
-    def __init__(self, split: EmbeddedSplit, copies: OwnCopies, rows: slice, matrices: Mapping[Source, Tensor]) -> None:
-        self._queries = split.query_embeddings[rows]
-        if split.similarity == "cosine":
-            self._queries = torch.nn.functional.normalize(self._queries)
-        self._corpus = split.corpus_embeddings
+    def __init__(
+        self,
+        split: EmbeddedSplit,
+        corpus: MemoryCorpus,
+        copies: OwnCopies,
+        rows: slice,
+        matrices: Mapping[Source, Tensor],
+    ) -> None:
+        self._queries = split.comparable(split.query_embeddings[rows])
+        self._corpus = corpus
         self._matrices = matrices
         self._known: dict[Source | None, Tensor] = {}
         self.num_rows = len(self._queries)
@@ -208,7 +215,7 @@ class _Scores:
     def __getitem__(self, source: Source | None) -> Tensor:
         if source not in self._known:
             queries = self._queries if source is None else self._queries @ self._matrices[source].T
-            scores = queries @ self._corpus.T
+            scores = self._corpus.scores(queries)
             scores[self._copies] = _LOWEST
             self._known[source] = scores
         return self._known[source]

@@ -7,10 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from st_adapter.adapter import WEIGHTS_FILE, QueryAdapter
+from st_adapter.adapter import QueryAdapter
 from st_adapter.saving.card import TrainingRecord, adapter_card
-from st_adapter.storage.files import folder_written_whole, read_object, write_text
-from st_adapter.storage.hub import MAIN, Upload, upload
+from st_adapter.storage.adapters import WEIGHTS_FILE
+from st_adapter.storage.hub import MAIN
+from st_adapter.storage.reading import read_object
+from st_adapter.storage.uploading import Upload, upload
+from st_adapter.storage.writing import folder_written_whole, write_text
 
 # Beside `main`, of a repository that holds a whole model.
 _BRANCHES_OF_MODELS = ("query", "twin")

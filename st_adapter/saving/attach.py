@@ -16,7 +16,10 @@ from sentence_transformers.sentence_transformer.modules import Dropout, Pooling
 from torch import Tensor, nn
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings.base_model import CHECK_TEXTS, BaseModel, check_encoder, has_made_up_pooling, origin_of
+from st_adapter.embeddings.identity import EncoderIdentity, identity_of
+from st_adapter.embeddings.model_kind import check_encoder, has_made_up_pooling
+from st_adapter.embeddings.origin import origin_of
+from st_adapter.embeddings.probe_texts import CHECK_TEXTS
 from st_adapter.errors import InputError
 
 
@@ -52,7 +55,7 @@ def attach(model: SentenceTransformer, adapter: QueryAdapter, *, allow_other_bas
 def query_modules(model: SentenceTransformer, adapter: QueryAdapter) -> list[Module]:
     """The adapter folded into stock modules for the place behind a model's last module, before any truncation."""
     with model.truncate_embeddings(None):
-        dimension = model.get_embedding_dimension() or adapter.embedding_dimension
+        dimension = model.get_embedding_dimension() or adapter.input_dimension
     return adapter.padded(int(dimension)).fold()
 
 
@@ -131,7 +134,7 @@ def _check_not_adapted(model: SentenceTransformer) -> None:
 
 def check_base_model(
     model: SentenceTransformer, adapter: QueryAdapter | None, *, allow_other_base: bool = False
-) -> BaseModel:
+) -> EncoderIdentity:
     """Check that a model is one that an adapter can be put on, and that it is the one of this adapter.
 
     Returns:
@@ -152,14 +155,14 @@ def check_base_model(
             f"The base model's last module is {type(model[-1]).__name__} and {found}, but a floating-point "
             "'sentence_embedding' of shape (D,) per text is expected. Pass a model that gives one vector per text."
         )
-    base_model = BaseModel.of(model)
+    base_model = identity_of(model)
     if adapter is None:
         return base_model
-    if adapter.embedding_dimension != base_model.dimension:
+    if adapter.input_dimension != base_model.dimension:
         truncated = f" (truncate_dim={model.truncate_dim})" if model.truncate_dim is not None else ""
         raise ValueError(
             f"The base model has {base_model.dimension} dimensions{truncated}, but this adapter expects "
-            f"{adapter.embedding_dimension}. Pass the model that the adapter was trained on, or train a new adapter."
+            f"{adapter.input_dimension}. Pass the model that the adapter was trained on, or train a new adapter."
         )
     bound_to = adapter.base_model
     difference = bound_to.difference(base_model) if bound_to is not None else None

@@ -17,10 +17,10 @@ from huggingface_hub import EvalResult, ModelCardData, metadata_load
 from sentence_transformers import SentenceTransformerModelCardData
 
 from st_adapter import __version__
-from st_adapter.data.dataset import documents_searched
-from st_adapter.embeddings.base_model import BaseModel
+from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.errors import printable, without_secrets
-from st_adapter.storage.files import checked
+from st_adapter.storage.reading import checked
+from st_adapter.words import documents_searched
 
 Layout = Literal["document", "query", "twin"]
 """What plain ``encode`` gives: documents; queries; or queries from a model without a Router, for older software."""
@@ -180,7 +180,7 @@ def base_metadata(folder: Path) -> dict[str, Any]:
 
 def model_card(
     title: str,
-    base_model: BaseModel,
+    base_model: EncoderIdentity,
     *,
     layout: Layout = "document",
     on_hub: bool,
@@ -268,7 +268,7 @@ def _usage(layout: Layout, hub_id: str) -> str:
 
 
 def adapter_card(
-    title: str, config: Mapping[str, Any], base_model: BaseModel | None, training: TrainingRecord | None = None
+    title: str, config: Mapping[str, Any], base_model: EncoderIdentity | None, training: TrainingRecord | None = None
 ) -> str:
     """The README.md of an adapter alone.
 
@@ -306,7 +306,7 @@ document_embeddings = model.encode_document(["a document"])"""
     return without_secrets(front + "\n\n".join(parts) + "\n")
 
 
-def _link(base_model: BaseModel, on_hub: bool) -> str:
+def _link(base_model: EncoderIdentity, on_hub: bool) -> str:
     if on_hub and _HUB_ID.fullmatch(base_model.name):
         return f"[{base_model.name}](https://huggingface.co/{base_model.name})"
     return _code(base_model.name)
@@ -314,7 +314,7 @@ def _link(base_model: BaseModel, on_hub: bool) -> str:
 
 def _front_matter(
     title: str,
-    base_model: BaseModel | None,
+    base_model: EncoderIdentity | None,
     on_hub: bool,
     inherited: Mapping[str, Any] | None,
     training: TrainingRecord | None,

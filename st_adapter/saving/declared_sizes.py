@@ -13,7 +13,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from st_adapter.saving.model_files import DAMAGED, inside, read_modules
-from st_adapter.storage.files import TensorInfo, read_object, tensor_infos
+from st_adapter.storage.reading import read_object
+from st_adapter.storage.tensors import TensorInfo, tensor_infos
 
 _MAX_CONFIG_BYTES = 1 << 24
 _INT32 = 2**31 - 1

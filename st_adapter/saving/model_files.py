@@ -13,7 +13,8 @@ from sentence_transformers.base import modules as base_modules
 from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer import modules as embedding_modules
 
-from st_adapter.storage.files import file_within, read_json, read_object
+from st_adapter.storage.paths import file_within
+from st_adapter.storage.reading import read_json, read_object
 
 # Bookkeeping of version control and of `hf download --local-dir`, not part of a model.
 BOOKKEEPING = (".git", ".hg", ".svn", ".cache")

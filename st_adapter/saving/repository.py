@@ -17,29 +17,21 @@ from sentence_transformers.base.modules import Dense, Module, Normalize
 from sentence_transformers.sentence_transformer.modules import Dropout
 
 from st_adapter import __version__
-from st_adapter.adapter import ADAPTER_FOLDER, WEIGHTS_FILE, QueryAdapter
-from st_adapter.embeddings.base_model import CHECK_TEXTS, BaseModel, prompt_for
+from st_adapter.adapter import QueryAdapter
+from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.embeddings.probe_texts import CHECK_TEXTS
+from st_adapter.embeddings.roles import prompt_for
 from st_adapter.errors import InputError, without_secrets
 from st_adapter.saving.card import Layout, TrainingRecord, base_metadata, model_card
 from st_adapter.saving.declared_sizes import TRANSFORMERS, check_module, check_transformer
 from st_adapter.saving.model_files import BOOKKEEPING, DAMAGED, TOKENIZER_FILES, inside, model_files, read_modules
 from st_adapter.saving.onnx_export import BASE_FILE, DOCUMENT_FILE, QUERY_FILE
-from st_adapter.storage.files import (
-    MAX_FILES,
-    check_finite,
-    checked,
-    file_sha256,
-    file_within,
-    is_pickle,
-    names_in,
-    read_json,
-    read_object,
-    read_weights,
-    tensor_infos,
-    write_json,
-    write_text,
-)
+from st_adapter.storage.adapters import ADAPTER_FOLDER, WEIGHTS_FILE
 from st_adapter.storage.hub import download
+from st_adapter.storage.paths import MAX_FILES, file_sha256, file_within, is_pickle, names_in
+from st_adapter.storage.reading import checked, read_json, read_object
+from st_adapter.storage.tensors import check_finite, read_weights, tensor_infos
+from st_adapter.storage.writing import write_json, write_text
 
 CONFIG_FILE_NAME = "st_adapter_config.json"
 
@@ -93,7 +85,7 @@ class SavedModel:
     """
 
     layout: Layout
-    base_model: BaseModel
+    base_model: EncoderIdentity
     has_adapter: bool
     training: TrainingRecord | None
     files: dict[str, str]
@@ -105,7 +97,7 @@ class SavedModel:
 def write_config(
     folder: Path,
     layout: Layout,
-    base_model: BaseModel,
+    base_model: EncoderIdentity,
     adapter: QueryAdapter | None,
     training: TrainingRecord | None,
 ) -> None:
@@ -385,7 +377,7 @@ def read_saved(folder: Path) -> SavedModel:
     if len(files) > MAX_FILES:
         raise ValueError(f"{path} lists {len(files):,} files, but a model has a few dozen. Do not open it.")
     try:
-        base_model = BaseModel.from_dict(content.get("base_model"))
+        base_model = EncoderIdentity.from_dict(content.get("base_model"))
         record = checked(content.get("training"), dict[str, Any] | None, "training")
         if record is not None and _is_newer(content.get("st_adapter_version")):
             record = _known_fields(record, path)

@@ -23,18 +23,13 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from st_adapter.adapter import ADAPTER_FOLDER, QueryAdapter
-from st_adapter.embeddings.base_model import (
-    CHECK_TEXTS,
-    BaseModel,
-    Origin,
-    Role,
-    embed_texts,
-    fixed_texts,
-    origin_of,
-    prompt_of,
-)
+from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.fingerprint import model_fingerprint
+from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.embeddings.long_texts import token_limit
+from st_adapter.embeddings.origin import Origin, origin_of
+from st_adapter.embeddings.probe_texts import CHECK_TEXTS, fixed_texts
+from st_adapter.embeddings.roles import Role, embed_texts, prompt_of
 from st_adapter.saving.attach import check_base_model, detach, query_modules
 from st_adapter.saving.card import Layout, TrainingRecord, base_metadata, model_card
 from st_adapter.saving.model_files import model_files, names_read_by
@@ -55,8 +50,12 @@ from st_adapter.saving.repository import (
     write_config,
     write_max_seq_length,
 )
-from st_adapter.storage.files import file_within, folder_written_whole, is_pickle, read_object, write_json, write_text
-from st_adapter.storage.hub import MAIN, Upload, branches_of, check_repository_free, download, upload
+from st_adapter.storage.adapters import ADAPTER_FOLDER
+from st_adapter.storage.hub import MAIN, branches_of, download
+from st_adapter.storage.paths import file_within, is_pickle
+from st_adapter.storage.reading import read_object
+from st_adapter.storage.uploading import Upload, check_repository_free, upload
+from st_adapter.storage.writing import folder_written_whole, write_json, write_text
 
 QUERY_BRANCH, TWIN_BRANCH = "query", "twin"
 
@@ -512,16 +511,17 @@ class _Compared(NamedTuple):
     """The base model in memory and what it makes of the texts that a saved one is compared on."""
 
     model: SentenceTransformer
-    described: BaseModel
+    described: EncoderIdentity
     texts: dict[Role, list[str]]
     vectors: dict[str, Tensor]  # encode_query, encode_document, encode -> (T, D)
 
     @classmethod
     def of(
-        cls, model: SentenceTransformer, described: BaseModel, check_texts: Mapping[Role, Sequence[str]]
+        cls, model: SentenceTransformer, described: EncoderIdentity, check_texts: Mapping[Role, Sequence[str]]
     ) -> _Compared:
         texts: dict[Role, list[str]] = {
-            role: list(dict.fromkeys([*fixed_texts(model), *check_texts.get(role, ())])) for role in get_args(Role)
+            role: list(dict.fromkeys([*fixed_texts(token_limit(model)), *check_texts.get(role, ())]))
+            for role in get_args(Role)
         }
         return cls(model, described, texts, {name: _encode(model, name, texts) for name in _METHODS})
 

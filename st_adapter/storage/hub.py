@@ -1,17 +1,16 @@
-"""Folders to and from the Hugging Face Hub; what fails says whether to try again."""
+"""Reading from the Hugging Face Hub; what fails says whether to try again."""
 
 from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, get_token, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, get_token, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -20,11 +19,9 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
-    RepositoryNotFoundError,
 )
 
-from st_adapter.errors import InputError, without_secrets
-from st_adapter.storage.files import read_object
+from st_adapter.errors import without_secrets
 
 MAIN = "main"
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[
@@ -34,190 +31,13 @@ _TRY_AGAIN = (408, 409, 412, 423, 425, 429)
 
 # The statuses and the waits of the client's own `http_backoff`, for those of its calls that do not use it.
 _WAIT_FOR = (429, 500, 502, 503, 504)
-_WAITS = (1.0, 2.0, 4.0, 8.0)
+WAITS = (1.0, 2.0, 4.0, 8.0)
 _LONGEST_WAIT = 60.0
-# What every repository may hold before anything was uploaded to it.
-_BLANK = (".gitattributes", "README.md")
-_MENDINGS = 3
 
 _Answer = TypeVar("_Answer")
 
 
-class Upload(NamedTuple):
-    """What is to be uploaded, and what it may replace.
-
-    Attributes:
-        branches: branch -> folder whose files it shall have.
-        is_ours: whether the names of the files of a branch, and what ``read`` gives of one that is JSON, are those of
-            something that this may replace.
-        owned: patterns such as ``*_Router/*``: files of the repository that match and that the folder does not have are
-            deleted. All others stay.
-        stale: branches that say something else afterwards, and that are deleted when ``overwrite`` is given.
-    """
-
-    branches: Mapping[str, Path]
-    is_ours: Callable[[set[str], Callable[[str], dict[str, Any]]], bool]
-    owned: Sequence[str] = ()
-    stale: Sequence[str] = ()
-
-
-def upload(
-    files: Upload,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    token: str | None = None,
-    commit_message: str,
-    overwrite: bool = False,
-) -> str:
-    """Make one commit per branch out of folders; the repository is created if it does not exist.
-
-    ``main`` comes last, so an upload that dies half-way leaves it as it was, and one that is started again sends only
-    what is not there yet: files that the repository has already are not sent. Afterwards all branches are looked at
-    again: where somebody else's upload came between, the branches beside ``main`` are made to agree with it.
-
-    Args:
-        files: what to upload.
-        repo_id: ``user/name``.
-        private: whether a new repository is private; the account's default if None.
-        token: access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
-        commit_message: first line of the commits.
-        overwrite: replace everything in a repository that holds something else.
-
-    Returns:
-        The URL of the commit on ``main``.
-
-    Raises:
-        ConnectionError: it may work if tried again; ``main`` is as it was.
-        ValueError: it will not work as it is: no token, no permission, no such user, a public repository where a
-            private one was asked for, a repository that holds something else.
-    """
-    api = HfApi(token=token)
-    commits: dict[str, _Commit] = {}
-    with explained_errors(f"{repo_id} could not be uploaded to the Hub", token):
-        repo_id = _patiently(partial(api.create_repo, repo_id, private=private, exist_ok=True)).repo_id
-        if private and not _patiently(partial(api.model_info, repo_id)).private:
-            raise ValueError(
-                f"{repo_id} exists and is public, but a private repository was asked for. Nothing was uploaded. "
-                "Make it private in its settings, or choose another name."
-            )
-        if not overwrite:
-            _check_replaceable(api, repo_id, sorted(files.branches), files)
-        for branch in sorted(files.branches, key=lambda name: name == MAIN):
-            if branch != MAIN:
-                _create_branch(api, repo_id, branch)
-            commits[branch] = _commit(api, repo_id, branch, files, commit_message, overwrite=overwrite)
-        if overwrite:
-            for branch in set(files.stale) & set(_heads(api, repo_id)) - set(files.branches):
-                _patiently(partial(api.delete_branch, repo_id, branch=branch))
-        _make_agree(api, repo_id, files, {name: commit.oid for name, commit in commits.items()}, commit_message)
-    return commits[MAIN].url
-
-
-def check_repository_free(files: Upload, repo_id: str, token: str | None = None) -> None:
-    """Check before work whose result is to be uploaded that a repository is new, blank, or holds what may be replaced.
-
-    Raises:
-        ConnectionError: it may work if tried again.
-        ValueError: it holds something else.
-    """
-    api = HfApi(token=token)
-    with explained_errors(f"{repo_id} was looked for on the Hub", token):
-        if "/" not in repo_id:
-            repo_id = f"{_patiently(api.whoami)['name']}/{repo_id}"
-        try:
-            _check_replaceable(api, repo_id, sorted({MAIN, *files.branches}), files)
-        except RepositoryNotFoundError:
-            return
-
-
-class _Commit(NamedTuple):
-    oid: str
-    url: str
-
-
-def _check_replaceable(api: HfApi, repo_id: str, branches: Sequence[str], files: Upload) -> None:
-    heads = _heads(api, repo_id)
-    for branch in branches:
-        if branch not in heads:
-            continue
-        commit = heads[branch]
-        names = set(_patiently(partial(api.list_repo_files, repo_id, revision=commit)))
-
-        def read(name: str, commit: str = commit) -> dict[str, Any]:
-            return read_object(Path(hf_hub_download(repo_id, name, revision=commit, token=api.token)))
-
-        if names <= set(_BLANK) or files.is_ours(names, read):
-            continue
-        others = sorted(names - set(_BLANK))
-        raise InputError(
-            f"{repo_id} holds something else on its branch {branch}: {len(others)} files, the first: "
-            f"{', '.join(others[:3])}. Nothing was uploaded.",
-            python="Choose another name, or pass overwrite=True to replace it.",
-            flags="Choose another name, or pass --overwrite to replace it.",
-        )
-
-
-def _commit(
-    api: HfApi, repo_id: str, branch: str, files: Upload, message: str, *, overwrite: bool = False, parent: str = ""
-) -> _Commit:
-    info = _patiently(
-        partial(
-            api.upload_folder,
-            repo_id=repo_id,
-            folder_path=files.branches[branch],
-            revision=branch,
-            commit_message=message,
-            delete_patterns=["*"] if overwrite else list(files.owned) or None,
-            parent_commit=parent or None,
-        ),
-        waits=_WAITS[:1],  # the client has waited itself for nearly every request of these
-    )
-    return _Commit(info.oid, info.commit_url)
-
-
-def _create_branch(api: HfApi, repo_id: str, branch: str) -> None:
-    _patiently(partial(api.create_branch, repo_id, branch=branch, exist_ok=True))
-
-
-def _heads(api: HfApi, repo_id: str) -> dict[str, str]:
-    """Branch -> its newest commit."""
-    refs = _patiently(partial(api.list_repo_refs, repo_id))
-    return {branch.name: branch.target_commit for branch in refs.branches}
-
-
-def _make_agree(api: HfApi, repo_id: str, files: Upload, ours: dict[str, str], message: str) -> None:
-    """Upload again what another upload replaced meanwhile; who wrote ``main`` last decides what all branches hold."""
-    for _ in range(_MENDINGS):
-        heads = _heads(api, repo_id)
-        moved = [branch for branch in ours if heads.get(branch) != ours[branch]]
-        if MAIN in moved:
-            warnings.warn(
-                f"Somebody else uploaded to {repo_id} at the same time and finished later: its branches hold what they "
-                "uploaded.",
-                stacklevel=5,
-            )
-            return
-        if not moved:
-            return
-        warnings.warn(
-            f"Somebody else uploaded to {repo_id} at the same time, and the branches {', '.join(moved)} did not belong "
-            "to main any more. They are uploaded again.",
-            stacklevel=5,
-        )
-        for branch in moved:
-            if branch not in heads:
-                _create_branch(api, repo_id, branch)
-            try:
-                # Only onto the commit that was looked at: what came after it belongs to a newer main.
-                ours[branch] = _commit(api, repo_id, branch, files, message, parent=heads.get(branch, "")).oid
-            except HfHubHTTPError as error:
-                if error.response.status_code != 412:
-                    raise
-    raise ConnectionError("its branches do not belong together, because others keep uploading to it")
-
-
-def _patiently(call: Callable[[], _Answer], waits: Sequence[float] = _WAITS) -> _Answer:
+def patiently(call: Callable[[], _Answer], waits: Sequence[float] = WAITS) -> _Answer:
     """Call the Hub, and again after a while if it is busy; as long as it asks for, but never more than a minute."""
     for wait in waits:
         try:
@@ -283,7 +103,7 @@ def branches_of(repo_id: str, token: str | None = None) -> set[str]:
     """
     try:
         with explained_errors(f"{repo_id} was looked for on the Hub", token):
-            return set(_heads(HfApi(token=token), repo_id))
+            return set(branch_heads(HfApi(token=token), repo_id))
     except ValueError:
         return set()
 
@@ -297,7 +117,7 @@ def check_can_write(repo_id: str, token: str | None = None) -> None:
             organization.
     """
     with explained_errors("The Hub was asked whether the result can be uploaded", token):
-        user: Mapping[str, Any] = _patiently(HfApi(token=token).whoami)
+        user: Mapping[str, Any] = patiently(HfApi(token=token).whoami)
     role = user.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
         raise ValueError(f"The token of {user['name']!r} may only read. Make one with the role 'write' and pass it.")
@@ -308,6 +128,12 @@ def check_can_write(repo_id: str, token: str | None = None) -> None:
             f"The upload was to go to {repo_id!r}, but this token belongs to {user['name']!r}, who can write to "
             f"{', '.join(owners)}. Pass user/name with one of these."
         )
+
+
+def branch_heads(api: HfApi, repo_id: str) -> dict[str, str]:
+    """Branch -> its newest commit."""
+    refs = patiently(partial(api.list_repo_refs, repo_id))
+    return {branch.name: branch.target_commit for branch in refs.branches}
 
 
 @contextmanager

@@ -1,0 +1,125 @@
+"""Tables as they were found: pairs, or queries with a corpus and judgements, one table per split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import pandas as pd
+
+from st_adapter.words import listed
+
+NO_SPLIT = ""  # the key of a table that came without the name of a split
+JUDGEMENTS = ("qrels", "relevant_docs")  # BEIR's word, and that of Sentence Transformers and LlamaIndex
+_SPLIT_WORDS = {
+    "train": ("train", "training", "trn"),
+    "dev": ("dev", "devel", "development", "validation", "validate", "valid", "val", "eval", "evaluation"),
+    "test": ("test", "tests", "testing", "tst"),
+}
+SPLIT_OF_WORD = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
+# What stands beside it in the names of files: train_dataset.json, test-pairs.csv.
+_PLAIN_WORDS = ("data", "dataset", "set", "split", "pairs", "df", "queries", "qrels")
+
+
+@dataclass(frozen=True)
+class PairTables:
+    """Rows of a query with its documents, as they were found."""
+
+    tables: Mapping[str, pd.DataFrame]  # split as the source calls it -> rows; NO_SPLIT when it names none
+    name: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BeirTables:
+    """Queries, corpus and judgements, as they were found."""
+
+    queries: pd.DataFrame
+    corpus: pd.DataFrame
+    qrels: Mapping[str, pd.DataFrame]  # split as the source calls it -> rows; NO_SPLIT when it names none
+    name: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def usual_split(name: str) -> str | None:
+    """The usual name of a split, train, dev or test, that a name says in other words; None if it says none.
+
+    Example:
+        >>> usual_split("Validation"), usual_split("train_dataset"), usual_split("test_hard")
+        ('dev', 'train', None)
+    """
+    first, *others = re.split(r"[-_. ]+", name.strip().casefold())
+    return SPLIT_OF_WORD.get(first) if all(word in _PLAIN_WORDS for word in others) else None
+
+
+def as_frame(table: Any) -> pd.DataFrame:
+    """One table as a pandas frame."""
+    frame: pd.DataFrame
+    if isinstance(table, pd.DataFrame):
+        return table
+    if isinstance(table, datasets.Dataset):
+        frame = table.with_format(None).to_pandas()
+        return frame
+    raise ValueError(
+        f"The data is of type {type(table).__name__}, but expected a datasets.Dataset, a datasets.DatasetDict, a "
+        "pandas DataFrame, a mapping of these, a path, or the id of a Hub data set. "
+        "Turn it into one of these first, for example with `datasets.Dataset.from_list(rows)`."
+    )
+
+
+def read_mapping(parts: Mapping[str, Any], name: str) -> PairTables | BeirTables:
+    """Read a mapping of split -> pairs, or one of corpus, queries and qrels (one table, or split -> table)."""
+    if not parts:
+        raise ValueError(
+            "The data set holds no table at all. Give one table per split, such as {'train': ..., 'test': ...}."
+        )
+    if not {"corpus", "queries"} <= set(parts):
+        return PairTables({str(split): as_frame(table) for split, table in parts.items()}, name=name)
+    judgements = next((part for part in JUDGEMENTS if part in parts), None)
+    if judgements is None:
+        raise ValueError(
+            f"The data set has the parts {listed(parts)}, but no 'qrels'. Add the judgements: a table with "
+            "query_id, corpus_id and score, or one such table per split."
+        )
+    qrels = parts[judgements]
+    tabular = (pd.DataFrame, datasets.Dataset)
+    by_split = isinstance(qrels, Mapping) and all(isinstance(table, tabular) for table in qrels.values())
+    tables = qrels if by_split else {NO_SPLIT: _judged(qrels)}
+    unused = sorted(set(parts) - {"corpus", "queries", judgements})
+    return BeirTables(
+        queries=_texts(parts["queries"]),
+        corpus=_texts(parts["corpus"]),
+        qrels={str(split): as_frame(table) for split, table in tables.items()},
+        name=name,
+        notes=(f"Parts left unused: {listed(unused)}.",) if unused else (),
+    )
+
+
+def _texts(table: Any) -> pd.DataFrame:
+    """A table of texts; of id -> text, or id -> title and text, the rows are made."""
+    if not isinstance(table, Mapping):
+        return as_frame(table)
+    rows = [{"id": given, **(text if isinstance(text, Mapping) else {"text": text})} for given, text in table.items()]
+    frame: pd.DataFrame = pd.DataFrame(rows, dtype=object)
+    return frame
+
+
+def _judged(table: Any) -> Any:
+    """A table of judgements; of query id -> relevant ids, or query id -> id -> relevance, the rows are made."""
+    if not isinstance(table, Mapping):
+        return table
+    rows = []
+    for query_id, judged in table.items():
+        if isinstance(judged, (str, int)) or not isinstance(judged, Iterable):
+            raise ValueError(
+                f"The judgements of query {str(query_id)!r} are {str(judged)[:60]!r}, a {type(judged).__name__}. "
+                "Expected the ids of its relevant documents, or id -> relevance."
+            )
+        graded = judged if isinstance(judged, Mapping) else dict.fromkeys(judged, 1)
+        rows += [
+            {"query_id": query_id, "corpus_id": given, "relevance": relevance} for given, relevance in graded.items()
+        ]
+    return pd.DataFrame(rows, columns=["query_id", "corpus_id", "relevance"], dtype=object)

@@ -1,0 +1,172 @@
+"""The documents as vectors: what is asked of a corpus wherever it lies, and the one that lies in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from st_adapter.embeddings.search import TopK, search
+
+Similarity = Literal["cosine", "dot"]
+
+_LENGTH_TOLERANCE = 1e-3
+_BLOCK_ROWS = 2**14
+
+
+class Corpus(Protocol):
+    """N documents of D dimensions, by id and vector; their texts are needed by nothing but what shows them to people.
+
+    Vectors are such that their dot product with a query is the similarity: of unit length if that is the cosine, where
+    whoever searches brings the query to unit length as well.
+
+    """
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """N ids, row by row."""
+
+    @property
+    def dimension(self) -> int:
+        """D, the number of dimensions."""
+
+    @property
+    def similarity(self) -> Similarity:
+        """``cosine`` or ``dot``, how a query is compared with a document."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The vectors (n, D), float32, of (n,) int64 rows, on the device of these."""
+
+    def search(self, query_embeddings: Tensor, k: int) -> TopK:
+        """The k best documents of each of (Q, D) queries, of unit length if the similarity is the cosine.
+
+        Equal scores keep corpus order. Of fewer than k documents all are found.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryCorpus:
+    """A corpus whose vectors lie in memory, all on one device; the search is exact.
+
+    Attributes:
+        ids: N ids, row by row.
+        embeddings: (N, D), as the base model gives them; kept as float32, and of unit length if the similarity is the
+            cosine. A matrix that is in this form already is not copied, and must not be written into.
+        similarity: ``cosine`` or ``dot``.
+
+    Raises:
+        ValueError: ids and matrix do not fit together, or a vector is not finite.
+
+    Example:
+        >>> corpus = MemoryCorpus(["a", "b"], torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
+        >>> corpus.rows(torch.tensor([1])).tolist(), corpus.search(torch.eye(2), k=1).indices.tolist()
+        ([[0.0, 1.0]], [[0], [1]])
+    """
+
+    ids: Sequence[str]
+    embeddings: Tensor
+    similarity: Similarity = "cosine"
+
+    def __post_init__(self) -> None:
+        embeddings = self.embeddings.float()
+        check_vectors("corpus", self.ids, embeddings)
+        if self.similarity == "cosine":
+            lengths = embeddings.norm(dim=1)
+            off = ((lengths - 1).abs() > _LENGTH_TOLERANCE) & (lengths > 0)  # a row of zeros stays what it is
+            if off.any():
+                embeddings = torch.nn.functional.normalize(embeddings)
+        object.__setattr__(self, "embeddings", embeddings)
+
+    def __repr__(self) -> str:
+        where = self.embeddings.device
+        return f"MemoryCorpus({len(self):,} documents, {self.dimension} dimensions, {self.similarity}, {where})"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of(cls, corpus: Corpus, device: str | torch.device = "cpu") -> MemoryCorpus:
+        """A corpus read onto a device, block by block; itself if it lies in memory already."""
+        if isinstance(corpus, cls):
+            return corpus
+        return cls(corpus.ids, torch.cat(list(blocks(corpus, device))), corpus.similarity)
+
+    @property
+    def dimension(self) -> int:
+        """D, the number of dimensions."""
+        return int(self.embeddings.shape[1])
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The vectors (n, D) of (n,) int64 rows."""
+        return self.embeddings.index_select(0, index)
+
+    def search(self, query_embeddings: Tensor, k: int) -> TopK:
+        """The k best documents of each of (Q, D) queries; see ``search``."""
+        return search(query_embeddings, self.embeddings, k)
+
+    def scores(self, query_embeddings: Tensor) -> Tensor:
+        """The scores (Q, N) of all documents."""
+        return query_embeddings @ self.embeddings.T
+
+    @cached_property
+    def first_of_equal(self) -> Tensor:
+        """For each document the first one with exactly the same vector: (N,) int64."""
+        return first_of_equal_rows(self.embeddings)
+
+    def to(self, device: str | torch.device) -> MemoryCorpus:
+        """The same corpus on ``device``."""
+        return replace(self, embeddings=self.embeddings.to(device))
+
+
+def blocks(corpus: Corpus, device: str | torch.device = "cpu") -> Iterator[Tensor]:
+    """All vectors of a corpus in order, (n, D) at a time; memory for one block is enough."""
+    for rows in torch.arange(len(corpus), device=device).split(_BLOCK_ROWS):
+        yield corpus.rows(rows)
+
+
+def first_of_equal_rows(matrix: Tensor) -> Tensor:
+    """For each of N rows, the index of the first row with exactly the same numbers: (N,) int64.
+
+    Example:
+        >>> first_of_equal_rows(torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]])).tolist()
+        [0, 1, 0]
+    """
+    # Wrapping integer sums do not depend on the order of addition, so equal rows always get equal keys.
+    factors = torch.randint(-(2**62), 2**62, (matrix.shape[1],), generator=torch.Generator().manual_seed(0))
+    factors = factors.to(matrix.device)
+    # + 0.0 makes -0.0 and 0.0 the same bits.
+    keys = torch.cat([((part + 0.0).view(torch.int32).long() * factors).sum(dim=1) for part in matrix.split(2**14)])
+    distinct, group = keys.unique(return_inverse=True)
+    rows = torch.arange(len(keys), device=keys.device)
+    return torch.full_like(distinct, len(keys)).scatter_reduce(0, group, rows, "amin")[group]
+
+
+def check_vectors(side: str, ids: Sequence[str], embeddings: Tensor) -> None:
+    """Refuse vectors that do not fit their ids or are not finite.
+
+    Args:
+        side: ``query`` or ``corpus``, for the message.
+        ids: one for each row.
+        embeddings: what should be (N, D) finite numbers.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if embeddings.ndim != 2 or len(ids) != len(embeddings):
+        raise ValueError(
+            f"{side}_embeddings have shape {tuple(embeddings.shape)}, but there are {len(ids)} ids. "
+            "Pass one row of D numbers per id."
+        )
+    bad = ~torch.isfinite(embeddings).all(dim=1)
+    if bad.any():
+        rows = bad.nonzero().squeeze(1).tolist()
+        raise ValueError(
+            f"{len(rows)} rows of {side}_embeddings hold NaN or infinite values, the first: "
+            f"{[ids[row] for row in rows[:3]]}. Embed these texts again."
+        )

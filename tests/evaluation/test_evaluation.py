@@ -1,0 +1,148 @@
+"""Evaluation of a split against the dictionary form of the metrics and a slow search."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from problems import corpus_of, random_split
+from st_adapter.adapter import QueryAdapter
+from st_adapter.embeddings.corpus import MemoryCorpus
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
+from st_adapter.evaluation.evaluation import adapt, evaluate, seen_documents
+from st_adapter.evaluation.metrics import run_metrics
+
+
+def as_dictionaries(split, queries):
+    """Judgements and an exhaustive run, ties in corpus order because dictionaries keep it."""
+    qrels = {query_id: {} for query_id in split.query_ids}
+    for query, document, grade in zip(*(part.tolist() for part in split.qrels), strict=True):
+        qrels[split.query_ids[query]][split.corpus.ids[document]] = grade
+    scores = (torch.nn.functional.normalize(queries).double() @ split.corpus.embeddings.double().T).float()
+    run = {
+        q: dict(zip(split.corpus.ids, row, strict=True))
+        for q, row in zip(split.query_ids, scores.tolist(), strict=True)
+    }
+    return qrels, run
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**31))
+def test_base_and_adapted_equal_the_dictionary_form(seed):
+    split = random_split(seed)
+    matrix = torch.eye(8) + 0.3 * torch.randn(8, 8, generator=torch.Generator().manual_seed(seed))
+    adapter = QueryAdapter.from_matrix(matrix)
+    result = evaluate(split, adapter, ks=[1, 3, 10])
+    for side, queries in ((result.base, split.query_embeddings), (result.adapted, split.query_embeddings @ matrix.T)):
+        expected = run_metrics(*as_dictionaries(split, queries), ks=[1, 3, 10])
+        assert set(side) == set(expected)
+        for name, values in side.items():
+            assert dict(zip(result.query_ids, values.tolist(), strict=True)) == pytest.approx(expected[name], abs=1e-9)
+
+
+def test_the_modules_of_a_saved_model_count_as_an_adapter():
+    split = random_split(0)
+    adapter = QueryAdapter.from_matrix(torch.eye(8) + 0.3 * torch.randn(8, 8))
+    torch.testing.assert_close(
+        adapt(adapter.fold(), split.query_embeddings),
+        adapter.transform(split.query_embeddings).detach(),
+        atol=1e-6,
+        rtol=0,
+    )
+    assert torch.equal(adapt([], split.query_embeddings), split.query_embeddings)
+
+
+def test_queries_without_a_relevant_document_are_reported():
+    split = random_split(1)
+    relevance = split.qrels.relevance.clone()
+    relevance[split.qrels.query_index == 2] = 0.0
+    partly = replace(split, qrels=split.qrels._replace(relevance=relevance))
+    result = evaluate(partly)
+    assert result.unjudged_query_ids == ["q2"] and "q2" not in result.query_ids
+    assert result.to_dict()["num_queries"] == 5 and result.to_dict()["num_unjudged_queries"] == 1
+    full = evaluate(split)
+    kept = [i for i in range(6) if i != 2]
+    assert result.base["ndcg@10"].tolist() == full.base["ndcg@10"][kept].tolist()
+
+    nothing = replace(split, qrels=split.qrels._replace(relevance=0 * relevance))
+    with pytest.raises(ValueError, match=r"No query of the split 'test' has a relevant document"):
+        evaluate(nothing)
+
+
+def test_corpus_order_changes_nothing_without_ties():
+    split = random_split(3)
+    documents = split.corpus.embeddings.clone()
+    documents[7] = torch.nn.functional.normalize(torch.arange(1.0, 9.0), dim=0)
+    split = replace(split, corpus=corpus_of(documents))
+    order = torch.randperm(15, generator=torch.Generator().manual_seed(3))
+    place = order.argsort()
+    shuffled = replace(
+        split,
+        corpus=MemoryCorpus([split.corpus.ids[i] for i in order.tolist()], documents[order]),
+        qrels=split.qrels._replace(corpus_index=place[split.qrels.corpus_index]),
+    )
+    for name, values in evaluate(split).base.items():
+        assert values.tolist() == evaluate(shuffled).base[name].tolist()
+
+
+def test_an_adapter_of_another_dimension_is_refused():
+    with pytest.raises(ValueError, match=r"8.*16|16.*8"):
+        evaluate(random_split(0), QueryAdapter(16))
+
+
+def labelled_dataset():
+    """Three documents: the first is a positive in train, the second only judged there, the third is new."""
+    pairs = {
+        "train": [(0, 0, 1.0), (0, 1, 0.0)],
+        "test": [(1, 0, 1.0), (2, 1, 1.0), (3, 2, 2.0), (3, 0, 1.0), (4, 2, 1.0), (4, 0, 0.0), (5, 0, 0.0)],
+    }
+    qrels = {}
+    for split, judged in pairs.items():
+        query, document, relevance = zip(*judged, strict=True)
+        qrels[split] = EmbeddedQrels(torch.tensor(query), torch.tensor(document), torch.tensor(relevance))
+    queries = torch.nn.functional.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(1)))
+    return EmbeddedDataset([f"q{n}" for n in range(6)], queries, corpus_of(torch.eye(4)[:3]), qrels, True)
+
+
+def test_queries_are_seen_by_the_documents_that_were_positives_in_training():
+    embedded = labelled_dataset()
+    documents = seen_documents(embedded, ["train"])
+    assert documents.tolist() == [True, False, False]
+    adapter = QueryAdapter.from_matrix(torch.eye(4).roll(1, 0))
+    result = evaluate(embedded["test"], adapter, seen_documents=documents)
+    assert result.query_ids == ["q1", "q2", "q3", "q4"], "q5 has no relevant document"
+    assert result.seen.tolist() == [True, False, True, False]
+    for metric in result.base:
+        difference = result.adapted[metric] - result.base[metric]
+        for part, kept in (("all", [0, 1, 2, 3]), ("seen", [0, 2]), ("unseen", [1, 3])):
+            compared = result.compare(metric, part)
+            assert compared.num_queries == len(kept)
+            assert compared.difference == pytest.approx(difference[kept].mean())
+    written = result.to_dict(per_query=["ndcg@10"])
+    assert set(written["comparisons"]) == {"all", "seen", "unseen"}
+    assert written["comparisons"]["unseen"]["mrr@10"]["num_queries"] == 2
+    assert written["per_query"]["seen"] == [True, False, True, False]
+
+    everything = evaluate(embedded["test"], adapter, seen_documents=torch.ones(3, dtype=torch.bool))
+    assert set(everything.comparisons) == {"all", "seen"}
+    assert everything.compare(part="seen") == everything.compare()
+
+
+def test_without_seen_documents_only_the_whole_is_compared():
+    embedded = labelled_dataset()
+    result = evaluate(embedded["test"])
+    assert result.seen is None and set(result.comparisons) == {"all"}
+    assert result.compare().wins == result.compare().losses == 0 and result.compare().p_value == 1
+    assert "seen" not in result.to_dict(per_query=["ndcg@10"])["per_query"]
+    with pytest.raises(
+        ValueError, match=r"no 'seen' queries to compare, only \['all'\]. Give evaluate\(\) the seen doc"
+    ):
+        result.compare(part="seen")
+    with pytest.raises(ValueError, match=r"'ndcg@7' was not evaluated, only \['ndcg@1'"):
+        result.compare("ndcg@7")
+    with pytest.raises(ValueError, match=r"There is no split 'dev'"):
+        seen_documents(embedded, ["train", "dev"])
+    with pytest.raises(ValueError, match=r"seen_documents has shape \(2,\), but the corpus has 3 documents"):
+        evaluate(embedded["test"], seen_documents=torch.ones(2, dtype=torch.bool))

@@ -1,0 +1,217 @@
+"""Batches against a slow construction from the judgements."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from problems import corpus_of
+from st_adapter.embeddings.corpus import first_of_equal_rows
+from st_adapter.embeddings.embedded import EmbeddedQrels, EmbeddedSplit
+from st_adapter.fitting import sampling
+from st_adapter.fitting.arguments import AdapterTrainingArguments
+from st_adapter.fitting.sampling import BatchSampler, labelled_pairs
+
+
+def make_split(judgements, num_queries=5, num_documents=9, documents=None):
+    """A split whose embeddings tell the row they came from; the last two documents are the same."""
+    pairs = sorted(judgements)
+    if documents is None:
+        documents = torch.arange(1.0, num_documents + 1)
+        documents[-1] = documents[-2]
+        documents = torch.stack([documents.cos(), documents.sin()], dim=1)
+    angles = torch.arange(1.0, num_queries + 1)
+    return EmbeddedSplit(
+        name="train",
+        query_ids=[f"q{row}" for row in range(num_queries)],
+        query_embeddings=torch.stack([angles.cos(), angles.sin()], dim=1),
+        corpus=corpus_of(documents),
+        qrels=EmbeddedQrels(
+            torch.tensor([query for query, _ in pairs]),
+            torch.tensor([document for _, document in pairs]),
+            torch.tensor([float(judgements[pair]) for pair in pairs]),
+        ),
+    )
+
+
+def row_of(vector, matrix):
+    return int((matrix - vector).abs().sum(dim=1).argmin())
+
+
+judgements = st.dictionaries(
+    st.tuples(st.integers(0, 4), st.integers(0, 8)), st.sampled_from([0.0, 1.0, 3.0]), min_size=1
+).filter(lambda qrels: any(grade > 0 for grade in qrels.values()))
+
+
+def arguments(**changes):
+    return AdapterTrainingArguments(**{"per_device_train_batch_size": 4, "num_hard_negatives": 3, **changes})
+
+
+@given(judgements, st.sampled_from(["corpus", "positives", "batch", "given", "hard"]), st.integers(1, 12))
+def test_a_batch_holds_its_pairs_and_never_a_positive_as_a_negative(qrels, negatives, num_negatives):
+    split = make_split(qrels)
+    documents, queries = split.corpus.embeddings, split.query_embeddings
+    relevant = {pair for pair, grade in qrels.items() if grade > 0}
+    trained = {query for query, _ in relevant}
+    # The last two documents are the same vector, so each counts as the other.
+    same = {8: 7}
+    positives = {(query, same.get(document, document)) for query, document in relevant}
+    refused = {(q, same.get(d, d)) for (q, d), grade in qrels.items() if grade == 0 and q in trained}
+    if negatives == "given" and not any(grade == 0 and pair[0] in trained for pair, grade in qrels.items()):
+        with pytest.raises(ValueError, match=r"no document judged not relevant"):
+            BatchSampler(split, arguments(negatives=negatives))
+        return
+    sampler = BatchSampler(split, arguments(negatives=negatives, num_negatives=num_negatives))
+    if negatives == "hard":
+        sampler.mine(sampler.pairs.queries)
+    for _ in range(3):
+        batch = sampler.next()
+        pairs = {
+            (row_of(anchor, queries), row_of(positive, documents))
+            for anchor, positive in zip(batch.anchors, batch.positives, strict=True)
+        }
+        assert pairs <= positives
+        candidates = [row_of(candidate, documents) for candidate in batch.candidates]
+        for anchor, excluded in zip(batch.anchors, batch.excluded, strict=True):
+            query = row_of(anchor, queries)
+            kept = [c for c, out in zip(candidates, excluded.tolist(), strict=True) if not out]
+            assert not {(query, c) for c in kept} & positives
+            labelled = {document for _, document in positives}
+            if negatives in ("positives", "batch"):
+                assert set(kept) <= labelled
+            if negatives == "given":
+                assert set(kept) <= labelled | {document for _, document in refused}
+            if negatives in ("batch", "given", "hard"):
+                assert len(kept) == len(set(kept)), "each document counts once"
+
+
+@given(judgements)
+def test_with_room_for_all_the_pool_is_the_whole_corpus_once_and_weighted(qrels):
+    split = make_split(qrels)
+    sampler = BatchSampler(split, arguments(negatives="corpus", unlabelled_weight=0.25, num_negatives=100))
+    batch = sampler.next()
+    stands_for = {
+        row_of(c, split.corpus.embeddings): p for c, p in zip(batch.candidates, batch.log_priors, strict=True)
+    }
+    labelled = {min(document, 7) for (_, document), grade in qrels.items() if grade > 0}
+    expected = {document: 0.0 if document in labelled else math.log(0.25) for document in range(8)}
+    assert {document: float(prior) for document, prior in stands_for.items()} == pytest.approx(expected)
+
+
+@given(judgements)
+def test_every_query_weighs_the_same_and_its_positives_by_relevance(qrels):
+    pairs = labelled_pairs(make_split(qrels))
+    totals = torch.zeros(len(pairs.queries)).index_add_(0, pairs.rows, pairs.weights)
+    torch.testing.assert_close(totals, totals[:1].expand_as(totals))
+    assert pairs.weights.mean().item() == pytest.approx(1)
+
+
+def test_an_epoch_sees_every_pair_once():
+    split = make_split({(q, d): 1.0 for q in range(4) for d in range(q, q + 2)})
+    sampler = BatchSampler(split, arguments(per_device_train_batch_size=4))
+    seen = [tuple(a.tolist() + p.tolist()) for _ in range(2) for a, p in zip(*sampler.next()[:4:2], strict=True)]
+    assert sampler.steps_per_epoch == 2 and len(set(seen)) == 8
+
+
+def test_a_sampler_goes_on_where_its_state_was_taken():
+    split = make_split({(q, d): 1.0 for q in range(5) for d in range(q, q + 3)})
+    first, second = (BatchSampler(split, arguments(num_negatives=2)) for _ in range(2))
+    first.next()
+    second.load_state_dict(first.state_dict())
+    for _ in range(5):
+        assert all(torch.equal(a, b) for a, b in zip(first.next(), second.next(), strict=True))
+
+
+def test_hard_negatives_are_the_highest_scoring_ones_that_are_not_suspiciously_relevant():
+    # Cosines to the query (1, 0): positive .9; others .88 (within 95 % of it: suspicious), .8, .5, -1.
+    cosines = torch.tensor([0.9, 0.88, 0.8, 0.5, -1.0])
+    documents = torch.stack([cosines, (1 - cosines**2).sqrt()], dim=1)
+    split = make_split({(0, 0): 1.0}, num_queries=1, documents=documents)
+    sampler = BatchSampler(split, arguments(negatives="hard", num_hard_negatives=2))
+    sampler.mine(torch.tensor([[1.0, 0.0]]))
+    assert sampler.given.tolist() == [[2, 3]]
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, -0.0, 1.0, 2.5]), min_size=3, max_size=3), min_size=1, max_size=30))
+def test_first_of_equal_rows_equals_a_slow_search(rows):
+    assert first_of_equal_rows(torch.tensor(rows)).tolist() == [rows.index(row) for row in rows]
+
+
+def test_nothing_relevant_is_an_error():
+    with pytest.raises(ValueError, match=r"The training split 'train' has no relevant pair"):
+        BatchSampler(make_split({(0, 0): 0.0}), arguments())
+
+
+# One query of 100,000 judged documents among 3,000: rows padded to the longest are 2.4 GB of indices, each time.
+_UNEVEN = """
+import resource, sys, torch
+from st_adapter.fitting import sampling
+from st_adapter.embeddings.embedded import (EmbeddedQrels, EmbeddedSplit)
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.fitting.gradient import GradientFit
+from st_adapter.embeddings.corpus import MemoryCorpus
+from st_adapter.fitting.selection import Measure, Part, Source
+from st_adapter.fitting.arguments import AdapterTrainingArguments
+
+torch.set_num_threads(1)
+num_queries, num_documents = 3_000, 100_000
+generator = torch.Generator().manual_seed(0)
+rows = torch.cat([torch.arange(1, num_queries), torch.zeros(num_documents, dtype=torch.int64)])
+documents = torch.cat([torch.arange(1, num_queries), torch.arange(num_documents)])
+grades = torch.ones(len(rows))
+grades[-num_documents:][::2] = 0
+split = EmbeddedSplit(
+    "train", [f"q{n}" for n in range(num_queries)], torch.randn(num_queries, 32, generator=generator),
+    MemoryCorpus([f"d{n}" for n in range(num_documents)], torch.randn(num_documents, 32, generator=generator)),
+    EmbeddedQrels(rows, documents, grades),
+)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for negatives in ("corpus", "given", "hard"):
+    args = AdapterTrainingArguments(negatives=negatives, num_negatives=64, per_device_train_batch_size=32)
+    GradientFit(split, args).step()
+small = split.subset(torch.arange(num_queries) < 40)
+source = Source("a", "1")
+Measure(small).gains([(Part(source, 0.5),)], {source: torch.eye(32) + 0.1})
+assert evaluate(split, ks=[10]).base["recall@10"][0] <= 10 / 50_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the memory in units of Linux")
+def test_memory_grows_with_the_pairs_and_not_with_the_longest_row():
+    ran = subprocess.run([sys.executable, "-c", _UNEVEN], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) < 900_000, "KiB; 3,000 rows of 100,000 indices are 2,300,000"
+
+
+def test_a_query_with_more_positives_than_others_mines_as_deep_as_it_takes(monkeypatch):
+    # 60 documents on a quarter circle; query 0 has the nearest 40 as positives, query 1 the farthest one.
+    angles = torch.linspace(0, 1.5, 60)
+    documents = torch.stack([angles.cos(), angles.sin()], dim=1)
+    judged = {(0, document): 1.0 for document in range(40)} | {(1, 59): 1.0}
+    split = make_split(judged, num_queries=2, documents=documents)
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    found = []
+    for many in (256, 4):
+        monkeypatch.setattr(sampling, "_MANY", many)
+        monkeypatch.setattr(sampling, "_BLOCK_HITS", 7)
+        sampler = BatchSampler(split, arguments(negatives="hard", num_hard_negatives=3))
+        sampler.mine(queries)
+        found.append(sampler.given.tolist())
+    below = [document for document in range(59, -1, -1) if math.sin(angles[document]) < 0.95 * math.sin(1.5)]
+    assert found == [[[40, 41, 42], below[:3]]] * 2
+
+
+def test_of_very_many_given_negatives_some_are_drawn(monkeypatch):
+    judged = {(0, 0): 1.0, (1, 1): 1.0, (1, 2): 0.0, **{(0, document): 0.0 for document in range(2, 7)}}
+    monkeypatch.setattr(sampling, "_MANY", 3)
+    drawn = set()
+    for seed in range(20):
+        given = BatchSampler(make_split(judged), arguments(negatives="given", seed=seed)).given
+        assert given.shape == (2, 3) and given[1].tolist() == [2, -1, -1]
+        drawn |= set(given[0].tolist())
+    assert drawn == set(range(2, 7))

@@ -1,0 +1,177 @@
+"""Fast measuring against the full evaluation; the scoreboard against hand-worked numbers."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from problems import corpus_of
+from st_adapter.adapter import QueryAdapter
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.fitting import selection
+from st_adapter.fitting.auto import fit
+from st_adapter.fitting.closed_form import mix
+from st_adapter.fitting.selection import Measure, Part, Scoreboard, Source
+
+
+def random_split(seed, num_queries=7, num_documents=40, dim=6):
+    generator = torch.Generator().manual_seed(seed)
+    judged = torch.rand(num_queries, num_documents, generator=generator) < 0.3
+    judged[:, 0] = True
+    pairs = judged.nonzero()[torch.randperm(int(judged.sum()), generator=generator)]
+    return EmbeddedSplit(
+        name="dev",
+        query_ids=[f"q{i}" for i in range(num_queries)],
+        query_embeddings=torch.nn.functional.normalize(torch.randn(num_queries, dim, generator=generator)),
+        corpus=corpus_of(torch.nn.functional.normalize(torch.randn(num_documents, dim, generator=generator))),
+        qrels=EmbeddedQrels(*pairs.T, torch.randint(1, 4, (len(pairs),), generator=generator).float()),
+    )
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**31), st.sampled_from([40, 100, 2**23]))
+def test_measuring_equals_the_full_evaluation(seed, block_scores):
+    split = random_split(seed)
+    generator = torch.Generator().manual_seed(seed)
+    sources = [Source("a", "1"), Source("b", "1")]
+    matrices = {source: torch.eye(6) + 0.5 * torch.randn(6, 6, generator=generator) for source in sources}
+    candidates = [(Part(sources[0], 1.0),), (Part(sources[1], 0.25),), (Part(sources[0], 0.5), Part(sources[1], 1.0))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "_BLOCK_SCORES", block_scores)
+        measure = Measure(split)
+        gains = measure.gains([*candidates, (Part(Source("not", "fitted"), 1.0),)], matrices)
+    assert list(gains) == candidates
+    for candidate in candidates:
+        matrix = torch.stack([mix(matrices[part.source], part.share) for part in candidate]).mean(dim=0)
+        result = evaluate(split, QueryAdapter.from_matrix(matrix), ks=[10])
+        np.testing.assert_allclose(measure.base.numpy(), result.base["ndcg@10"], atol=1e-6)
+        expected = result.adapted["ndcg@10"] - result.base["ndcg@10"]
+        np.testing.assert_allclose(gains[candidate].numpy(), expected, atol=1e-6)
+
+
+def board_of(gains_seen, gains_unseen, unseen_weight=0.5, families=None):
+    """A scoreboard that was shown the given gains (C, Q) on seen queries and on further unseen ones."""
+    gains_seen, gains_unseen = np.array(gains_seen, float), np.array(gains_unseen, float)
+    families = families or [f"family {number}" for number in range(len(gains_seen))]
+    candidates = [(Part(Source(family, str(number)), 1.0),) for number, family in enumerate(families)]
+    num_seen, num_unseen = gains_seen.shape[1], gains_unseen.shape[1]
+    board = Scoreboard(candidates, num_seen + num_unseen, unseen_weight)
+    for first, gains, unseen in ((0, gains_seen, 0), (num_seen, gains_unseen, 1)):
+        rows = torch.arange(first, first + gains.shape[1])
+        values = {c: torch.tensor(row) for c, row in zip(candidates, gains, strict=True)}
+        board.add(rows, torch.full_like(rows, unseen), torch.full((len(rows),), 0.5), values)
+    return board
+
+
+def test_the_two_parts_are_weighted_and_reported_apart():
+    # Seen gain 0.3 on 10 queries, unseen gain 0.1 on 30; weight .25 for the unseen: .75 * .3 + .25 * .1 = .25.
+    verdict = board_of([[0.3] * 10], [[0.1] * 30], unseen_weight=0.25).verdict(0.05, 0)
+    best = verdict.candidates[0]
+    assert best.gain == pytest.approx(0.25) and best.gain_seen == pytest.approx(0.3)
+    assert best.gain_unseen == pytest.approx(0.1) and verdict.gate.gain == pytest.approx(0.25)
+    assert (verdict.num_seen, verdict.num_unseen, verdict.unseen_weight) == (10, 30, 0.25)
+    assert verdict.base == pytest.approx(0.5) and verdict.gate.adopted
+
+
+def test_a_part_of_few_queries_gets_its_natural_share():
+    # 4 unseen queries are too few to speak for half of the weight: plain mean over all 40.
+    verdict = board_of([[0.2] * 36], [[-1.0] * 4]).verdict(0.05, 0)
+    assert verdict.candidates[0].gain == pytest.approx((36 * 0.2 - 4) / 40)
+
+
+def test_a_candidate_that_loses_on_one_part_is_out_however_much_it_gains_on_the_other():
+    spread = np.tile([0.9, 1.1], 10)
+    verdict = board_of([spread, 0.01 * spread], [-0.1 * spread, 0.01 * spread]).verdict(0.05, 0)
+    assert verdict.candidates[0].name == "family 1, 1, share 1"
+    assert [candidate.rejected for candidate in verdict.candidates] == [False, True]
+    alone = board_of([spread], [-0.1 * spread]).verdict(0.05, 0)
+    assert not alone.gate.adopted and "Clearly worse" in alone.gate.reason
+
+
+def test_a_part_without_queries_has_no_gain_of_its_own():
+    board = Scoreboard([(Part(Source("f", "1"), 1.0),)], 20, 0.3)
+    rows = torch.arange(20)
+    board.add(rows, torch.ones(20, dtype=torch.int64), torch.zeros(20), {board.candidates[0]: torch.full((20,), 0.1)})
+    best = board.verdict(0.05, 0).candidates[0]
+    assert math.isnan(best.gain_seen) and best.gain == pytest.approx(0.1)
+
+
+def test_a_query_measured_twice_counts_once_by_its_mean():
+    candidate = (Part(Source("f", "1"), 1.0),)
+    board = Scoreboard([candidate], 10, 0.5)
+    rows, unseen = torch.arange(10), torch.ones(10, dtype=torch.int64)
+    board.add(rows, unseen, torch.zeros(10), {candidate: torch.full((10,), 0.1)})
+    board.add(rows, unseen, torch.zeros(10), {candidate: torch.full((10,), 0.3)})
+    verdict = board.verdict(0.05, 0)
+    assert verdict.gate.gain == pytest.approx(0.2) and verdict.num_unseen == 10
+
+
+def test_families_are_pruned_and_the_best_of_each_averaged():
+    gains = [[0.1] * 20, [0.3] * 20, [0.2] * 20, [-0.1] * 20, [0.05] * 20]
+    board = board_of(gains, gains, families=["a", "a", "b", "c", "d"])
+    assert board.best_families(2, among=["d", "c", "b"]) == ["d", "b"]
+    assert [[str(part.source) for part in c] for c in board.averages_of_the_best()] == [
+        ["a, 1", "b, 2"],
+        ["a, 1", "b, 2", "d, 4"],
+    ]
+    board.drop_families(["a"])
+    assert [candidate[0].source.family for candidate in board.candidates] == ["b", "c", "d"]
+    assert board.verdict(0.05, 0).candidates[0].name == "b, 2, share 1"
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from([50, 300, 2**23]), st.booleans())
+def test_counting_among_the_best_is_counting_over_all(seed, depth, block_scores, tied):
+    split = random_split(seed, num_queries=9, num_documents=150)
+    generator = torch.Generator().manual_seed(seed)
+    if tied:  # coarse numbers, so that many documents score the same
+        split = replace(split, corpus=corpus_of((3 * split.corpus.embeddings).round(), "dot"))
+    copies = torch.randint(0, 150, (9,), generator=generator)
+    split = replace(split, own_copies=OwnCopies(torch.arange(9), copies))
+    sources = [Source("a", "1"), Source("b", "1"), Source("c", "1")]
+    matrices = {source: torch.eye(6) + 0.8 * torch.randn(6, 6, generator=generator) for source in sources}
+    candidates = [(Part(source, share),) for source in sources for share in (0.25, 0.5, 1.0)]
+    candidates += [(Part(sources[0], 1.0), Part(sources[1], 0.5)), tuple(Part(source, 0.75) for source in sources)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "_BLOCK_SCORES", block_scores)
+        patch.setattr(selection, "_GROUP", 7)
+        patch.setattr(selection, "_POOL_DEPTH", depth)
+        slow = Measure(split).gains(candidates, matrices)
+        patch.setattr(selection, "_POOL_FROM", 1)
+        fast = Measure(split).gains(candidates, matrices)
+    for candidate in candidates:
+        assert torch.equal(fast[candidate], slow[candidate])
+        matrix = torch.stack([mix(matrices[part.source], part.share) for part in candidate]).mean(dim=0)
+        if not tied:
+            result = evaluate(split, QueryAdapter.from_matrix(matrix), ks=[10])
+            expected = result.adapted["ndcg@10"] - result.base["ndcg@10"]
+            np.testing.assert_allclose(fast[candidate].numpy(), expected, atol=1e-6)
+
+
+def test_the_same_candidate_is_chosen_in_a_large_corpus(monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    documents = torch.nn.functional.normalize(torch.randn(600, 16, generator=generator))
+    relevant = torch.randint(0, 600, (90,), generator=generator)
+    noise = torch.zeros(90, 16)
+    noise[:, :4] = 0.6 * torch.randn(90, 4, generator=generator)
+    rows = torch.arange(90)
+    qrels = {
+        split: EmbeddedQrels(part, relevant[part], torch.ones(len(part)))
+        for split, part in (("train", rows[:70]), ("dev", rows[70:]))
+    }
+    queries = documents[relevant] + noise
+    embedded = EmbeddedDataset([f"q{n}" for n in range(90)], queries, corpus_of(documents), qrels, True)
+    monkeypatch.setattr(selection, "_GROUP", 8)
+    outcomes = []
+    for pool_from in (10**9, 1):
+        monkeypatch.setattr(selection, "_POOL_FROM", pool_from)
+        outcomes.append(fit(embedded, method="closed-form", seed=1))
+    assert outcomes[0].adopted
+    # As text, because a part without queries has no gain, and NaN is not NaN.
+    assert repr(outcomes[0].verdict.candidates) == repr(outcomes[1].verdict.candidates)
+    assert torch.equal(*(outcome.adapter.project(torch.eye(16)) for outcome in outcomes))

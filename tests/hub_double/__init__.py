@@ -1,0 +1,1 @@
+"""A Hub in memory and the real client in a process of its own."""

@@ -1,0 +1,118 @@
+"""What several tests share: texts, adapters with known weights, and embedded data sets with a known answer."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+from st_adapter.adapter import Kind, QueryAdapter
+from st_adapter.embeddings.corpus import MemoryCorpus, Similarity
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
+
+ROOT = Path(__file__).parents[1]
+KINDS = get_args(Kind)
+TEXTS = ["open a file", "close the file", "read the line number of a list", "x" * 200, "what?"]
+DIM = 16
+
+
+# Adapters and models
+
+
+def trained(adapter: QueryAdapter, scale: float = 0.1, seed: int = 0) -> QueryAdapter:
+    """Move every weight by a random amount, as training would."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return adapter
+
+
+def unit_rows(num_rows: int, dimension: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(num_rows, dimension, generator=generator), dim=1)
+
+
+def apply(modules: list[nn.Module], embeddings: Tensor) -> Tensor:
+    features = {"sentence_embedding": embeddings}
+    for module in modules:
+        features = module(features)
+    return features["sentence_embedding"]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def make_adapter(kind: Kind = "linear", *, bias: bool = False, normalize: bool = True) -> QueryAdapter:
+    """The same weights at every call, so that a second process can be compared with."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        adapter = QueryAdapter(32, kind, rank=4, hidden_dim=16, bias=bias, normalize=normalize)
+    return trained(adapter, scale=0.2)
+
+
+def adapted_queries(adapter: QueryAdapter, model: SentenceTransformer) -> np.ndarray:
+    with torch.no_grad():
+        return adapter.transform(torch.from_numpy(model.encode_query(TEXTS))).numpy()
+
+
+def assert_adapted(model: SentenceTransformer, base: SentenceTransformer, adapter: QueryAdapter) -> None:
+    np.testing.assert_allclose(model.encode_query(TEXTS), adapted_queries(adapter, base), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(model.encode_document(TEXTS), base.encode_document(TEXTS))
+    np.testing.assert_array_equal(model.encode(TEXTS), base.encode(TEXTS))
+
+
+# Embedded data sets
+
+
+def corpus_of(documents: Tensor, similarity: Similarity = "cosine") -> MemoryCorpus:
+    """Documents d0, d1, ... with the rows of a matrix."""
+    return MemoryCorpus([f"d{row}" for row in range(len(documents))], documents, similarity)
+
+
+def rotated_problem(seed=0, num_queries=240, num_documents=160, noise=0.05):
+    """Queries are their document turned by an unknown rotation, so a linear adapter can put everything right."""
+    generator = torch.Generator().manual_seed(seed)
+    documents = torch.nn.functional.normalize(torch.randn(num_documents, DIM, generator=generator))
+    turn = 0.25 * torch.randn(DIM, DIM, generator=generator)
+    rotation = torch.linalg.matrix_exp(turn - turn.T)
+    answers = torch.randint(0, num_documents, (num_queries,), generator=generator)
+    queries = documents[answers] @ rotation + noise * torch.randn(num_queries, DIM, generator=generator)
+    cut, end = int(0.6 * num_queries), int(0.8 * num_queries)
+    qrels = {
+        name: EmbeddedQrels(torch.arange(num_queries)[part], answers[part], torch.ones(len(answers[part])))
+        for name, part in (("train", slice(cut)), ("dev", slice(cut, end)), ("test", slice(end, None)))
+    }
+    queries = torch.nn.functional.normalize(queries)
+    return EmbeddedDataset([f"q{i}" for i in range(num_queries)], queries, corpus_of(documents), qrels, True)
+
+
+def random_split(seed, num_queries=6, num_documents=15, dim=8):
+    """Random unit vectors, graded judgements in no order, and repeated documents so that ties occur."""
+    generator = torch.Generator().manual_seed(seed)
+    queries = torch.nn.functional.normalize(torch.randn(num_queries, dim, generator=generator))
+    documents = torch.nn.functional.normalize(torch.randn(num_documents, dim, generator=generator))
+    documents[num_documents // 2] = documents[0]
+    judged = torch.rand(num_queries, num_documents, generator=generator) < 0.4
+    judged[torch.arange(num_queries), torch.arange(num_queries) % num_documents] = True
+    pairs = judged.nonzero()[torch.randperm(int(judged.sum()), generator=generator)]
+    grades = torch.randint(0, 4, (len(pairs),), generator=generator).float()
+    grades[pairs[:, 0] == pairs[:, 1]] = 2.0
+    return EmbeddedSplit(
+        name="test",
+        query_ids=[f"q{i}" for i in range(num_queries)],
+        query_embeddings=queries,
+        corpus=corpus_of(documents),
+        qrels=EmbeddedQrels(pairs[:, 0], pairs[:, 1], grades),
+    )
