@@ -42,16 +42,22 @@ class InputError(ValueError):
         self.for_command_line = f"{problem} {flags}".lstrip()
 
 
-def setting_error(name: str, value: object, expected: str) -> InputError:
+def setting_error(name: str, value: object, expected: str, flag: str | None = None) -> InputError:
     """A setting is not what it has to be; on the command line it is called by its flag.
+
+    Args:
+        name: the Python argument.
+        value: what came.
+        expected: what it has to be.
+        flag: the flag, if it is not the argument's name with dashes.
 
     Example:
         >>> error = setting_error("num_draws", 0, "at least 1")
         >>> str(error), error.for_command_line
         ('num_draws is 0, but has to be at least 1.', '--num-draws is 0, but has to be at least 1.')
     """
-    flag = f"--{name.replace('_', '-')}"
-    python, flags = (f"{called} is {value!r}, but has to be {expected}." for called in (name, flag))
+    called = (name, flag or f"--{name.replace('_', '-')}")
+    python, flags = (f"{setting} is {value!r}, but has to be {expected}." for setting in called)
     return InputError("", python=python, flags=flags)
 
 

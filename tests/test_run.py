@@ -94,7 +94,7 @@ def test_the_learning_curve_joins_the_report(finished, pairs_file, tiny_model_pa
     assert (finished / "learning_curve.png").is_file()
     assert curve["sentence"] in page.read_text() and "How many labels are enough" in page.read_text()
     assert cli.main(["learning-curve", *arguments[1:5], "--sizes", "1"]) == 2
-    assert "each has to be at least 2" in capsys.readouterr().err.replace("\n", " ")
+    assert "--sizes is [1], but has to be numbers from 2 to" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_the_saved_model_reaches_the_reported_figures(finished, pairs_file, tmp_path, capsys):
