@@ -26,8 +26,8 @@ _COMMANDS: dict[str, type] = {
     "check": options.CheckOptions,
 }
 _DESCRIPTION = (
-    f"st-adapter {__version__}: teach a Sentence Transformers model your domain without re-embedding a single "
-    "document. Begin with `st-adapter demo`, or with your own data: `st-adapter train --model MODEL --data DATA`."
+    f"Teach a Sentence Transformers model your domain without re-embedding a single document (version {__version__}).\n\n"
+    "Begin with `st-adapter demo`, or with your own: `st-adapter train --model MODEL --data DATA`."
 )
 _BAD_INPUT = 2
 _HELP = {"-h", "--help"}
