@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from st_adapter.evaluation import EvaluationResult, evaluate
     from st_adapter.evidence import GradedRetrievalEvaluator, learning_curve
     from st_adapter.fitting import AdapterTrainingArguments, FitResult, fit
-    from st_adapter.run import Result, train
+    from st_adapter.result import Result
+    from st_adapter.run import train
     from st_adapter.saving import from_pretrained, push_adapter, push_to_hub, save_adapter, save_pretrained
     from st_adapter.saving.attach import attach, detach
     from st_adapter.stacks import check_stack
@@ -36,11 +37,12 @@ else:
             "trainer": ["AdapterTrainer"],
             "evidence": ["GradedRetrievalEvaluator", "learning_curve"],
             "stacks": ["check_stack"],
-            "run": ["Result", "train"],
+            "result": ["Result"],
+            "run": ["train"],
         },
         # Public here in version 0.1, and at home in these rooms.
         former={
-            "data": ["LeakReport", "check_leaks", "drop_leaks"],
+            "data": ["LeakReport", "drop_leaks", "find_leaks as check_leaks"],
             "embeddings": ["EncoderIdentity as BaseModel", "model_fingerprint"],
             "embeddings.search": ["search"],
             "evaluation": ["Comparison", "adapt", "ranking_metrics", "run_metrics", "seen_documents"],
@@ -50,12 +52,12 @@ else:
                 "LearningCurve",
                 "build_index",
                 "evaluate_indexes",
+                "evaluate_saved",
                 "mteb_task",
                 "write_report",
                 "write_trec",
             ],
             "stacks": ["StackCheck", "StackProblem"],
-            "run": ["TrainingRun", "evaluate_saved", "run_training"],
         },
     )
 

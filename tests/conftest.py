@@ -24,6 +24,7 @@ import json  # noqa: E402
 import string  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -74,9 +75,9 @@ def _write_bert(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config), encoding="utf-8")
 
 
-def _save_model(folder: Path, bert: Path, *, normalize: bool = True, prompts: dict[str, str] | None = None) -> Path:
+def _save_model(folder: Path, bert: Path, *, normalize: bool = True, **options: Any) -> Path:
     modules = [Transformer(str(bert)), Pooling(32, "mean"), *([Normalize()] if normalize else [])]
-    SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save_pretrained(str(folder))
+    SentenceTransformer(modules=modules, device="cpu", **options).save_pretrained(str(folder))
     return folder
 
 
@@ -104,6 +105,13 @@ def tiny_prompt_model_path(tmp_path_factory: pytest.TempPathFactory, _bert_path:
 def tiny_unnormalized_model_path(tmp_path_factory: pytest.TempPathFactory, _bert_path: Path) -> Path:
     """The same without Normalize: vectors of length other than 1."""
     return _save_model(tmp_path_factory.mktemp("models") / "tiny-unnormalized", _bert_path, normalize=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_dot_model_path(tmp_path_factory: pytest.TempPathFactory, _bert_path: Path) -> Path:
+    """The same without Normalize, compared by dot product."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-dot"
+    return _save_model(folder, _bert_path, normalize=False, similarity_fn_name="dot")
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def saved_model(tiny_model_path, tmp_path_factory):
     """An output folder with an adapted model in it, whose adapter turns queries round."""
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
     folder = tmp_path_factory.mktemp("saved") / "out"
-    save_pretrained(QueryAdapter.from_matrix(torch.eye(32).flip(0)), base, folder / "model")
+    save_pretrained(base, QueryAdapter.from_matrix(torch.eye(32).flip(0)), folder / "model")
     return folder
 
 
@@ -91,7 +91,7 @@ def test_other_kinds_of_models_are_not_trained_on(make, kind, _bert_path, pairs_
         with pytest.raises(ValueError, match=f"those of a {kind}.*Load such a model with SentenceTransformer"):
             door(model, dataset)
     with pytest.raises(ValueError, match=f"those of a {kind}"):
-        save_pretrained(None, model, tmp_path / "saved")
+        save_pretrained(model, None, tmp_path / "saved")
 
 
 def test_the_objects_themselves_are_refused(_bert_path, pairs_file):
@@ -223,8 +223,8 @@ def test_flags_reach_the_saved_model_and_the_results(tiny_model_path, pairs_file
     page = (tmp_path / "out" / "report.html").read_text()
     for flag, value in zip(flags[::2], flags[1::2], strict=True):
         assert f"{flag} {value}" in page.replace("&#39;", "").replace("'", "")
-    if results["adopted"]:
-        assert "opened with: `query_prompt=q:" in (tmp_path / "out" / "model" / "README.md").read_text()
+    assert results["adopted"]
+    assert "opened with: `query_prompt=q:" in (tmp_path / "out" / "model" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -248,9 +248,7 @@ def test_flags_that_the_model_does_not_allow(flag, value, message, tiny_model_pa
         (["train", "--embedding-batch-size", "0"], "--embedding-batch-size is 0, but has to be"),
         (["train", "--num-seeds", "0"], "--num-seeds came with --method auto"),
         (["train", "--method", "gradient", "--num-train-epochs", "0"], "--num-train-epochs is 0, but has to be"),
-        (
-            "--rank is 33, but has to be at most 32",
-        ),
+        ("--rank is 33, but has to be at most 32",),
         (["train", "--method", "gradient", "--resume-from-checkpoint"], "Train with --save-strategy epoch"),
         (["learning-curve", "--num-draws", "0"], "--num-draws is 0, but has to be"),
         (["learning-curve", "--sizes", "1", "2"], "--sizes is [1, 2], but has to be numbers from 2 to"),
@@ -276,7 +274,7 @@ def test_a_base_with_code_of_its_own(tiny_model_path, pairs_file, tmp_path, caps
     assert said.endswith("add --trust-remote-code.")
 
     model = SentenceTransformer(str(base), device="cpu", trust_remote_code=True)
-    saved = save_pretrained(QueryAdapter.from_matrix(torch.eye(32).flip(0)), model, tmp_path / "out" / "model")
+    saved = save_pretrained(model, QueryAdapter.from_matrix(torch.eye(32).flip(0)), tmp_path / "out" / "model")
     card = (saved / "README.md").read_text()
     assert f'SentenceTransformer("{saved.name}", trust_remote_code=True)' in card
     assert "The base model comes with code of its own, which runs when this model is opened" in card
@@ -309,12 +307,12 @@ def test_a_base_that_reads_the_task_has_no_layout_for_plain_encode(tiny_model, t
     tiny_model.append(ByTask())
     for layout in ("query", "twin"):
         with pytest.raises(ValueError, match=f"layout '{layout}' was asked for.* read `task`, which plain encode"):
-            save_pretrained(QueryAdapter.from_matrix(torch.eye(32)), tiny_model, tmp_path / "saved", layout=layout)
+            save_pretrained(tiny_model, QueryAdapter.from_matrix(torch.eye(32)), tmp_path / "saved", layout=layout)
 
 
 def test_a_twin_is_wholly_in_the_old_form(tiny_model, tmp_path):
     adapter = QueryAdapter.from_matrix(torch.eye(32).flip(0))
-    folder = save_pretrained(adapter, tiny_model, tmp_path / "twin", layout="twin")
+    folder = save_pretrained(tiny_model, adapter, tmp_path / "twin", layout="twin")
     types = [entry["type"] for entry in json.loads((folder / "modules.json").read_text())]
     assert types == [
         f"sentence_transformers.models.{k}" for k in ("Transformer", "Pooling", "Normalize", "Dense", "Normalize")
@@ -343,7 +341,7 @@ def test_a_twin_that_the_old_form_cannot_tell_is_saved_with_a_warning(_bert_path
     base = SentenceTransformer(str(tmp_path / "base"), device="cpu")
     adapter = QueryAdapter.from_matrix(torch.eye(64).flip(0))
     with pytest.warns(UserWarning, match="'twin' is for releases .* before 5 .*but Pooling of the base model"):
-        saved = save_pretrained(adapter, base, tmp_path / "twin", layout="twin")
+        saved = save_pretrained(base, adapter, tmp_path / "twin", layout="twin")
     np.testing.assert_allclose(
         SentenceTransformer(str(saved), device="cpu").encode(["a"]), base.encode_query(["a"])[:, ::-1], atol=1e-6
     )

@@ -31,8 +31,8 @@ HEAVY = {
 }
 FORMER = """
     BaseModel Comparison IndexEvaluation LeakReport LearningCurve SplitScores StackCheck StackProblem TrainingRecord
-    TrainingRun adapt build_index check_leaks drop_leaks evaluate_indexes evaluate_saved export_onnx model_fingerprint
-    mteb_task push_folder ranking_metrics run_metrics run_training search seen_documents write_report write_trec
+    adapt build_index check_leaks drop_leaks evaluate_indexes evaluate_saved export_onnx
+    model_fingerprint mteb_task push_folder ranking_metrics run_metrics search seen_documents write_report write_trec
 """
 
 

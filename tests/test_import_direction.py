@@ -27,6 +27,7 @@ ORDER = [
     "demo",
     "evidence",
     "stacks",
+    "result",
     "run",
     "cli",
 ]

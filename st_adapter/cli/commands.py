@@ -20,35 +20,38 @@ from st_adapter.cli.options import (
     TrainOptions,
 )
 from st_adapter.cli.tables import (
+    console,
     print_curve,
     print_dataset,
-    print_evaluation,
     print_examples,
-    print_indexes,
     print_leaks,
-    print_run,
+    print_result,
     print_uncut,
 )
-from st_adapter.cli.terminal import console, escape
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.splits import UNCUT
 from st_adapter.demo import demo_model, standard_library_dataset
-from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.long_texts import long_texts
 from st_adapter.errors import InputError
-from st_adapter.evidence import curve as curves
+from st_adapter.evidence import learning_curve as measure
+from st_adapter.evidence.output_folder import CURVE_FILE, CURVE_PICTURE, MODEL_FOLDER, RESULTS_FILE
 from st_adapter.evidence.report import write_report
-from st_adapter.evidence.results import CURVE_FILE, CURVE_PICTURE, RESULTS_FILE
-from st_adapter.run import MODEL_FOLDER, PER_QUERY, evaluate_saved, run_training
+from st_adapter.evidence.results import CurveResults, described
+from st_adapter.evidence.saved import SavedModelResults, evaluate_saved
+from st_adapter.evidence.tables import print_evaluation, print_indexes
+from st_adapter.evidence.terminal import escape
+from st_adapter.run import RunOptions
+from st_adapter.run import train as run_training
 from st_adapter.saving.alone import push_adapter
 from st_adapter.saving.attach import detach
-from st_adapter.saving.card import TrainingRecord
-from st_adapter.saving.repository import CONFIG_FILE_NAME, is_saved_model, read_saved, saved_training
-from st_adapter.saving.save import check_may_push, push_folder
+from st_adapter.saving.opening import saved_training
+from st_adapter.saving.push import check_may_push, push_folder
+from st_adapter.saving.record import TrainingRecord
+from st_adapter.saving.saved import CONFIG_FILE_NAME, is_saved_model, read_saved
 from st_adapter.stacks.check import check_stack, load_function
 from st_adapter.storage.hub import check_can_write
-from st_adapter.storage.writing import check_writable, write_json
+from st_adapter.storage.writing import check_writable
 
 # Exit statuses besides 0 and that of bad input.
 _NOT_BETTER, _WRONG_STACK = 3, 4
@@ -66,30 +69,32 @@ def train(options: TrainOptions) -> int:
     base_model = open_base(options.model, embedding)
     dataset = load_dataset(options.data, reading, seed=options.seed, split_by=reading.split_by)
     print_dataset(dataset)
-    run = run_training(
+    result = run_training(
         base_model,
         dataset,
-        options.output_dir,
         method=options.method,
         seed=options.seed,
         alpha=fitting.alpha,
         args=args,
-        resume_from_checkpoint=options.gradient.resume_from_checkpoint,
-        save_base=output.save_base,
-        onnx=output.onnx,
-        drop_leaking=reading.drop_leaks,
+        drop_leaks=reading.drop_leaks,
         paraphrase_threshold=reading.paraphrase_threshold,
-        base_model=options.model,
+        output_dir=options.output_dir,
         **embedding.arguments(),
         show_progress_bar=not output.disable_tqdm,
-        opened_with=embedding.opened_with(),
+        options=RunOptions(
+            resume_from_checkpoint=options.gradient.resume_from_checkpoint,
+            save_base=output.save_base,
+            onnx=output.onnx,
+            base_model=options.model,
+            opened_with=embedding.opened_with(),
+        ),
     )
-    print_leaks(dataset, run)
-    print_run(run)
-    _make_report(run.results_file.parent)
-    adopted = bool(run.results["adopted"])
-    if output.push_to_hub is not None and run.model_dir is not None and adopted:
-        _push_trained(run.model_dir, options)
+    print_leaks(dataset, result)
+    print_result(result, Path(options.output_dir))
+    _make_report(Path(options.output_dir))
+    adopted = result.verdict.adopted
+    if output.push_to_hub is not None and result.model_dir is not None and adopted:
+        _push_trained(result.model_dir, options)
     elif output.push_to_hub is not None:
         console.print("Nothing was uploaded: the base model is on the Hub already, or yours alone.")
     return _NOT_BETTER if fitting.fail_if_not_better and not adopted else 0
@@ -104,19 +109,18 @@ def demo(options: DemoOptions) -> int:
         base_model = set_options(demo_model(embedding.device), embedding)
     dataset = standard_library_dataset(options.seed)
     print_dataset(dataset)
-    run = run_training(
+    result = run_training(
         base_model,
         dataset,
-        options.output_dir,
         seed=options.seed,
-        base_model=options.model,
+        output_dir=options.output_dir,
         **embedding.arguments(),
-        opened_with=embedding.opened_with(),
+        options=RunOptions(base_model=options.model, opened_with=embedding.opened_with()),
     )
-    print_leaks(dataset, run)
-    print_run(run)
+    print_leaks(dataset, result)
+    print_result(result, options.output_dir)
     _make_report(options.output_dir)
-    print_examples(dataset, run.evaluations["test"])
+    print_examples(dataset, result.evaluation)
     return 0
 
 
@@ -151,23 +155,21 @@ def evaluate(options: EvaluateOptions) -> int:
         **embedding.arguments(),
         paraphrase_threshold=trained.paraphrase_threshold or PARAPHRASE_THRESHOLD,
     )
-    print_evaluation(exact.result, dataset.corpus_is_labelled_only)
+    print_evaluation(console, exact.result, dataset.corpus_is_labelled_only)
     if others:
-        print_indexes(evaluations)
+        print_indexes(console, evaluations)
     if options.output is not None:
-        summary: dict[str, Any] = {
-            "model": model,
-            "data": dataset.name,
-            "split": split,
-            "seed": seed,
-            "opened_with": embedding.opened_with(),
-            "notes": list(dataset.notes),
-            "corpus_is_labelled_only": dataset.corpus_is_labelled_only,
-            "long_texts": None if too_long is None else too_long.to_dict(),
-        }
-        if others:
-            summary["indexes"] = [evaluation.to_dict(per_query=PER_QUERY) for evaluation in others]
-        write_json(options.output, {**summary, **exact.result.to_dict(per_query=PER_QUERY)})
+        SavedModelResults(
+            model=model,
+            data=dataset.name,
+            split=split,
+            seed=seed,
+            opened_with=embedding.opened_with(),
+            notes=dataset.notes,
+            corpus_is_labelled_only=dataset.corpus_is_labelled_only,
+            long_texts=too_long,
+            evaluations=evaluations,
+        ).write(options.output)
         console.print(f"Written to [bold]{escape(str(options.output))}[/bold]")
     if options.run_dir is not None:
         console.print(f"Runs and qrels in [bold]{escape(str(options.run_dir))}[/bold]")
@@ -231,7 +233,7 @@ def learning_curve(options: LearningCurveOptions) -> int:
         batch_size=embedding.embedding_batch_size,
         precision=embedding.precision,
     )
-    curve = curves.learning_curve(
+    curve = measure(
         embedded,
         sizes=options.sizes or None,
         num_draws=options.num_draws,
@@ -241,30 +243,19 @@ def learning_curve(options: LearningCurveOptions) -> int:
     )
     print_curve(curve, dataset.corpus_is_labelled_only)
     if options.output_dir is not None:
-        _write_curve(curve, options.output_dir, dataset, embedded, embedding.opened_with())
+        CurveResults(
+            base_model=described(embedded.base_model),
+            data=dataset.name,
+            corpus_is_labelled_only=dataset.corpus_is_labelled_only,
+            opened_with=embedding.opened_with(),
+            curve=curve,
+        ).write(options.output_dir / CURVE_FILE)
+        console.print(f"Written to [bold]{escape(str(options.output_dir / CURVE_FILE))}[/bold]")
+        if _has_report_extra():
+            curve.plot(options.output_dir / CURVE_PICTURE)
+        if (options.output_dir / RESULTS_FILE).is_file():
+            _make_report(options.output_dir)
     return 0
-
-
-def _write_curve(
-    curve: curves.LearningCurve,
-    output_dir: Path,
-    dataset: RetrievalDataset,
-    embedded: EmbeddedDataset,
-    opened_with: dict[str, Any],
-) -> None:
-    content = {
-        "base_model": embedded.base_model.facts() if embedded.base_model is not None else None,
-        "data": dataset.name,
-        "corpus_is_labelled_only": dataset.corpus_is_labelled_only,
-        "opened_with": opened_with,
-        **curve.to_dict(),
-    }
-    write_json(output_dir / CURVE_FILE, content)
-    console.print(f"Written to [bold]{escape(str(output_dir / CURVE_FILE))}[/bold]")
-    if _has_report_extra():
-        curve.plot(output_dir / CURVE_PICTURE)
-    if (output_dir / RESULTS_FILE).is_file():
-        _make_report(output_dir)
 
 
 def report(options: ReportOptions) -> int:
@@ -278,7 +269,7 @@ def check(options: CheckOptions) -> int:
     """Compare what a stack embeds with what the saved model does."""
     functions = load_function(options.embed_query), load_function(options.embed_documents)
     model = open_model(model_path(options.model), options.embedding)
-    result = check_stack(*functions, model, tolerance=options.tolerance)
+    result = check_stack(model, *functions, tolerance=options.tolerance)
     console.print(result.summary(), highlight=False, markup=False, soft_wrap=True)
     return 0 if result.ok else _WRONG_STACK
 

@@ -26,8 +26,8 @@ _COMMANDS: dict[str, type] = {
     "check": options.CheckOptions,
 }
 _DESCRIPTION = (
-    f"Teach a Sentence Transformers model your domain without re-embedding a single document (version {__version__}).\n\n"
-    "Begin with `st-adapter demo`, or with your own: `st-adapter train --model MODEL --data DATA`."
+    "Teach a Sentence Transformers model your domain without re-embedding a single document."
+    f"\n\nThis is version {__version__}. Begin with `st-adapter demo`, or `st-adapter train --model MODEL --data DATA`."
 )
 _BAD_INPUT = 2
 _HELP = {"-h", "--help"}
@@ -72,7 +72,7 @@ def _parse(words: Sequence[str]) -> Any:
 def _run(given: Any) -> int:
     """Run the command whose options are given."""
     # Imported here, as help, versions and typos need none of it.
-    from st_adapter.cli.terminal import Terminal, escape
+    from st_adapter.evidence.terminal import Terminal, escape
 
     try:
         from huggingface_hub import get_token

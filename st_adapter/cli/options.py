@@ -97,7 +97,7 @@ class EmbeddingOptions:
         """As the functions of the pipeline take them."""
         return {
             "cache_dir": self.cache_dir,
-            "embedding_batch_size": self.embedding_batch_size,
+            "batch_size": self.embedding_batch_size,
             "precision": self.precision,
         }
 

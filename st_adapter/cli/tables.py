@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
 
 from rich.table import Table
 
-from st_adapter.cli.terminal import console, escape
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.splits import UNCUT
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evidence.curve import LearningCurve
-from st_adapter.evidence.indexes import IndexEvaluation
-from st_adapter.evidence.results import RESULTS_FILE
-from st_adapter.run import TrainingRun
-from st_adapter.saving.card import TABLE_METRICS, TrainingRecord
+from st_adapter.evidence.output_folder import RESULTS_FILE
+from st_adapter.evidence.tables import print_candidates
+from st_adapter.evidence.terminal import Terminal, escape
+from st_adapter.result import Result
+from st_adapter.saving.record import TrainingRecord
 from st_adapter.words import documents_searched
 
-_SHOWN_CANDIDATES = 6
+console = Terminal()
 
 
 def print_dataset(dataset: RetrievalDataset, too_long: LongTexts | None = None) -> None:
@@ -49,103 +48,25 @@ def print_uncut(dataset: RetrievalDataset, recorded: TrainingRecord | None) -> N
     )
 
 
-def print_leaks(dataset: RetrievalDataset, run: TrainingRun) -> None:
+def print_leaks(dataset: RetrievalDataset, result: Result) -> None:
     """What the embeddings showed about the splits, after the notes that were shown before."""
-    for note in run.notes:
+    for note in result.results.data.notes:
         if note not in dataset.notes:
             console.print(f"  note: {escape(note)}", style="dim")
-    for sentence in run.leaks.sentences:
+    for sentence in result.leaks.sentences:
         console.print(f"  leaks: {escape(sentence)}", style="dim")
 
 
-def print_evaluation(result: EvaluationResult, labelled_only: bool) -> None:
-    """Base and adapted side by side, and what their difference is worth."""
-    searched = documents_searched(result.num_documents, labelled_only)
-    table = Table(title=f"{escape(result.split)}: {len(result.query_ids):,} queries, {searched}")
-    for column in ("metric", "base", "adapted", "difference", "95 % interval", "p"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
-    for name in TABLE_METRICS:
-        compared = result.compare(name)
-        difference, (low, high) = compared.difference, compared.interval
-        style = "green" if difference > 0 else "red" if difference < 0 else ""
-        cells = [f"{compared.base:.4f}", f"{compared.adapted:.4f}", f"{difference:+.4f}"]
-        table.add_row(name, *cells, f"{low:+.4f} to {high:+.4f}", f"{compared.p_value:.4f}", style=style)
-    console.print(table)
-    titles = {"all": "All queries", "seen": "Documents asked for in training", "unseen": "Documents new"}
-    for part, compared_part in result.comparisons.items():
-        console.print(
-            f"{titles[part]}: {compared_part['ndcg@10'].sentence}", soft_wrap=True, highlight=False, markup=False
-        )
-    if result.unjudged_query_ids:
-        console.print(f"{len(result.unjudged_query_ids)} queries have no relevant document and are not counted.")
-    if result.num_own_copies:
-        stand = "query stands" if result.num_own_copies == 1 else "queries stand"
-        console.print(
-            f"{result.num_own_copies} {stand} in the corpus as documents too; left out of their own hits.",
-            soft_wrap=True,
-        )
-
-
-def print_indexes(evaluations: Sequence[IndexEvaluation]) -> None:
-    """Both sides through each index, and how much of exact search each index finds."""
-    table = Table(title="through each index: nDCG@10, and recall@10 against exact search")
-    table.add_column("index", no_wrap=True)
-    for column in ("base", "adapted", "gain"):
-        table.add_column(column, justify="right")
-    table.add_column("95 % interval", justify="right", no_wrap=True)
-    for column in ("recall base", "recall adapted"):
-        table.add_column(column, justify="right")
-    for evaluation in evaluations:
-        compared = evaluation.result.compare("ndcg@10")
-        low, high = compared.interval
-        table.add_row(
-            escape(evaluation.index),
-            f"{compared.base:.3f}",
-            f"{compared.adapted:.3f}",
-            f"{compared.difference:+.3f}",
-            f"{low:+.3f} to {high:+.3f}",
-            *(f"{recall:.3f}" for recall in (evaluation.base_recall, evaluation.adapted_recall)),
-            style="green" if low > 0 else "red" if high < 0 else "",
-        )
-    console.print(table)
-
-
-def print_candidates(selection: Mapping[str, Any]) -> None:
-    """The best candidates, with what they gained on queries that their fit had not seen."""
-    candidates = selection.get("candidates", [])
-    if not candidates:
-        return
-    table = Table(
-        title=f"candidates: gain in nDCG@10 on {selection['num_seen']} queries for documents asked for before and "
-        f"{selection['num_unseen']} for documents that are new"
-    )
-    for column in ("candidate", "gain", "seen", "new", "p"):
-        table.add_column(column, justify="left" if column == "candidate" else "right")
-    for number, candidate in enumerate(candidates[:_SHOWN_CANDIDATES]):
-        gains = [candidate[name] for name in ("gain", "gain_seen", "gain_unseen")]
-        cells = ["-" if gain is None else f"{gain:+.4f}" for gain in gains]
-        p_value = "rejected" if candidate["rejected"] else f"{candidate['p_value']:.4f}"
-        table.add_row(escape(candidate["name"]), *cells, p_value, style="bold" if number == 0 else "")
-    hidden = len(candidates) - _SHOWN_CANDIDATES
-    table.caption = f"{hidden} more in {RESULTS_FILE}" if hidden > 0 else None
-    console.print(table)
-
-
-def print_run(run: TrainingRun) -> None:
+def print_result(result: Result, output_dir: Path) -> None:
     """Candidates, evaluations, the verdict, and where the results lie."""
-    results = run.results
-    print_candidates(results["selection"])
-    for split, evaluation in run.evaluations.items():
-        if split not in results["fitted_on"]:
-            print_evaluation(evaluation, results["data"]["corpus_is_labelled_only"])
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in results["seconds"].items())
+    print_candidates(console, result.results.selection)
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result.results.seconds.items())
     console.print(f"Time: {seconds}", style="dim")
-    verdict = "[bold green]Adopted.[/bold green]" if results["adopted"] else "[bold]The base model is kept.[/bold]"
-    console.print(f"{verdict} {escape(results['selection']['gate']['reason'])}")
-    console.print(f"Results: [bold]{escape(str(run.results_file))}[/bold]")
-    if run.model_dir is not None:
+    result.print_to(console)
+    console.print(f"Results: [bold]{escape(str(output_dir / RESULTS_FILE))}[/bold]")
+    if result.model_dir is not None:
         console.print("Use the model with plain Sentence Transformers:")
-        path = os.path.relpath(run.model_dir)
+        path = os.path.relpath(result.model_dir)
         console.print(f"  model = SentenceTransformer({path!r})", highlight=False, soft_wrap=True, markup=False)
         console.print(
             "  model.encode_query(queries), model.encode_document(documents)", highlight=False, soft_wrap=True

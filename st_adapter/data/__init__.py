@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from st_adapter.data.dataset import RetrievalDataset as RetrievalDataset
     from st_adapter.data.leaks import LeakReport as LeakReport
-    from st_adapter.data.leaks import check_leaks as check_leaks
     from st_adapter.data.leaks import drop_leaks as drop_leaks
+    from st_adapter.data.leaks import find_leaks as find_leaks
 else:
     from st_adapter.lazy import names_on_demand
 
@@ -14,6 +14,6 @@ else:
         __name__,
         {
             "dataset": ["RetrievalDataset"],
-            "leaks": ["LeakReport", "check_leaks", "drop_leaks"],
+            "leaks": ["LeakReport", "drop_leaks", "find_leaks"],
         },
     )

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from st_adapter.embeddings.embedded import EmbeddedQrels as EmbeddedQrels
     from st_adapter.embeddings.embedded import EmbeddedSplit as EmbeddedSplit
     from st_adapter.embeddings.embedding import embed as embed
+    from st_adapter.embeddings.encoder import Encoder as Encoder
     from st_adapter.embeddings.fingerprint import model_fingerprint as model_fingerprint
     from st_adapter.embeddings.identity import EncoderIdentity as EncoderIdentity
 else:
@@ -15,9 +16,10 @@ else:
     __getattr__, __dir__ = names_on_demand(
         __name__,
         {
-            "identity": ["EncoderIdentity"],
             "embedded": ["EmbeddedDataset", "EmbeddedQrels", "EmbeddedSplit"],
             "embedding": ["embed"],
+            "encoder": ["Encoder"],
             "fingerprint": ["model_fingerprint"],
+            "identity": ["EncoderIdentity"],
         },
     )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from st_adapter.evidence.indexes import evaluate_indexes as evaluate_indexes
     from st_adapter.evidence.mteb import mteb_task as mteb_task
     from st_adapter.evidence.report import write_report as write_report
+    from st_adapter.evidence.saved import evaluate_saved as evaluate_saved
     from st_adapter.evidence.trec import write_trec as write_trec
 else:
     from st_adapter.lazy import names_on_demand
@@ -23,6 +24,7 @@ else:
             "indexes": ["IndexEvaluation", "build_index", "evaluate_indexes"],
             "mteb": ["mteb_task"],
             "report": ["write_report"],
+            "saved": ["evaluate_saved"],
             "trec": ["write_trec"],
         },
     )

@@ -21,7 +21,8 @@ from torch import Tensor
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.embeddings.search import Index, TopK, rescore, search
-from st_adapter.evaluation.evaluation import Adapter, EvaluationResult, adapt, evaluate, search_split
+from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
+from st_adapter.evaluation.hits import Adapter, adapt, search_split
 from st_adapter.evaluation.metrics import DEFAULT_KS
 
 EXACT = "exact"
@@ -52,16 +53,6 @@ class IndexEvaluation:
     result: EvaluationResult
     base_recall: float
     adapted_recall: float
-
-    def to_dict(self, per_query: Sequence[str] = ()) -> dict[str, Any]:
-        """A JSON-ready summary; ``per_query`` names the metrics to write out query by query."""
-        return {
-            "index": self.index,
-            "description": self.description,
-            "base_recall": self.base_recall,
-            "adapted_recall": self.adapted_recall,
-            **self.result.to_dict(per_query),
-        }
 
 
 def evaluate_indexes(

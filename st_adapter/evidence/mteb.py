@@ -46,7 +46,9 @@ def mteb_task(
     judged = dataset.judgements(split)
     check_whole_grades(judged["relevance"])
     relevant_docs: dict[str, dict[str, int]] = {}
-    for query_id, corpus_id, relevance in judged.to_pandas().itertuples(index=False):
+    for query_id, corpus_id, relevance in zip(
+        *(judged[name] for name in ("query_id", "corpus_id", "relevance")), strict=True
+    ):
         relevant_docs.setdefault(query_id, {})[corpus_id] = round(relevance)
     copies = _left_out(dataset, relevant_docs)
     rows = [row for row, query_id in enumerate(dataset.queries["id"]) if query_id in relevant_docs]

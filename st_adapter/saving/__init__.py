@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from st_adapter.saving.alone import push_adapter as push_adapter
     from st_adapter.saving.alone import save_adapter as save_adapter
-    from st_adapter.saving.card import SplitScores as SplitScores
-    from st_adapter.saving.card import TrainingRecord as TrainingRecord
     from st_adapter.saving.onnx_export import export_onnx as export_onnx
-    from st_adapter.saving.repository import from_pretrained as from_pretrained
-    from st_adapter.saving.save import push_folder as push_folder
-    from st_adapter.saving.save import push_to_hub as push_to_hub
+    from st_adapter.saving.opening import from_pretrained as from_pretrained
+    from st_adapter.saving.push import push_folder as push_folder
+    from st_adapter.saving.push import push_to_hub as push_to_hub
+    from st_adapter.saving.record import SplitScores as SplitScores
+    from st_adapter.saving.record import TrainingRecord as TrainingRecord
     from st_adapter.saving.save import save_pretrained as save_pretrained
 else:
     from st_adapter.lazy import names_on_demand
@@ -19,9 +19,10 @@ else:
         __name__,
         {
             "alone": ["push_adapter", "save_adapter"],
-            "card": ["SplitScores", "TrainingRecord"],
             "onnx_export": ["export_onnx"],
-            "repository": ["from_pretrained"],
-            "save": ["push_folder", "push_to_hub", "save_pretrained"],
+            "opening": ["from_pretrained"],
+            "push": ["push_folder", "push_to_hub"],
+            "record": ["SplitScores", "TrainingRecord"],
+            "save": ["save_pretrained"],
         },
     )

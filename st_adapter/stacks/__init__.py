@@ -4,14 +4,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from st_adapter.stacks.check import StackCheck as StackCheck
-    from st_adapter.stacks.check import StackProblem as StackProblem
     from st_adapter.stacks.check import check_stack as check_stack
+    from st_adapter.stacks.diagnosis import StackProblem as StackProblem
 else:
     from st_adapter.lazy import names_on_demand
 
     __getattr__, __dir__ = names_on_demand(
         __name__,
         {
-            "check": ["StackCheck", "StackProblem", "check_stack"],
+            "check": ["StackCheck", "check_stack"],
+            "diagnosis": ["StackProblem"],
         },
     )

@@ -19,10 +19,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from problems import trained
-from st_adapter import QueryAdapter, attach, export_onnx, from_pretrained, save_pretrained
+from st_adapter import QueryAdapter, attach, from_pretrained, save_pretrained
+from st_adapter.saving import export_onnx
 from st_adapter.saving import onnx_export as onnx_export_module
 from st_adapter.saving.onnx_export import _examples, _warn_if_different
-from st_adapter.saving.repository import read_saved
+from st_adapter.saving.saved import read_saved
 
 LOW_RANK = {"kind": "low_rank", "rank": 4, "bias": True}
 MLP = {"kind": "mlp", "hidden_dim": 16, "bias": True, "activation": "silu"}
@@ -95,7 +96,7 @@ def base(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
 @pytest.fixture(scope="module")
 def beside_base(base: Export, tmp_path_factory: pytest.TempPathFactory) -> Export:
     """Saved from that base, so that the file for documents is there already."""
-    folder = save_pretrained(make_adapter(**LOW_RANK), base.model, tmp_path_factory.mktemp("onnx") / "adapted")
+    folder = save_pretrained(base.model, make_adapter(**LOW_RANK), tmp_path_factory.mktemp("onnx") / "adapted")
     model = SentenceTransformer(str(folder), device="cpu")
     return Export(model, folder, export_onnx(model, folder))
 
@@ -106,7 +107,7 @@ def on_request(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("onnx")
     cut(SentenceTransformer(str(tiny_model_path), device="cpu"), 0).save_pretrained(str(folder / "base"))
     base = SentenceTransformer(str(folder / "base"), device="cpu")
-    saved = save_pretrained(make_adapter(**MLP), base, folder / "adapted", onnx=True)
+    saved = save_pretrained(base, make_adapter(**MLP), folder / "adapted", onnx=True)
     model = from_pretrained(saved, device="cpu")
     np.testing.assert_array_equal(model.encode_document(TEXTS), base.encode_document(TEXTS))
     return Export(model, saved, sorted((saved / "onnx").iterdir()))
@@ -220,7 +221,7 @@ def several_poolings_and_dense() -> list[Module]:
 def test_the_modules_of_the_model_go_on_where_the_base_file_ends(
     tiny_model: SentenceTransformer, tmp_path: Path, later: Any, names: list[str]
 ) -> None:
-    base = SentenceTransformer(modules=[cut(tiny_model, 0)[0], *later()], device="cpu")
+    base = SentenceTransformer(modules=[cut(tiny_model, 0)[0], *later()], device="cpu", similarity_fn_name="dot")
     model = attach(base, make_adapter(int(base.get_embedding_dimension()), normalize=len(names) == 2))
     model.truncate_dim = 8
     assert [path.stem for path in export_onnx(model, tmp_path)] == names

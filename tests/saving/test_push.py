@@ -14,9 +14,9 @@ from sentence_transformers import SentenceTransformer
 from hub_double.client import HubClient, HubClientError
 from hub_double.server import ALICE, ALICE_READS, BOB, HubServer
 from problems import TEXTS, hashes, make_adapter
-from st_adapter.saving.card import SplitScores, TrainingRecord
-from st_adapter.saving.repository import CONFIG_FILE_NAME
+from st_adapter.saving.record import SplitScores, TrainingRecord
 from st_adapter.saving.save import save_pretrained
+from st_adapter.saving.saved import CONFIG_FILE_NAME
 
 pytestmark = pytest.mark.hub
 
@@ -27,13 +27,13 @@ RECORD = TrainingRecord(data="pairs", seed=0, scores=SCORES)
 @pytest.fixture(scope="module")
 def saved(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
-    return save_pretrained(make_adapter(), base, tmp_path_factory.mktemp("out") / "model", training=RECORD)
+    return save_pretrained(base, make_adapter(), tmp_path_factory.mktemp("out") / "model", training=RECORD)
 
 
 @pytest.fixture(scope="module")
 def another(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
-    return save_pretrained(make_adapter("low_rank"), base, tmp_path_factory.mktemp("another") / "model")
+    return save_pretrained(base, make_adapter("low_rank"), tmp_path_factory.mktemp("another") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def vectors(saved: Path) -> dict[str, np.ndarray]:
 
 
 def push(folder, repo_id, private=None, twin=False):
-    from st_adapter import push_folder
+    from st_adapter.saving import push_folder
 
     return push_folder(folder, repo_id, private=private, twin=twin)
 
@@ -122,7 +122,7 @@ def test_only_a_changed_file_is_sent_again(
     assert (hub_server.lfs_uploads, hub_server.pushes) == ([], [])
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
     # Another training record changes our own file and the card, and nothing else.
-    other = save_pretrained(make_adapter(), base, tmp_path / "model", training=TrainingRecord(data="pairs", seed=1))
+    other = save_pretrained(base, make_adapter(), tmp_path / "model", training=TrainingRecord(data="pairs", seed=1))
     hub_client.run(push, other, "alice/again", token=ALICE)
     assert hub_server.lfs_uploads == []
     assert [(each.branch, sorted(each.added), list(each.deleted)) for each in hub_server.pushes] == [
@@ -134,7 +134,7 @@ def test_files_of_an_earlier_router_do_not_stay(
     hub_server: HubServer, hub_client: HubClient, saved: Path, tmp_path: Path, tiny_model_path: Path
 ) -> None:
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
-    mlp = save_pretrained(make_adapter("mlp"), base, tmp_path / "model")
+    mlp = save_pretrained(base, make_adapter("mlp"), tmp_path / "model")
     hub_client.run(push, mlp, "alice/replaced", token=ALICE)
     hub_client.run(push, saved, "alice/replaced", token=ALICE)
     assert set(hub_server.files("alice/replaced")) - {".gitattributes"} == set(hashes(saved))
@@ -194,7 +194,7 @@ def test_who_may_not_write_is_told(
     with pytest.raises(HubClientError, match=message) as error:
         hub_client.run(push, saved, "alice/not-yours", token=token)
     assert error.value.name == "ValueError"
-    assert "Trying again will not help" in error.value.message or token is None
+    assert ("Trying again will not help" in error.value.message) is (token is not None)
     for secret in (ALICE_READS, BOB, "hf_wrong"):
         assert secret not in error.value.message
         assert secret not in hub_client.output
@@ -239,7 +239,7 @@ def test_the_base_may_be_on_the_hub(
 
         base = SentenceTransformer("alice/base", device="cpu")
         adapter = QueryAdapter.from_matrix(torch.eye(32).roll(1, 0))
-        return push_to_hub(adapter, base, "alice/adapted"), base.encode_document(texts)
+        return push_to_hub(base, adapter, "alice/adapted"), base.encode_document(texts)
 
     hub_client.run(push_base, tiny_model_path, token=ALICE)
     commit = hub_server.repos["models", "alice/base"].branches["main"].oid
@@ -262,7 +262,8 @@ def test_the_base_may_be_on_the_hub(
 
 
 def push_over(folder, repo_id, overwrite, adapter_only=False):
-    from st_adapter import QueryAdapter, push_adapter, push_folder
+    from st_adapter import QueryAdapter, push_adapter
+    from st_adapter.saving import push_folder
 
     if adapter_only:
         return push_adapter(QueryAdapter.from_pretrained(folder), repo_id, overwrite=overwrite)
@@ -330,7 +331,7 @@ def test_the_base_alone_leaves_no_adapter_on_other_branches(
 ) -> None:
     hub_client.run(push, saved, "alice/taken-back", None, True, token=ALICE)
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
-    alone = save_pretrained(None, base, tmp_path / "alone")
+    alone = save_pretrained(base, None, tmp_path / "alone")
     hub_client.run(push, alone, "alice/taken-back", token=ALICE)
     held = [hub_server.files("alice/taken-back", branch) for branch in ("main", "query", "twin")]
     for files in held:
@@ -347,7 +348,7 @@ def push_with_another_between(folder, other, repo_id, method, twin, nth, revisio
 
     from huggingface_hub import HfApi
 
-    from st_adapter import push_folder
+    from st_adapter.saving import push_folder
 
     real, asked = getattr(HfApi, method), 0
 
@@ -392,7 +393,7 @@ def test_a_push_that_was_overtaken_says_so(
     # What is looked at after the commits.
     race = (saved, another, "alice/overtaken", "list_repo_refs", False, 3)
     said = hub_client.run(push_with_another_between, *race, token=ALICE)
-    assert [message for message in said if "finished later" in message]
+    assert any("finished later" in message for message in said)
     held = adapters(hub_server, "alice/overtaken", "main", "query")
     assert held == [(another / "adapter" / "model.safetensors").read_bytes()] * 2
 

@@ -1,4 +1,4 @@
-"""The terminal, which shows no secret and obeys no text from outside."""
+"""A terminal, or text as it would stand there, that shows no secret and obeys no text from outside."""
 
 from __future__ import annotations
 
@@ -22,9 +22,6 @@ class Terminal(Console):
             return super().render_str(text, **options)
         except MarkupError:
             return super().render_str(text, **{**options, "markup": False})
-
-
-console = Terminal()
 
 
 def escape(text: str) -> str:
