@@ -9,8 +9,9 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
+from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD, cut_splits
+from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.embedding import embed_texts, judged_by
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.seen import seen_documents
