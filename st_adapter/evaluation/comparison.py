@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from st_adapter.evaluation.statistics import Interval, bootstrap_intervals, two_sided_p_values
-from st_adapter.words import counted, fraction, metric_name, signed
+from st_adapter.words import fraction, metric_name, signed
 
 # Values nearer than this are a tie: the same ranking may be summed in another order.
 _TIE = 1e-9
@@ -63,14 +62,10 @@ class Comparison:
         """
         low, high = (fraction(end) for end in self.interval)
         return (
-            f"better on {self.wins:,} of {counted(self.num_queries, 'query', 'queries')}, "
+            f"better on {self.wins:,} of {self.num_queries:,} {'query' if self.num_queries == 1 else 'queries'}, "
             f"worse on {self.losses:,}; {signed(self.difference, minus='-')} {metric_name(self.metric)}, "
             f"95 % interval {low} to {high}"
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; the interval is a list of two."""
-        return {**asdict(self), "interval": list(self.interval)}
 
 
 def compare(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -111,34 +111,6 @@ class EvaluationResult:
         if metric not in self.base:
             raise ValueError(f"{metric!r} was not evaluated, only {list(self.base)}. Choose one of these.")
         return self.comparisons[part][metric]
-
-    def to_dict(self, per_query: Sequence[str] = ()) -> dict[str, Any]:
-        """A JSON-ready summary; ``per_query`` names the metrics to write out query by query.
-
-        ``comparisons`` holds what ``Comparison`` holds, by part of the queries and metric.
-        """
-        summary: dict[str, Any] = {
-            "num_queries": len(self.query_ids),
-            "num_documents": self.num_documents,
-            "num_pairs": self.num_pairs,
-            "num_unjudged_queries": len(self.unjudged_query_ids),
-            "num_own_copies": self.num_own_copies,
-            "base": self.base_means,
-            "adapted": self.adapted_means,
-            "comparisons": {
-                part: {name: comparison.to_dict() for name, comparison in compared.items()}
-                for part, compared in self.comparisons.items()
-            },
-        }
-        if per_query:
-            summary["per_query"] = {
-                "query_ids": self.query_ids,
-                "base": {name: self.base[name].tolist() for name in per_query},
-                "adapted": {name: self.adapted[name].tolist() for name in per_query},
-            }
-            if self.seen is not None:
-                summary["per_query"]["seen"] = self.seen.tolist()
-        return summary
 
 
 def evaluate(
