@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from st_adapter.evaluation.comparison import compare
 from st_adapter.evaluation.statistics import bootstrap_interval
-from st_adapter.words import metric_name
 
 
 def test_a_comparison_by_hand():
