@@ -21,7 +21,8 @@ from st_adapter.evaluation.metrics import ranking_metrics, run_metrics
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evidence.curve import LearningCurve, learning_curve
 from st_adapter.evidence.evaluator import GradedRetrievalEvaluator
-from st_adapter.evidence.indexes import IndexEvaluation, build_index, evaluate_indexes
+from st_adapter.evidence.index_evaluation import IndexEvaluation, evaluate_indexes
+from st_adapter.evidence.indexes import build_index
 from st_adapter.evidence.mteb import mteb_task
 from st_adapter.evidence.report import write_report
 from st_adapter.evidence.trec import write_trec

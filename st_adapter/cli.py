@@ -35,7 +35,7 @@ from st_adapter.errors import InputError, printable, without_secrets
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evidence.curve import LearningCurve
 from st_adapter.evidence.curve import learning_curve as compute_learning_curve
-from st_adapter.evidence.indexes import IndexEvaluation
+from st_adapter.evidence.index_evaluation import IndexEvaluation
 from st_adapter.evidence.report import write_report
 from st_adapter.evidence.results import CURVE_FILE, CURVE_PICTURE, RESULTS_FILE
 from st_adapter.fitting.arguments import AdapterTrainingArguments

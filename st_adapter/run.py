@@ -25,7 +25,8 @@ from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence.changes import largest_changes
-from st_adapter.evidence.indexes import IndexEvaluation, check_index, evaluate_indexes
+from st_adapter.evidence.index_evaluation import IndexEvaluation, evaluate_indexes
+from st_adapter.evidence.indexes import check_index
 from st_adapter.evidence.results import CURVE_FILE, CURVE_PICTURE, REPORT_FILE, REPORT_PICTURE, RESULTS_FILE
 from st_adapter.evidence.trec import write_trec
 from st_adapter.fitting.arguments import AdapterTrainingArguments

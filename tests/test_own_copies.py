@@ -25,7 +25,8 @@ from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.hits import search_split
 from st_adapter.evidence.changes import largest_changes
 from st_adapter.evidence.evaluator import GradedRetrievalEvaluator
-from st_adapter.evidence.indexes import build_index, evaluate_indexes
+from st_adapter.evidence.index_evaluation import evaluate_indexes
+from st_adapter.evidence.indexes import build_index
 from st_adapter.evidence.mteb import mteb_task
 from st_adapter.evidence.trec import write_trec
 from st_adapter.fitting.arguments import AdapterTrainingArguments
