@@ -26,8 +26,9 @@ from st_adapter.fitting.checkpoint import checksums, read_checkpoint, write_chec
 from st_adapter.fitting.gradient import GradientFit
 from st_adapter.fitting.training_data import EvalDataset, TrainDataset, training_data
 from st_adapter.saving.attach import check_base
-from st_adapter.saving.card import TrainingRecord, installed_versions
-from st_adapter.saving.save import push_to_hub, save_pretrained
+from st_adapter.saving.push import push_to_hub
+from st_adapter.saving.record import TrainingRecord, installed_versions
+from st_adapter.saving.save import save_pretrained
 from st_adapter.storage.writing import check_writable
 
 # The name of the run in a checkpoint; version 0.1 could have several.
@@ -59,11 +60,11 @@ class AdapterTrainer:
         ValueError: there is nothing to train or to evaluate on, or model, data and adapter do not fit together.
 
     Example:
-        .. code-block:: python
-
-            trainer = AdapterTrainer(model, args, train_dataset=RetrievalDataset.load("pairs.csv"))
-            trainer.train()
-            trainer.save_model("model-with-adapter")
+        >>> from st_adapter import AdapterTrainingArguments
+        >>> args = AdapterTrainingArguments(num_train_epochs=1, disable_tqdm=True)
+        >>> trainer = AdapterTrainer(model, args, embedded["train"], embedded["dev"])
+        >>> trainer.train().global_step
+        1
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class AdapterTrainer:
         """
         output_dir = output_dir or Path(self.args.output_dir) / "model"
         save_pretrained(
-            self.best_adapter, self.model, output_dir, training=self._record(), check_texts=self._check_texts
+            self.model, self.best_adapter, output_dir, training=self._record(), check_texts=self._check_texts
         )
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
@@ -206,8 +207,8 @@ class AdapterTrainer:
             The URL of the commit on ``main``.
         """
         return push_to_hub(
-            self.best_adapter,
             self.model,
+            self.best_adapter,
             repo_id,
             private=private,
             token=token,

@@ -2,8 +2,6 @@
 
 import os
 
-import nbclient
-import nbformat
 import pytest
 
 from problems import ROOT
@@ -14,6 +12,9 @@ NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
+    import nbclient
+    import nbformat
+
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     # The kernel is a process of its own: it has to find this checkout, wherever it starts.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))

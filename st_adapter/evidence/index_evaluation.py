@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,16 +43,6 @@ class IndexEvaluation:
             f"IndexEvaluation({self.index}, recall {self.base_recall:.3f} -> {self.adapted_recall:.3f}: {self.result})"
         )
 
-    def to_dict(self, per_query: Sequence[str] = ()) -> dict[str, Any]:
-        """A JSON-ready summary; ``per_query`` names the metrics to write out query by query."""
-        return {
-            "index": self.index,
-            "description": self.description,
-            "base_recall": self.base_recall,
-            "adapted_recall": self.adapted_recall,
-            **self.result.to_dict(per_query),
-        }
-
 
 def evaluate_indexes(
     split: EmbeddedSplit,
@@ -80,6 +69,11 @@ def evaluate_indexes(
     Raises:
         ValueError: a name is unknown or does not fit the embeddings; or as ``evaluate``.
         ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
+
+    Example:
+        >>> found = evaluate_indexes(embedded["test"], adapter, ["exact", "truncate:16"])
+        >>> [result.index for result in found]
+        ['exact', 'truncate:16']
     """
     names = list(dict.fromkeys([EXACT, *(check_index(name) for name in indexes)]))
     sides = [split.query_embeddings, split.query_embeddings]
