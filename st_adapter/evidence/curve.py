@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.statistics import Interval
-from st_adapter.fitting.auto import check_seed_and_level, fit_labelled
+from st_adapter.fitting.auto import Clock, check_seed_and_level, fit_labelled
 from st_adapter.fitting.candidates import Candidate
 from st_adapter.fitting.folds import labelled_split, unseen_share
 from st_adapter.fitting.portfolio import FitMethod, fit_candidate
@@ -162,8 +161,8 @@ def learning_curve(
     The recipe is the best candidate of ``fit`` on all labelled training queries, chosen by cross-fitting among them;
     the dev queries, unlike in ``fit``, take no part in it (only the share of them that ask for new documents counts as
     what is to be expected), and no other split is looked at. It is then fitted on nested random subsets, once per draw,
-    and measured on all dev queries. With few labels ``fit`` may do better than the curve
-    says, because it would choose a more cautious candidate or keep the base model.
+    and measured on all dev queries. With few labels ``fit`` may do better than the curve says, because it would choose
+    a more cautious candidate or keep the base model.
 
     Args:
         embedded: with the splits ``train`` and ``dev``.
@@ -183,26 +182,21 @@ def learning_curve(
         [6, 11]
     """
     check_seed_and_level(seed, _ALPHA)
-    start = time.perf_counter()
-    embedded = embedded.in_memory()
-    labelled = labelled_split(embedded, ["train"])
+    clock, embedded = Clock(), embedded.in_memory()
+    labelled, expected = labelled_split(embedded, ["train"]), unseen_share(embedded)
     of_base = evaluate(labelled_split(embedded, ["dev"]), ks=[10])
     all_sizes = _checked_sizes(sizes, num_draws, len(labelled.query_ids))
-    chosen = fit_labelled(
-        labelled, unseen_share(embedded), method=method, seed=seed, alpha=_ALPHA, show_progress_bar=show_progress_bar
-    )
-    seconds = {"choosing": time.perf_counter() - start}
-    start = time.perf_counter()
-    progress = tqdm(all_sizes, desc="Measuring", unit="size", disable=not show_progress_bar)
-    seeds = [seed * 1000 + draw for draw in range(num_draws)]
-    gains = np.stack([_gains(embedded, chosen.verdict.chosen, size, seeds, of_base) for size in progress])
-    seconds["measuring"] = time.perf_counter() - start
-    base = of_base.base_means[_METRIC]
-    points, doubling = _summarised(all_sizes, gains, base, seed)
+    with clock("choosing"):
+        chosen = fit_labelled(
+            labelled, expected, method=method, seed=seed, alpha=_ALPHA, show_progress_bar=show_progress_bar
+        )
+    with clock("measuring"):
+        seeds = [seed * 1000 + draw for draw in range(num_draws)]
+        progress = tqdm(all_sizes, desc="Measuring", unit="size", disable=not show_progress_bar)
+        gains = np.stack([_gains(embedded, chosen.verdict.chosen, size, seeds, of_base) for size in progress])
     return LearningCurve(
-        base=base,
-        points=points,
-        doubling=doubling,
+        of_base.base_means[_METRIC],
+        *_summarised(all_sizes, gains, of_base.base_means[_METRIC], seed),
         num_dev_queries=len(of_base.query_ids),
         num_documents=len(embedded.corpus),
         num_draws=num_draws,
@@ -210,7 +204,7 @@ def learning_curve(
         adopted=chosen.adopted,
         seed=seed,
         method=method,
-        seconds=seconds,
+        seconds=clock.seconds,
     )
 
 
