@@ -14,7 +14,7 @@ from st_adapter import QueryAdapter, attach, save_pretrained
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.embedding import embed
 from st_adapter.evaluation.evaluation import evaluate
-from st_adapter.fitting import auto
+from st_adapter.fitting import portfolio
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import fit
 from st_adapter.fitting.gradient import GradientFit
@@ -58,19 +58,18 @@ def test_the_problem_is_another_one_by_cosine():
 
 @pytest.mark.parametrize("method", ["auto", "closed-form"])
 def test_a_fit(method, monkeypatch):
-    monkeypatch.setattr(auto, "_CHECKPOINTS", (10, 30))
+    monkeypatch.setattr(portfolio, "_CHECKPOINTS", (10, 30))
     embedded = dot_problem()
     result = fit(embedded, method=method)
     assert result.adopted
     assert_better_by_dot_product(result.adapter, embedded["test"])
 
 
-@pytest.mark.parametrize("negatives", ["corpus", "hard"])
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_the_trainer(kind, negatives):
+def test_the_trainer(kind):
     embedded = dot_problem()
     args = AdapterTrainingArguments(
-        kind=kind, negatives=negatives, start="identity", learning_rate=0.02, num_train_epochs=30, disable_tqdm=True
+        kind=kind, start="identity", learning_rate=0.02, num_train_epochs=30, disable_tqdm=True
     )
     trainer = AdapterTrainer(None, args, train_dataset=embedded)
     trainer.train()
