@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Each worker has one thread; one that is done takes over tests of the others.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format docs stacks clean
@@ -26,13 +28,13 @@ demo: $(VENV)/.installed
 	$(BIN)/st-adapter demo --output-dir demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
@@ -43,7 +45,8 @@ $(VENV)/.docs-installed: $(VENV)/.installed
 	touch $@
 
 docs: $(VENV)/.docs-installed
-	$(BIN)/mkdocs build --strict
+	# Material for MkDocs announces the project that follows it at every build.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Takes an hour and some 20 GB of environments, which are kept in stacks/ for the next run.
 stacks: $(VENV)/.installed

@@ -478,7 +478,7 @@ def place(runner: Runner) -> AbstractContextManager[str]:
 
 
 def saved_models(folder: Path, *, fitted: bool) -> dict[str, Model]:
-    """A tiny random model with and without prompts, and a real one with an adapter that is fitted once, or random."""
+    """A tiny random model with and without prompts, and a real one, whose adapter is fitted once, or random."""
     models = {}
     for name, prompts in (("tiny", {}), ("tiny-prompts", {"query": "query: ", "document": "document: "})):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -489,8 +489,8 @@ def saved_models(folder: Path, *, fitted: bool) -> dict[str, Model]:
         (base / "config_sentence_transformers.json").write_text(json.dumps(config), encoding="utf-8")
         # Clients outside Python read no other form of the vocabulary.
         AutoTokenizer.from_pretrained(base).backend_tokenizer.save(str(base / "tokenizer.json"))
-        model = SentenceTransformer(str(base), device="cpu")
-        adapted = save_pretrained(model, random_adapter(32, 0.2), folder / name / "adapted")
+        adapter = random_adapter(32, 0.2)
+        adapted = save_pretrained(SentenceTransformer(str(base), device="cpu"), adapter, folder / name / "adapted")
         models[name] = Model(base, adapted, query_layout(adapted))
     real = folder / ("minilm" if fitted else "minilm-random")
     if not (real / "adapted" / "modules.json").is_file():
@@ -498,10 +498,8 @@ def saved_models(folder: Path, *, fitted: bool) -> dict[str, Model]:
         model = SentenceTransformer(str(base), device="cpu")
         if fitted:
             print("fitting the real model", flush=True)
-            adapter = fit(embed(model, standard_library_dataset())).adapter
-        else:
-            adapter = random_adapter(384, 0.02)
-        save_pretrained(model, adapter, real / "adapted", base_model=base)
+        chosen = fit(embed(model, standard_library_dataset())).adapter if fitted else random_adapter(384, 0.02)
+        save_pretrained(model, chosen, real / "adapted", base_model=base)
     models["minilm"] = Model(demo_model_path(), real / "adapted", query_layout(real / "adapted"))
     return models
 
@@ -551,7 +549,9 @@ def retrieval_data() -> Retrieval:
     corpus = dict(zip(dataset.corpus["id"], dataset.corpus["text"], strict=True))
     qrels: dict[str, dict[str, float]] = {}
     judged = dataset.qrels["test"]
-    for query_id, corpus_id, relevance in judged.to_pandas().itertuples(index=False):
+    for query_id, corpus_id, relevance in zip(
+        *(judged[name] for name in ("query_id", "corpus_id", "relevance")), strict=True
+    ):
         if query_id in qrels or len(qrels) < NUM_QUERIES:
             qrels.setdefault(query_id, {})[corpus_id] = relevance
     kept = dict.fromkeys(corpus_id for relevant in qrels.values() for corpus_id in relevant)

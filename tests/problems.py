@@ -81,6 +81,27 @@ def corpus_of(documents: Tensor, similarity: Similarity = "cosine") -> MemoryCor
     return MemoryCorpus([f"d{row}" for row in range(len(documents))], documents, similarity)
 
 
+def qrels_of(judgements):
+    """Of triples (query, document, relevance), or of a dictionary (query, document) -> relevance; all by row."""
+    if isinstance(judgements, dict):
+        judgements = [(*pair, relevance) for pair, relevance in judgements.items()]
+    query, document, relevance = zip(*judgements, strict=True)
+    return EmbeddedQrels(torch.tensor(query), torch.tensor(document), torch.tensor([float(each) for each in relevance]))
+
+
+def split_of(queries, documents, judgements=((0, 0, 1.0),), *, name="test", similarity="cosine", **fields):
+    """Queries q0, q1, ... and documents d0, d1, ... with the rows of two matrices."""
+    ids = [f"q{row}" for row in range(len(queries))]
+    return EmbeddedSplit(name, ids, queries, corpus_of(documents, similarity), qrels_of(judgements), **fields)
+
+
+def dataset_of(queries, documents, judgements, *, similarity="cosine", normalized=True):
+    """The same with judgements by split."""
+    ids = [f"q{row}" for row in range(len(queries))]
+    qrels = {name: qrels_of(judged) for name, judged in judgements.items()}
+    return EmbeddedDataset(ids, queries, corpus_of(documents, similarity), qrels, normalized)
+
+
 def rotated_problem(seed=0, num_queries=240, num_documents=160, noise=0.05):
     """Queries are their document turned by an unknown rotation, so a linear adapter can put everything right."""
     generator = torch.Generator().manual_seed(seed)
@@ -90,12 +111,9 @@ def rotated_problem(seed=0, num_queries=240, num_documents=160, noise=0.05):
     answers = torch.randint(0, num_documents, (num_queries,), generator=generator)
     queries = documents[answers] @ rotation + noise * torch.randn(num_queries, DIM, generator=generator)
     cut, end = int(0.6 * num_queries), int(0.8 * num_queries)
-    qrels = {
-        name: EmbeddedQrels(torch.arange(num_queries)[part], answers[part], torch.ones(len(answers[part])))
-        for name, part in (("train", slice(cut)), ("dev", slice(cut, end)), ("test", slice(end, None)))
-    }
-    queries = torch.nn.functional.normalize(queries)
-    return EmbeddedDataset([f"q{i}" for i in range(num_queries)], queries, corpus_of(documents), qrels, True)
+    pairs = [(query, document, 1.0) for query, document in enumerate(answers.tolist())]
+    judgements = {"train": pairs[:cut], "dev": pairs[cut:end], "test": pairs[end:]}
+    return dataset_of(torch.nn.functional.normalize(queries), documents, judgements)
 
 
 def random_split(seed, num_queries=6, num_documents=15, dim=8):
@@ -109,10 +127,4 @@ def random_split(seed, num_queries=6, num_documents=15, dim=8):
     pairs = judged.nonzero()[torch.randperm(int(judged.sum()), generator=generator)]
     grades = torch.randint(0, 4, (len(pairs),), generator=generator).float()
     grades[pairs[:, 0] == pairs[:, 1]] = 2.0
-    return EmbeddedSplit(
-        name="test",
-        query_ids=[f"q{i}" for i in range(num_queries)],
-        query_embeddings=queries,
-        corpus=corpus_of(documents),
-        qrels=EmbeddedQrels(pairs[:, 0], pairs[:, 1], grades),
-    )
+    return split_of(queries, documents, [*zip(*pairs.T.tolist(), grades.tolist(), strict=True)])

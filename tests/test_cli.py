@@ -222,8 +222,8 @@ def test_flags_reach_the_saved_model_and_the_results(tiny_model_path, pairs_file
     page = (tmp_path / "out" / "report.html").read_text()
     for flag, value in zip(flags[::2], flags[1::2], strict=True):
         assert f"{flag} {value}" in page.replace("&#39;", "").replace("'", "")
-    if results["adopted"]:
-        assert "opened with: `query_prompt=q:" in (tmp_path / "out" / "model" / "README.md").read_text()
+    assert results["adopted"]
+    assert "opened with: `query_prompt=q:" in (tmp_path / "out" / "model" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
-from problems import corpus_of
+from problems import corpus_of, qrels_of, split_of
 from st_adapter import cli
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.judgements import own_copies
 from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, OwnCopies
 from st_adapter.embeddings.embedding import embed
-from st_adapter.evaluation.evaluation import evaluate, search_split
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.evaluation.hits import search_split
 from st_adapter.evidence.changes import largest_changes
 from st_adapter.evidence.evaluator import GradedRetrievalEvaluator
 from st_adapter.evidence.indexes import build_index, evaluate_indexes
@@ -128,16 +129,9 @@ def test_splits_subsets_and_moves_keep_them(embedded):
             assert part.query_ids and named(part) == {query_id: expected[query_id] for query_id in part.query_ids}
 
 
-def split_of(queries, documents, ids, corpus_ids, similarity="cosine", copies=None, judged=((0, 0, 1.0),)):
-    query, document, relevance = zip(*judged, strict=True)
-    return EmbeddedSplit(
-        "test",
-        ids,
-        queries,
-        MemoryCorpus(corpus_ids, documents, similarity),
-        EmbeddedQrels(torch.tensor(query), torch.tensor(document), torch.tensor(relevance)),
-        own_copies=copies,
-    )
+def named_split(queries, documents, ids, corpus_ids, similarity="cosine", copies=None, judged=((0, 0, 1.0),)):
+    split = split_of(queries, documents, judged, own_copies=copies)
+    return replace(split, query_ids=ids, corpus=MemoryCorpus(corpus_ids, documents, similarity))
 
 
 def test_without_texts_the_id_and_the_vector_tell():
@@ -149,17 +143,17 @@ def test_without_texts_the_id_and_the_vector_tell():
         ("dot", {"1": set(), "2": set(), "3": {"3"}}),
     ):
         # "2" has the vector of "d1" under another id, and "1" another vector under its own.
-        split = split_of(queries, documents, ids, ["x", "2", "3", "1"], similarity, judged=((1, 0, 1.0),))
+        split = named_split(queries, documents, ids, ["x", "2", "3", "1"], similarity, judged=((1, 0, 1.0),))
         assert {q: {c.replace("1", "d") for c in found} for q, found in named(split).items()} == expected
-    assert named(split_of(queries, documents, ids, ["x", "2", "3", "1"], judged=((2, 2, 1.0),)))["3"] == set()
+    assert named(named_split(queries, documents, ids, ["x", "2", "3", "1"], judged=((2, 2, 1.0),)))["3"] == set()
 
 
 def test_texts_overrule_ids_and_vectors():
     queries = torch.eye(2)
     nothing = OwnCopies(torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64))
-    assert named(split_of(queries, queries, ["1", "2"], ["1", "2"], copies=nothing)) == {"1": set(), "2": set()}
+    assert named(named_split(queries, queries, ["1", "2"], ["1", "2"], copies=nothing)) == {"1": set(), "2": set()}
     given = OwnCopies(torch.tensor([1]), torch.tensor([0]))
-    assert named(split_of(queries, queries, ["1", "2"], ["1", "2"], copies=given)) == {"1": set(), "2": {"1"}}
+    assert named(named_split(queries, queries, ["1", "2"], ["1", "2"], copies=given)) == {"1": set(), "2": {"1"}}
 
 
 # --- searching ---
@@ -177,7 +171,7 @@ def splits_with_copies(draw):
     pairs = st.tuples(st.integers(0, num_queries - 1), st.integers(0, num_documents - 1))
     copies = sorted(draw(st.sets(pairs, max_size=10)))
     judged = draw(st.dictionaries(pairs, st.sampled_from([0.0, 1.0, 3.0]), min_size=1, max_size=8))
-    return split_of(
+    return named_split(
         matrix(num_queries).float() + 0.25,
         matrix(num_documents).float() + 0.5,
         [f"q{n}" for n in range(num_queries)],
@@ -235,7 +229,7 @@ def test_metrics_are_those_of_trec_eval_on_the_run_without_copies(split):
         }
         assert_equals_trec_eval(side, result.query_ids, split, run)
     left_out = {split.query_ids[row] for row in split.left_out.query_index.tolist()}
-    assert result.num_own_copies == result.to_dict()["num_own_copies"] == len(left_out & set(result.query_ids))
+    assert result.num_own_copies == len(left_out & set(result.query_ids))
 
 
 def assert_equals_trec_eval(ours, query_ids, split, run):
@@ -251,7 +245,9 @@ def assert_equals_trec_eval(ours, query_ids, split, run):
 
 
 def test_a_corpus_of_nothing_but_the_own_copy():
-    split = split_of(torch.ones(2, 2), torch.ones(1, 2), ["a", "b"], ["d"], copies=OwnCopies(*torch.zeros(2, 1).long()))
+    split = named_split(
+        torch.ones(2, 2), torch.ones(1, 2), ["a", "b"], ["d"], copies=OwnCopies(*torch.zeros(2, 1).long())
+    )
     split = replace(split, qrels=EmbeddedQrels(torch.tensor([1]), torch.tensor([0]), torch.tensor([1.0])))
     found = search_split(split, split.query_embeddings, 3)
     assert found.indices.tolist() == [[-1], [0]]
@@ -327,7 +323,7 @@ def test_examples_neither_show_nor_count_them():
     # Another query, found at once and left as it is by the adapter's turn, stands before it.
     copies = OwnCopies(torch.tensor([1]), torch.tensor([0]))
     queries = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
-    split = split_of(queries, documents, ["other", "q"], ids, copies=copies, judged=((0, 0, 1.0), (1, 1, 1.0)))
+    split = named_split(queries, documents, ["other", "q"], ids, copies=copies, judged=((0, 0, 1.0), (1, 1, 1.0)))
     dataset = RetrievalDataset(
         Dataset.from_dict({"id": ["other", "q"], "text": ["another", "the question"]}),
         Dataset.from_dict({"id": ids, "text": ["the question", "the answer", *(f"number {n}" for n in range(119))]}),
@@ -390,7 +386,7 @@ def test_a_document_with_the_vector_of_a_copy_is_no_negative_either():
     # The candidate that stands for both is the first, and the copy is the second of the two.
     documents = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
     copies = OwnCopies(torch.tensor([0]), torch.tensor([2]))
-    split = split_of(torch.tensor([[0.6, 0.8]]), documents, ["q"], ["a", "b", "c", "d"], copies=copies)
+    split = named_split(torch.tensor([[0.6, 0.8]]), documents, ["q"], ["a", "b", "c", "d"], copies=copies)
     batch = BatchSampler(split, AdapterTrainingArguments()).next()
     kept = batch.candidates[~batch.excluded[0]]
     assert kept.tolist() == [[-1.0, 0.0]]
@@ -404,9 +400,10 @@ def test_what_only_pushes_copies_away_is_not_adopted():
     noise[:, :6] = 0.15 * torch.randn(200, 6, generator=generator)
     queries = torch.nn.functional.normalize(documents + noise)
     rows = torch.randperm(200, generator=generator)
+    pairs = [(row, row, 1.0) for row in rows.tolist()]
     qrels = {
-        split: EmbeddedQrels(part, part, torch.ones(len(part)))
-        for split, part in (("train", rows[:120]), ("dev", rows[120:150]), ("test", rows[150:]))
+        split: qrels_of(part)
+        for split, part in (("train", pairs[:120]), ("dev", pairs[120:150]), ("test", pairs[150:]))
     }
     ids = [f"q{n}" for n in range(200)]
     corpus = MemoryCorpus([*(f"d{n}" for n in range(200)), *ids], torch.cat([documents, queries]))
@@ -448,9 +445,11 @@ def test_a_run_says_it_in_what_it_prints_in_its_results_and_in_its_card(tiny_pro
     assert results["test"]["num_own_copies"] == 11 and results["dev"]["num_own_copies"] == 8
     card = (out / "model" / "README.md").read_text()
     assert "Queries that are documents too: 11; no hit of theirs is their own copy." in card
+    page = " ".join((out / "report.html").read_text().split())
+    assert "11 queries stand in the corpus as documents too; left out of their own hits." in page
 
 
 def test_a_search_takes_a_vector_for_each_query():
-    split = split_of(torch.eye(2), torch.eye(2), ["a", "b"], ["c", "d"])
+    split = named_split(torch.eye(2), torch.eye(2), ["a", "b"], ["c", "d"])
     with pytest.raises(ValueError, match=r"There are 1 query vectors, but the split 'test' has 2 queries"):
         search_split(split, torch.ones(1, 2), 1)

@@ -10,11 +10,11 @@ from datasets import Dataset, concatenate_datasets
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
 
-from problems import corpus_of
+from problems import corpus_of, qrels_of, split_of
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings import cache
 from st_adapter.embeddings import embedding as embeddings
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, OwnCopies
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.embeddings.identity import identity_of
@@ -33,9 +33,9 @@ def make_dataset(num_documents=12):
         corpus=Dataset.from_dict({"id": [f"d{i}" for i in range(num_documents)], "text": texts}),
         qrels={
             "train": Dataset.from_dict(
-                {"query_id": ["q3", "q0", "q0"], "corpus_id": ["d3", "d0", "d5"], "score": [1.0, 2.0, 0.0]}
+                {"query_id": ["q3", "q0", "q0"], "corpus_id": ["d3", "d0", "d5"], "relevance": [1.0, 2.0, 0.0]}
             ),
-            "dev": Dataset.from_dict({"query_id": ["q4"], "corpus_id": ["d4"], "score": [1.0]}),
+            "dev": Dataset.from_dict({"query_id": ["q4"], "corpus_id": ["d4"], "relevance": [1.0]}),
         },
     )
 
@@ -297,16 +297,6 @@ def test_truncated_vectors_are_those_of_the_model_and_share_no_cache_with_whole_
     assert embedded.base_model == identity_of(truncated)
 
 
-def split_of(queries, documents, query_index=(0,), corpus_index=(0,)):
-    return EmbeddedSplit(
-        name="dev",
-        query_ids=[f"q{i}" for i in range(len(queries))],
-        query_embeddings=queries,
-        corpus=corpus_of(documents),
-        qrels=EmbeddedQrels(torch.tensor(query_index), torch.tensor(corpus_index), torch.ones(len(query_index))),
-    )
-
-
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(
         ValueError, match=r"2 rows of corpus_embeddings hold NaN or infinite values, the first: \['d0', 'd2'\]"
@@ -315,7 +305,7 @@ def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match=r"have 2 dimensions, but corpus_embeddings have 3"):
         split_of(torch.eye(2), torch.eye(3))
     with pytest.raises(ValueError, match=r"point to corpus rows outside 0..1"):
-        split_of(torch.eye(2), torch.eye(2), corpus_index=(2,))
+        split_of(torch.eye(2), torch.eye(2), [(0, 2, 1.0)])
     with pytest.raises(ValueError, match=r"query_embeddings have shape \(4,\), but there are 4 ids"):
         split_of(torch.ones(4), torch.eye(2))
 
@@ -325,7 +315,7 @@ def dataset_of(**changes):
         "query_ids": ["q0", "q1"],
         "query_embeddings": torch.eye(2),
         "corpus": corpus_of(torch.ones(3, 2)),
-        "qrels": {"dev": EmbeddedQrels(torch.tensor([1]), torch.tensor([2]), torch.tensor([1.0]))},
+        "qrels": {"dev": qrels_of([(1, 2, 1.0)])},
         "normalized": True,
     }
     return EmbeddedDataset(**{**fields, **changes})

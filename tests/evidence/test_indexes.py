@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from problems import corpus_of
+from problems import corpus_of, split_of
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings.embedded import EmbeddedQrels, EmbeddedSplit
 from st_adapter.embeddings.search import TopK, rescore, search
-from st_adapter.evaluation.evaluation import evaluate, search_split
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.evaluation.hits import search_split
 from st_adapter.evidence.indexes import build_index, check_index, evaluate_indexes
 
 EVERY_INDEX = ["exact", "truncate:5", "int8", "int8-both", "binary:4", "binary-rescored:4", "hnsw:6", "ivf:1"]
@@ -28,14 +28,8 @@ def random_split(seed, num_queries=5, num_documents=40, dim=12, similarity="cosi
         queries, documents = map(torch.nn.functional.normalize, (queries, documents))
     rows = torch.arange(num_queries).repeat(3)
     pairs = torch.stack([rows, torch.randint(num_documents, rows.shape, generator=generator)], dim=1).unique(dim=0)
-    return EmbeddedSplit(
-        name="test",
-        query_ids=[f"q{i}" for i in range(num_queries)],
-        query_embeddings=queries,
-        corpus=corpus_of(documents, similarity),
-        qrels=EmbeddedQrels(pairs[:, 0], pairs[:, 1], torch.ones(len(pairs))),
-        normalized=similarity == "cosine",
-    )
+    judgements = [(*pair, 1.0) for pair in pairs.tolist()]
+    return split_of(queries, documents, judgements, similarity=similarity, normalized=similarity == "cosine")
 
 
 def random_adapter(seed, dim=12):
@@ -67,13 +61,7 @@ def test_rescoring_is_exact_search_among_the_candidates():
 
 def test_an_empty_place_is_no_document():
     """The place before the first document of query 1 is not the last document of query 0, which is relevant there."""
-    split = EmbeddedSplit(
-        "test",
-        ["q0", "q1"],
-        torch.eye(2),
-        corpus_of(torch.eye(2)),
-        EmbeddedQrels(torch.tensor([0, 1]), torch.tensor([1, 0]), torch.ones(2)),
-    )
+    split = split_of(torch.eye(2), torch.eye(2), [(0, 1, 1.0), (1, 0, 1.0)])
     nothing = TopK(torch.full((2, 2), -torch.inf), torch.full((2, 2), -1))
     result = evaluate(split, index=lambda queries, k: nothing)
     assert all(values.tolist() == [0.0, 0.0] for values in result.base.values())
@@ -113,13 +101,7 @@ def test_truncation_against_a_slow_loop(seed, dim, similarity):
 
 def test_truncated_documents_have_unit_length_again():
     """By hand: cut to one dimension, both documents are (1,), so they tie and keep corpus order."""
-    split = EmbeddedSplit(
-        "test",
-        ["q"],
-        torch.tensor([[0.6, 0.8]]),
-        corpus_of(torch.tensor([[0.6, 0.8], [0.8, 0.6]])),
-        EmbeddedQrels(torch.tensor([0]), torch.tensor([0]), torch.tensor([1.0])),
-    )
+    split = split_of(torch.tensor([[0.6, 0.8]]), torch.tensor([[0.6, 0.8], [0.8, 0.6]]))
     found = build_index(split.corpus, "truncate:1")(split.query_embeddings, 2)
     assert found.indices.tolist() == [[0, 1]] and found.scores.tolist() == [[1.0, 1.0]]
 
@@ -192,18 +174,20 @@ def test_binary_candidates_tied_by_distance_are_taken_in_corpus_order():
     assert build_index(corpus, "binary-rescored:4")(query, 6).indices[0].tolist() == [0, 4, 2, 1]  # 2.1 as well
 
 
-@pytest.mark.parametrize("name", ["hnsw:400", "ivf:1000"])
-@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+@pytest.mark.parametrize(("name", "similarity"), [("hnsw:400", "cosine"), ("ivf:1000", "cosine"), ("ivf:1000", "dot")])
 def test_an_approximate_index_that_looks_everywhere_is_exact(name, similarity):
     split, adapter = random_split(1, num_queries=30, num_documents=400, similarity=similarity), random_adapter(1)
     exact, entry = evaluate_indexes(split, adapter, [name])
-    # A graph may hold documents that no path leads to when inner products, not angles, draw its links.
-    lowest = 1.0 if name.startswith("ivf") or similarity == "cosine" else 0.9
-    assert lowest <= min(entry.base_recall, entry.adapted_recall) <= 1.0
-    if lowest == 1.0:
-        for side in ("base", "adapted"):
-            for metric, values in getattr(exact.result, side).items():
-                assert values.tolist() == getattr(entry.result, side)[metric].tolist(), metric
+    assert entry.base_recall == entry.adapted_recall == 1.0
+    for side in ("base", "adapted"):
+        for metric, values in getattr(exact.result, side).items():
+            assert values.tolist() == getattr(entry.result, side)[metric].tolist(), metric
+
+
+def test_a_graph_drawn_by_inner_products_may_hold_documents_that_no_path_leads_to():
+    split, adapter = random_split(1, num_queries=30, num_documents=400, similarity="dot"), random_adapter(1)
+    _, entry = evaluate_indexes(split, adapter, ["hnsw:400"])
+    assert 0.9 <= min(entry.base_recall, entry.adapted_recall)
 
 
 def test_a_narrow_approximate_index_misses_some_and_says_so():
@@ -281,11 +265,8 @@ def test_one_entry_per_index_with_gain_and_interval():
     assert [entry.index for entry in entries] == ["exact", "int8", "binary:40"]
     for entry in entries:
         differences = entry.result.adapted["ndcg@10"] - entry.result.base["ndcg@10"]
-        summary = entry.to_dict(per_query=["ndcg@10"])
-        assert summary["index"] == entry.index and summary["base_recall"] == entry.base_recall
-        assert summary["comparisons"]["all"]["ndcg@10"]["difference"] == pytest.approx(differences.mean())
-        assert summary["adapted"]["ndcg@10"] == entry.result.adapted_means["ndcg@10"]
-        assert len(summary["per_query"]["adapted"]["ndcg@10"]) == 30
+        assert entry.result.compare().difference == pytest.approx(differences.mean())
+        assert len(differences) == 30
     base_alone = evaluate_indexes(split, None, ["int8"])[1]
     assert base_alone.result.adapted_means == base_alone.result.base_means
     assert base_alone.base_recall == base_alone.adapted_recall

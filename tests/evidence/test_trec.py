@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import AP, RR, P, R, Success, nDCG
 
-from problems import corpus_of
+from problems import split_of
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.embeddings.embedded import EmbeddedQrels, EmbeddedSplit
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evidence.trec import strictly_descending, write_trec
 
@@ -44,17 +43,10 @@ def split_with_ties(seed, num_documents, max_grade):
     sure = torch.stack([torch.arange(5), torch.randint(0, num_documents, (5,), generator=generator)], dim=1)
     kept = (pairs[:, 0] < 5) & ~(pairs.unsqueeze(1) == sure).all(dim=2).any(dim=1)
     last = torch.tensor([[5, 0]])
-    return EmbeddedSplit(
-        name="test",
-        query_ids=[f"q{n}" for n in range(6)],
-        query_embeddings=torch.nn.functional.normalize(torch.randn(6, 6, generator=generator)),
-        corpus=corpus_of(documents),
-        qrels=EmbeddedQrels(
-            torch.cat([pairs[kept], sure, last])[:, 0],
-            torch.cat([pairs[kept], sure, last])[:, 1],
-            torch.cat([grades[kept], torch.full((5,), float(max_grade)), torch.zeros(1)]),
-        ),
-    )
+    judged = torch.cat([pairs[kept], sure, last]).T.tolist()
+    grades = torch.cat([grades[kept], torch.full((5,), float(max_grade)), torch.zeros(1)])
+    queries = torch.nn.functional.normalize(torch.randn(6, 6, generator=generator))
+    return split_of(queries, documents, [*zip(*judged, grades.tolist(), strict=True)])
 
 
 def read(path):

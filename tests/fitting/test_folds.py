@@ -7,37 +7,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from problems import corpus_of
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
+from problems import corpus_of, dataset_of
 from st_adapter.fitting.folds import cross_fit_folds, labelled_split, unseen_share
 
 
-def dataset_of(train, dev, num_queries=40, num_documents=25):
+def judged(train, dev, num_queries=40, num_documents=25):
     """Judgements as {(query, document): grade} a split; embeddings do not matter here."""
-
-    def qrels(judgements):
-        pairs = list(judgements)
-        return EmbeddedQrels(
-            torch.tensor([query for query, _ in pairs]),
-            torch.tensor([document for _, document in pairs]),
-            torch.tensor([float(judgements[pair]) for pair in pairs]),
-        )
-
-    return EmbeddedDataset(
-        [f"q{i}" for i in range(num_queries)],
-        torch.randn(num_queries, 8, generator=torch.Generator().manual_seed(0)),
-        corpus_of(torch.randn(num_documents, 8, generator=torch.Generator().manual_seed(1))),
-        {"train": qrels(train), "dev": qrels(dev)},
-        False,
-    )
+    rows = torch.randn(num_queries + num_documents, 8, generator=torch.Generator().manual_seed(0))
+    return dataset_of(rows[:num_queries], rows[num_queries:], {"train": train, "dev": dev}, normalized=False)
 
 
 @st.composite
 def datasets_with_labels(draw):
-    judged = draw(st.dictionaries(st.tuples(st.integers(0, 39), st.integers(0, 24)), st.sampled_from([0, 1, 2])))
-    train = {(q, d): grade for (q, d), grade in judged.items() if q % 4} | {(1, 0): 1, (2, 0): 2, (3, 5): 1}
-    dev = {(q, d): grade for (q, d), grade in judged.items() if q % 4 == 0} | {(0, 5): 1, (4, 6): 1}
-    return dataset_of(train, dev)
+    drawn = draw(st.dictionaries(st.tuples(st.integers(0, 39), st.integers(0, 24)), st.sampled_from([0, 1, 2])))
+    train = {(q, d): grade for (q, d), grade in drawn.items() if q % 4} | {(1, 0): 1, (2, 0): 2, (3, 5): 1}
+    dev = {(q, d): grade for (q, d), grade in drawn.items() if q % 4 == 0} | {(0, 5): 1, (4, 6): 1}
+    return judged(train, dev)
 
 
 @settings(max_examples=60)
@@ -66,7 +51,7 @@ def test_the_unseen_queries_come_near_their_weight():
     answers = torch.randint(0, 100, (1000,), generator=generator).tolist()
     train = {(query, document): 1 for query, document in enumerate(answers) if query % 5}
     dev = {(query, document): 1 for query, document in enumerate(answers) if query % 5 == 0}
-    labelled = labelled_split(dataset_of(train, dev, 1000, 100))
+    labelled = labelled_split(judged(train, dev, 1000, 100))
     folds = list(cross_fit_folds(labelled, 0.3, generator))
     assert len(folds) == 3 and sum(int(fold.measured.sum()) for fold in folds) == 1000
     assert sum(int((fold.unseen & fold.measured).sum()) for fold in folds) == pytest.approx(300, abs=120)
@@ -76,18 +61,18 @@ def test_unseen_share_counts_dev_queries_whose_documents_train_never_asked_for()
     train = {(1, 0): 1, (2, 1): 0, (3, 2): 1}
     dev = {(4, 0): 1, (5, 1): 1, (6, 2): 1, (6, 9): 1, (7, 9): 1, (8, 0): 0, (8, 9): 2}
     # Seen: 4 (by 0) and 6 (by 2). Unseen: 5 (1 was judged not relevant), 7, and 8 (its judgement of 0 is no positive).
-    assert unseen_share(dataset_of(train, dev)) == pytest.approx(3 / 5)
+    assert unseen_share(judged(train, dev)) == pytest.approx(3 / 5)
 
 
 def test_a_pair_judged_in_both_splits_counts_once_with_its_higher_grade():
-    labelled = labelled_split(dataset_of({(1, 0): 1, (2, 3): 0}, {(1, 0): 3, (4, 3): 1}))
+    labelled = labelled_split(judged({(1, 0): 1, (2, 3): 0}, {(1, 0): 3, (4, 3): 1}))
     pairs = zip(*(part.tolist() for part in labelled.qrels), strict=True)
     assert {(labelled.query_ids[q], d, r) for q, d, r in pairs} == {("q1", 0, 3.0), ("q4", 3, 1.0)}
 
 
 def test_nothing_relevant_is_an_error():
     with pytest.raises(ValueError, match=r"The split 'dev' has no relevant pair"):
-        labelled_split(dataset_of({(1, 0): 1}, {(2, 0): 0}))
+        labelled_split(judged({(1, 0): 1}, {(2, 0): 0}))
 
 
 def test_copies_of_a_query_share_a_fold():
@@ -95,7 +80,7 @@ def test_copies_of_a_query_share_a_fold():
     generator = torch.Generator().manual_seed(0)
     half = torch.nn.functional.normalize(torch.randn(100, 16, generator=generator))
     queries = half.repeat_interleave(2, dim=0) + 1e-7 * torch.randn(200, 16, generator=generator)
-    dataset = dataset_of({(q, q % 25): 1 for q in range(150)}, {(q, q % 25): 1 for q in range(150, 200)}, 200)
+    dataset = judged({(q, q % 25): 1 for q in range(150)}, {(q, q % 25): 1 for q in range(150, 200)}, 200)
     labelled = replace(labelled_split(dataset), query_embeddings=queries, corpus=corpus_of(torch.eye(25, 16) + 1))
     for fold in cross_fit_folds(labelled, 0.3, generator):
         assert torch.equal(fold.measured[0::2], fold.measured[1::2])

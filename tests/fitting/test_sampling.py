@@ -9,33 +9,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from problems import corpus_of
+from problems import split_of
 from st_adapter.embeddings.corpus import first_of_equal_rows
-from st_adapter.embeddings.embedded import EmbeddedQrels, EmbeddedSplit
+from st_adapter.fitting import negatives as negatives_module
 from st_adapter.fitting import sampling
 from st_adapter.fitting.arguments import AdapterTrainingArguments
-from st_adapter.fitting.sampling import BatchSampler, labelled_pairs
+from st_adapter.fitting.pairs import labelled_pairs
+from st_adapter.fitting.sampling import BatchSampler
 
 
-def make_split(judgements, num_queries=5, num_documents=9, documents=None):
+def make_split(judgements, num_queries=5, num_documents=9, documents=None, similarity="cosine"):
     """A split whose embeddings tell the row they came from; the last two documents are the same."""
-    pairs = sorted(judgements)
     if documents is None:
         documents = torch.arange(1.0, num_documents + 1)
         documents[-1] = documents[-2]
         documents = torch.stack([documents.cos(), documents.sin()], dim=1)
     angles = torch.arange(1.0, num_queries + 1)
-    return EmbeddedSplit(
-        name="train",
-        query_ids=[f"q{row}" for row in range(num_queries)],
-        query_embeddings=torch.stack([angles.cos(), angles.sin()], dim=1),
-        corpus=corpus_of(documents),
-        qrels=EmbeddedQrels(
-            torch.tensor([query for query, _ in pairs]),
-            torch.tensor([document for _, document in pairs]),
-            torch.tensor([float(judgements[pair]) for pair in pairs]),
-        ),
-    )
+    queries = torch.stack([angles.cos(), angles.sin()], dim=1)
+    return split_of(queries, documents, dict(sorted(judgements.items())), name="train", similarity=similarity)
 
 
 def row_of(vector, matrix):
@@ -136,6 +127,16 @@ def test_hard_negatives_are_the_highest_scoring_ones_that_are_not_suspiciously_r
     assert sampler.given.tolist() == [[2, 3]]
 
 
+def test_for_a_model_of_dot_products_the_highest_ones_are_hardest():
+    # Cosines .9, .5, .8, .88 times lengths 1, 1.7, .5, 2: products .9, .85, .4 and 1.76, which is suspicious.
+    cosines, lengths = torch.tensor([0.9, 0.5, 0.8, 0.88]), torch.tensor([1.0, 1.7, 0.5, 2.0])
+    documents = torch.stack([cosines, (1 - cosines**2).sqrt()], dim=1) * lengths[:, None]
+    split = make_split({(0, 0): 1.0}, num_queries=1, documents=documents, similarity="dot")
+    sampler = BatchSampler(split, arguments(negatives="hard", num_hard_negatives=2))
+    sampler.mine(torch.tensor([[1.0, 0.0]]))
+    assert sampler.given.tolist() == [[1, 2]]
+
+
 @given(st.lists(st.lists(st.sampled_from([0.0, -0.0, 1.0, 2.5]), min_size=3, max_size=3), min_size=1, max_size=30))
 def test_first_of_equal_rows_equals_a_slow_search(rows):
     assert first_of_equal_rows(torch.tensor(rows)).tolist() == [rows.index(row) for row in rows]
@@ -149,12 +150,15 @@ def test_nothing_relevant_is_an_error():
 # One query of 100,000 judged documents among 3,000: rows padded to the longest are 2.4 GB of indices, each time.
 _UNEVEN = """
 import resource, sys, torch
+from st_adapter.fitting import negatives as negatives_module
+from st_adapter.fitting import negatives as negatives_module
 from st_adapter.fitting import sampling
 from st_adapter.embeddings.embedded import (EmbeddedQrels, EmbeddedSplit)
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting.gradient import GradientFit
 from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.fitting.selection import Measure, Part, Source
+from st_adapter.fitting.candidates import MapName, ShrunkMap
+from st_adapter.fitting.measure import Measure
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 
 torch.set_num_threads(1)
@@ -174,8 +178,8 @@ for negatives in ("corpus", "given", "hard"):
     args = AdapterTrainingArguments(negatives=negatives, num_negatives=64, per_device_train_batch_size=32)
     GradientFit(split, args).step()
 small = split.subset(torch.arange(num_queries) < 40)
-source = Source("a", "1")
-Measure(small).gains([(Part(source, 0.5),)], {source: torch.eye(32) + 0.1})
+name = MapName("a", "1")
+Measure(small).gains([(ShrunkMap(name, 0.5),)], {name: torch.eye(32) + 0.1})
 assert evaluate(split, ks=[10]).base["recall@10"][0] <= 10 / 50_000
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
@@ -197,7 +201,7 @@ def test_a_query_with_more_positives_than_others_mines_as_deep_as_it_takes(monke
     queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     found = []
     for many in (256, 4):
-        monkeypatch.setattr(sampling, "_MANY", many)
+        monkeypatch.setattr(sampling, "MANY", many)
         monkeypatch.setattr(sampling, "_BLOCK_HITS", 7)
         sampler = BatchSampler(split, arguments(negatives="hard", num_hard_negatives=3))
         sampler.mine(queries)
@@ -208,7 +212,7 @@ def test_a_query_with_more_positives_than_others_mines_as_deep_as_it_takes(monke
 
 def test_of_very_many_given_negatives_some_are_drawn(monkeypatch):
     judged = {(0, 0): 1.0, (1, 1): 1.0, (1, 2): 0.0, **{(0, document): 0.0 for document in range(2, 7)}}
-    monkeypatch.setattr(sampling, "_MANY", 3)
+    monkeypatch.setattr(negatives_module, "MANY", 3)
     drawn = set()
     for seed in range(20):
         given = BatchSampler(make_split(judged), arguments(negatives="given", seed=seed)).given

@@ -220,7 +220,7 @@ def several_poolings_and_dense() -> list[Module]:
 def test_the_modules_of_the_model_go_on_where_the_base_file_ends(
     tiny_model: SentenceTransformer, tmp_path: Path, later: Any, names: list[str]
 ) -> None:
-    base = SentenceTransformer(modules=[cut(tiny_model, 0)[0], *later()], device="cpu")
+    base = SentenceTransformer(modules=[cut(tiny_model, 0)[0], *later()], device="cpu", similarity_fn_name="dot")
     model = attach(base, make_adapter(int(base.get_embedding_dimension()), normalize=len(names) == 2))
     model.truncate_dim = 8
     assert [path.stem for path in export_onnx(model, tmp_path)] == names

@@ -6,26 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from problems import corpus_of
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
-from st_adapter.evaluation.evaluation import seen_documents, seen_queries
+from problems import dataset_of
+from st_adapter.evaluation.seen import seen_documents, seen_queries
 
 
 def embedded_dataset(num_queries, num_documents, qrels):
-    return EmbeddedDataset(
-        [f"q{i}" for i in range(num_queries)],
-        torch.eye(num_queries, 8),
-        corpus_of(torch.eye(num_documents, 8)),
-        {
-            split: EmbeddedQrels(
-                torch.tensor([query for query, _, _ in rows]),
-                torch.tensor([document for _, document, _ in rows]),
-                torch.tensor([float(relevance) for _, _, relevance in rows]),
-            )
-            for split, rows in qrels.items()
-        },
-        True,
-    )
+    return dataset_of(torch.eye(num_queries, 8), torch.eye(num_documents, 8), qrels)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
