@@ -43,7 +43,7 @@ from transformers.utils import logging as transformers_logging
 
 from st_adapter import QueryAdapter, embed, export_onnx, fit, run_metrics, save_pretrained
 from st_adapter.demo import demo_model_path, standard_library_dataset
-from st_adapter.saving.saved import copy_as
+from st_adapter.saving.folder import copy_as
 from st_adapter.stacks.check import DOCUMENTS, QUERIES, check_stack
 
 Vectors = NDArray[np.float32]

@@ -24,8 +24,8 @@ from check_versions import write_base_model
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, TrainingRecord, from_pretrained, save_pretrained
+from st_adapter.saving.folder import read_saved
 from st_adapter.saving.record import installed_versions
-from st_adapter.saving.saved import read_saved
 
 OUTPUT = ROOT / "scripts" / "results" / "kill_saving.json"
 LONGEST = 3.0  # seconds, some ten times what one save takes
