@@ -16,7 +16,7 @@ from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.run import train
 from st_adapter.saving.attach import detach
-from st_adapter.saving.saved import read_saved
+from st_adapter.saving.folder import read_saved
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
 THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]

@@ -12,10 +12,10 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.roles import Role
+from st_adapter.saving.folder import CONFIG_FILE_NAME, SavedModel, copy_as, left_out, read_saved
 from st_adapter.saving.layouts import Layout, reads_task
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import SaveOptions, write_model
-from st_adapter.saving.saved import CONFIG_FILE_NAME, SavedModel, copy_as, left_out, read_saved
 from st_adapter.saving.verify import check_files
 from st_adapter.storage.adapters import ADAPTER_FOLDER
 from st_adapter.storage.hub import MAIN, branches_of
