@@ -23,6 +23,7 @@ from st_adapter.fitting.candidates import Candidate
 from st_adapter.fitting.folds import labelled_split, unseen_share
 from st_adapter.fitting.portfolio import fit_candidate
 from st_adapter.storage.records import plain
+from st_adapter.words import fraction, signed
 
 _METRIC = "ndcg@10"
 _ALPHA = 0.05
@@ -114,8 +115,8 @@ class LearningCurve:
     seconds: Mapping[str, float]
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{point.num_queries:,}: {point.gain:+.3f}" for point in self.points)
-        return f"LearningCurve(nDCG@10 above {self.base:.3f} by labelled queries: {sizes}. {self.sentence})"
+        gains = ", ".join(f"{point.num_queries:,}: {signed(point.gain)}" for point in self.points)
+        return f"LearningCurve(nDCG@10 above {fraction(self.base)} by labelled queries: {gains}. {self.sentence})"
 
     @property
     def sentence(self) -> str:

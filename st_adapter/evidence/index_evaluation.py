@@ -15,6 +15,7 @@ from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.hits import Adapter, adapt, search_split
 from st_adapter.evaluation.metrics import DEFAULT_KS
 from st_adapter.evidence.indexes import EXACT, build_index, check_index, describe_index
+from st_adapter.words import fraction
 
 _RECALL_AT = 10
 
@@ -39,9 +40,7 @@ class IndexEvaluation:
     adapted_recall: float
 
     def __repr__(self) -> str:
-        return (
-            f"IndexEvaluation({self.index}, recall {self.base_recall:.3f} -> {self.adapted_recall:.3f}: {self.result})"
-        )
+        return f"IndexEvaluation({self.index}, recall {fraction(self.base_recall)} -> {fraction(self.adapted_recall)}: {self.result})"
 
 
 def evaluate_indexes(
