@@ -105,7 +105,7 @@ def dataset():
         table(id=ids, text=(f"where is the {word}" for word in words)),
         table(id=ids, text=documents),
         {
-            split: table(query_id=ids[first::2], corpus_id=ids[first::2], score=[1.0] * 8)
+            split: table(query_id=ids[first::2], corpus_id=ids[first::2], relevance=[1.0] * 8)
             for first, split in enumerate(("train", "dev"))
         },
     )
