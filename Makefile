@@ -45,7 +45,8 @@ $(VENV)/.docs-installed: $(VENV)/.installed
 	touch $@
 
 docs: $(VENV)/.docs-installed
-	$(BIN)/mkdocs build --strict
+	# Material for MkDocs announces the project that follows it at every build.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Takes an hour and some 20 GB of environments, which are kept in stacks/ for the next run.
 stacks: $(VENV)/.installed

@@ -75,7 +75,7 @@ def standard_library_dataset(seed: int = 0) -> RetrievalDataset:
         {
             "queries": frame[["id", "query"]].rename(columns={"query": "text"}),
             "corpus": frame[["id", "text"]],
-            "qrels": pd.DataFrame({"query_id": ids, "corpus_id": ids, "score": 1.0}),
+            "qrels": pd.DataFrame({"query_id": ids, "corpus_id": ids, "relevance": 1.0}),
         },
         seed=seed,
     )

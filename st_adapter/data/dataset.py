@@ -38,10 +38,10 @@ from st_adapter.data.judgements import (
     with_least_relevant,
     without_lacking,
 )
-from st_adapter.data.layout import LaidOut, from_beir, from_pairs
+from st_adapter.data.layout import LaidOut, lay_out
 from st_adapter.data.sources import DataSource, read_source
 from st_adapter.data.splits import UNCUT, Cut, SplitBy, cut_rows, in_order, named_splits
-from st_adapter.data.tables import NO_SPLIT, PairTables
+from st_adapter.data.tables import NO_SPLIT
 from st_adapter.errors import InputError, printable, without_secrets
 from st_adapter.words import counted, documents_searched
 
@@ -75,6 +75,10 @@ class RetrievalDataset:
     cut: Cut | None = None
     corpus_is_labelled_only: bool = False
     uncut: datasets.Dataset | None = None
+
+    def __post_init__(self) -> None:
+        # The name is kept in results and records.
+        object.__setattr__(self, "name", without_secrets(self.name))
 
     def __repr__(self) -> str:
         """Name, size and splits, a line each."""
@@ -155,10 +159,10 @@ class RetrievalDataset:
         """
         cut = Cut(tuple(cut_into), split_by, seed)
         tables = without_columns(read_source(source), ignore_columns)
-        rows = from_pairs(tables, columns or {}) if isinstance(tables, PairTables) else from_beir(tables, columns or {})
+        rows = lay_out(tables, columns or {})
         if relevant_from is not None:
             rows = with_least_relevant(rows, relevant_from)
-        dataset = _assembled(rows, without_secrets(tables.name), cut)
+        dataset = _assembled(rows, tables.name, cut)
         return dataset if split_by == "document" else dataset.with_cut()
 
     def split_to_evaluate(self, split: str | None = None) -> str:
@@ -227,7 +231,7 @@ def _assembled(rows: LaidOut, name: str, cut: Cut) -> RetrievalDataset:
     corpus = merged(rows.corpus, "document", "documents")
     texts, documents = queries.texts, corpus.texts
     qrels = resolved(rows.qrels, queries.ids, corpus.ids)
-    notes = [*rows.notes, *rows.relevance_notes, *queries.notes, *corpus.notes]
+    notes = [*rows.notes, *(rows.relevance_notes or []), *queries.notes, *corpus.notes]
     if len(documents) == 1:
         notes.append("The corpus holds 1 document, so every ranking is right: there is nothing to learn or to measure.")
     if rows.may_lack_relevant:

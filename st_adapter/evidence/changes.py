@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +13,8 @@ from torch import Tensor
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.corpus import blocks
 from st_adapter.embeddings.embedded import EmbeddedSplit
-from st_adapter.evaluation.evaluation import Adapter, EvaluationResult, adapt, search_split
+from st_adapter.evaluation.evaluation import EvaluationResult
+from st_adapter.evaluation.hits import Adapter, adapt, search_split
 
 _METRIC, _TIE_BREAKER = "ndcg@10", "mrr@100"
 _TIE = 1e-9  # as in comparisons: the same ranking may be summed in another order
@@ -56,10 +56,6 @@ class LargestChanges:
 
     gains: tuple[Example, ...]
     losses: tuple[Example, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form."""
-        return {side: [asdict(example) for example in getattr(self, side)] for side in ("gains", "losses")}
 
 
 def largest_changes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from tqdm.auto import tqdm
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
-from st_adapter.evaluation.evaluation import adapt, query_metrics
+from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.statistics import Interval
-from st_adapter.fitting.auto import FitMethod, check_seed_and_level, fit_candidate, fit_labelled
+from st_adapter.fitting.auto import check_seed_and_level, fit_labelled
 from st_adapter.fitting.folds import labelled_split, unseen_share
+from st_adapter.fitting.portfolio import FitMethod, fit_candidate
+from st_adapter.storage.records import plain
 
 _METRIC = "ndcg@10"
 _ALPHA = 0.05
@@ -122,8 +124,7 @@ class LearningCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
-        content = asdict(self)
-        return {**content, "points": list(content["points"]), "sentence": self.sentence}
+        return {**plain(self), "sentence": self.sentence}
 
     def plot(self, path: str | Path) -> Path:
         """Draw the curve into a PNG file.
@@ -133,7 +134,7 @@ class LearningCurve:
         """
         from st_adapter.evidence.plots import learning_curve_figure, write_png
 
-        return write_png(learning_curve_figure(self.to_dict()), path)
+        return write_png(learning_curve_figure(self), path)
 
 
 def learning_curve(
@@ -170,6 +171,11 @@ def learning_curve(
 
     Raises:
         ValueError: a split is missing or has no relevant pair, or sizes, draws or seed are out of range.
+
+    Example:
+        >>> curve = learning_curve(embedded, sizes=[6, 11], num_draws=1, method="closed-form")
+        >>> [point.num_queries for point in curve.points]
+        [6, 11]
     """
     check_seed_and_level(seed, _ALPHA)
     if num_draws < 1:
@@ -192,7 +198,8 @@ def learning_curve(
     seconds = {"choosing": time.perf_counter() - start}
 
     start = time.perf_counter()
-    base = query_metrics(dev, dev.query_embeddings, [10])[_METRIC]
+    of_base = evaluate(dev, ks=[10])
+    base = of_base.base[_METRIC]
     gains = np.empty((len(all_sizes), num_draws, len(base)))
     progress = tqdm(all_sizes, desc="Measuring", unit="size", disable=not show_progress_bar)
     for place, size in enumerate(progress):
@@ -200,8 +207,7 @@ def learning_curve(
         fits = [(labelled_split(draw_labels(train, {"train": size}, each), ["train"]), each) for each in seeds]
         for draw, matrix in enumerate(fit_candidate(chosen.verdict.chosen, fits)):
             adapter = QueryAdapter.from_matrix(matrix, normalize=dev.normalized).to(matrix.device)
-            adapted = query_metrics(dev, adapt(adapter, dev.query_embeddings), [10])[_METRIC]
-            gains[place, draw] = adapted - base
+            gains[place, draw] = evaluate(dev, adapter, ks=[10], base=of_base).adapted[_METRIC] - base
     seconds["measuring"] = time.perf_counter() - start
 
     resampled = _resampled_means(gains, seed)

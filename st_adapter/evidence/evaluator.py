@@ -16,7 +16,7 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.judgements import own_copies
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
-from st_adapter.evaluation.evaluation import query_metrics
+from st_adapter.evaluation.evaluation import evaluate
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,11 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
 
             evaluator = GradedRetrievalEvaluator.from_dataset(dataset, "dev", embed(model, dataset), name="dev")
             model.evaluate(evaluator)["dev_cosine_ndcg@10"]
+
+    Example:
+        >>> evaluator = GradedRetrievalEvaluator.from_dataset(dataset, "test")
+        >>> 0 < evaluator(model)[evaluator.primary_metric] < 1
+        True
     """
 
     def __init__(
@@ -156,7 +161,9 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
                 )
             options["corpus_embeddings"] = MemoryCorpus.of(embedded.corpus).embeddings
         qrels: dict[str, dict[str, float]] = {}
-        for query_id, corpus_id, relevance in judged.to_pandas().itertuples(index=False):
+        for query_id, corpus_id, relevance in zip(
+            *(judged[name] for name in ("query_id", "corpus_id", "relevance")), strict=True
+        ):
             qrels.setdefault(query_id, {})[corpus_id] = relevance
         return cls(dict(zip(dataset.queries["id"], dataset.queries["text"], strict=True)), corpus, qrels, **options)
 
@@ -199,8 +206,8 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
             qrels=EmbeddedQrels(*(part.to(device) for part in self._qrels)),
             own_copies=None if copies is None else OwnCopies(*(part.to(device) for part in copies)),
         )
-        values = query_metrics(split, split.query_embeddings, self._ks)
-        metrics = {f"{similarity}_{metric}": float(values[metric].mean()) for metric in self._columns}
+        means = evaluate(split, ks=self._ks).base_means
+        metrics = {f"{similarity}_{metric}": means[metric] for metric in self._columns}
         if output_path is not None and self.write_csv:
             self._write_csv(Path(output_path), similarity, [epoch, steps, *metrics.values()])
         self.primary_metric = f"{similarity}_{self._primary}"

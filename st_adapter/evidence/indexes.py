@@ -21,7 +21,8 @@ from torch import Tensor
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.embeddings.search import Index, TopK, rescore, search
-from st_adapter.evaluation.evaluation import Adapter, EvaluationResult, adapt, evaluate, search_split
+from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
+from st_adapter.evaluation.hits import Adapter, adapt, search_split
 from st_adapter.evaluation.metrics import DEFAULT_KS
 
 EXACT = "exact"
@@ -53,16 +54,6 @@ class IndexEvaluation:
     base_recall: float
     adapted_recall: float
 
-    def to_dict(self, per_query: Sequence[str] = ()) -> dict[str, Any]:
-        """A JSON-ready summary; ``per_query`` names the metrics to write out query by query."""
-        return {
-            "index": self.index,
-            "description": self.description,
-            "base_recall": self.base_recall,
-            "adapted_recall": self.adapted_recall,
-            **self.result.to_dict(per_query),
-        }
-
 
 def evaluate_indexes(
     split: EmbeddedSplit,
@@ -89,6 +80,11 @@ def evaluate_indexes(
     Raises:
         ValueError: a name is unknown or does not fit the embeddings; or as ``evaluate``.
         ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
+
+    Example:
+        >>> found = evaluate_indexes(embedded["test"], adapter, ["exact", "truncate:16"])
+        >>> [result.index for result in found]
+        ['exact', 'truncate:16']
     """
     names = list(dict.fromkeys([EXACT, *(check_index(name) for name in indexes)]))
     sides = [split.query_embeddings, split.query_embeddings]

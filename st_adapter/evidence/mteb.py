@@ -35,6 +35,10 @@ def mteb_task(
     Raises:
         ImportError: mteb is not installed.
         ValueError: there is no such split, or a relevance is no whole number.
+
+    Example:
+        >>> mteb_task(dataset, "test", name="Things").metadata.main_score
+        'ndcg_at_10'
     """
     try:
         from mteb.abstasks.retrieval import AbsTaskRetrieval
@@ -46,7 +50,9 @@ def mteb_task(
     judged = dataset.judgements(split)
     check_whole_grades(judged["relevance"])
     relevant_docs: dict[str, dict[str, int]] = {}
-    for query_id, corpus_id, relevance in judged.to_pandas().itertuples(index=False):
+    for query_id, corpus_id, relevance in zip(
+        *(judged[name] for name in ("query_id", "corpus_id", "relevance")), strict=True
+    ):
         relevant_docs.setdefault(query_id, {})[corpus_id] = round(relevance)
     copies = _left_out(dataset, relevant_docs)
     rows = [row for row, query_id in enumerate(dataset.queries["id"]) if query_id in relevant_docs]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.embeddings.search import TopK
-from st_adapter.evaluation.evaluation import Adapter, adapt, search_split
+from st_adapter.evaluation.hits import Adapter, adapt, search_split
 from st_adapter.storage.writing import file_written_whole
 
 QRELS_FILE = "qrels"
@@ -44,6 +44,10 @@ def write_trec(split: EmbeddedSplit, folder: str | Path, adapter: Adapter | None
     References:
         https://github.com/usnistgov/trec_eval: ``query_id Q0 corpus_id rank score tag``, and
         ``query_id 0 corpus_id relevance``.
+
+    Example:
+        >>> [path.name for path in write_trec(embedded["test"], "runs", adapter)]
+        ['qrels', 'base.run', 'adapted.run']
     """
     kept = torch.zeros(len(split.query_ids), dtype=torch.bool, device=split.query_embeddings.device)
     kept[split.qrels.query_index[split.qrels.relevance > 0]] = True

@@ -8,15 +8,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.saving.card import TrainingRecord, adapter_card
+from st_adapter.saving.card import adapter_card
+from st_adapter.saving.push import QUERY_BRANCH, TWIN_BRANCH
+from st_adapter.saving.record import TrainingRecord
 from st_adapter.storage.adapters import WEIGHTS_FILE
 from st_adapter.storage.hub import MAIN
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.uploading import Upload, upload
 from st_adapter.storage.writing import folder_written_whole, write_text
-
-# Beside `main`, of a repository that holds a whole model.
-_BRANCHES_OF_MODELS = ("query", "twin")
 
 
 def save_adapter(
@@ -36,6 +35,11 @@ def save_adapter(
     Raises:
         ValueError: the folder holds something else, or a weight is NaN or infinite.
         OSError: the folder cannot be written; what was there before is untouched.
+
+    Example:
+        >>> folder = save_adapter(adapter, "adapter")
+        >>> QueryAdapter.from_pretrained(folder).kind
+        'linear'
     """
     target = Path(output_dir).resolve()
     if target.exists() and not _may_replace(target):
@@ -83,7 +87,7 @@ def push_adapter(
     with TemporaryDirectory() as folder:
         saved = save_adapter(adapter, Path(folder) / "adapter", training=training, title=repo_id)
         return upload(
-            Upload({MAIN: saved}, _is_adapter_alone, stale=_BRANCHES_OF_MODELS),
+            Upload({MAIN: saved}, _is_adapter_alone, stale=(QUERY_BRANCH, TWIN_BRANCH)),
             repo_id,
             private=private,
             token=token,

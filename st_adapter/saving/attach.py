@@ -41,8 +41,14 @@ def attach(model: SentenceTransformer, adapter: QueryAdapter, *, allow_other_bas
     Raises:
         ValueError: the two do not fit: another base model, another dimension, an existing ``Router``, non-2-D
             embeddings, vectors that are not unit for a normalizing adapter, or an adapter with NaN weights.
+
+    Example:
+        >>> adapted = attach(model, adapter)
+        >>> (adapted.encode_document("a red car") == model.encode_document("a red car")).all()
+        np.True_
     """
-    check_base_model(model, adapter, allow_other_base=allow_other_base)
+    check_order(model, adapter)
+    check_adapter_fits(model, adapter, allow_other_base=allow_other_base)
     router = Router.for_query_document(
         query_modules=query_modules(model, adapter), document_modules=[Dropout(0.0)], default_route="document"
     )
@@ -73,6 +79,11 @@ def detach(model: SentenceTransformer) -> tuple[SentenceTransformer, list[Module
 
     Raises:
         ValueError: the model has a ``Router`` of another making.
+
+    Example:
+        >>> base, modules = detach(attach(model, adapter))
+        >>> len(base), [type(module).__name__ for module in modules]
+        (3, ['Dense', 'Normalize'])
     """
     children = list(model.named_children())
     routers = [module for _, module in children if isinstance(module, Router)]
@@ -99,6 +110,19 @@ def detach(model: SentenceTransformer) -> tuple[SentenceTransformer, list[Module
     if dimension > base.get_embedding_dimension():
         return base, [_Truncated(routes["query"], dimension)]
     return base, routes["query"]
+
+
+def check_order(model: object, adapter: object) -> None:
+    """Check that the model was given first and the adapter second.
+
+    Raises:
+        ValueError: it was not.
+    """
+    if isinstance(model, QueryAdapter) or not (adapter is None or isinstance(adapter, QueryAdapter)):
+        raise ValueError(
+            f"The first argument is a {type(model).__name__} and the second a {type(adapter).__name__}, but a "
+            "SentenceTransformer and a QueryAdapter are expected. Pass the model first."
+        )
 
 
 def check_base(model: SentenceTransformer) -> None:
@@ -132,7 +156,7 @@ def _check_not_adapted(model: SentenceTransformer) -> None:
         )
 
 
-def check_base_model(
+def check_adapter_fits(
     model: SentenceTransformer, adapter: QueryAdapter | None, *, allow_other_base: bool = False
 ) -> EncoderIdentity:
     """Check that a model is one that an adapter can be put on, and that it is the one of this adapter.

@@ -33,9 +33,9 @@ def make_dataset(num_documents=12):
         corpus=Dataset.from_dict({"id": [f"d{i}" for i in range(num_documents)], "text": texts}),
         qrels={
             "train": Dataset.from_dict(
-                {"query_id": ["q3", "q0", "q0"], "corpus_id": ["d3", "d0", "d5"], "score": [1.0, 2.0, 0.0]}
+                {"query_id": ["q3", "q0", "q0"], "corpus_id": ["d3", "d0", "d5"], "relevance": [1.0, 2.0, 0.0]}
             ),
-            "dev": Dataset.from_dict({"query_id": ["q4"], "corpus_id": ["d4"], "score": [1.0]}),
+            "dev": Dataset.from_dict({"query_id": ["q4"], "corpus_id": ["d4"], "relevance": [1.0]}),
         },
     )
 

@@ -62,7 +62,7 @@ def make_dataset(documents=TEXTS):
     return RetrievalDataset(
         queries=Dataset.from_dict({"id": ["q0", "q1"], "text": ["which one", "and which other one"]}),
         corpus=Dataset.from_dict({"id": [f"d{i}" for i in range(len(documents))], "text": list(documents)}),
-        qrels={"train": Dataset.from_dict({"query_id": ["q0"], "corpus_id": ["d1"], "score": [1.0]})},
+        qrels={"train": Dataset.from_dict({"query_id": ["q0"], "corpus_id": ["d1"], "relevance": [1.0]})},
     )
 
 
