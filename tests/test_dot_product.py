@@ -104,7 +104,7 @@ def dataset():
         table(id=ids, text=(f"where is the {word}" for word in words)),
         table(id=ids, text=documents),
         {
-            split: table(query_id=ids[first::2], corpus_id=ids[first::2], score=[1.0] * 8)
+            split: table(query_id=ids[first::2], corpus_id=ids[first::2], relevance=[1.0] * 8)
             for first, split in enumerate(("train", "dev"))
         },
     )
@@ -120,7 +120,7 @@ def measured_by_sentence_transformers(model, dataset):
 def test_the_trainer_measures_as_sentence_transformers_does(dot_model, dataset, tmp_path):
     embedded = embed(dot_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
     assert embedded.similarity == "dot" and not embedded.normalized
-    args = AdapterTrainingArguments(num_train_epochs=3, disable_tqdm=True)
+    args = AdapterTrainingArguments(start="identity", num_train_epochs=3, disable_tqdm=True)
     trainer = AdapterTrainer(dot_model, args, train_dataset=embedded)
     base = measured_by_sentence_transformers(dot_model, dataset)
     assert trainer.evaluate()["eval_ndcg@10"] == pytest.approx(base, abs=1e-6)
