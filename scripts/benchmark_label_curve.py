@@ -22,7 +22,6 @@ from benchmark_quality import (
     ROOT,
     SHARED_DATA,
     Material,
-    Values,
     add_arguments,
     compare,
     fraction,
@@ -36,7 +35,8 @@ from benchmark_quality import (
 
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset
-from st_adapter.evaluation.evaluation import query_metrics, seen_documents, seen_queries
+from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
+from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evidence.curve import draw_labels
 
 OUTPUT = ROOT / "scripts" / "results" / "label_curve.json"
@@ -70,14 +70,15 @@ def main() -> None:
     for name in material.names:
         embedded = material.embedded(name)
         test = embedded["test"]
-        base = query_metrics(test, test.query_embeddings, [10])[METRIC]
+        of_base = evaluate(test, ks=[10])
+        base = of_base.base[METRIC]
         num_labelled = sum(len(embedded[split].query_ids) for split in ("train", "dev"))
         entry = results["datasets"].setdefault(
             name,
             {
                 "num_documents": len(embedded.corpus),
                 "num_labelled": num_labelled,
-                "test_query_ids": test.query_ids,
+                "test_query_ids": of_base.query_ids,
                 "base": {"mean": round(float(base.mean()), 5), "per_query": rounded(base)},
                 "sizes": {},
             },
@@ -87,25 +88,30 @@ def main() -> None:
             if key in entry["sizes"]:
                 print(f"{name}, {key} labelled queries: already there", flush=True)
                 continue
-            entry["sizes"][key] = measure_size(name, embedded, base, size, arguments.draws)
+            entry["sizes"][key] = measure_size(name, embedded, of_base, size, arguments.draws)
             write_results(arguments.output, results)
     write_results(arguments.output, results)
     print(markdown_table(results))
 
 
-def measure_size(name: str, embedded: EmbeddedDataset, base: Values, size: int, draws: int) -> dict[str, Any]:
+def measure_size(
+    name: str, embedded: EmbeddedDataset, of_base: EvaluationResult, size: int, draws: int
+) -> dict[str, Any]:
     """Fit on every draw of one size; seen and unseen are those of the drawn labels."""
-    test = embedded["test"]
+    test, base = embedded["test"], of_base.base[METRIC]
     runs, values = {}, []
     for draw in range(draws):
         drawn = draw_share(embedded, size, seed=draw)
         start = time.perf_counter()
         fitted = ours(drawn, MemoryCorpus.of(embedded.corpus).embeddings, seed=draw)
         seconds = time.perf_counter() - start
-        adapted = query_metrics(test, fitted.transform(test.query_embeddings), [10])[METRIC]
+        seen = seen_documents(drawn, FITTED_ON)
+        evaluated = evaluate(test, fitted.transform, ks=[10], seen_documents=seen, base=of_base)
+        adapted = evaluated.adapted[METRIC]
+        assert evaluated.seen is not None
         values.append(adapted)
         runs[str(draw)] = {
-            **compare(base, adapted, seen_queries(test, seen_documents(drawn, FITTED_ON))),
+            **compare(base, adapted, evaluated.seen),
             "num_queries_by_split": {split: len(drawn[split].query_ids) for split in ("train", "dev")},
             "seconds": round(seconds, 3),
             **fitted.facts,

@@ -40,7 +40,9 @@ from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.evaluation import comparison
-from st_adapter.evaluation.evaluation import adapt, query_metrics, seen_documents, seen_queries
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.evaluation.hits import adapt
+from st_adapter.evaluation.seen import seen_documents
 from st_adapter.fitting.auto import fit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -277,8 +279,9 @@ def linear_map(weights: Sequence[Tensor]) -> Transform:
 def measure(name: str, embedded: EmbeddedDataset, outside: Tensor, seeds: Sequence[int]) -> dict[str, Any]:
     """Run every method with every seed on one data set and compare with the base model, query by query."""
     test = embedded["test"]
-    seen = seen_queries(test, seen_documents(embedded, FITTED_ON))
-    base = query_metrics(test, test.query_embeddings, [10])[METRIC]
+    of_base = evaluate(test, ks=[10], seen_documents=seen_documents(embedded, FITTED_ON))
+    base, seen = of_base.base[METRIC], of_base.seen
+    assert seen is not None
     methods = {}
     for method_name, method in METHODS.items():
         runs: dict[str, dict[str, Any]] = {}
@@ -287,7 +290,7 @@ def measure(name: str, embedded: EmbeddedDataset, outside: Tensor, seeds: Sequen
             start = time.perf_counter()
             fitted = method.fit(embedded, outside, seed)
             seconds = time.perf_counter() - start
-            adapted = query_metrics(test, fitted.transform(test.query_embeddings), [10])[METRIC]
+            adapted = evaluate(test, fitted.transform, ks=[10], base=of_base).adapted[METRIC]
             values.append(adapted)
             runs[str(seed) if method.seeded else "any"] = {
                 **compare(base, adapted, seen),
@@ -300,7 +303,7 @@ def measure(name: str, embedded: EmbeddedDataset, outside: Tensor, seeds: Sequen
     return {
         "num_documents": len(embedded.corpus),
         "num_queries": {split: len(embedded[split].query_ids) for split in embedded.qrels},
-        "test_query_ids": test.query_ids,
+        "test_query_ids": of_base.query_ids,
         "seen": [int(flag) for flag in seen],
         "methods": methods,
     }

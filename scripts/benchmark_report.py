@@ -24,7 +24,7 @@ from benchmark_quality import ROOT, device_name, git_commit, write_results
 
 from st_adapter import EmbeddedDataset, EmbeddedQrels, QueryAdapter, RetrievalDataset, evaluate, write_report
 from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.evaluation.evaluation import seen_documents
+from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence.changes import largest_changes
 from st_adapter.evidence.results import RESULTS_FILE

@@ -49,12 +49,13 @@ from st_adapter.demo import demo_model_path
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
 from st_adapter.embeddings.embedding import embed
-from st_adapter.evaluation.evaluation import evaluate, query_metrics
+from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
+from st_adapter.evaluation.hits import Adapter
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import FitResult, fit
 from st_adapter.fitting.closed_form import mix, within_class_whitening
 from st_adapter.fitting.gradient import GradientFit
-from st_adapter.fitting.sampling import labelled_pairs
+from st_adapter.fitting.pairs import labelled_pairs
 
 ROOT = Path(__file__).resolve().parent.parent
 # scifact: 687 + 118 labelled queries to fit with, 300 to test.
@@ -385,7 +386,7 @@ def ancestor(embedded: EmbeddedDataset, epochs: int, repeats: int) -> dict[str, 
     return {
         "note": f"{made}. Its best of {ANCESTOR_EVALUATIONS} evaluations counts, which flatters it, and its negatives "
         "are documents of the corpus, where it takes a book. Its evaluations are not in its seconds.",
-        "base_dev_ndcg@10": ndcg(dev, dev.query_embeddings),
+        "base_dev_ndcg@10": evaluate(dev, ks=(10,)).base_means["ndcg@10"],
         "recipe": runs,
         "ours": ours,
     }
@@ -402,6 +403,7 @@ def run_ancestor(variant: Ancestor, train: EmbeddedSplit, dev: EmbeddedSplit, ep
     )
     torch.manual_seed(0)
     linear = nn.Linear(train.dimension, train.dimension).to(device)
+    base = evaluate(dev, ks=(10,))
     objective = nn.TripletMarginLoss(margin=1.0)
     optimizer = torch.optim.AdamW(linear.parameters(), lr=5e-3)
     steps_per_epoch = math.ceil(len(queries) / variant.batch_size)
@@ -427,7 +429,7 @@ def run_ancestor(variant: Ancestor, train: EmbeddedSplit, dev: EmbeddedSplit, ep
         seconds.append(stopwatch(epoch, device))
         if number % every == 0:
             with torch.no_grad():
-                metrics.append(ndcg(dev, linear(dev.query_embeddings)))
+                metrics.append(ndcg(dev, linear, base))
     per_epoch = statistics.median(seconds)
     return {
         "batch_size": variant.batch_size,
@@ -474,9 +476,9 @@ def time_to_beat(train: EmbeddedSplit, dev: EmbeddedSplit, to_beat: float, repea
         adapter: QueryAdapter = QueryAdapter.from_matrix(matrix.cpu()).to(device)
         return adapter
 
-    solved = solve()
-    timings = timed({"solve": solve, "evaluate": lambda: adapted_ndcg(dev, solved)}, repeats, device)
-    seconds, steps, metric = timings["solve"]["median"], 0, adapted_ndcg(dev, solved)
+    solved, base = solve(), evaluate(dev, ks=(10,))
+    timings = timed({"solve": solve, "evaluate": lambda: ndcg(dev, solved, base)}, repeats, device)
+    seconds, steps, metric = timings["solve"]["median"], 0, ndcg(dev, solved, base)
     if metric <= to_beat:
         start = time.perf_counter()
         training = GradientFit(train, AdapterTrainingArguments())
@@ -484,7 +486,7 @@ def time_to_beat(train: EmbeddedSplit, dev: EmbeddedSplit, to_beat: float, repea
         while metric <= to_beat and steps < 500:
             seconds += stopwatch(training.step, device, times=10)
             steps += 10
-            metric = adapted_ndcg(dev, training.averaged)
+            metric = ndcg(dev, training.averaged, base)
     evaluation = timings["evaluate"]["median"]
     return {
         "beaten": metric > to_beat,
@@ -497,13 +499,8 @@ def time_to_beat(train: EmbeddedSplit, dev: EmbeddedSplit, to_beat: float, repea
     }
 
 
-def adapted_ndcg(split: EmbeddedSplit, adapter: QueryAdapter) -> float:
-    with torch.no_grad():
-        return ndcg(split, adapter.transform(split.query_embeddings))
-
-
-def ndcg(split: EmbeddedSplit, queries: Tensor) -> float:
-    return float(query_metrics(split, queries, ks=(10,))["ndcg@10"].mean())
+def ndcg(split: EmbeddedSplit, adapter: Adapter, base: EvaluationResult) -> float:
+    return evaluate(split, adapter, ks=(10,), base=base).adapted_means["ndcg@10"]
 
 
 def auto(embedded: EmbeddedDataset, repeats: int) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from transformers.utils import logging as transformers_logging
 from st_adapter import EmbeddedDataset, RetrievalDataset, embed
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.identity import identity_of
-from st_adapter.saving.card import installed_versions
+from st_adapter.saving.record import installed_versions
 
 OUTPUT = ROOT / "scripts" / "results" / "check_identity.json"
 # Above the rounding of bfloat16, far below what any change does.

@@ -26,7 +26,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks
+from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD
 from st_adapter.demo import demo_model_path
 
@@ -103,7 +103,7 @@ def planted(model: SentenceTransformer) -> dict[str, Any]:
     third = len(clean) // 3
     split_of = {query: ("train", "dev", "test")[min(2, n // third)] for n, query in enumerate(clean)}
     rows = [(split, texts[query], f"Answer to: {texts[query]}") for query, split in split_of.items()]
-    empty = check_leaks(load := to_dataset(rows), encode(model, list(load.queries["text"])))
+    empty = find_leaks(load := to_dataset(rows), encode(model, list(load.queries["text"])))
 
     sources = [query for query in clean if split_of[query] != "test"]
     planted_in: dict[tuple[str, str], str] = {}
@@ -121,7 +121,7 @@ def planted(model: SentenceTransformer) -> dict[str, Any]:
         rows.append(("test", text, document))
     dataset = to_dataset(rows)
     embeddings = encode(model, list(dataset.queries["text"]))
-    report = check_leaks(dataset, embeddings)
+    report = find_leaks(dataset, embeddings)
     found: set[tuple[str, str, str]] = {
         (leak.kind, leak.later_text, part.earlier) for part in report.between for leak in part.leaks
     }
@@ -154,7 +154,7 @@ def planted(model: SentenceTransformer) -> dict[str, Any]:
         },
         "cosines_of_planted_paraphrases": {"min": cosines[0], "median": cosines[len(cosines) // 2]},
         "left_after_drop_leaks": sum(
-            len(part.leaks) for part in check_leaks(drop_leaks(dataset, report), embeddings).between
+            len(part.leaks) for part in find_leaks(drop_leaks(dataset, report), embeddings).between
         ),
     }
 
@@ -164,7 +164,7 @@ def given(folder: Path, model: SentenceTransformer) -> dict[str, Any]:
     dataset = RetrievalDataset.load(folder)
     embeddings = encode(model, list(dataset.queries["text"]))
     start = time.perf_counter()
-    report = check_leaks(dataset, embeddings)
+    report = find_leaks(dataset, embeddings)
     seconds = time.perf_counter() - start
     dropped = drop_leaks(dataset, report)
     return {
@@ -211,7 +211,7 @@ def scale(num_train: int, num_test: int, device: torch.device) -> dict[str, Any]
     copied = torch.arange(0, num_test, 100)
     vectors[num_train + copied] = vectors[copied] + 0.1 * vectors[num_train + copied]
     start = time.perf_counter()
-    report = check_leaks(dataset, vectors)
+    report = find_leaks(dataset, vectors)
     seconds = time.perf_counter() - start
     found = next(part for part in report.between if (part.earlier, part.later) == ("train", "test"))
     return {

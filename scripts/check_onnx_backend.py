@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, save_pretrained
-from st_adapter.saving.card import installed_versions
-from st_adapter.saving.onnx_export import DOCUMENT_FILE, QUERY_FILE
+from st_adapter.saving.onnx_files import DOCUMENT_FILE, QUERY_FILE
+from st_adapter.saving.record import installed_versions
 
 OUTPUT = ROOT / "scripts" / "results" / "check_onnx_backend.json"
 REQUIREMENTS = ["sentence-transformers==5.2.3", "transformers==4.57.6", "optimum-onnx==0.1.0", "onnxruntime"]
@@ -102,7 +102,7 @@ def save_model(folder: Path, *, dense: bool) -> Path:
     model = SentenceTransformer(str(base), device="cpu")
     torch.manual_seed(0)
     adapter = QueryAdapter.from_matrix(torch.eye(32) + 0.2 * torch.randn(32, 32))
-    return save_pretrained(adapter, model, folder / "saved", onnx=True)
+    return save_pretrained(model, adapter, folder / "saved", onnx=True)
 
 
 def _add_dense(base: Path) -> None:

@@ -29,7 +29,7 @@ from st_adapter import EmbeddedDataset, EmbeddedQrels, RetrievalDataset, embed, 
 from st_adapter.demo import demo_model, standard_library_dataset
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit, OwnCopies
-from st_adapter.evaluation.evaluation import Adapter, adapt
+from st_adapter.evaluation.hits import Adapter, adapt
 
 OUTPUT = ROOT / "scripts" / "results" / "check_own_copies.json"
 PACKAGES = ("st-adapter", "pytrec_eval-terrier", "sentence-transformers", "torch", "numpy")

@@ -36,13 +36,14 @@ from benchmark_quality import ROOT, git_commit, write_results
 from check_versions import write_base_model
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize
 from stack_recipes import OWN_PACKAGE, RESULTS, Recipe, recipes, write_page
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from st_adapter import QueryAdapter, embed, export_onnx, fit, run_metrics, save_pretrained
 from st_adapter.demo import demo_model_path, standard_library_dataset
-from st_adapter.saving.repository import copy_as
+from st_adapter.saving.saved import copy_as
 from st_adapter.stacks.check import DOCUMENTS, QUERIES, check_stack
 
 Vectors = NDArray[np.float32]
@@ -155,7 +156,8 @@ def keep(path: Path, entries: dict[str, dict[str, Any]]) -> None:
         "tolerance": TOLERANCE,
         "stored_tolerance": STORED_TOLERANCE,
         "min_recall": MIN_RECALL,
-        "base_model": "all-MiniLM-L6-v2, and tiny random BERTs with and without prompts",
+        "base_model": "all-MiniLM-L6-v2, tiny random BERTs with and without prompts, and for recipes that read ONNX "
+        "all-MiniLM-L6-v2 with a random Dense behind the pooling",
         "data": "Python standard library (st-adapter demo): test queries, documents in order",
         "platform": f"{platform.system()} {platform.machine()}, CPU",
     }
@@ -216,11 +218,14 @@ def verified(
 
 def check_embedders(runner: Runner, models: dict[str, Model]) -> dict[str, Any]:
     """Vectors of a few texts against those of this process, and what ``check_stack`` says of them."""
+    reads_onnx = "onnx_model_path" in runner.recipe.code
+    if reads_onnx:
+        models = {**models, "minilm-dense": with_dense(models["minilm"].adapted.parent.with_name("minilm-dense"))}
     if runner.recipe.is_javascript:
         # transformers.js cuts texts that are too long for the model in another way, and to the tiny models, of which
         # each letter is a token, most are.
-        models = {"minilm": models["minilm"]}
-    if "onnx_model_path" in runner.recipe.code:
+        models = {name: model for name, model in models.items() if name.startswith("minilm")}
+    if reads_onnx:
         for model in models.values():
             onnx_files(model)
     paths = {name: model.paths() for name, model in models.items()}
@@ -237,9 +242,9 @@ def check_vectors(name: str, model: Model, queries: Vectors, documents: Vectors)
         dict(zip(texts, rows, strict=True)) for texts, rows in ((QUERIES, queries), (DOCUMENTS, documents))
     )
     check = check_stack(
+        str(model.adapted),
         lambda texts: [of_query[text] for text in texts],
         lambda texts: [of_document[text] for text in texts],
-        str(model.adapted),
         tolerance=TOLERANCE,
     )
     if not check.ok:
@@ -487,7 +492,7 @@ def saved_models(folder: Path) -> dict[str, Model]:
         with torch.no_grad():
             for parameter in adapter.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
-        adapted = save_pretrained(adapter, SentenceTransformer(str(base), device="cpu"), folder / name / "adapted")
+        adapted = save_pretrained(SentenceTransformer(str(base), device="cpu"), adapter, folder / name / "adapted")
         models[name] = Model(base, adapted, query_layout(adapted))
     real = folder / "minilm"
     if not (real / "adapted" / "modules.json").is_file():
@@ -495,9 +500,26 @@ def saved_models(folder: Path) -> dict[str, Model]:
         base = demo_model_path()
         model = SentenceTransformer(str(base), device="cpu")
         found = fit(embed(model, standard_library_dataset()))
-        save_pretrained(found.adapter, model, real / "adapted", base_model=base)
+        save_pretrained(model, found.adapter, real / "adapted", base_model=base)
     models["minilm"] = Model(demo_model_path(), real / "adapted", query_layout(real / "adapted"))
     return models
+
+
+def with_dense(folder: Path) -> Model:
+    """The real model with one module more behind the pooling, whose documents have an ONNX file of their own."""
+    base, adapted = folder / "base", folder / "adapted"
+    if not (adapted / "modules.json").is_file():
+        torch.manual_seed(0)
+        plain = SentenceTransformer(str(demo_model_path()), device="cpu")
+        dense = Dense(plain.get_embedding_dimension(), plain.get_embedding_dimension())
+        modules = [plain[0], plain[1], dense, Normalize()]
+        SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(base), create_model_card=False)
+        adapter = QueryAdapter(384, "linear")
+        with torch.no_grad():
+            for parameter in adapter.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        save_pretrained(SentenceTransformer(str(base), device="cpu"), adapter, adapted)
+    return Model(base, adapted, query_layout(adapted))
 
 
 def query_layout(adapted: Path) -> Path:

@@ -36,8 +36,8 @@ from sentence_transformers import SentenceTransformer
 from st_adapter import QueryAdapter, RetrievalDataset, from_pretrained, run_training, save_pretrained, write_report
 from st_adapter.embeddings.embedding import embed
 from st_adapter.evidence.curve import learning_curve
-from st_adapter.saving.card import installed_versions
-from st_adapter.saving.repository import CONFIG_FILE_NAME, read_saved
+from st_adapter.saving.record import installed_versions
+from st_adapter.saving.saved import CONFIG_FILE_NAME, read_saved
 from st_adapter.storage.paths import file_sha256
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -239,7 +239,7 @@ def hide(work: Path, failures: list[str]) -> dict[str, int]:
     for place in ("", "1_Pooling"):
         put_private_files(base / place)
     os.mkfifo(base / "pipe.json")
-    saved = save_pretrained(QueryAdapter(32), SentenceTransformer(str(base), device="cpu"), work / "private-saved")
+    saved = save_pretrained(SentenceTransformer(str(base), device="cpu"), QueryAdapter(32), work / "private-saved")
     found = private_files(path.relative_to(saved).as_posix() for path in saved.rglob("*"))
     failures += [f"{name} was saved" for name in found]
     shutil.rmtree(saved / "wandb", ignore_errors=True)

@@ -31,8 +31,8 @@ from transformers import BertConfig, BertModel
 
 from st_adapter import QueryAdapter, save_pretrained
 from st_adapter.adapter import Kind
-from st_adapter.saving.card import installed_versions
-from st_adapter.saving.repository import copy_as
+from st_adapter.saving.record import installed_versions
+from st_adapter.saving.saved import copy_as
 
 OUTPUT = ROOT / "scripts" / "results" / "check_versions.json"
 # Release -> what pip is asked for; transformers 5 came after the earlier ones.
@@ -174,7 +174,7 @@ def tiny_models(work: Path) -> dict[str, Saved]:
             for parameter in adapter.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
             adapted = adapter.transform(queries).numpy()
-        folder = save_pretrained(adapter, base, work / f"saved-{kind}")
+        folder = save_pretrained(base, adapter, work / f"saved-{kind}")
         models |= in_all_layouts(kind, folder, {"encode_query": adapted, **documents})
     return models
 

@@ -34,8 +34,8 @@ from check_versions import write_base_model
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, TrainingRecord, attach, from_pretrained, save_adapter, save_pretrained
-from st_adapter.saving.card import installed_versions
-from st_adapter.saving.repository import CONFIG_FILE_NAME
+from st_adapter.saving.record import installed_versions
+from st_adapter.saving.saved import CONFIG_FILE_NAME
 from st_adapter.storage.paths import file_sha256
 
 OUTPUT = ROOT / "scripts" / "results" / "fuzz_repository.json"
@@ -111,7 +111,7 @@ def saved_targets(work: Path, base: SentenceTransformer) -> dict[str, Path]:
     adapter = QueryAdapter(32, "mlp", hidden_dim=8)
     record = TrainingRecord(data="fuzz", seed=0)
     targets = {
-        layout: save_pretrained(adapter, base, work / layout, layout=layout, training=record)
+        layout: save_pretrained(base, adapter, work / layout, layout=layout, training=record)
         for layout in ("document", "query", "twin")
     }
     return {**targets, "adapter": save_adapter(adapter, work / "adapter-only", training=record)}

@@ -24,8 +24,8 @@ from check_versions import write_base_model
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, TrainingRecord, from_pretrained, save_pretrained
-from st_adapter.saving.card import installed_versions
-from st_adapter.saving.repository import read_saved
+from st_adapter.saving.record import installed_versions
+from st_adapter.saving.saved import read_saved
 
 OUTPUT = ROOT / "scripts" / "results" / "kill_saving.json"
 LONGEST = 3.0  # seconds, some ten times what one save takes
@@ -40,7 +40,7 @@ base, target, first = SentenceTransformer(sys.argv[1], device="cpu"), sys.argv[2
 print("ready", flush=True)
 for number in range(first, first + 10**6):
     adapter = QueryAdapter(32, "mlp" if number % 2 else "linear", hidden_dim=8)
-    save_pretrained(adapter, base, target, training=TrainingRecord(seed=number))
+    save_pretrained(base, adapter, target, training=TrainingRecord(seed=number))
 """
 
 
@@ -58,7 +58,7 @@ def main() -> None:
         write_base_model(work / "base")
         base = SentenceTransformer(str(work / "base"), device="cpu")
         target = work / "out" / "model"
-        save_pretrained(QueryAdapter(32), base, target, training=TrainingRecord(seed=0))
+        save_pretrained(base, QueryAdapter(32), target, training=TrainingRecord(seed=0))
         number = 0
         for kill in range(arguments.kills):
             writer = subprocess.Popen(
@@ -80,7 +80,7 @@ def main() -> None:
             except (ValueError, AssertionError) as error:
                 failures.append(f"kill {kill}: {type(error).__name__}: {error}")
             print(f"{kill + 1} of {arguments.kills}: {dict(outcomes)}, {len(failures)} failures", flush=True)
-        save_pretrained(QueryAdapter(32), base, target)
+        save_pretrained(base, QueryAdapter(32), target)
         leftovers = [path.name for path in target.parent.iterdir() if path != target]
     result = {
         "script": "kill_saving.py",

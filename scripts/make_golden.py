@@ -16,7 +16,7 @@ from check_versions import TEXTS, write_base_model
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, TrainingRecord, __version__, save_adapter, save_pretrained
-from st_adapter.saving.card import Layout
+from st_adapter.saving.layouts import Layout
 from st_adapter.storage.writing import folder_written_whole, write_json
 
 GOLDEN = ROOT / "tests" / "golden" / f"v{__version__}"
@@ -36,7 +36,7 @@ def main() -> None:
                 parameter.add_(0.2 * torch.randn_like(parameter))
         record = TrainingRecord(data="golden", seed=0)
         for layout in LAYOUTS:
-            save_pretrained(adapter, base, golden / layout, layout=layout, training=record)
+            save_pretrained(base, adapter, golden / layout, layout=layout, training=record)
         save_adapter(adapter, golden / "adapter-alone", training=record)
         model = SentenceTransformer(str(golden / "document"), device="cpu")
         queries, documents = model.encode_query(TEXTS), model.encode_document(TEXTS)

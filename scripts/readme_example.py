@@ -48,7 +48,7 @@ def main() -> None:
         # Read when the libraries are imported: nothing of this machine's cache may make the run faster.
         os.environ.update(HF_HOME=str(Path(name) / "cache"), COLUMNS="100", TQDM_DISABLE="1")
         steps, seconds = run(Path(name))
-        from st_adapter.saving.card import installed_versions
+        from st_adapter.saving.record import installed_versions
 
         versions = installed_versions()
     write_results(

@@ -41,7 +41,7 @@ Whether your own stack does it right is told by `check_stack`, with the function
 ```python
 from st_adapter import check_stack
 
-print(check_stack(embed_query, embed_documents, "model-with-adapter"))
+print(check_stack("model-with-adapter", embed_query, embed_documents))
 ```
 ```bash
 st-adapter check my_app:embed_query my_app:embed_documents --model model-with-adapter

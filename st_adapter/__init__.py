@@ -8,15 +8,17 @@ __version__ = "0.1.0"
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks
+from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.search import search
 from st_adapter.evaluation.comparison import Comparison
-from st_adapter.evaluation.evaluation import EvaluationResult, adapt, evaluate, seen_documents
+from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
+from st_adapter.evaluation.hits import adapt
 from st_adapter.evaluation.metrics import ranking_metrics, run_metrics
+from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evidence.curve import LearningCurve, learning_curve
 from st_adapter.evidence.evaluator import GradedRetrievalEvaluator
 from st_adapter.evidence.indexes import IndexEvaluation, build_index, evaluate_indexes
@@ -28,11 +30,13 @@ from st_adapter.fitting.auto import FitResult, fit
 from st_adapter.run import TrainingRun, evaluate_saved, run_training
 from st_adapter.saving.alone import push_adapter, save_adapter
 from st_adapter.saving.attach import attach, detach
-from st_adapter.saving.card import SplitScores, TrainingRecord
 from st_adapter.saving.onnx_export import export_onnx
-from st_adapter.saving.repository import from_pretrained
-from st_adapter.saving.save import push_folder, push_to_hub, save_pretrained
-from st_adapter.stacks.check import StackCheck, StackProblem, check_stack
+from st_adapter.saving.opening import from_pretrained
+from st_adapter.saving.push import push_folder, push_to_hub
+from st_adapter.saving.record import SplitScores, TrainingRecord
+from st_adapter.saving.save import save_pretrained
+from st_adapter.stacks.check import StackCheck, check_stack
+from st_adapter.stacks.diagnosis import StackProblem
 from st_adapter.trainer import AdapterTrainer
 
 __all__ = [
@@ -60,7 +64,7 @@ __all__ = [
     "adapt",
     "attach",
     "build_index",
-    "check_leaks",
+    "find_leaks",
     "check_stack",
     "detach",
     "drop_leaks",

@@ -39,7 +39,7 @@ from st_adapter.evidence.indexes import IndexEvaluation
 from st_adapter.evidence.report import write_report
 from st_adapter.evidence.results import CURVE_FILE, CURVE_PICTURE, RESULTS_FILE
 from st_adapter.fitting.arguments import AdapterTrainingArguments
-from st_adapter.fitting.auto import FitMethod
+from st_adapter.fitting.portfolio import FitMethod
 from st_adapter.run import (
     MODEL_FOLDER,
     PER_QUERY,
@@ -50,10 +50,11 @@ from st_adapter.run import (
 )
 from st_adapter.saving.alone import push_adapter
 from st_adapter.saving.attach import check_base, detach
-from st_adapter.saving.card import TABLE_METRICS, TrainingRecord
 from st_adapter.saving.declared_sizes import check_sizes
-from st_adapter.saving.repository import CONFIG_FILE_NAME, from_pretrained, is_saved_model, read_saved, saved_training
-from st_adapter.saving.save import check_may_push, push_folder
+from st_adapter.saving.opening import from_pretrained, saved_training
+from st_adapter.saving.push import check_may_push, push_folder
+from st_adapter.saving.record import TABLE_METRICS, TrainingRecord
+from st_adapter.saving.saved import CONFIG_FILE_NAME, is_saved_model, read_saved
 from st_adapter.stacks.check import check_stack, load_function
 from st_adapter.storage.hub import check_can_write
 from st_adapter.storage.writing import check_writable, write_json
@@ -514,7 +515,7 @@ def check(
         tolerance: Largest distance at which two vectors of length 1 count as equal; about 0.05 for int8 vectors.
     """
     functions = load_function(embed_query), load_function(embed_documents)
-    result = check_stack(*functions, _load(_model_path(model), embedding), tolerance=tolerance)
+    result = check_stack(_load(_model_path(model), embedding), *functions, tolerance=tolerance)
     console.print(result.summary(), highlight=False, markup=False, soft_wrap=True)
     return 0 if result.ok else _WRONG_STACK
 

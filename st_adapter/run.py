@@ -14,14 +14,15 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import LeakReport, check_leaks, drop_leaks
+from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD, cut_splits
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.embedding import embed_texts, judged_by
 from st_adapter.embeddings.encoder import Precision
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.errors import InputError
-from st_adapter.evaluation.evaluation import EvaluationResult, evaluate, seen_documents
+from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
+from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence.changes import largest_changes
 from st_adapter.evidence.indexes import IndexEvaluation, check_index, evaluate_indexes
@@ -30,8 +31,8 @@ from st_adapter.evidence.trec import write_trec
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import check_seed_and_level, fit
 from st_adapter.saving.attach import check_base, detach
-from st_adapter.saving.card import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
 from st_adapter.saving.onnx_export import check_dependencies, check_exportable
+from st_adapter.saving.record import TABLE_METRICS, SplitScores, TrainingRecord, installed_versions
 from st_adapter.saving.save import check_target, save_pretrained
 from st_adapter.storage.writing import check_writable, write_json
 from st_adapter.trainer import AdapterTrainer
@@ -109,7 +110,7 @@ def run_training(
         onnx: whether to save the model as ONNX too.
         drop_leaking: whether to take queries out of train and dev that a later split has too, as text or paraphrase;
             see ``drop_leaks``. They are counted in any case.
-        paraphrase_threshold: cosine from which two queries count as paraphrases; see ``check_leaks``. Where the splits
+        paraphrase_threshold: cosine from which two queries count as paraphrases; see ``find_leaks``. Where the splits
             were cut by document, paraphrases stay on one side as well; see ``cut_splits``.
         base_model: Hub id or folder that the base model came from, if the model itself no longer knows it.
         cache_dir: where embeddings are cached; see ``embed``.
@@ -140,7 +141,7 @@ def run_training(
     if resume_from_checkpoint and method != "gradient":
         raise ValueError(f"Method {method!r} writes no checkpoints to resume from. Run it again, or choose 'gradient'.")
     check_seed_and_level(seed, alpha)
-    check_target(output_dir / MODEL_FOLDER, model, base_model)
+    check_target(model, output_dir / MODEL_FOLDER, base_model)
     if onnx:
         check_dependencies()
         check_exportable(model)
@@ -160,10 +161,10 @@ def run_training(
     start = time.perf_counter()
     dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     too_long = embedded.long_texts
-    leaks = check_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+    leaks = find_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     if drop_leaking:
         dataset = drop_leaks(dataset, leaks)
-        leaks = check_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+        leaks = find_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     embedded = judged_by(embedded, dataset)
     seconds["checking"] = time.perf_counter() - start
 
@@ -220,8 +221,8 @@ def run_training(
     model_dir = output_dir / MODEL_FOLDER
     if adapter is not None or save_base:
         save_pretrained(
-            adapter,
             model,
+            adapter,
             model_dir,
             onnx=onnx,
             base_model=base_model,

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,12 +28,13 @@ from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.probe_texts import check_texts_of
-from st_adapter.evaluation.evaluation import EvaluationResult, adapt, evaluate, query_metrics
+from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.gradient import GradientFit
 from st_adapter.saving.attach import check_base
-from st_adapter.saving.card import TrainingRecord, installed_versions
-from st_adapter.saving.save import push_to_hub, save_pretrained
+from st_adapter.saving.push import push_to_hub
+from st_adapter.saving.record import TrainingRecord, installed_versions
+from st_adapter.saving.save import save_pretrained
 from st_adapter.storage.writing import check_writable, folder_written_whole
 
 _CHECKPOINT = "checkpoint-"
@@ -217,7 +219,7 @@ class AdapterTrainer:
         """
         output_dir = output_dir or Path(self.args.output_dir) / "model"
         save_pretrained(
-            self.best_adapter, self.model, output_dir, training=self._record(), check_texts=self._check_texts
+            self.model, self.best_adapter, output_dir, training=self._record(), check_texts=self._check_texts
         )
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
@@ -227,8 +229,8 @@ class AdapterTrainer:
             The URL of the commit on ``main``.
         """
         return push_to_hub(
-            self.best_adapter,
             self.model,
+            self.best_adapter,
             repo_id,
             private=private,
             token=token,
@@ -256,16 +258,18 @@ class AdapterTrainer:
             self._save_checkpoint()
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
+    @cached_property
+    def _of_base(self) -> EvaluationResult:
+        """The base model on the dev split, which no step changes."""
+        return evaluate(self.eval_dataset, ks=(10,))
+
     def _evaluate_step(self, adapted: bool = True) -> None:
         """Measure the current step (or, before the first, the base model) and keep it if it is the best so far."""
-        split = self.eval_dataset
-        queries = split.query_embeddings
+        result = self._of_base
         if adapted:
             self._average_fits()
-            queries = adapt(self.adapter, queries)
-        metrics = {
-            f"eval_{name}": float(values.mean()) for name, values in query_metrics(split, queries, ks=(10,)).items()
-        }
+            result = evaluate(self.eval_dataset, self.adapter, ks=(10,), base=self._of_base)
+        metrics = {f"eval_{name}": value for name, value in result.adapted_means.items()}
         self._log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics=metrics)
         metric = metrics[self.args.metric_for_best_model]

@@ -50,7 +50,7 @@ def saved_model(tiny_model_path, tmp_path_factory):
     """An output folder with an adapted model in it, whose adapter turns queries round."""
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
     folder = tmp_path_factory.mktemp("saved") / "out"
-    save_pretrained(QueryAdapter.from_matrix(torch.eye(32).flip(0)), base, folder / "model")
+    save_pretrained(base, QueryAdapter.from_matrix(torch.eye(32).flip(0)), folder / "model")
     return folder
 
 
@@ -90,7 +90,7 @@ def test_other_kinds_of_models_are_not_trained_on(make, kind, _bert_path, pairs_
         with pytest.raises(ValueError, match=f"those of a {kind}.*Load such a model with SentenceTransformer"):
             door(model, dataset)
     with pytest.raises(ValueError, match=f"those of a {kind}"):
-        save_pretrained(None, model, tmp_path / "saved")
+        save_pretrained(model, None, tmp_path / "saved")
 
 
 def test_the_objects_themselves_are_refused(_bert_path, pairs_file):
@@ -251,7 +251,7 @@ def test_a_base_with_code_of_its_own(tiny_model_path, pairs_file, tmp_path, caps
     assert said.endswith("add --trust-remote-code.")
 
     model = SentenceTransformer(str(base), device="cpu", trust_remote_code=True)
-    saved = save_pretrained(QueryAdapter.from_matrix(torch.eye(32).flip(0)), model, tmp_path / "out" / "model")
+    saved = save_pretrained(model, QueryAdapter.from_matrix(torch.eye(32).flip(0)), tmp_path / "out" / "model")
     card = (saved / "README.md").read_text()
     assert f'SentenceTransformer("{saved.name}", trust_remote_code=True)' in card
     assert "The base model comes with code of its own, which runs when this model is opened" in card
@@ -284,12 +284,12 @@ def test_a_base_that_reads_the_task_has_no_layout_for_plain_encode(tiny_model, t
     tiny_model.append(ByTask())
     for layout in ("query", "twin"):
         with pytest.raises(ValueError, match=f"layout '{layout}' was asked for.* read `task`, which plain encode"):
-            save_pretrained(QueryAdapter.from_matrix(torch.eye(32)), tiny_model, tmp_path / "saved", layout=layout)
+            save_pretrained(tiny_model, QueryAdapter.from_matrix(torch.eye(32)), tmp_path / "saved", layout=layout)
 
 
 def test_a_twin_is_wholly_in_the_old_form(tiny_model, tmp_path):
     adapter = QueryAdapter.from_matrix(torch.eye(32).flip(0))
-    folder = save_pretrained(adapter, tiny_model, tmp_path / "twin", layout="twin")
+    folder = save_pretrained(tiny_model, adapter, tmp_path / "twin", layout="twin")
     types = [entry["type"] for entry in json.loads((folder / "modules.json").read_text())]
     assert types == [
         f"sentence_transformers.models.{k}" for k in ("Transformer", "Pooling", "Normalize", "Dense", "Normalize")
@@ -318,7 +318,7 @@ def test_a_twin_that_the_old_form_cannot_tell_is_saved_with_a_warning(_bert_path
     base = SentenceTransformer(str(tmp_path / "base"), device="cpu")
     adapter = QueryAdapter.from_matrix(torch.eye(64).flip(0))
     with pytest.warns(UserWarning, match="'twin' is for releases .* before 5 .*but Pooling of the base model"):
-        saved = save_pretrained(adapter, base, tmp_path / "twin", layout="twin")
+        saved = save_pretrained(base, adapter, tmp_path / "twin", layout="twin")
     np.testing.assert_allclose(
         SentenceTransformer(str(saved), device="cpu").encode(["a"]), base.encode_query(["a"])[:, ::-1], atol=1e-6
     )

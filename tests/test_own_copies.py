@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
@@ -21,7 +21,8 @@ from st_adapter.data.judgements import own_copies
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, OwnCopies
 from st_adapter.embeddings.embedding import embed
-from st_adapter.evaluation.evaluation import evaluate, search_split
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.evaluation.hits import search_split
 from st_adapter.evidence.changes import largest_changes
 from st_adapter.evidence.evaluator import GradedRetrievalEvaluator
 from st_adapter.evidence.indexes import build_index, evaluate_indexes
@@ -30,8 +31,10 @@ from st_adapter.evidence.trec import write_trec
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import fit
 from st_adapter.fitting.sampling import BatchSampler
-from st_adapter.saving.card import SplitScores, TrainingRecord, model_card
+from st_adapter.saving.card import model_card
+from st_adapter.saving.record import SplitScores, TrainingRecord
 from st_adapter.saving.save import save_pretrained
+from st_adapter.storage.records import built
 
 MEASURES = {"ndcg@10": "ndcg_cut_10", "map@100": "map_cut_100", "recall@10": "recall_10", "precision@5": "P_5"}
 
@@ -335,7 +338,7 @@ def test_examples_neither_show_nor_count_them():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_mteb_leaves_them_out(prompt_model, embedded, tmp_path):
     mteb = pytest.importorskip("mteb")
-    save_pretrained(None, prompt_model, tmp_path / "model")
+    save_pretrained(prompt_model, None, tmp_path / "model")
     model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     results = mteb.evaluate(model, mteb_task(questions(), name="Questions"), cache=None, show_progress_bar=False)
     scores = results.task_results[0].scores["test"][0]
@@ -415,12 +418,12 @@ def test_what_only_pushes_copies_away_is_not_adopted():
 def test_the_card_says_how_many_and_old_records_open(embedded):
     scores = SplitScores("test", 12, 61, "cosine", {"ndcg@10": 0.5}, {"ndcg@10": 0.6}, {}, num_own_copies=11)
     record = TrainingRecord(scores=scores)
-    card = model_card("name", embedded.base_model, on_hub=False, training=record)
+    card = model_card("name", embedded.base_model, training=record)
     assert "Queries that are documents too: 11; no hit of theirs is their own copy." in card
-    old = record.to_dict()
+    old = asdict(record)
     del old["scores"]["num_own_copies"]
-    assert TrainingRecord.from_dict(old).scores.num_own_copies == 0
-    without = model_card("name", embedded.base_model, on_hub=False, training=TrainingRecord.from_dict(old))
+    assert built(TrainingRecord, old, "it").scores.num_own_copies == 0
+    without = model_card("name", embedded.base_model, training=built(TrainingRecord, old, "it"))
     assert "documents too" not in without
 
 

@@ -16,10 +16,11 @@ from st_adapter import AdapterTrainer, AdapterTrainingArguments, QueryAdapter, R
 from st_adapter.embeddings import search as retrieval
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
-from st_adapter.evaluation.evaluation import adapt, evaluate
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.evaluation.hits import adapt
 from st_adapter.fitting.closed_form import within_class_whitening
 from st_adapter.fitting.gradient import GradientFit
-from st_adapter.fitting.sampling import labelled_pairs
+from st_adapter.fitting.pairs import labelled_pairs
 
 DIM = 8
 KINDS = ["linear", "low_rank", "mlp"]

@@ -76,6 +76,10 @@ class RetrievalDataset:
     corpus_is_labelled_only: bool = False
     uncut: datasets.Dataset | None = None
 
+    def __post_init__(self) -> None:
+        # The name is kept in results and records.
+        object.__setattr__(self, "name", without_secrets(self.name))
+
     def __repr__(self) -> str:
         """Name, size and splits, a line each."""
         searched = documents_searched(len(self.corpus), self.corpus_is_labelled_only)
@@ -158,7 +162,7 @@ class RetrievalDataset:
         rows = from_pairs(tables, columns or {}) if isinstance(tables, PairTables) else from_beir(tables, columns or {})
         if relevant_from is not None:
             rows = with_least_relevant(rows, relevant_from)
-        dataset = _assembled(rows, without_secrets(tables.name), cut)
+        dataset = _assembled(rows, tables.name, cut)
         return dataset if split_by == "document" else dataset.with_cut()
 
     def split_to_evaluate(self, split: str | None = None) -> str:

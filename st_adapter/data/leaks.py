@@ -15,6 +15,7 @@ from torch import Tensor
 from st_adapter.data.cutting import text_key
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD, nearest, normalized_queries
+from st_adapter.words import counted
 
 LeakKind = Literal["exact", "normalised", "paraphrase"]
 
@@ -88,11 +89,15 @@ class SplitLeaks:
         """How many queries of the later split share a relevant document with the earlier one."""
         return len({query_id for query_id, _ in self.shared_documents})
 
+    def __repr__(self) -> str:
+        """The sentence."""
+        return self.sentence
+
     @property
     def sentence(self) -> str:
         """What was found, in plain words."""
         counts = self.counts()
-        of = f"of {self.num_later} {self.later} {'query' if self.num_later == 1 else 'queries'}"
+        of = f"of {counted(self.num_later, f'{self.later} query', f'{self.later} queries')}"
         found = [f"{counts[kind]} {words}" for kind, words in _WORDS.items() if counts[kind]]
         texts = f"{sum(counts.values())} {of} stand in {self.earlier}" + (f" ({', '.join(found)})" if found else "")
         sharing = f"{self.num_sharing} share a relevant document with it"
@@ -101,7 +106,7 @@ class SplitLeaks:
 
 @dataclass(frozen=True)
 class LeakReport:
-    """What `check_leaks` found.
+    """What `find_leaks` found.
 
     Attributes:
         threshold: Cosine from which two queries count as paraphrases.
@@ -110,6 +115,10 @@ class LeakReport:
 
     threshold: float
     between: tuple[SplitLeaks, ...]
+
+    def __repr__(self) -> str:
+        """The sentences."""
+        return "\n".join(self.sentences) or "There are no two splits to compare."
 
     @property
     def sentences(self) -> list[str]:
@@ -139,7 +148,7 @@ class LeakReport:
         }
 
 
-def check_leaks(
+def find_leaks(
     dataset: RetrievalDataset, query_embeddings: Tensor, *, threshold: float = PARAPHRASE_THRESHOLD
 ) -> LeakReport:
     """Count the queries that train or dev give away to a later split, and those that share a document.
@@ -159,7 +168,7 @@ def check_leaks(
             are still to be cut.
 
     Example:
-        >>> report = check_leaks(dataset, embedded.query_embeddings, threshold=1.0)
+        >>> report = find_leaks(dataset, embedded.query_embeddings, threshold=1.0)
         >>> [(found.earlier, found.later) for found in report.between]
         [('train', 'dev'), ('train', 'test'), ('dev', 'test')]
     """
@@ -190,7 +199,7 @@ def drop_leaks(dataset: RetrievalDataset, report: LeakReport) -> RetrievalDatase
 
     Args:
         dataset: The data set that was checked.
-        report: What `check_leaks` found in it.
+        report: What `find_leaks` found in it.
 
     Returns:
         The data set without these leaks and with a note that says how many queries went; the same if there are none.
@@ -199,7 +208,7 @@ def drop_leaks(dataset: RetrievalDataset, report: LeakReport) -> RetrievalDatase
         ValueError: a split would lose all of its queries.
 
     Example:
-        >>> report = check_leaks(dataset, embedded.query_embeddings, threshold=1.0)
+        >>> report = find_leaks(dataset, embedded.query_embeddings, threshold=1.0)
         >>> drop_leaks(dataset, report).splits
         ['train', 'dev', 'test']
     """

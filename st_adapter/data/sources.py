@@ -19,6 +19,7 @@ from datasets.exceptions import DatasetsError
 from st_adapter.data.cards import is_configured, is_saved_to_disk
 from st_adapter.data.files import format_of, read_data_files, read_file
 from st_adapter.data.tables import NO_SPLIT, BeirTables, PairTables, as_frame, read_mapping
+from st_adapter.errors import without_secrets
 from st_adapter.words import listed
 
 DataSource: TypeAlias = (
@@ -54,7 +55,8 @@ def _read_location(location: str) -> PairTables | BeirTables:
     # "name" and "organisation/name" may be on the Hub; everything else can only have been meant as a path.
     if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", location) and format_of(path) is None:
         return _read_hub(location)
-    raise ValueError(f"There is no file or folder {location!r}. Check the path (it is taken from {str(Path.cwd())!r}).")
+    shown = without_secrets(location)
+    raise ValueError(f"There is no file or folder {shown!r}. Check the path (it is taken from {str(Path.cwd())!r}).")
 
 
 def _read_folder(folder: Path) -> PairTables | BeirTables:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -80,7 +81,7 @@ class EmbeddedSplit:
     def __repr__(self) -> str:
         return f"EmbeddedSplit({self.name!r}: {_sizes(self)}, {self.num_pairs:,} relevant pairs)"
 
-    @property
+    @cached_property
     def left_out(self) -> OwnCopies:
         """The own copies that count neither as hits nor as negatives, by query: all that are not judged relevant."""
         copies = _same_id_and_vector(self) if self.own_copies is None else self.own_copies

@@ -49,6 +49,10 @@ class Comparison:
     ties: int
     losses: int
 
+    def __repr__(self) -> str:
+        values = f"{written(self.metric)} {fraction(self.base)} -> {fraction(self.adapted)}"
+        return f"Comparison({values}, p = {self.p_value:.4f}; {self.sentence})"
+
     @property
     def sentence(self) -> str:
         """What happened, in plain words.
@@ -57,7 +61,7 @@ class Comparison:
             >>> print(compare({"ndcg@10": np.zeros(3)}, {"ndcg@10": np.full(3, 0.5)})["ndcg@10"].sentence)
             better on 3 of 3 queries, worse on 0; +.500 nDCG@10, 95 % interval .500 to .500
         """
-        low, high = (_fraction(end) for end in self.interval)
+        low, high = (fraction(end) for end in self.interval)
         return (
             f"better on {self.wins:,} of {self.num_queries:,} {'query' if self.num_queries == 1 else 'queries'}, "
             f"worse on {self.losses:,}; {_signed(self.difference)} {written(self.metric)}, "
@@ -67,44 +71,6 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the interval is a list of two."""
         return {**asdict(self), "interval": list(self.interval)}
-
-
-@dataclass(frozen=True)
-class SeedComparison:
-    """The same metric of several runs that differ in their seed, against one base model.
-
-    Intervals speak of other queries, not of other seeds; how far seeds lie apart is in ``lowest`` and ``highest``.
-
-    Attributes:
-        mean: the runs' mean of every query against the base model.
-        runs: every run for itself, in the order given.
-    """
-
-    mean: Comparison
-    runs: tuple[Comparison, ...]
-
-    @property
-    def lowest(self) -> float:
-        """The smallest difference of a run."""
-        return min(run.difference for run in self.runs)
-
-    @property
-    def highest(self) -> float:
-        """The largest difference of a run."""
-        return max(run.difference for run in self.runs)
-
-    @property
-    def sentence(self) -> str:
-        """What happened, in plain words.
-
-        Example:
-            >>> print(compare_seeds(np.zeros(2), np.array([[0.1, 0.1], [0.3, 0.3]]), "mrr@10").sentence)
-            +.200 MRR@10, mean of 2 seeds (lowest +.100, highest +.300)
-        """
-        return (
-            f"{_signed(self.mean.difference)} {written(self.mean.metric)}, mean of {len(self.runs)} seeds "
-            f"(lowest {_signed(self.lowest)}, highest {_signed(self.highest)})"
-        )
 
 
 def compare(
@@ -137,30 +103,6 @@ def compare(
     ours = np.stack([adapted[metric] for metric in base])  # (M, Q)
     theirs = np.stack(list(base.values()))
     return dict(zip(base, _compare_rows(list(base), theirs, ours, seed), strict=True))
-
-
-def compare_seeds(
-    base: NDArray[np.float64], adapted: NDArray[np.float64], metric: str, seed: int = 0
-) -> SeedComparison:
-    """Compare several runs with one base model.
-
-    Args:
-        base: (Q,) values of the base model.
-        adapted: (S, Q) values of S runs on the same queries, S >= 1.
-        metric: their name.
-        seed: of intervals and tests.
-
-    Raises:
-        ValueError: the shapes do not fit together, or there are no queries or runs.
-    """
-    if adapted.ndim != 2 or base.shape != adapted.shape[1:] or adapted.size == 0:
-        raise ValueError(
-            f"The base model has values of shape {base.shape}, the runs {adapted.shape}. Pass (Q,) and (S, Q), with at "
-            "least one query and one run."
-        )
-    rows = np.vstack([adapted.mean(axis=0), adapted])
-    mean, *runs = _compare_rows([metric] * len(rows), np.broadcast_to(base, rows.shape), rows, seed)
-    return SeedComparison(mean, tuple(runs))
 
 
 def written(metric: str) -> str:
@@ -206,8 +148,13 @@ def _compare_rows(
     ]
 
 
-def _fraction(value: float) -> str:
-    """Three decimals without the leading zero, as metrics are written."""
+def fraction(value: float) -> str:
+    """Three decimals without the leading zero, as metrics are written.
+
+    Example:
+        >>> fraction(0.5901), fraction(1.0), fraction(-0.0001)
+        ('.590', '1.000', '.000')
+    """
     text = f"{value:.3f}"
     if float(text) == 0:
         return ".000"
@@ -215,5 +162,5 @@ def _fraction(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    text = _fraction(value)
+    text = fraction(value)
     return text if text == ".000" or value < 0 else f"+{text}"

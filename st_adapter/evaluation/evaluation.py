@@ -6,23 +6,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers.base.modules import Module
 from torch import Tensor
 
-from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit, OwnCopies, place_in_group
-from st_adapter.embeddings.search import Index, TopK
-from st_adapter.evaluation.comparison import Comparison, compare
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit, place_in_group
+from st_adapter.embeddings.search import Index
+from st_adapter.evaluation.comparison import Comparison, compare, fraction, written
+from st_adapter.evaluation.hits import Adapter, adapt, search_split
 from st_adapter.evaluation.metrics import DEFAULT_KS, ranking_metrics
+from st_adapter.evaluation.seen import seen_queries
 
 PerQuery = dict[str, NDArray[np.float64]]
-Adapter: TypeAlias = QueryAdapter | Sequence[Module]
-Part = Literal["all", "seen", "unseen"]
+PartOfQueries = Literal["all", "seen", "unseen"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,17 @@ class EvaluationResult:
     seen: NDArray[np.bool_] | None = None
     num_own_copies: int = 0
 
+    def __repr__(self) -> str:
+        metric = "ndcg@10" if "ndcg@10" in self.base else next(iter(self.base))
+        compared = self.comparisons["all"][metric]
+        figures = f"{written(metric)} {fraction(compared.base)}"
+        if self.adapted is not self.base:
+            figures += f" -> {fraction(compared.adapted)}; {compared.sentence}"
+        return (
+            f"EvaluationResult({self.split!r}, {len(self.query_ids):,} queries, {self.num_documents:,} documents: "
+            f"{figures})"
+        )
+
     @property
     def base_means(self) -> dict[str, float]:
         """Means of the base model over the queries."""
@@ -65,13 +75,13 @@ class EvaluationResult:
         return {name: float(values.mean()) for name, values in self.adapted.items()}
 
     @cached_property
-    def comparisons(self) -> dict[Part, dict[str, Comparison]]:
+    def comparisons(self) -> dict[PartOfQueries, dict[str, Comparison]]:
         """Part of the queries -> metric -> adapted against base; of ``seen`` and ``unseen`` those that have a query."""
-        parts: dict[Part, NDArray[np.bool_]] = {"all": np.ones(len(self.query_ids), dtype=np.bool_)}
+        parts: dict[PartOfQueries, NDArray[np.bool_]] = {"all": np.ones(len(self.query_ids), dtype=np.bool_)}
         if self.seen is not None:
             parts |= {"seen": self.seen, "unseen": ~self.seen}
         # A part that is the whole is not resampled a second time.
-        compared: dict[Part, dict[str, Comparison]] = {}
+        compared: dict[PartOfQueries, dict[str, Comparison]] = {}
         for part, kept in parts.items():
             if part != "all" and kept.all():
                 compared[part] = compared["all"]
@@ -82,7 +92,7 @@ class EvaluationResult:
                 compared[part] = compare(base, adapted)
         return compared
 
-    def compare(self, metric: str = "ndcg@10", part: Part = "all") -> Comparison:
+    def compare(self, metric: str = "ndcg@10", part: PartOfQueries = "all") -> Comparison:
         """Compare the adapted model with the base model in one metric.
 
         Args:
@@ -130,80 +140,37 @@ class EvaluationResult:
         return summary
 
 
-def seen_documents(embedded: EmbeddedDataset, fitted_on: Sequence[str]) -> Tensor:
-    """Which documents are a positive of a query that the adapter was fitted on: (N,) bool.
-
-    Args:
-        embedded: the data set.
-        fitted_on: the splits of the fit.
-
-    Raises:
-        ValueError: there is no such split.
-
-    Example:
-        >>> seen = seen_documents(embedded, ("train",))
-        >>> int(seen.sum()), len(seen)
-        (11, 16)
-    """
-    seen = torch.zeros(len(embedded.corpus), dtype=torch.bool, device=embedded.query_embeddings.device)
-    for split in fitted_on:
-        if split not in embedded.qrels:
-            raise ValueError(
-                f"There is no split {split!r}; this data set has {list(embedded.qrels)}. Name the splits of the fit."
-            )
-        qrels = embedded.qrels[split]
-        seen[qrels.corpus_index[qrels.relevance > 0]] = True
-    return seen
-
-
-def seen_queries(split: EmbeddedSplit, seen_documents: Tensor) -> NDArray[np.bool_]:
-    """Which queries of a split have a relevant document among the seen ones: (Q,) bool.
-
-    Args:
-        split: queries and judgements.
-        seen_documents: (N,) bool, from the function of this name.
-
-    Raises:
-        ValueError: ``seen_documents`` has another number of documents.
-    """
-    if seen_documents.shape != (len(split.corpus),):
-        raise ValueError(
-            f"seen_documents has shape {tuple(seen_documents.shape)}, but the corpus has {len(split.corpus)} "
-            "documents. Pass one bool per document of the same data set."
-        )
-    relevant = split.qrels.relevance > 0
-    hit = seen_documents.to(relevant.device)[split.qrels.corpus_index] & relevant
-    seen = np.zeros(len(split.query_ids), dtype=np.bool_)
-    seen[split.qrels.query_index[hit].cpu().numpy()] = True
-    return seen
-
-
 def evaluate(
-    split: EmbeddedSplit,
+    embedded: EmbeddedSplit | EmbeddedDataset,
     adapter: Adapter | None = None,
     ks: Sequence[int] = DEFAULT_KS,
     *,
+    split: str | None = None,
     index: Index | None = None,
     seen_documents: Tensor | None = None,
+    base: EvaluationResult | None = None,
 ) -> EvaluationResult:
     """Search the whole corpus with the base and with the adapted queries of a split, and compare.
 
     A document that is the query's own text is left out of its hits, unless it is judged relevant.
 
     Args:
-        split: queries, corpus and judgements.
-        adapter: an adapter, or the modules that a saved model applies to queries; None evaluates the base model alone.
+        embedded: queries, corpus and judgements of one split, or a whole data set.
+        adapter: an adapter, the modules that a saved model applies to queries, or a function of their vectors; None
+            evaluates the base model alone.
         ks: cut-offs, each >= 1.
-        index: what searches the split's corpus, as ``build_index`` makes it; exact search if None.
+        split: of a data set the split to evaluate; test, or else the only one, if None.
+        index: what searches the corpus, as ``build_index`` makes it; the corpus's own search if None.
         seen_documents: (N,) bool, documents that were positives in training, from the function of this name; if given,
             the result tells queries with such a relevant document from those without.
+        base: an earlier result with the same split, cut-offs and index, whose base model is not searched with again.
 
     Returns:
         Both sides, per query.
 
     Raises:
-        ValueError: no query of the split has a relevant document, the adapter has another dimension, or
-            ``seen_documents`` has another number of documents.
+        ValueError: no query of the split has a relevant document, the adapter has another dimension,
+            ``seen_documents`` has another number of documents, or ``base`` is of something else.
 
     Example:
         >>> result = evaluate(embedded["test"], adapter)
@@ -211,116 +178,68 @@ def evaluate(
         True
     """
     start = time.perf_counter()
-    judged = torch.zeros(len(split.query_ids), dtype=torch.bool, device=split.query_embeddings.device)
-    judged[split.qrels.query_index[split.qrels.relevance > 0]] = True
+    chosen = _split_of(embedded, split)
+    judged = torch.zeros(len(chosen.query_ids), dtype=torch.bool, device=chosen.query_embeddings.device)
+    judged[chosen.qrels.query_index[chosen.qrels.relevance > 0]] = True
     if not judged.any():
         raise ValueError(
-            f"No query of the split {split.name!r} has a relevant document, so there is nothing to measure. "
+            f"No query of the split {chosen.name!r} has a relevant document, so there is nothing to measure. "
             "Check the relevance scores: > 0 is relevant."
         )
     kept = judged.cpu().numpy()
-    seen = None if seen_documents is None else seen_queries(split, seen_documents)[kept]
-    base = {name: values[kept] for name, values in query_metrics(split, split.query_embeddings, ks, index).items()}
-    adapted = base
+    query_ids = [query_id for query_id, keep in zip(chosen.query_ids, kept, strict=True) if keep]
+    if base is None:
+        of_base = _metrics(chosen, chosen.query_embeddings, kept, ks, index)
+    else:
+        of_base = _taken_over(base, chosen, query_ids, ks)
+    adapted = of_base
     if adapter is not None:
-        queries = adapt(adapter, split.query_embeddings)
-        adapted = {name: values[kept] for name, values in query_metrics(split, queries, ks, index).items()}
+        adapted = _metrics(chosen, adapt(adapter, chosen.query_embeddings), kept, ks, index)
     return EvaluationResult(
-        split=split.name,
-        query_ids=[query_id for query_id, keep in zip(split.query_ids, kept, strict=True) if keep],
-        base=base,
+        split=chosen.name,
+        query_ids=query_ids,
+        base=of_base,
         adapted=adapted,
-        unjudged_query_ids=[query_id for query_id, keep in zip(split.query_ids, kept, strict=True) if not keep],
-        num_documents=len(split.corpus),
-        num_pairs=split.num_pairs,
+        unjudged_query_ids=[query_id for query_id, keep in zip(chosen.query_ids, kept, strict=True) if not keep],
+        num_documents=len(chosen.corpus),
+        num_pairs=chosen.num_pairs,
         seconds=time.perf_counter() - start,
-        seen=seen,
-        num_own_copies=int(judged[split.left_out.query_index.unique()].sum()),
+        seen=None if seen_documents is None else seen_queries(chosen, seen_documents)[kept],
+        num_own_copies=int(judged[chosen.left_out.query_index.unique()].sum()),
     )
 
 
-def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
-    """The adapted (Q, D) query embeddings, without gradients.
-
-    Raises:
-        ValueError: the adapter has another dimension.
-
-    Example:
-        >>> queries = embedded["test"].query_embeddings
-        >>> torch.allclose(adapt(adapter, queries), queries, atol=1e-6)  # the identity before training
-        True
-    """
-    features: dict[str, Any] = {"sentence_embedding": query_embeddings}
-    with torch.no_grad():
-        if isinstance(adapter, QueryAdapter):
-            features = adapter(features, task="query")
-        else:
-            for module in adapter:
-                features = module(features)
-    adapted: Tensor = features["sentence_embedding"]
-    return adapted
+def _split_of(embedded: EmbeddedSplit | EmbeddedDataset, split: str | None) -> EmbeddedSplit:
+    if isinstance(embedded, EmbeddedSplit):
+        if split not in (None, embedded.name):
+            raise ValueError(f"The split {embedded.name!r} was given, and {split!r} asked for. Pass the data set.")
+        return embedded
+    if split is None:
+        split = "test" if len(embedded.qrels) > 1 else next(iter(embedded.qrels), "test")
+    return embedded[split]
 
 
-def query_metrics(
-    split: EmbeddedSplit, query_embeddings: Tensor, ks: Sequence[int] = DEFAULT_KS, index: Index | None = None
+def _metrics(
+    split: EmbeddedSplit, query_embeddings: Tensor, kept: NDArray[np.bool_], ks: Sequence[int], index: Index | None
 ) -> PerQuery:
-    """Metrics of every query of a split, searched with the given (Q, D) vectors in place of its own."""
+    """Metrics of the kept queries of a split, searched with the given (Q, D) vectors in place of its own."""
     found = search_split(split, query_embeddings, max(ks), index)
-    best, num_relevant = _best_gains(split, max(ks))
-    return ranking_metrics(_gains(split, found.indices), best, ks, num_relevant=num_relevant)
+    best, num_relevant = _highest_relevances(split, max(ks))
+    values = ranking_metrics(_relevance_of(split, found.indices), best, ks, num_relevant=num_relevant)
+    return {name: of_queries[kept] for name, of_queries in values.items()}
 
 
-def search_split(split: EmbeddedSplit, query_embeddings: Tensor, k: int, index: Index | None = None) -> TopK:
-    """Search the corpus of a split with (Q, D) vectors, one for each of its queries, by the similarity of its model.
-
-    A query that stands in the corpus itself is searched deeper, and its own copy taken out: see
-    ``EmbeddedSplit.left_out``. Where fewer than k documents are left, the last places are -1.
-
-    Raises:
-        ValueError: there is not one vector for each query.
-    """
-    if len(query_embeddings) != len(split.query_ids):
+def _taken_over(base: EvaluationResult, split: EmbeddedSplit, query_ids: list[str], ks: Sequence[int]) -> PerQuery:
+    missing = [k for k in ks if f"ndcg@{k}" not in base.base]
+    if (base.split, base.query_ids, base.num_documents) != (split.name, query_ids, len(split.corpus)) or missing:
         raise ValueError(
-            f"There are {len(query_embeddings)} query vectors, but the split {split.name!r} has {len(split.query_ids)} "
-            "queries. Pass one vector for each, in their order, or a subset of the split."
+            f"base is an evaluation of {base.split!r} with {len(base.query_ids)} queries and {list(base.base)}, which "
+            f"is not {split.name!r} with {len(query_ids)} queries and the cut-offs {list(ks)}. Pass one of the same."
         )
-    query_embeddings = split.comparable(query_embeddings)
-    find = split.corpus.search if index is None else index
-    copies = split.left_out
-    if len(copies.query_index) == 0:
-        return find(query_embeddings, k)
-    rows, query_index = copies.query_index.unique(return_inverse=True)
-    most = int(torch.bincount(query_index).max())
-    found = _without(find(query_embeddings[rows], k + most), copies._replace(query_index=query_index), k)
-    others = torch.ones(len(query_embeddings), dtype=torch.bool, device=rows.device)
-    others[rows] = False
-    if not others.any():
-        return found
-    plain = find(query_embeddings[others], k)
-    width = max(found.indices.shape[1], plain.indices.shape[1])
-    scores = plain.scores.new_full((len(query_embeddings), width), -torch.inf)
-    indices = plain.indices.new_full((len(query_embeddings), width), -1)
-    for chosen, part in ((rows, found), (others, plain)):
-        scores[chosen, : part.scores.shape[1]] = part.scores
-        indices[chosen, : part.indices.shape[1]] = part.indices
-    return TopK(scores, indices)
+    return {name: values for name, values in base.base.items() if int(name.partition("@")[2]) in ks}
 
 
-def _without(found: TopK, copies: OwnCopies, k: int) -> TopK:
-    """The first k hits of each query when its copies are taken out; the others keep their order."""
-    rows = torch.arange(len(found.indices), device=found.indices.device).unsqueeze(1)
-    num_documents = int(torch.maximum(found.indices.max(), copies.corpus_index.max())) + 1
-    wanted = copies.query_index * num_documents + copies.corpus_index
-    empty = torch.isin(rows * num_documents + found.indices, wanted) | (found.indices < 0)
-    order = empty.long().sort(dim=1, stable=True).indices[:, :k]
-    empty = empty.gather(1, order)
-    return TopK(
-        found.scores.gather(1, order).masked_fill(empty, -torch.inf),
-        found.indices.gather(1, order).masked_fill(empty, -1),
-    )
-
-
-def _gains(split: EmbeddedSplit, indices: Tensor) -> NDArray[np.float64]:
+def _relevance_of(split: EmbeddedSplit, indices: Tensor) -> NDArray[np.float64]:
     """Relevance (Q, K) of retrieved documents, 0 where there is no judgement."""
     num_documents = len(split.corpus)
     keys, order = (split.qrels.query_index * num_documents + split.qrels.corpus_index).sort()
@@ -330,11 +249,11 @@ def _gains(split: EmbeddedSplit, indices: Tensor) -> NDArray[np.float64]:
     place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
     # An empty place, -1, would otherwise be the last document of the query before.
     judged = (keys[place] == wanted) & (indices >= 0)
-    gains = torch.where(judged, relevance[place], torch.zeros_like(relevance[place]))
-    return np.asarray(gains.cpu().numpy(), dtype=np.float64)
+    found = torch.where(judged, relevance[place], torch.zeros_like(relevance[place]))
+    return np.asarray(found.cpu().numpy(), dtype=np.float64)
 
 
-def _best_gains(split: EmbeddedSplit, k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _highest_relevances(split: EmbeddedSplit, k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The k highest relevances (Q, <= k) of each query's documents, padded with 0, and how many are relevant (Q,)."""
     num_queries = len(split.query_ids)
     relevant = split.qrels.relevance > 0

@@ -14,7 +14,8 @@ from torch import Tensor
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.corpus import blocks
 from st_adapter.embeddings.embedded import EmbeddedSplit
-from st_adapter.evaluation.evaluation import Adapter, EvaluationResult, adapt, search_split
+from st_adapter.evaluation.evaluation import EvaluationResult
+from st_adapter.evaluation.hits import Adapter, adapt, search_split
 
 _METRIC, _TIE_BREAKER = "ndcg@10", "mrr@100"
 _TIE = 1e-9  # as in comparisons: the same ranking may be summed in another order

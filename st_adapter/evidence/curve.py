@@ -15,10 +15,11 @@ from tqdm.auto import tqdm
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
-from st_adapter.evaluation.evaluation import adapt, query_metrics
+from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.statistics import Interval
-from st_adapter.fitting.auto import FitMethod, check_seed_and_level, fit_candidate, fit_labelled
+from st_adapter.fitting.auto import check_seed_and_level, fit_labelled
 from st_adapter.fitting.folds import labelled_split, unseen_share
+from st_adapter.fitting.portfolio import FitMethod, fit_candidate
 
 _METRIC = "ndcg@10"
 _ALPHA = 0.05
@@ -197,7 +198,8 @@ def learning_curve(
     seconds = {"choosing": time.perf_counter() - start}
 
     start = time.perf_counter()
-    base = query_metrics(dev, dev.query_embeddings, [10])[_METRIC]
+    of_base = evaluate(dev, ks=[10])
+    base = of_base.base[_METRIC]
     gains = np.empty((len(all_sizes), num_draws, len(base)))
     progress = tqdm(all_sizes, desc="Measuring", unit="size", disable=not show_progress_bar)
     for place, size in enumerate(progress):
@@ -205,8 +207,7 @@ def learning_curve(
         fits = [(labelled_split(draw_labels(train, {"train": size}, each), ["train"]), each) for each in seeds]
         for draw, matrix in enumerate(fit_candidate(chosen.verdict.chosen, fits)):
             adapter = QueryAdapter.from_matrix(matrix, normalize=dev.normalized).to(matrix.device)
-            adapted = query_metrics(dev, adapt(adapter, dev.query_embeddings), [10])[_METRIC]
-            gains[place, draw] = adapted - base
+            gains[place, draw] = evaluate(dev, adapter, ks=[10], base=of_base).adapted[_METRIC] - base
     seconds["measuring"] = time.perf_counter() - start
 
     resampled = _resampled_means(gains, seed)

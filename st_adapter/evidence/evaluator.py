@@ -16,7 +16,7 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.judgements import own_copies
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
-from st_adapter.evaluation.evaluation import query_metrics
+from st_adapter.evaluation.evaluation import evaluate
 
 logger = logging.getLogger(__name__)
 
@@ -206,8 +206,8 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
             qrels=EmbeddedQrels(*(part.to(device) for part in self._qrels)),
             own_copies=None if copies is None else OwnCopies(*(part.to(device) for part in copies)),
         )
-        values = query_metrics(split, split.query_embeddings, self._ks)
-        metrics = {f"{similarity}_{metric}": float(values[metric].mean()) for metric in self._columns}
+        means = evaluate(split, ks=self._ks).base_means
+        metrics = {f"{similarity}_{metric}": means[metric] for metric in self._columns}
         if output_path is not None and self.write_csv:
             self._write_csv(Path(output_path), similarity, [epoch, steps, *metrics.values()])
         self.primary_metric = f"{similarity}_{self._primary}"

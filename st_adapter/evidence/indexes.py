@@ -21,7 +21,8 @@ from torch import Tensor
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.embeddings.search import Index, TopK, rescore, search
-from st_adapter.evaluation.evaluation import Adapter, EvaluationResult, adapt, evaluate, search_split
+from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
+from st_adapter.evaluation.hits import Adapter, adapt, search_split
 from st_adapter.evaluation.metrics import DEFAULT_KS
 
 EXACT = "exact"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.embeddings.search import TopK
-from st_adapter.evaluation.evaluation import Adapter, adapt, search_split
+from st_adapter.evaluation.hits import Adapter, adapt, search_split
 from st_adapter.storage.writing import file_written_whole
 
 QRELS_FILE = "qrels"

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,14 +13,11 @@ from tqdm.auto import tqdm
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
-from st_adapter.fitting.arguments import AdapterTrainingArguments
-from st_adapter.fitting.closed_form import mix, ridge_to_positives, within_class_whitening
-from st_adapter.fitting.folds import NUM_FOLDS, cross_fit_folds, labelled_split, unseen_share
-from st_adapter.fitting.gradient import GradientFit
-from st_adapter.fitting.sampling import labelled_pairs
-from st_adapter.fitting.selection import Candidate, Measure, Part, Scoreboard, Source, Verdict
-
-FitMethod = Literal["auto", "closed-form"]
+from st_adapter.fitting.candidates import Candidate
+from st_adapter.fitting.folds import NUM_FOLDS, Fold, cross_fit_folds, labelled_split, unseen_share
+from st_adapter.fitting.measure import Measure
+from st_adapter.fitting.portfolio import FitMethod, Maps, Portfolio, combined, fit_candidate, runs_of
+from st_adapter.fitting.selection import Scoreboard, Verdict
 
 # Queries about documents without a training query never weigh less: a user's dev split understates what is to come.
 _MIN_UNSEEN_WEIGHT = 0.3
@@ -34,32 +28,6 @@ _REFIT_SEEDS = 4
 # From this weight of unseen documents on, the models of the folds are averaged in; each of them missed some documents,
 # which costs where documents are known and helps where they are new.
 _BAG_FROM = 0.9
-
-_SOLVERS = {"closed form": within_class_whitening, "ridge to positives": ridge_to_positives}
-# The gradient runs go further than ridge regression ever does, so auto leaves it out.
-_SOLVED: dict[FitMethod, list[tuple[str, float]]] = {
-    "auto": [("closed form", ridge) for ridge in (0.3, 1.0, 3.0)],
-    "closed-form": [(solver, ridge) for solver in _SOLVERS for ridge in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)],
-}
-_CLOSED_FORM_SHARES = {"auto": (0.5, 1.0), "closed-form": (0.25, 0.5, 0.75, 1.0)}
-
-_RUN = AdapterTrainingArguments(scale=20.0, unlabelled_weight=0.1, penalty=0.003)
-# From cautious to bold.
-_RUNS = {
-    f"softmax, scale {run.scale:g}, unlabelled weight {run.unlabelled_weight:g}, penalty {run.penalty:g}": run
-    for run in (
-        replace(_RUN, unlabelled_weight=0.0, penalty=0.01),
-        replace(_RUN, unlabelled_weight=0.0),
-        replace(_RUN, scale=50.0, penalty=0.01),
-        _RUN,
-        replace(_RUN, penalty=0.001),
-        replace(_RUN, unlabelled_weight=1.0, penalty=0.001),
-    )
-}
-_CHECKPOINTS = (80, 160)
-_RUN_SHARES = (0.75, 0.9, 1.0)
-# From this many pairs on, twice as many pairs and negatives per step.
-_LARGE = 1500
 
 
 @dataclass(frozen=True)
@@ -75,6 +43,9 @@ class FitResult:
     adapter: QueryAdapter | None
     verdict: Verdict
     seconds: dict[str, float]
+
+    def __repr__(self) -> str:
+        return f"FitResult({self.chosen}: {self.verdict.gate.reason})"
 
     @property
     def adopted(self) -> bool:
@@ -160,69 +131,72 @@ def fit_labelled(
         show_progress_bar: one step per fold, and one for the last fit.
     """
     clock = _Clock()
-    generator = torch.Generator().manual_seed(seed)
     unseen_weight = max(_MIN_UNSEEN_WEIGHT, expected_unseen)
-    solved = _SOLVED[method]
-    runs = list(_RUNS) if method == "auto" else []
-    candidates: list[Candidate] = [
-        (Part(_solution(*each), share),) for each in solved for share in _CLOSED_FORM_SHARES[method]
-    ]
-    candidates += [(Part(_checkpoint(r, s), a),) for r in runs for s in _CHECKPOINTS for a in _RUN_SHARES]
-    board = Scoreboard(candidates, len(labelled.query_ids), unseen_weight)
-
-    folds = list(cross_fit_folds(labelled, unseen_weight, generator))
+    folds = list(cross_fit_folds(labelled, unseen_weight, torch.Generator().manual_seed(seed)))
     if not folds:
         raise ValueError(
             f"The {len(labelled.query_ids)} labelled queries cannot be cut into a part to fit on and a part to "
             "measure: they are one query to the model, or too few. Add labelled queries."
         )
-    num_first = 1 if int(folds[0].measured.sum()) >= _PRUNE_FROM else NUM_FOLDS
-    fitted: list[tuple[Measure, Tensor, Tensor, dict[Source, Tensor]]] = []
+    portfolio = Portfolio(method)
+    board = Scoreboard(portfolio.candidates, len(labelled.query_ids), unseen_weight)
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
+        num_first = 1 if int(folds[0].measured.sum()) >= _PRUNE_FROM else NUM_FOLDS
+        fitted: list[_FittedFold] = []
         for group in (folds[:num_first], folds[num_first:]):
+            seeds = [seed * 1000 + number for number in range(len(fitted), len(fitted) + len(group))]
             with clock("training"):
-                fits = [(labelled.subset(f.train), seed * 1000 + len(fitted) + n) for n, f in enumerate(group)]
-                group_matrices = _matrices(fits, solved, runs, _CHECKPOINTS)
+                maps = portfolio.fit([(labelled.subset(f.train), each) for f, each in zip(group, seeds, strict=True)])
             with clock("measuring"):
-                for fold, matrices in zip(group, group_matrices, strict=True):
-                    measure = Measure(labelled.subset(fold.measured))
-                    rows = fold.measured.nonzero().squeeze(1)
-                    unseen = fold.unseen[rows].long()
-                    gains_of_fold = measure.gains(board.candidates, matrices)
-                    board.add(rows, unseen, measure.base, gains_of_fold)
-                    fitted.append((measure, rows, unseen, matrices))
+                for fold, maps_of_fold in zip(group, maps, strict=True):
+                    fitted.append(_measured(labelled, fold, maps_of_fold, board))
                     progress.update()
-                kept = board.best_families(_KEPT_RUNS, among=runs)
-                board.drop_families([run for run in runs if run not in kept])
-                runs = kept
-
+                kept = board.best_families(_KEPT_RUNS, among=portfolio.runs)
+                board.drop_families([run for run in portfolio.runs if run not in kept])
+                portfolio.runs = kept
         with clock("measuring"):
             averages = board.averages_of_the_best()
-            gains = [measure.gains(averages, matrices) for measure, _, _, matrices in fitted]
-            board.extend(averages, [(rows, unseen) for _, rows, unseen, _ in fitted], gains)
+            gains = [fold.measure.gains(averages, fold.maps) for fold in fitted]
+            board.extend(averages, [(fold.rows, fold.unseen) for fold in fitted], gains)
         with clock("testing"):
             verdict = board.verdict(alpha, seed)
         adapter = None
         if verdict.gate.adopted:
             with clock("refitting"):
-                seeds = [seed * 1000 + 900 + n for n in range(_REFIT_SEEDS if _runs_of(verdict.chosen) else 1)]
-                matrix = torch.stack(fit_candidate(verdict.chosen, [(labelled, each) for each in seeds])).mean(dim=0)
-                if unseen_weight >= _BAG_FROM:
-                    bags = [_combine(verdict.chosen, matrices) for *_, matrices in fitted]
-                    matrix = (matrix + torch.stack(bags).mean(dim=0)) / 2
-                adapter = QueryAdapter.from_matrix(matrix, labelled.normalized, labelled.base_model).to(matrix.device)
+                bag = [fold.maps for fold in fitted] if unseen_weight >= _BAG_FROM else []
+                adapter = _refitted(verdict.chosen, labelled, bag, seed)
         progress.update()
     return FitResult(adapter, verdict, clock.seconds)
 
 
-def fit_candidate(candidate: Candidate, fits: Sequence[tuple[EmbeddedSplit, int]]) -> list[Tensor]:
-    """Fit one candidate on each of several (labelled queries, seed): (D, D) maps, to be applied as ``q @ W.T``."""
-    sources = {part.source for part in candidate}
-    solved = [each for each in dict.fromkeys(chain(*_SOLVED.values())) if _solution(*each) in sources]
-    checkpoints = [
-        step for step in _CHECKPOINTS if any(part.source.detail == _checkpoint("", step).detail for part in candidate)
-    ]
-    return [_combine(candidate, matrices) for matrices in _matrices(fits, solved, _runs_of(candidate), checkpoints)]
+class _FittedFold(NamedTuple):
+    """A fold with its maps; ``rows`` are the measured queries, and ``unseen`` (1 or 0) says which of them are."""
+
+    measure: Measure
+    rows: Tensor
+    unseen: Tensor
+    maps: Maps
+
+
+def _measured(labelled: EmbeddedSplit, fold: Fold, maps: Maps, board: Scoreboard) -> _FittedFold:
+    """Enter what the candidates gained on a fold."""
+    measure = Measure(labelled.subset(fold.measured))
+    rows = fold.measured.nonzero().squeeze(1)
+    unseen = fold.unseen[rows].long()
+    gains = measure.gains(board.candidates, maps)
+    board.add(rows, unseen, measure.base, gains)
+    return _FittedFold(measure, rows, unseen, maps)
+
+
+def _refitted(chosen: Candidate, labelled: EmbeddedSplit, bag: Sequence[Maps], seed: int) -> QueryAdapter:
+    """The candidate fitted on all labels, averaged with its maps in the folds of the bag."""
+    seeds = [seed * 1000 + 900 + number for number in range(_REFIT_SEEDS if runs_of(chosen) else 1)]
+    matrix = torch.stack(fit_candidate(chosen, [(labelled, each) for each in seeds])).mean(dim=0)
+    if bag:
+        matrix = (matrix + torch.stack([combined(chosen, maps) for maps in bag]).mean(dim=0)) / 2
+    adapter = QueryAdapter.from_matrix(matrix, labelled.normalized, labelled.base_model)
+    adapter.to(matrix.device)
+    return adapter
 
 
 def check_seed_and_level(seed: int, alpha: float) -> None:
@@ -250,74 +224,3 @@ class _Clock:
     def __exit__(self, *error: object) -> None:
         elapsed = time.perf_counter() - self._start
         self.seconds[self._name] = self.seconds.get(self._name, 0.0) + elapsed
-
-
-def _solution(solver: str, ridge: float) -> Source:
-    return Source(solver, f"ridge {ridge:g}")
-
-
-def _checkpoint(run: str, step: int) -> Source:
-    return Source(run, f"{step} steps")
-
-
-def _runs_of(candidate: Candidate) -> list[str]:
-    """The gradient runs that a candidate is made of."""
-    return [run for run in _RUNS if any(part.source.family == run for part in candidate)]
-
-
-def _matrices(
-    fits: Sequence[tuple[EmbeddedSplit, int]],
-    solved: Sequence[tuple[str, float]],
-    runs: Sequence[str],
-    checkpoints: Sequence[int],
-) -> list[dict[Source, Tensor]]:
-    """Fit every source on each of several (training split, seed): (D, D) matrices."""
-    matrices: list[dict[Source, Tensor]] = []
-    for train, _ in fits:
-        pairs = labelled_pairs(train)
-        matrices.append({_solution(s, r): _SOLVERS[s](pairs, train.corpus, r) for s, r in solved})
-    numbers = [number for number in range(len(fits)) for _ in runs]
-    tasks = [partial(_run, train, run, seed, checkpoints) for train, seed in fits for run in runs]
-    for number, fitted in zip(numbers, _side_by_side(tasks), strict=True):
-        matrices[number] |= fitted
-    return matrices
-
-
-def _run(train: EmbeddedSplit, run: str, seed: int, checkpoints: Sequence[int]) -> dict[Source, Tensor]:
-    """The averaged iterates of one gradient run at some steps."""
-    args = replace(_RUNS[run], seed=seed)
-    if train.num_pairs >= _LARGE:
-        args = replace(
-            args,
-            per_device_train_batch_size=2 * args.per_device_train_batch_size,
-            num_negatives=2 * args.num_negatives,
-        )
-    gradient_fit = GradientFit(train, args)
-    identity = torch.eye(train.dimension, device=train.query_embeddings.device)
-    matrices: dict[Source, Tensor] = {}
-    for step in range(1, max(checkpoints) + 1):
-        gradient_fit.step()
-        if step in checkpoints:
-            with torch.no_grad():
-                matrices[_checkpoint(run, step)] = gradient_fit.averaged.project(identity).T.clone()
-    return matrices
-
-
-def _combine(candidate: Candidate, matrices: dict[Source, Tensor]) -> Tensor:
-    return torch.stack([mix(matrices[part.source], part.share) for part in candidate]).mean(dim=0)
-
-
-def _side_by_side(tasks: Sequence[partial[dict[Source, Tensor]]]) -> list[dict[Source, Tensor]]:
-    """Do independent runs at once: on a CPU one core each, because the products of a step are too small to share.
-
-    Cores that share a product wait for each other at every step, which on a busy machine costs many times the product.
-    """
-    if not tasks or tasks[0].args[0].query_embeddings.device.type != "cpu":
-        return [task() for task in tasks]
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(max_workers=min(num_threads, len(tasks))) as pool:
-            return [future.result() for future in [pool.submit(task) for task in tasks]]
-    finally:
-        torch.set_num_threads(num_threads)

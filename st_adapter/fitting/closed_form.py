@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from st_adapter.embeddings.corpus import Corpus
-from st_adapter.fitting.sampling import LabelledPairs
+from st_adapter.fitting.pairs import LabelledPairs
 
 
 def within_class_whitening(pairs: LabelledPairs, corpus: Corpus, ridge: float) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
-from st_adapter.fitting.sampling import labelled_pairs
+from st_adapter.fitting.pairs import labelled_pairs
 
 NUM_FOLDS = 3
 # With fewer labelled queries the folds are drawn again, up to three times, so that each is measured more than once.

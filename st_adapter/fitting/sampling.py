@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.embeddings.embedded import EmbeddedSplit, place_in_group
+from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.fitting.arguments import AdapterTrainingArguments
+from st_adapter.fitting.negatives import MANY, barred_documents, given_negatives
+from st_adapter.fitting.pairs import NOBODY, labelled_pairs
 
-_NOBODY = -1
-# A query with more documents than this is not what the others' memory is laid out for.
-_MANY = 256
 # Hits held at once while mining.
 _BLOCK_HITS = 2**22
 
@@ -40,42 +39,6 @@ class Batch(NamedTuple):
     log_priors: Tensor
     excluded: Tensor
     weights: Tensor
-
-
-class LabelledPairs(NamedTuple):
-    """The relevant pairs of a split, ordered by query.
-
-    Attributes:
-        queries: (Q, D) embeddings of the queries with a relevant document.
-        rows: (P,) int64, the query of each pair.
-        documents: (P,) int64 into the corpus.
-        weights: (P,) float32: each query counts alike, its positives by relevance; their mean is 1.
-    """
-
-    queries: Tensor
-    rows: Tensor
-    documents: Tensor
-    weights: Tensor
-
-
-def labelled_pairs(split: EmbeddedSplit) -> LabelledPairs:
-    """Collect the relevant pairs of a split.
-
-    Raises:
-        ValueError: no query has a relevant document.
-    """
-    relevant = split.qrels.relevance > 0
-    if not relevant.any():
-        raise ValueError(
-            f"The training split {split.name!r} has no relevant pair, so there is nothing to learn from. "
-            "Check the relevance scores: > 0 is relevant."
-        )
-    query_index, order = split.qrels.query_index[relevant].sort(stable=True)
-    relevance = split.qrels.relevance[relevant][order]
-    queries, rows = query_index.unique_consecutive(return_inverse=True)
-    share = relevance / torch.zeros(len(queries), device=rows.device).index_add_(0, rows, relevance)[rows]
-    documents = split.qrels.corpus_index[relevant][order]
-    return LabelledPairs(split.query_embeddings[queries], rows, documents, share * (len(share) / len(queries)))
 
 
 class BatchSampler:
@@ -103,7 +66,7 @@ class BatchSampler:
         self.pairs = pairs._replace(documents=self.first[pairs.documents])
         self._scale = _similarity_scale(self.corpus, pairs.queries)
         self.batch_size = min(args.per_device_train_batch_size, len(pairs.rows))
-        self._barred = _barred(split, self.pairs, self.first)
+        self._barred = barred_documents(split, self.pairs, self.first)
         labelled = self.pairs.documents.unique()
         rest = self.first == torch.arange(len(self.first), device=self.device)
         rest[labelled] = False
@@ -115,8 +78,8 @@ class BatchSampler:
         self._pair_rows = self.pairs.rows.cpu()
         self.given: Tensor | None = None  # (Q, negatives) further candidates of each query
         if args.negatives == "given":
-            self.given = _given_negatives(split, self.first, args.seed)
-        self._column = torch.full((len(self.corpus) + 1,), _NOBODY, device=self.device)
+            self.given = given_negatives(split, self.first, args.seed)
+        self._column = torch.full((len(self.corpus) + 1,), NOBODY, device=self.device)
 
     @property
     def starts_epoch(self) -> bool:
@@ -146,9 +109,9 @@ class BatchSampler:
             kept &= ~self._barred.holds(rows.unsqueeze(1), documents)
             # A stable sort puts the kept documents first, hardest first.
             order = kept.long().sort(dim=1, descending=True, stable=True).indices[:, : self.args.num_hard_negatives]
-            hardest = torch.where(kept.gather(1, order), documents.gather(1, order), _NOBODY)
+            hardest = torch.where(kept.gather(1, order), documents.gather(1, order), NOBODY)
             self.given[rows] = torch.nn.functional.pad(
-                hardest, (0, self.args.num_hard_negatives - hardest.shape[1]), value=_NOBODY
+                hardest, (0, self.args.num_hard_negatives - hardest.shape[1]), value=NOBODY
             )
 
     def _mining_plan(self) -> Iterator[tuple[Tensor, int]]:
@@ -157,7 +120,7 @@ class BatchSampler:
         Queries with very many positives are searched deeper than the others, and in smaller blocks.
         """
         counts = self._barred.counts
-        band = (counts.clamp_min(1) / _MANY).log2().ceil().clamp_min(0)
+        band = (counts.clamp_min(1) / MANY).log2().ceil().clamp_min(0)
         for number in band.unique():
             rows = (band == number).nonzero().squeeze(1)
             depth = min(self.args.num_hard_negatives + int(counts[rows].max()) + 16, len(self.corpus))
@@ -176,8 +139,8 @@ class BatchSampler:
         else:
             candidates = documents if self.given is None else torch.cat([documents, self.given[rows].flatten()])
             log_priors = torch.zeros(len(candidates), device=self.device)
-            candidates = torch.where(_is_repeated(candidates), _NOBODY, candidates)
-        excluded = self._is_barred(self._pair_rows[drawn], candidates) | (candidates == _NOBODY)
+            candidates = torch.where(_is_repeated(candidates), NOBODY, candidates)
+        excluded = self._is_barred(self._pair_rows[drawn], candidates) | (candidates == NOBODY)
         return Batch(
             self.pairs.queries.index_select(0, rows),
             self._scale[rows],
@@ -217,43 +180,10 @@ class BatchSampler:
         entries, owner = (index.to(self.device) for index in self._barred.entries(queries))
         self._column[candidates] = torch.arange(len(candidates), device=self.device)
         columns = self._column[self._barred.documents.index_select(0, entries)]
-        self._column[candidates] = _NOBODY
+        self._column[candidates] = NOBODY
         mask = torch.zeros(len(queries), len(candidates) + 1, dtype=torch.bool, device=self.device)
         mask[owner, columns] = True  # nobody's column is the last
         return mask[:, :-1].index_select(0, place.to(self.device))
-
-
-class _Barred:
-    """The documents that are no negatives of each query, one after the other: memory for the pairs alone.
-
-    Args:
-        rows: (P,) queries.
-        documents: (P,) their documents.
-        num_queries: Q.
-        num_documents: N.
-    """
-
-    def __init__(self, rows: Tensor, documents: Tensor, num_queries: int, num_documents: int) -> None:
-        self._num_documents = num_documents
-        self._keys = (rows * num_documents + documents).unique()  # sorted
-        self.documents = self._keys % num_documents
-        # On the CPU, where batches are drawn: no device is waited for to learn how many there are.
-        self.counts = torch.bincount(self._keys // num_documents, minlength=num_queries).cpu()
-        self._starts = self.counts.cumsum(0) - self.counts
-
-    def entries(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """The places in ``documents`` that belong to (U,) queries, and for each place which of these; on the CPU."""
-        counts = self.counts[queries]
-        owner = torch.arange(len(queries)).repeat_interleave(counts)
-        shift = self._starts[queries] - (counts.cumsum(0) - counts)
-        return torch.arange(len(owner)) + shift[owner], owner
-
-    def holds(self, rows: Tensor, documents: Tensor) -> Tensor:
-        """Whether each document is barred for the query beside it; shapes that broadcast."""
-        wanted = rows * self._num_documents + documents
-        place = torch.searchsorted(self._keys, wanted).clamp(max=len(self._keys) - 1)
-        held: Tensor = self._keys[place] == wanted
-        return held
 
 
 class _Shuffled:
@@ -292,56 +222,9 @@ def _similarity_scale(corpus: MemoryCorpus, queries: Tensor) -> Tensor:
     return scale
 
 
-def _barred(split: EmbeddedSplit, pairs: LabelledPairs, first: Tensor) -> _Barred:
-    """The positives of each training query and its own copies."""
-    row_of = _training_rows(split)
-    copies = split.left_out
-    rows = row_of[copies.query_index]
-    trained = rows != _NOBODY
-    return _Barred(
-        torch.cat([pairs.rows, rows[trained]]),
-        torch.cat([pairs.documents, first[copies.corpus_index[trained]]]),
-        len(pairs.queries),
-        len(first),
-    )
-
-
-def _training_rows(split: EmbeddedSplit) -> Tensor:
-    """For each query of a split its row among those with a relevant document: (Q,) int64."""
-    rows = torch.full((len(split.query_ids),), _NOBODY, device=split.qrels.query_index.device)
-    trained = split.qrels.query_index[split.qrels.relevance > 0].unique()
-    rows[trained] = torch.arange(len(trained), device=rows.device)
-    return rows
-
-
 def _is_repeated(candidates: Tensor) -> Tensor:
     """(M,) bool: the same candidate stands further left as well."""
     ordered, order = candidates.sort(stable=True)
     same = torch.zeros_like(candidates, dtype=torch.bool)
     same[order[1:]] = ordered[1:] == ordered[:-1]
     return same
-
-
-def _given_negatives(split: EmbeddedSplit, first: Tensor, seed: int) -> Tensor:
-    """The documents judged not relevant, by training query: (Q, most negatives); of very many some, by chance."""
-    relevant = split.qrels.relevance > 0
-    row_of = _training_rows(split)
-    rows = row_of[split.qrels.query_index]
-    judged = ~relevant & (rows != _NOBODY)
-    if not judged.any():
-        raise ValueError(
-            f"negatives is 'given', but the split {split.name!r} has no document judged not relevant (a negative "
-            "column, or a score of 0). Add some, or choose negatives='corpus'."
-        )
-    rows, order = rows[judged].sort(stable=True)
-    documents = first[split.qrels.corpus_index[judged][order]]
-    num_rows = int(row_of.max()) + 1
-    if int(torch.bincount(rows).max()) > _MANY:
-        shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).to(rows.device)
-        rows, order = rows[shuffled].sort(stable=True)
-        documents = documents[shuffled][order]
-    place = place_in_group(rows, num_rows)
-    kept = place < _MANY
-    given = torch.full((num_rows, int(place[kept].max()) + 1), _NOBODY, device=rows.device)
-    given[rows[kept], place[kept]] = documents[kept]
-    return given

@@ -8,15 +8,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.saving.card import TrainingRecord, adapter_card
+from st_adapter.saving.card import adapter_card
+from st_adapter.saving.push import QUERY_BRANCH, TWIN_BRANCH
+from st_adapter.saving.record import TrainingRecord
 from st_adapter.storage.adapters import WEIGHTS_FILE
 from st_adapter.storage.hub import MAIN
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.uploading import Upload, upload
 from st_adapter.storage.writing import folder_written_whole, write_text
-
-# Beside `main`, of a repository that holds a whole model.
-_BRANCHES_OF_MODELS = ("query", "twin")
 
 
 def save_adapter(
@@ -84,11 +83,14 @@ def push_adapter(
         ConnectionError: it may work if tried again.
         ValueError: it will not work as it is, for instance because the token may not write, or because the repository
             holds something else.
+
+    Example:
+        >>> push_adapter(adapter, "user/adapter")  # doctest: +SKIP
     """
     with TemporaryDirectory() as folder:
         saved = save_adapter(adapter, Path(folder) / "adapter", training=training, title=repo_id)
         return upload(
-            Upload({MAIN: saved}, _is_adapter_alone, stale=_BRANCHES_OF_MODELS),
+            Upload({MAIN: saved}, _is_adapter_alone, stale=(QUERY_BRANCH, TWIN_BRANCH)),
             repo_id,
             private=private,
             token=token,

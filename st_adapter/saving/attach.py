@@ -47,7 +47,8 @@ def attach(model: SentenceTransformer, adapter: QueryAdapter, *, allow_other_bas
         >>> (adapted.encode_document("a red car") == model.encode_document("a red car")).all()
         np.True_
     """
-    check_base_model(model, adapter, allow_other_base=allow_other_base)
+    check_order(model, adapter)
+    check_adapter_fits(model, adapter, allow_other_base=allow_other_base)
     router = Router.for_query_document(
         query_modules=query_modules(model, adapter), document_modules=[Dropout(0.0)], default_route="document"
     )
@@ -111,6 +112,19 @@ def detach(model: SentenceTransformer) -> tuple[SentenceTransformer, list[Module
     return base, routes["query"]
 
 
+def check_order(model: object, adapter: object) -> None:
+    """Check that the model was given first and the adapter second.
+
+    Raises:
+        ValueError: it was not.
+    """
+    if isinstance(model, QueryAdapter) or not (adapter is None or isinstance(adapter, QueryAdapter)):
+        raise ValueError(
+            f"The first argument is a {type(model).__name__} and the second a {type(adapter).__name__}, but a "
+            "SentenceTransformer and a QueryAdapter are expected. Pass the model first."
+        )
+
+
 def check_base(model: SentenceTransformer) -> None:
     """Check, before any text is embedded, that an adapter can be trained for a model.
 
@@ -142,7 +156,7 @@ def _check_not_adapted(model: SentenceTransformer) -> None:
         )
 
 
-def check_base_model(
+def check_adapter_fits(
     model: SentenceTransformer, adapter: QueryAdapter | None, *, allow_other_base: bool = False
 ) -> EncoderIdentity:
     """Check that a model is one that an adapter can be put on, and that it is the one of this adapter.

@@ -1,44 +1,55 @@
-"""Model -> ONNX files: the base's for Sentence Transformers, finished vectors for transformers.js, fastembed, Vespa."""
+"""Model -> ONNX files: the base's for Sentence Transformers, finished vectors for transformers.js, fastembed, Vespa.
+
+All files take what the tokenizer gives, int64 (B, T) with B and T free: ``input_ids``, ``attention_mask`` and, where it
+has them, ``token_type_ids``. All give two outputs in float32, one for each token (B, T, D) and ``sentence_embedding``
+(B, D):
+
+- ``model.onnx`` has ``last_hidden_state``, what the base's transformer gives, like a base model's own export. It is
+  for ``SentenceTransformer(..., backend="onnx")``, which puts pooling, later modules and the adapter on it, and,
+  where nothing but mean or first-token pooling and normalizing follows, for documents in transformers.js,
+  fastembed and Vespa.
+- ``model_query.onnx`` has ``token_embeddings``, the finished vector of ``encode_query`` repeated at every token:
+  mean pooling under any mask and taking the first token both return it. It is for those three alone: Sentence
+  Transformers would put the adapter on it once more, finds no ``last_hidden_state`` in it, and fails.
+- ``model_document.onnx``, written where more than pooling and normalizing follows the base's transformer, is the
+  same of ``encode_document``: those three take it for documents instead of ``model.onnx``.
+
+Prompts, ``max_seq_length`` and ``truncate_dim`` are not in the files. A client puts the prompt before the text, cuts
+the tokens, and cuts the vector, as it has to with any ONNX file.
+"""
 
 from __future__ import annotations
 
 import copy
-import logging
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from torch import Tensor, nn
+from torch import Tensor
 
 from st_adapter.saving.attach import detach
+from st_adapter.saving.onnx_files import (
+    BASE_FILE,
+    DOCUMENT_FILE,
+    FINISHED,
+    QUERY_FILE,
+    TOKENS,
+    TOLERANCE,
+    Example,
+    difference_of,
+    write_onnx,
+)
 
-if TYPE_CHECKING:
-    from onnx import GraphProto
-
-BASE_FILE = "model.onnx"
-DOCUMENT_FILE = "model_document.onnx"
-QUERY_FILE = "model_query.onnx"
-
-# Sentence Transformers' ONNX backend asks for the first by name and puts the model's own pooling, later modules and
-# adapter on it. Finished vectors go by the second, which the other clients take as well, so that it refuses them.
-_TOKENS, _FINISHED = "last_hidden_state", "token_embeddings"
-_VECTORS = "sentence_embedding"
-
-# The one that torch.onnx writes by itself, without a version converter.
-_OPSET = 18
 # A protocol buffer, which an .onnx file is, ends at 2 GiB, and the graph needs some of it.
 _MAX_WEIGHT_BYTES = 2_000_000_000
-_TOLERANCE = 1e-5
 # Of different lengths, so that a batch of them is padded.
 _CHECK_TEXTS = [
     "How do I read a file line by line?",
@@ -51,26 +62,11 @@ _CHECK_TEXTS = [
 def export_onnx(model: SentenceTransformer, output_dir: str | Path) -> list[Path]:
     """Write ``onnx/model.onnx`` for documents and ``onnx/model_query.onnx`` for adapted queries.
 
-    All take what the tokenizer gives, int64 (B, T) with B and T free: ``input_ids``, ``attention_mask`` and, where it
-    has them, ``token_type_ids``. All give two outputs in float32, one for each token (B, T, D) and
-    ``sentence_embedding`` (B, D):
-
-    - ``model.onnx`` has ``last_hidden_state``, what the base's transformer gives, like a base model's own export. It is
-      for ``SentenceTransformer(..., backend="onnx")``, which puts pooling, later modules and the adapter on it, and,
-      where nothing but mean or first-token pooling and normalizing follows, for documents in transformers.js,
-      fastembed and Vespa.
-    - ``model_query.onnx`` has ``token_embeddings``, the finished vector of ``encode_query`` repeated at every token:
-      mean pooling under any mask and taking the first token both return it. It is for those three alone: Sentence
-      Transformers would put the adapter on it once more, finds no ``last_hidden_state`` in it, and fails.
-    - ``model_document.onnx``, written where more than pooling and normalizing follows the base's transformer, is the
-      same of ``encode_document``: those three take it for documents instead of ``model.onnx``.
+    Where more than pooling and normalizing follows the base's transformer, ``onnx/model_document.onnx`` too, for
+    clients that only pool. The module ``st_adapter.saving.onnx_export`` says which client takes which file.
 
     An ``onnx/model.onnx`` that is already there is taken for the base model's own and stays byte for byte. The new
-    files are run with onnxruntime and compared with ``model`` before they are moved to their place; each holds all its
-    weights.
-
-    Prompts, ``max_seq_length`` and ``truncate_dim`` are not in the files. A client puts the prompt before the text,
-    cuts the tokens, and cuts the vector, as it has to with any ONNX file.
+    files are run with onnxruntime and compared with ``model`` before they are moved to their place.
 
     Args:
         model: What ``attach`` returned, a repository of ``save_pretrained`` opened with ``SentenceTransformer``, or a
@@ -87,6 +83,12 @@ def export_onnx(model: SentenceTransformer, output_dir: str | Path) -> list[Path
             weights or more or a ``Router`` of another making, or PyTorch's exporter cannot convert it; the files give
             other vectors than the model; ``output_dir`` is a file or holds the vectors of another model.
         OSError: the files cannot be written, for instance because the disk is full.
+
+    Example:
+        >>> from st_adapter import attach
+        >>> paths = export_onnx(attach(model, adapter), "exported")
+        >>> sorted(path.name for path in paths)
+        ['model.onnx', 'model_query.onnx']
     """
     check_dependencies()
     check_exportable(model)
@@ -114,41 +116,14 @@ def export_onnx(model: SentenceTransformer, output_dir: str | Path) -> list[Path
         if (folder / BASE_FILE).exists():
             _warn_if_different(folder / BASE_FILE, documents)
         else:
-            _write(list(base), documents, temporary / BASE_FILE, _TOKENS)
+            write_onnx(temporary / BASE_FILE, list(base), documents, TOKENS)
         for name, modules in finished.items():
             vectors = documents if name == DOCUMENT_FILE else _examples(base, model.encode_query)
-            _write(modules, [_repeated(example) for example in vectors], temporary / name, _FINISHED)
+            write_onnx(temporary / name, modules, [_repeated(example) for example in vectors], FINISHED)
         folder.mkdir(parents=True, exist_ok=True)
         return [path.replace(folder / path.name) for path in sorted(temporary.iterdir())]
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-class _Example(NamedTuple):
-    inputs: dict[str, NDArray[np.int64]]  # name -> (B, T)
-    tokens: NDArray[np.float32]  # (B, T, D), what a file shall give where the attention mask is 1
-    vectors: NDArray[np.float32]  # (B, D), the model's own
-
-
-class _Pipeline(nn.Module):
-    """The modules as a function of tensors: ``input_names`` in order -> a vector for each token, sentence_embedding."""
-
-    def __init__(self, modules: Sequence[nn.Module], input_names: Sequence[str], finished: bool) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList(modules)
-        self.input_names = list(input_names)
-        self.finished = finished
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        transformer, *others = self.stages
-        features: dict[str, Any] = transformer(dict(zip(self.input_names, inputs, strict=True)))
-        tokens: Tensor = features["token_embeddings"]  # (B, T, D), before later modules replace it
-        for stage in others:
-            features = stage(features)
-        vectors: Tensor = features[_VECTORS]  # (B, D)
-        if self.finished:
-            return vectors.unsqueeze(1).expand(-1, inputs[0].shape[1], -1), vectors  # (B, T, D)
-        return tokens, vectors
 
 
 def check_dependencies() -> None:
@@ -233,7 +208,7 @@ def _pooled_by_clients(base: SentenceTransformer) -> bool:
     )
 
 
-def _examples(base: SentenceTransformer, encode: Callable[..., Any]) -> list[_Example]:
+def _examples(base: SentenceTransformer, encode: Callable[..., Any]) -> list[Example]:
     """A padded batch and a single text: a file that took their number or length for a constant fails on one."""
     examples = []
     for texts in (_CHECK_TEXTS, _CHECK_TEXTS[:1]):
@@ -244,114 +219,23 @@ def _examples(base: SentenceTransformer, encode: Callable[..., Any]) -> list[_Ex
         }
         with torch.inference_mode():
             tokens = base[0](features)["token_embeddings"].numpy()
-        examples.append(_Example(inputs, tokens, vectors))
+        examples.append(Example(inputs, tokens, vectors))
     return examples
 
 
-def _repeated(example: _Example) -> _Example:
+def _repeated(example: Example) -> Example:
     """The same, with the finished vector at every token."""
     batch, length = example.inputs["attention_mask"].shape
     tokens = np.broadcast_to(example.vectors[:, None], (batch, length, example.vectors.shape[1]))
     return example._replace(tokens=tokens)
 
 
-def _write(modules: Sequence[nn.Module], examples: Sequence[_Example], path: Path, tokens_name: str) -> None:
-    inputs = examples[0].inputs
-    pipeline = _Pipeline(modules, list(inputs), finished=tokens_name == _FINISHED).eval()
-    try:
-        with _quiet_exporter(), torch.no_grad():
-            # Not the older exporter, dynamo=False: it is deprecated, and what it traces keeps the branches that the
-            # example took, where torch.export makes sure that they hold for all B and T.
-            program = torch.onnx.export(
-                pipeline,
-                tuple(torch.from_numpy(value) for value in inputs.values()),
-                input_names=list(inputs),
-                output_names=[tokens_name, _VECTORS],
-                dynamic_shapes=(({0: "batch", 1: "sequence"},) * len(inputs),),  # one argument, *inputs
-                opset_version=_OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-    except torch.onnx.OnnxExporterError as error:
-        cause = str(error.__cause__ or error).partition("\n")[0]
-        raise ValueError(
-            f"PyTorch {torch.__version__} could not convert {type(modules[0].model).__name__} to ONNX: {cause} "
-            "Try another version of torch and transformers, or use this model with sentence-transformers."
-        ) from error
-    assert program is not None  # None is what the older exporter returns
-    proto = program.model_proto
-    _clear_metadata(proto.graph)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
-    difference = _difference(path, examples)
-    if not difference <= _TOLERANCE:
-        raise ValueError(
-            f"{path.name} gives vectors that differ from the model's by up to {difference:.1e}, but at most "
-            f"{_TOLERANCE:.0e} is expected. It was removed; use this model with sentence-transformers."
-        )
-
-
-def _warn_if_different(path: Path, documents: Sequence[_Example]) -> None:
-    difference = _difference(path, documents)
-    if not difference <= _TOLERANCE:
+def _warn_if_different(path: Path, documents: Sequence[Example]) -> None:
+    difference = difference_of(path, documents)
+    if not difference <= TOLERANCE:
         warnings.warn(
             f"{path} is kept as it is, but gives documents that differ from the base model's by up to "
             f"{difference:.1e}. If it is the base model's own file, quantized or in half precision, that is its price; "
             "if it is of another model, delete it and export again.",
             stacklevel=3,
         )
-
-
-def _difference(path: Path, examples: Sequence[_Example]) -> float:
-    """The largest difference between what a file gives, for tokens and as vectors, and what it shall give.
-
-    Absolute for numbers up to 1, relative to the largest of them beyond; infinite if the shapes differ.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    input_names = {value.name for value in session.get_inputs()}
-    output_names = [value.name for value in session.get_outputs()]
-    differences = [0.0]
-    for inputs, tokens, vectors in examples:
-        if not input_names <= inputs.keys():
-            return float("inf")
-        outputs = session.run(output_names, {name: inputs[name] for name in input_names})
-        compared = [(out, vectors) for name, out in zip(output_names, outputs, strict=True) if name == _VECTORS]
-        if outputs[0].ndim == 3:
-            if outputs[0].shape != tokens.shape:
-                return float("inf")
-            kept = inputs["attention_mask"] == 1  # what a transformer gives for padding is never used
-            compared.append((outputs[0][kept], tokens[kept]))
-        for found, expected in compared:
-            if found.shape != expected.shape:
-                return float("inf")
-            size = max(1.0, float(np.abs(expected).max()))
-            differences.append(float(np.abs(found.astype(np.float32) - expected).max()) / size)
-    return float(np.max(differences))  # not max(), for which no NaN is larger than 0
-
-
-def _clear_metadata(graph: GraphProto) -> None:
-    """Take out the exporter's notes: stack traces with paths of this machine, about 2 kB for each node."""
-    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):  # the branch or body of an If or a Loop
-                _clear_metadata(attribute.g)
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Without the exporter's remarks on its own deprecations and on torchvision; what it writes is checked anyway."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from huggingface_hub.utils.sha import sha_fileobj
 
 MAX_FILES = 10_000
 _PICKLE_SUFFIXES = {".pkl", ".pickle", ".joblib"}
@@ -90,11 +91,8 @@ def file_sha256(path: Path) -> str:
     """
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} cannot be read: it is no regular file, but one is expected. Put a file in its place.")
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return sha_fileobj(file).hex()
 
 
 def is_pickle(path: Path) -> bool:

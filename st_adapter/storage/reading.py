@@ -9,6 +9,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from st_adapter.words import whole
+
 MAX_JSON_BYTES = 1 << 28
 
 
@@ -158,6 +160,6 @@ def _short(value: Any) -> str:
     # No `repr` of a whole: it may be as large as the file.
     if isinstance(value, dict | list):
         return f"a {type(value).__name__} of {len(value)}"
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**20:
-        return "a number of more than 20 digits"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return whole(value)
     return repr(value)[:80]

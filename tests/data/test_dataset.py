@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import re
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -629,6 +630,17 @@ def test_a_data_set_prints_its_splits():
         "  test: 1 query, 1 relevant pair",
         "  train, dev (to be cut): 200 queries, 200 relevant pairs",
     ]
+
+
+def test_the_name_of_a_data_set_holds_no_password(tmp_path):
+    dataset = RetrievalDataset.load(PAIRS)
+    named = replace(dataset, name="https://me:hunter2@data.example/pairs.csv?token=abcdef")
+    assert named.name == "https://***@data.example/pairs.csv?token=***" and "hunter2" not in str(named)
+    PAIRS.to_csv(tmp_path / "token hf_abcdefghijk.csv", index=False)
+    assert RetrievalDataset.load(tmp_path / "token hf_abcdefghijk.csv").name == "token ***.csv"
+    with pytest.raises(ValueError, match="no file or folder") as caught:
+        RetrievalDataset.load("https://me:hunter2@data.example/pairs.csv")
+    assert "hunter2" not in str(caught.value)
 
 
 # --- bad input ---

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import st_adapter.data.paraphrases
 from st_adapter.data.cutting import text_key
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import check_leaks, drop_leaks
+from st_adapter.data.leaks import drop_leaks, find_leaks
 from st_adapter.data.paraphrases import cut_splits
 
 DIM = 256
@@ -105,7 +105,7 @@ def planted():
 
 def test_every_planted_leak_is_found_and_nothing_else():
     dataset, vectors, leaks = planted()
-    report = check_leaks(dataset, vectors)
+    report = find_leaks(dataset, vectors)
     assert report.threshold == 0.9
     assert [(found.earlier, found.later) for found in report.between] == [
         ("train", "dev"),
@@ -131,7 +131,7 @@ def test_every_planted_leak_is_found_and_nothing_else():
 
 def test_nothing_is_invented_on_a_clean_set():
     dataset = load(clean_rows())
-    report = check_leaks(dataset, embedded(dataset, random_vectors(list(dataset.queries["text"]))))
+    report = find_leaks(dataset, embedded(dataset, random_vectors(list(dataset.queries["text"]))))
     assert [found.leaks for found in report.between] == [(), (), ()]
     assert [found.shared_documents for found in report.between] == [(), (), ()]
     found = between(report, "train", "test")
@@ -140,6 +140,7 @@ def test_nothing_is_invented_on_a_clean_set():
         f"{found.mean_cosine:.2f}."
     )
     assert abs(found.mean_cosine) < 0.01
+    assert str(report).splitlines() == report.sentences and str(found) == found.sentence in report.sentences
     assert drop_leaks(dataset, report) is dataset
 
 
@@ -167,7 +168,7 @@ def test_the_slow_loop_finds_the_same(rows, angles, threshold, block):
     given_vectors = embedded(dataset, vectors)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(st_adapter.data.paraphrases, "_BLOCK_ROWS", block)
-        report = check_leaks(dataset, given_vectors, threshold=threshold)
+        report = find_leaks(dataset, given_vectors, threshold=threshold)
     texts = dict(zip(dataset.queries["id"], dataset.queries["text"], strict=True))
     for found in report.between:
         kinds = slowly(dataset, given_vectors, found.earlier, found.later, threshold)
@@ -206,7 +207,7 @@ def test_the_slow_loop_finds_the_same(rows, angles, threshold, block):
         return
     for split in ("test", "hard"):
         assert dropped.qrels.get(split) is dataset.qrels.get(split)
-    again = check_leaks(dropped, given_vectors, threshold=threshold)
+    again = find_leaks(dropped, given_vectors, threshold=threshold)
     assert all(found.leaks == () for found in again.between)
     leaking = {(found.earlier, query_id) for found in report.between for query_id in found.earlier_ids}
     for split in ("train", "dev"):
@@ -219,7 +220,7 @@ def test_each_leaking_query_is_listed_once_with_its_closest_counterpart():
     rows = [(split, f"{split} {n}", f"{split} {n}") for split in ("train", "dev", "test") for n in range(200)]
     dataset = load(rows)
     vectors = torch.ones(600, 4)
-    found = between(check_leaks(dataset, vectors), "train", "test")
+    found = between(find_leaks(dataset, vectors), "train", "test")
     assert len(found.leaks) <= 400
     assert found.counts() == found.counts("earlier") == {"exact": 0, "normalised": 0, "paraphrase": 200}
     assert found.mean_cosine == pytest.approx(1)
@@ -230,7 +231,7 @@ def test_a_judgement_of_zero_shares_nothing():
     rows["negative"] = ["test document 0", *[None] * 8]
     dataset = RetrievalDataset.load(rows)
     vectors = embedded(dataset, random_vectors(list(dataset.queries["text"])))
-    assert between(check_leaks(dataset, vectors), "train", "test").shared_documents == ()
+    assert between(find_leaks(dataset, vectors), "train", "test").shared_documents == ()
 
 
 # --- what is said and dropped ---
@@ -238,7 +239,7 @@ def test_a_judgement_of_zero_shares_nothing():
 
 def test_words_and_json():
     dataset, vectors, _ = planted()
-    report = check_leaks(dataset, vectors)
+    report = find_leaks(dataset, vectors)
     found = between(report, "train", "test")
     assert found.sentence.startswith(
         f"90 of {found.num_later} test queries stand in train (30 word for word, 30 apart from case and spacing, "
@@ -255,12 +256,12 @@ def test_words_and_json():
 
 def test_dropping_leaves_test_and_the_texts_as_they_were():
     dataset, vectors, _ = planted()
-    report = check_leaks(dataset, vectors)
+    report = find_leaks(dataset, vectors)
     dropped = drop_leaks(dataset, report)
     assert dropped.qrels["test"] is dataset.qrels["test"]
     assert dropped.queries is dataset.queries and dropped.corpus is dataset.corpus
-    assert all(not found.leaks for found in check_leaks(dropped, vectors).between)
-    assert between(check_leaks(dropped, vectors), "train", "test").num_sharing > 0, "a shared document is no leak"
+    assert all(not found.leaks for found in find_leaks(dropped, vectors).between)
+    assert between(find_leaks(dropped, vectors), "train", "test").num_sharing > 0, "a shared document is no leak"
     gone = {split: len(set(dataset.qrels[split]["query_id"]) - set(dropped.qrels[split]["query_id"])) for split in
             ("train", "dev")}  # fmt: skip
     assert gone["train"] == len({q for found in report.between if found.earlier == "train" for q in found.earlier_ids})
@@ -274,22 +275,22 @@ def test_dropping_leaves_test_and_the_texts_as_they_were():
 def test_a_split_is_never_dropped_whole():
     rows = [("train", "a", "A"), ("dev", "b", "B"), ("test", "A ", "C")]
     dataset = load(rows)
-    report = check_leaks(dataset, torch.eye(3))
+    report = find_leaks(dataset, torch.eye(3))
     with pytest.raises(ValueError, match="Every query of the split 'train' stands in a later split as well"):
         drop_leaks(dataset, report)
 
 
 def test_bad_input():
     dataset = load([("train", "a", "A"), ("dev", "b", "B")])
-    assert len(check_leaks(dataset, torch.eye(2)).between) == 1, "a data set without test has train and dev to compare"
+    assert len(find_leaks(dataset, torch.eye(2)).between) == 1, "a data set without test has train and dev to compare"
     for threshold in (0, -1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="The paraphrase threshold is .* Expected a cosine above 0 and at most 1"):
-            check_leaks(dataset, torch.eye(2), threshold=threshold)
+            find_leaks(dataset, torch.eye(2), threshold=threshold)
     with pytest.raises(ValueError, match=r"shape \(3, 3\), but there are 2 queries"):
-        check_leaks(dataset, torch.eye(3))
+        find_leaks(dataset, torch.eye(3))
     with pytest.raises(ValueError, match="NaN or infinite"):
-        check_leaks(dataset, torch.full((2, 2), float("nan")))
-    zero = check_leaks(dataset, torch.zeros(2, 2))
+        find_leaks(dataset, torch.full((2, 2), float("nan")))
+    zero = find_leaks(dataset, torch.zeros(2, 2))
     assert zero.between[0].leaks == (), "a vector of no length is like nothing"
 
 
@@ -319,14 +320,14 @@ def test_paraphrases_stay_on_one_side(block, monkeypatch):
     rows, vectors = families()
     dataset = load(rows, split_by="document")
     with pytest.raises(ValueError, match="splits are still to be cut"):
-        check_leaks(dataset, embedded(dataset, vectors))
+        find_leaks(dataset, embedded(dataset, vectors))
     without = dataset.with_cut()
-    assert any(leaks.leaks for leaks in check_leaks(without, embedded(dataset, vectors)).between)
+    assert any(leaks.leaks for leaks in find_leaks(without, embedded(dataset, vectors)).between)
     found = cut_splits(dataset, embedded(dataset, vectors))
     sides = splits_of(found)
     for n in range(80):
         assert len({sides[f"{member} wording of {n}"] for member in range(3)}) == 1
-    assert all(leaks.leaks == () for leaks in check_leaks(found, embedded(dataset, vectors)).between)
+    assert all(leaks.leaks == () for leaks in find_leaks(found, embedded(dataset, vectors)).between)
     assert set(sides) == set(splits_of(without)), "no query is lost"
     assert found.notes[-1] == "240 queries have a paraphrase (cosine of at least 0.9) and stay on its side."
     assert cut_splits(found, embedded(dataset, vectors)) is found
@@ -344,7 +345,7 @@ def test_only_what_was_not_given_is_cut():
     dataset = load(rows, split_by="document")
     found = cut_splits(dataset, embedded(dataset, vectors))
     assert found.qrels["test"].to_dict() == dataset.qrels["test"].to_dict()
-    report = check_leaks(found, embedded(dataset, vectors))
+    report = find_leaks(found, embedded(dataset, vectors))
     assert between(report, "train", "dev").leaks == ()
     assert between(report, "train", "test").leaks != ()
     number = found.num_queries["dev"]

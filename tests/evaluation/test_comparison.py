@@ -9,7 +9,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from st_adapter.evaluation.comparison import compare, compare_seeds, written
+from st_adapter.evaluation.comparison import compare, written
 from st_adapter.evaluation.statistics import bootstrap_interval
 
 
@@ -65,20 +65,6 @@ def test_each_metric_is_compared_as_if_alone():
         assert together[name].p_value == pytest.approx(t_test.pvalue, abs=0.02)
 
 
-def test_seeds_are_shown_as_such():
-    base = np.array([0.2, 0.4, 0.6])
-    runs = np.stack([base + 0.1, base - 0.1, base + np.array([0.3, 0.0, 0.0])])
-    compared = compare_seeds(base, runs, "ndcg@10")
-    assert [run.difference for run in compared.runs] == pytest.approx([0.1, -0.1, 0.1])
-    assert (compared.lowest, compared.highest) == pytest.approx((-0.1, 0.1))
-    assert compared.mean.difference == pytest.approx(0.1 / 3) and compared.mean.wins == 1
-    for ours, values in ((compared.mean, runs.mean(0)), (compared.runs[2], runs[2])):
-        alone = compare({"ndcg@10": base}, {"ndcg@10": values})["ndcg@10"]
-        assert alone.interval == pytest.approx(ours.interval)
-        assert (alone.p_value, alone.effect_size) == pytest.approx((ours.p_value, ours.effect_size))
-    assert compared.sentence == "+.033 nDCG@10, mean of 3 seeds (lowest -.100, highest +.100)"
-
-
 @settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40),
@@ -108,5 +94,3 @@ def test_bad_input():
         compare({"a": np.zeros(0)}, {"a": np.zeros(0)})
     with pytest.raises(ValueError, match=r"shapes \[\(1, 2\)\]"):
         compare({"a": np.zeros((1, 2))}, {"a": np.zeros((1, 2))})
-    with pytest.raises(ValueError, match=r"values of shape \(3,\), the runs \(2, 4\)"):
-        compare_seeds(np.zeros(3), np.zeros((2, 4)), "a")

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from problems import corpus_of, dataset_of, random_split
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.evaluation.evaluation import adapt, evaluate, seen_documents
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.evaluation.hits import adapt
 from st_adapter.evaluation.metrics import run_metrics
+from st_adapter.evaluation.seen import seen_documents
 
 
 def as_dictionaries(split, queries):

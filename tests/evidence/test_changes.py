@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from problems import random_split
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.evaluation.evaluation import adapt, evaluate
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.evaluation.hits import adapt
 from st_adapter.evidence.changes import largest_changes, shortened
 
 

@@ -13,7 +13,7 @@ from scipy.optimize import curve_fit
 
 from problems import rotated_problem
 from st_adapter.embeddings.embedded import EmbeddedQrels
-from st_adapter.evaluation.evaluation import query_metrics
+from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evidence.curve import draw_labels, learning_curve
 from st_adapter.fitting import auto
 
@@ -47,7 +47,7 @@ def test_more_labels_give_more_and_the_words_say_so(curve, problem):
         assert point.interval.low < point.gain < point.interval.high
     assert curve.points[-1].lowest == pytest.approx(curve.points[-1].highest), "a closed form has no seed"
     dev = problem["dev"]
-    assert curve.base == pytest.approx(query_metrics(dev, dev.query_embeddings, [10])["ndcg@10"].mean())
+    assert curve.base == pytest.approx(evaluate(dev, ks=[10]).base_means["ndcg@10"])
     gain = f"{curve.points[-1].gain:+.3f} nDCG@10 on {num_dev} dev queries"
     assert curve.sentence.startswith(f"With {num_train} labelled queries: {gain}")
     assert "Twice as many would bring about +" in curve.sentence

@@ -38,7 +38,7 @@ def test_mteb_measures_base_and_adapted_as_we_do(tiny_model, tmp_path):
     task = mteb_task(dataset, name="Colours")
     for chosen, means in ((adapter, expected.adapted_means), (None, expected.base_means)):
         folder = tmp_path / ("base" if chosen is None else "adapted")
-        save_pretrained(chosen, tiny_model, folder)
+        save_pretrained(tiny_model, chosen, folder)
         model = SentenceTransformer(str(folder), device="cpu")
         results = mteb.evaluate(model, task, cache=None, show_progress_bar=False)
         (result,) = results.task_results

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from problems import DIM, rotated_problem
 from st_adapter.fitting.closed_form import mix, ridge_to_positives, within_class_whitening
-from st_adapter.fitting.sampling import labelled_pairs
+from st_adapter.fitting.pairs import labelled_pairs
 
 
 def as_numpy(pairs, corpus):

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from problems import split_of
 from st_adapter.embeddings.corpus import first_of_equal_rows
+from st_adapter.fitting import negatives as negatives_module
 from st_adapter.fitting import sampling
 from st_adapter.fitting.arguments import AdapterTrainingArguments
-from st_adapter.fitting.sampling import BatchSampler, labelled_pairs
+from st_adapter.fitting.pairs import labelled_pairs
+from st_adapter.fitting.sampling import BatchSampler
 
 
 def make_split(judgements, num_queries=5, num_documents=9, documents=None, similarity="cosine"):
@@ -148,12 +150,15 @@ def test_nothing_relevant_is_an_error():
 # One query of 100,000 judged documents among 3,000: rows padded to the longest are 2.4 GB of indices, each time.
 _UNEVEN = """
 import resource, sys, torch
+from st_adapter.fitting import negatives as negatives_module
+from st_adapter.fitting import negatives as negatives_module
 from st_adapter.fitting import sampling
 from st_adapter.embeddings.embedded import (EmbeddedQrels, EmbeddedSplit)
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting.gradient import GradientFit
 from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.fitting.selection import Measure, Part, Source
+from st_adapter.fitting.candidates import MapName, ShrunkMap
+from st_adapter.fitting.measure import Measure
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 
 torch.set_num_threads(1)
@@ -173,8 +178,8 @@ for negatives in ("corpus", "given", "hard"):
     args = AdapterTrainingArguments(negatives=negatives, num_negatives=64, per_device_train_batch_size=32)
     GradientFit(split, args).step()
 small = split.subset(torch.arange(num_queries) < 40)
-source = Source("a", "1")
-Measure(small).gains([(Part(source, 0.5),)], {source: torch.eye(32) + 0.1})
+name = MapName("a", "1")
+Measure(small).gains([(ShrunkMap(name, 0.5),)], {name: torch.eye(32) + 0.1})
 assert evaluate(split, ks=[10]).base["recall@10"][0] <= 10 / 50_000
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
@@ -196,7 +201,7 @@ def test_a_query_with_more_positives_than_others_mines_as_deep_as_it_takes(monke
     queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     found = []
     for many in (256, 4):
-        monkeypatch.setattr(sampling, "_MANY", many)
+        monkeypatch.setattr(sampling, "MANY", many)
         monkeypatch.setattr(sampling, "_BLOCK_HITS", 7)
         sampler = BatchSampler(split, arguments(negatives="hard", num_hard_negatives=3))
         sampler.mine(queries)
@@ -207,7 +212,7 @@ def test_a_query_with_more_positives_than_others_mines_as_deep_as_it_takes(monke
 
 def test_of_very_many_given_negatives_some_are_drawn(monkeypatch):
     judged = {(0, 0): 1.0, (1, 1): 1.0, (1, 2): 0.0, **{(0, document): 0.0 for document in range(2, 7)}}
-    monkeypatch.setattr(sampling, "_MANY", 3)
+    monkeypatch.setattr(negatives_module, "MANY", 3)
     drawn = set()
     for seed in range(20):
         given = BatchSampler(make_split(judged), arguments(negatives="given", seed=seed)).given

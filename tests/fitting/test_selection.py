@@ -13,10 +13,12 @@ from problems import corpus_of, dataset_of, random_split
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.embedded import OwnCopies
 from st_adapter.evaluation.evaluation import evaluate
-from st_adapter.fitting import selection
+from st_adapter.fitting import measure as measuring
 from st_adapter.fitting.auto import fit
+from st_adapter.fitting.candidates import MapName, ShrunkMap
 from st_adapter.fitting.closed_form import mix
-from st_adapter.fitting.selection import Measure, Part, Scoreboard, Source
+from st_adapter.fitting.measure import Measure
+from st_adapter.fitting.selection import Scoreboard
 
 
 @settings(max_examples=40)
@@ -24,16 +26,20 @@ from st_adapter.fitting.selection import Measure, Part, Scoreboard, Source
 def test_measuring_equals_the_full_evaluation(seed, block_scores):
     split = random_split(seed, 7, 40, 6)
     generator = torch.Generator().manual_seed(seed)
-    sources = [Source("a", "1"), Source("b", "1")]
-    matrices = {source: torch.eye(6) + 0.5 * torch.randn(6, 6, generator=generator) for source in sources}
-    candidates = [(Part(sources[0], 1.0),), (Part(sources[1], 0.25),), (Part(sources[0], 0.5), Part(sources[1], 1.0))]
+    names = [MapName("a", "1"), MapName("b", "1")]
+    matrices = {name: torch.eye(6) + 0.5 * torch.randn(6, 6, generator=generator) for name in names}
+    candidates = [
+        (ShrunkMap(names[0], 1.0),),
+        (ShrunkMap(names[1], 0.25),),
+        (ShrunkMap(names[0], 0.5), ShrunkMap(names[1], 1.0)),
+    ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "_BLOCK_SCORES", block_scores)
+        patch.setattr(measuring, "_BLOCK_SCORES", block_scores)
         measure = Measure(split)
-        gains = measure.gains([*candidates, (Part(Source("not", "fitted"), 1.0),)], matrices)
+        gains = measure.gains([*candidates, (ShrunkMap(MapName("not", "fitted"), 1.0),)], matrices)
     assert list(gains) == candidates
     for candidate in candidates:
-        matrix = torch.stack([mix(matrices[part.source], part.share) for part in candidate]).mean(dim=0)
+        matrix = torch.stack([mix(matrices[shrunk.name], shrunk.share) for shrunk in candidate]).mean(dim=0)
         result = evaluate(split, QueryAdapter.from_matrix(matrix), ks=[10])
         np.testing.assert_allclose(measure.base.numpy(), result.base["ndcg@10"], atol=1e-6)
         expected = result.adapted["ndcg@10"] - result.base["ndcg@10"]
@@ -44,7 +50,7 @@ def board_of(gains_seen, gains_unseen, unseen_weight=0.5, families=None):
     """A scoreboard that was shown the given gains (C, Q) on seen queries and on further unseen ones."""
     gains_seen, gains_unseen = np.array(gains_seen, float), np.array(gains_unseen, float)
     families = families or [f"family {number}" for number in range(len(gains_seen))]
-    candidates = [(Part(Source(family, str(number)), 1.0),) for number, family in enumerate(families)]
+    candidates = [(ShrunkMap(MapName(family, str(number)), 1.0),) for number, family in enumerate(families)]
     num_seen, num_unseen = gains_seen.shape[1], gains_unseen.shape[1]
     board = Scoreboard(candidates, num_seen + num_unseen, unseen_weight)
     for first, gains, unseen in ((0, gains_seen, 0), (num_seen, gains_unseen, 1)):
@@ -80,7 +86,7 @@ def test_a_candidate_that_loses_on_one_part_is_out_however_much_it_gains_on_the_
 
 
 def test_a_part_without_queries_has_no_gain_of_its_own():
-    board = Scoreboard([(Part(Source("f", "1"), 1.0),)], 20, 0.3)
+    board = Scoreboard([(ShrunkMap(MapName("f", "1"), 1.0),)], 20, 0.3)
     rows = torch.arange(20)
     board.add(rows, torch.ones(20, dtype=torch.int64), torch.zeros(20), {board.candidates[0]: torch.full((20,), 0.1)})
     best = board.verdict(0.05, 0).candidates[0]
@@ -88,7 +94,7 @@ def test_a_part_without_queries_has_no_gain_of_its_own():
 
 
 def test_a_query_measured_twice_counts_once_by_its_mean():
-    candidate = (Part(Source("f", "1"), 1.0),)
+    candidate = (ShrunkMap(MapName("f", "1"), 1.0),)
     board = Scoreboard([candidate], 10, 0.5)
     rows, unseen = torch.arange(10), torch.ones(10, dtype=torch.int64)
     board.add(rows, unseen, torch.zeros(10), {candidate: torch.full((10,), 0.1)})
@@ -101,12 +107,12 @@ def test_families_are_pruned_and_the_best_of_each_averaged():
     gains = [[0.1] * 20, [0.3] * 20, [0.2] * 20, [-0.1] * 20, [0.05] * 20]
     board = board_of(gains, gains, families=["a", "a", "b", "c", "d"])
     assert board.best_families(2, among=["d", "c", "b"]) == ["d", "b"]
-    assert [[str(part.source) for part in c] for c in board.averages_of_the_best()] == [
+    assert [[str(shrunk.name) for shrunk in c] for c in board.averages_of_the_best()] == [
         ["a, 1", "b, 2"],
         ["a, 1", "b, 2", "d, 4"],
     ]
     board.drop_families(["a"])
-    assert [candidate[0].source.family for candidate in board.candidates] == ["b", "c", "d"]
+    assert [candidate[0].name.family for candidate in board.candidates] == ["b", "c", "d"]
     assert board.verdict(0.05, 0).candidates[0].name == "b, 2, share 1"
 
 
@@ -119,20 +125,20 @@ def test_counting_among_the_best_is_counting_over_all(seed, depth, block_scores,
         split = replace(split, corpus=corpus_of((3 * split.corpus.embeddings).round(), "dot"))
     copies = torch.randint(0, 150, (9,), generator=generator)
     split = replace(split, own_copies=OwnCopies(torch.arange(9), copies))
-    sources = [Source("a", "1"), Source("b", "1"), Source("c", "1")]
-    matrices = {source: torch.eye(6) + 0.8 * torch.randn(6, 6, generator=generator) for source in sources}
-    candidates = [(Part(source, share),) for source in sources for share in (0.25, 0.5, 1.0)]
-    candidates += [(Part(sources[0], 1.0), Part(sources[1], 0.5)), tuple(Part(source, 0.75) for source in sources)]
+    names = [MapName("a", "1"), MapName("b", "1"), MapName("c", "1")]
+    matrices = {name: torch.eye(6) + 0.8 * torch.randn(6, 6, generator=generator) for name in names}
+    candidates = [(ShrunkMap(name, share),) for name in names for share in (0.25, 0.5, 1.0)]
+    candidates += [(ShrunkMap(names[0], 1.0), ShrunkMap(names[1], 0.5)), tuple(ShrunkMap(name, 0.75) for name in names)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "_BLOCK_SCORES", block_scores)
-        patch.setattr(selection, "_GROUP", 7)
-        patch.setattr(selection, "_POOL_DEPTH", depth)
+        patch.setattr(measuring, "_BLOCK_SCORES", block_scores)
+        patch.setattr(measuring, "_GROUP", 7)
+        patch.setattr(measuring, "_POOL_DEPTH", depth)
         slow = Measure(split).gains(candidates, matrices)
-        patch.setattr(selection, "_POOL_FROM", 1)
+        patch.setattr(measuring, "_POOL_FROM", 1)
         fast = Measure(split).gains(candidates, matrices)
     for candidate in candidates:
         assert torch.equal(fast[candidate], slow[candidate])
-        matrix = torch.stack([mix(matrices[part.source], part.share) for part in candidate]).mean(dim=0)
+        matrix = torch.stack([mix(matrices[shrunk.name], shrunk.share) for shrunk in candidate]).mean(dim=0)
         if not tied:
             result = evaluate(split, QueryAdapter.from_matrix(matrix), ks=[10])
             expected = result.adapted["ndcg@10"] - result.base["ndcg@10"]
@@ -147,10 +153,10 @@ def test_the_same_candidate_is_chosen_in_a_large_corpus(monkeypatch):
     noise[:, :4] = 0.6 * torch.randn(90, 4, generator=generator)
     pairs = [(query, document, 1.0) for query, document in enumerate(relevant.tolist())]
     embedded = dataset_of(documents[relevant] + noise, documents, {"train": pairs[:70], "dev": pairs[70:]})
-    monkeypatch.setattr(selection, "_GROUP", 8)
+    monkeypatch.setattr(measuring, "_GROUP", 8)
     outcomes = []
     for pool_from in (10**9, 1):
-        monkeypatch.setattr(selection, "_POOL_FROM", pool_from)
+        monkeypatch.setattr(measuring, "_POOL_FROM", pool_from)
         outcomes.append(fit(embedded, method="closed-form", seed=1))
     assert outcomes[0].adopted
     # As text, because a part without queries has no gain, and NaN is not NaN.

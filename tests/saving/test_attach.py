@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,13 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Router
 from sentence_transformers.sentence_transformer.modules import Dropout
 
-from problems import KINDS, TEXTS, apply, assert_adapted, make_adapter
+from problems import KINDS, TEXTS, apply, assert_adapted, make_adapter, names
 from st_adapter.adapter import Kind, QueryAdapter
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving.attach import attach, detach
+from st_adapter.saving.onnx_export import export_onnx
+from st_adapter.saving.push import push_to_hub
+from st_adapter.saving.save import save_pretrained
 
 
 def test_the_fixtures_tell_texts_apart(tiny_model: SentenceTransformer) -> None:
@@ -22,6 +26,23 @@ def test_the_fixtures_tell_texts_apart(tiny_model: SentenceTransformer) -> None:
 
 
 # attach and detach
+
+
+def test_the_model_comes_first(tiny_model: SentenceTransformer, tmp_path: Path) -> None:
+    adapter = make_adapter()
+    for call in (
+        lambda: attach(adapter, tiny_model),
+        lambda: save_pretrained(adapter, tiny_model, tmp_path / "saved"),
+        lambda: save_pretrained(None, tiny_model, tmp_path / "saved"),
+        lambda: push_to_hub(adapter, tiny_model, "user/name"),
+    ):
+        with pytest.raises(
+            ValueError, match="but a SentenceTransformer and a QueryAdapter are expected. Pass the model"
+        ):
+            call()
+    with pytest.raises(ValueError, match="The model is a str, but a SentenceTransformer is expected"):
+        export_onnx(str(tmp_path), tiny_model)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("bias", [True, False])

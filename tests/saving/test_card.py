@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,9 @@ from huggingface_hub import ModelCard
 
 from problems import ROOT
 from st_adapter.embeddings.identity import EncoderIdentity
-from st_adapter.saving.card import (
-    SplitScores,
-    TrainingRecord,
-    adapter_card,
-    base_metadata,
-    installed_versions,
-    model_card,
-)
+from st_adapter.saving.card import adapter_card, base_metadata, model_card
+from st_adapter.saving.record import SplitScores, TrainingRecord, installed_versions
+from st_adapter.storage.records import built
 
 BASE = EncoderIdentity("org/model", "a" * 40, "b" * 64, "float32", 384, "", True)
 SCORES = SplitScores(
@@ -47,13 +43,13 @@ RECORD = TrainingRecord(
 
 
 def card(**changes: object) -> ModelCard:
-    options = {"on_hub": True, "inherited": {"license": "mit", "language": ["en"]}, "training": RECORD, **changes}
+    options = {"inherited": {"license": "mit", "language": ["en"]}, "training": RECORD, **changes}
     return ModelCard(model_card("user/adapted", BASE, **options))
 
 
 def test_the_whole_card_is_the_golden_one() -> None:
     golden = ROOT / "tests" / "golden" / "model_card.md"
-    assert model_card("user/adapted", BASE, on_hub=True, inherited={"license": "mit"}, training=RECORD) == (
+    assert model_card("user/adapted", BASE, inherited={"license": "mit"}, training=RECORD) == (
         golden.read_text(encoding="utf-8")
     )
 
@@ -88,14 +84,14 @@ def test_metadata_is_what_the_hub_reads() -> None:
 
 
 def test_the_code_is_right_in_every_layout() -> None:
-    twin, query, local = card(layout="twin").text, card(layout="query").text, model_card("m", BASE, on_hub=True)
+    twin, query, local = card(layout="twin").text, card(layout="query").text, model_card("m", BASE)
     assert 'SentenceTransformer("user/adapted", revision="twin")' in twin and "encode_document" not in twin
     assert 'SentenceTransformer("user/adapted", revision="query")' in query
     assert "revision=" not in local and "plain `encode` gives document embeddings" in local
 
 
 def test_a_local_base_is_not_linked_as_if_it_were_on_the_hub() -> None:
-    local = ModelCard(model_card("adapted", replace(BASE, name="my-model"), on_hub=False))
+    local = ModelCard(model_card("adapted", replace(BASE, name="my-model")))
     assert local.data.base_model is None
     assert "base_model_relation" not in local.data.to_dict()
     assert "huggingface.co/my-model" not in local.text
@@ -126,9 +122,7 @@ def test_texts_from_outside_stay_in_their_line() -> None:
     text = card(training=replace(RECORD, data=evil, dataset_id="", chosen=evil, reason=evil)).text
     assert "\n# Heading" not in text
     assert "<script>" not in text
-    yaml.safe_load(
-        model_card("t", BASE, on_hub=True, training=replace(RECORD, data=evil, dataset_id="")).split("---")[1]
-    )
+    yaml.safe_load(model_card("t", BASE, training=replace(RECORD, data=evil, dataset_id="")).split("---")[1])
 
 
 def test_names_from_outside_stay_names_and_secrets_are_not_told() -> None:
@@ -138,17 +132,24 @@ def test_names_from_outside_stay_names_and_secrets_are_not_told() -> None:
     record = replace(
         RECORD, script=evil, versions={evil: evil}, fitted_on=[evil], arguments={evil: evil}, scores=scores
     )
-    text = model_card(evil, base, on_hub=True, training=record)
+    text = model_card(evil, base, training=record)
     assert "secretword" not in text and "\x1b" not in text
     assert "\n# Heading" not in text.split("\n---\n\n", 1)[1]
     assert text.count("\n---\n") == 1 and yaml.safe_load(text.split("\n---\n")[0][4:])
 
 
 def test_a_record_survives_json() -> None:
-    assert TrainingRecord.from_dict(RECORD.to_dict()) == RECORD
-    for bad in ({"more": 1}, {"scores": 3}, {"scores": {"split": "test"}}):
-        with pytest.raises(ValueError, match="The training record is not one"):
-            TrainingRecord.from_dict(bad)
+    plain = json.loads(json.dumps(asdict(RECORD)))
+    assert built(TrainingRecord, plain, "the record") == RECORD
+    scores = plain["scores"]
+    for bad in (
+        {"scores": 3},
+        {"scores": {"split": "test"}},
+        {"scores": {**scores, "adapted": {}}},
+        {"scores": {**scores, "intervals": {"ndcg@10": [0.1]}}},
+    ):
+        with pytest.raises(ValueError, match="the record|The scores of base and adapted|An interval of the scores"):
+            built(TrainingRecord, bad, "the record")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from sentence_transformers import SentenceTransformer
 from problems import ROOT
 from st_adapter.adapter import QueryAdapter
 from st_adapter.saving.attach import attach, detach
-from st_adapter.saving.repository import from_pretrained, read_saved
+from st_adapter.saving.opening import from_pretrained
+from st_adapter.saving.saved import read_saved
 
 VERSIONS = sorted(path for path in (ROOT / "tests" / "golden").glob("v*"))
 # Releases of torch differ in the last bits of the same product.
@@ -28,7 +29,9 @@ def test_there_is_something_to_open() -> None:
 @pytest.mark.parametrize("folder", VERSIONS, ids=lambda folder: folder.name)
 def test_a_saved_model(folder: Path, layout: str) -> None:
     expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
-    assert read_saved(folder / layout).layout == layout
+    saved = read_saved(folder / layout)
+    assert (saved.layout, saved.has_adapter, list(saved.routes)) == (layout, True, ["query"])
+    assert (saved.routes["query"].adapter, saved.training.data) == ("adapter", "golden")
     for model in (
         SentenceTransformer(str(folder / layout), device="cpu"),
         from_pretrained(folder / layout, device="cpu"),

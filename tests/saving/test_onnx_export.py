@@ -22,7 +22,7 @@ from problems import trained
 from st_adapter import QueryAdapter, attach, export_onnx, from_pretrained, save_pretrained
 from st_adapter.saving import onnx_export as onnx_export_module
 from st_adapter.saving.onnx_export import _examples, _warn_if_different
-from st_adapter.saving.repository import read_saved
+from st_adapter.saving.saved import read_saved
 
 LOW_RANK = {"kind": "low_rank", "rank": 4, "bias": True}
 MLP = {"kind": "mlp", "hidden_dim": 16, "bias": True, "activation": "silu"}
@@ -95,7 +95,7 @@ def base(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
 @pytest.fixture(scope="module")
 def beside_base(base: Export, tmp_path_factory: pytest.TempPathFactory) -> Export:
     """Saved from that base, so that the file for documents is there already."""
-    folder = save_pretrained(make_adapter(**LOW_RANK), base.model, tmp_path_factory.mktemp("onnx") / "adapted")
+    folder = save_pretrained(base.model, make_adapter(**LOW_RANK), tmp_path_factory.mktemp("onnx") / "adapted")
     model = SentenceTransformer(str(folder), device="cpu")
     return Export(model, folder, export_onnx(model, folder))
 
@@ -106,7 +106,7 @@ def on_request(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("onnx")
     cut(SentenceTransformer(str(tiny_model_path), device="cpu"), 0).save_pretrained(str(folder / "base"))
     base = SentenceTransformer(str(folder / "base"), device="cpu")
-    saved = save_pretrained(make_adapter(**MLP), base, folder / "adapted", onnx=True)
+    saved = save_pretrained(base, make_adapter(**MLP), folder / "adapted", onnx=True)
     model = from_pretrained(saved, device="cpu")
     np.testing.assert_array_equal(model.encode_document(TEXTS), base.encode_document(TEXTS))
     return Export(model, saved, sorted((saved / "onnx").iterdir()))

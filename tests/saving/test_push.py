@@ -14,9 +14,9 @@ from sentence_transformers import SentenceTransformer
 from hub_double.client import HubClient, HubClientError
 from hub_double.server import ALICE, ALICE_READS, BOB, HubServer
 from problems import TEXTS, hashes, make_adapter
-from st_adapter.saving.card import SplitScores, TrainingRecord
-from st_adapter.saving.repository import CONFIG_FILE_NAME
+from st_adapter.saving.record import SplitScores, TrainingRecord
 from st_adapter.saving.save import save_pretrained
+from st_adapter.saving.saved import CONFIG_FILE_NAME
 
 pytestmark = pytest.mark.hub
 
@@ -27,13 +27,13 @@ RECORD = TrainingRecord(data="pairs", seed=0, scores=SCORES)
 @pytest.fixture(scope="module")
 def saved(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
-    return save_pretrained(make_adapter(), base, tmp_path_factory.mktemp("out") / "model", training=RECORD)
+    return save_pretrained(base, make_adapter(), tmp_path_factory.mktemp("out") / "model", training=RECORD)
 
 
 @pytest.fixture(scope="module")
 def another(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
-    return save_pretrained(make_adapter("low_rank"), base, tmp_path_factory.mktemp("another") / "model")
+    return save_pretrained(base, make_adapter("low_rank"), tmp_path_factory.mktemp("another") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_only_a_changed_file_is_sent_again(
     assert (hub_server.lfs_uploads, hub_server.pushes) == ([], [])
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
     # Another training record changes our own file and the card, and nothing else.
-    other = save_pretrained(make_adapter(), base, tmp_path / "model", training=TrainingRecord(data="pairs", seed=1))
+    other = save_pretrained(base, make_adapter(), tmp_path / "model", training=TrainingRecord(data="pairs", seed=1))
     hub_client.run(push, other, "alice/again", token=ALICE)
     assert hub_server.lfs_uploads == []
     assert [(each.branch, sorted(each.added), list(each.deleted)) for each in hub_server.pushes] == [
@@ -134,7 +134,7 @@ def test_files_of_an_earlier_router_do_not_stay(
     hub_server: HubServer, hub_client: HubClient, saved: Path, tmp_path: Path, tiny_model_path: Path
 ) -> None:
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
-    mlp = save_pretrained(make_adapter("mlp"), base, tmp_path / "model")
+    mlp = save_pretrained(base, make_adapter("mlp"), tmp_path / "model")
     hub_client.run(push, mlp, "alice/replaced", token=ALICE)
     hub_client.run(push, saved, "alice/replaced", token=ALICE)
     assert set(hub_server.files("alice/replaced")) - {".gitattributes"} == set(hashes(saved))
@@ -239,7 +239,7 @@ def test_the_base_may_be_on_the_hub(
 
         base = SentenceTransformer("alice/base", device="cpu")
         adapter = QueryAdapter.from_matrix(torch.eye(32).roll(1, 0))
-        return push_to_hub(adapter, base, "alice/adapted"), base.encode_document(texts)
+        return push_to_hub(base, adapter, "alice/adapted"), base.encode_document(texts)
 
     hub_client.run(push_base, tiny_model_path, token=ALICE)
     commit = hub_server.repos["models", "alice/base"].branches["main"].oid
@@ -330,7 +330,7 @@ def test_the_base_alone_leaves_no_adapter_on_other_branches(
 ) -> None:
     hub_client.run(push, saved, "alice/taken-back", None, True, token=ALICE)
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
-    alone = save_pretrained(None, base, tmp_path / "alone")
+    alone = save_pretrained(base, None, tmp_path / "alone")
     hub_client.run(push, alone, "alice/taken-back", token=ALICE)
     held = [hub_server.files("alice/taken-back", branch) for branch in ("main", "query", "twin")]
     for files in held:

@@ -5,10 +5,12 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,12 @@ import st_adapter
 from problems import KINDS, TEXTS, adapted_queries, apply, assert_adapted, hashes, make_adapter, names, trained
 from st_adapter.adapter import Kind, QueryAdapter
 from st_adapter.embeddings.identity import identity_of
-from st_adapter.saving import save as saving
+from st_adapter.saving import compare
 from st_adapter.saving.attach import attach, detach
-from st_adapter.saving.card import TrainingRecord
-from st_adapter.saving.repository import CONFIG_FILE_NAME, from_pretrained, read_saved
+from st_adapter.saving.opening import from_pretrained
+from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import save_pretrained
+from st_adapter.saving.saved import CONFIG_FILE_NAME, read_saved
 from st_adapter.storage import hub, writing
 from st_adapter.storage.paths import is_pickle
 
@@ -48,7 +51,7 @@ REWRITTEN = {"modules.json", "config_sentence_transformers.json", "README.md"}
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_model(tiny_model: SentenceTransformer, tmp_path: Path, kind: Kind, bias: bool) -> None:
     adapter = make_adapter(kind, bias=bias)
-    saved = save_pretrained(adapter, tiny_model, tmp_path / "new" / "model")
+    saved = save_pretrained(tiny_model, adapter, tmp_path / "new" / "model")
     assert saved == tmp_path / "new" / "model"
     opened = SentenceTransformer(str(saved), device="cpu")
     assert_adapted(opened, tiny_model, adapter)
@@ -61,7 +64,7 @@ def test_saved_model(tiny_model: SentenceTransformer, tmp_path: Path, kind: Kind
 
 def test_saved_model_opens_without_this_package(tiny_model: SentenceTransformer, tmp_path: Path) -> None:
     for kind in KINDS:
-        save_pretrained(make_adapter(kind), tiny_model, tmp_path / kind)
+        save_pretrained(tiny_model, make_adapter(kind), tmp_path / kind)
     script = """
 import importlib.abc, json, sys
 
@@ -109,7 +112,7 @@ def test_base_files_are_kept_byte_for_byte(tiny_model_path: Path, tmp_path: Path
     (base / "config.json").rename(base / "LICENSE.txt")  # links within the folder are followed
     (base / "config.json").symlink_to("LICENSE.txt")
     before = hashes(base)
-    saved = save_pretrained(make_adapter(), SentenceTransformer(str(base), device="cpu"), tmp_path / "saved")
+    saved = save_pretrained(SentenceTransformer(str(base), device="cpu"), make_adapter(), tmp_path / "saved")
 
     after = hashes(saved)
     expected = {name: value for name, value in before.items() if not name.startswith((".git/", ".cache/"))}
@@ -135,7 +138,7 @@ def test_base_files_are_kept_byte_for_byte(tiny_model_path: Path, tmp_path: Path
 def test_router_files_are_what_old_releases_read(
     tiny_model: SentenceTransformer, tiny_model_path: Path, tmp_path: Path
 ) -> None:
-    saved = save_pretrained(make_adapter("mlp", bias=True), tiny_model, tmp_path / "saved")
+    saved = save_pretrained(tiny_model, make_adapter("mlp", bias=True), tmp_path / "saved")
     router = saved / "3_Router"
     modules = json.loads((saved / "modules.json").read_text())
     assert modules[:-1] == json.loads((tiny_model_path / "modules.json").read_text())
@@ -171,7 +174,7 @@ def test_router_files_are_what_old_releases_read(
 def test_our_own_file_says_what_the_folder_is(tiny_model: SentenceTransformer, tmp_path: Path) -> None:
     adapter = make_adapter("low_rank")
     training = TrainingRecord(data="pairs", seed=7)
-    saved = save_pretrained(adapter, tiny_model, tmp_path / "saved", training=training)
+    saved = save_pretrained(tiny_model, adapter, tmp_path / "saved", training=training)
     config = json.loads((saved / CONFIG_FILE_NAME).read_text())
     assert config.pop("st_adapter_version") == st_adapter.__version__
     unverified = {"README.md", CONFIG_FILE_NAME}
@@ -179,8 +182,7 @@ def test_our_own_file_says_what_the_folder_is(tiny_model: SentenceTransformer, t
     assert config == {
         "layout": "document",
         "base_model": identity_of(tiny_model).to_dict(),
-        "has_adapter": True,
-        "training": training.to_dict(),
+        "routes": {"query": {"adapter": "adapter", "training": asdict(training)}},
     }
     assert read_saved(saved).training == training
     machine_path = str(tmp_path.parent)
@@ -188,7 +190,7 @@ def test_our_own_file_says_what_the_folder_is(tiny_model: SentenceTransformer, t
 
 
 def test_model_card(tiny_model: SentenceTransformer, tmp_path: Path) -> None:
-    saved = save_pretrained(make_adapter(), tiny_model, tmp_path / "my-model")
+    saved = save_pretrained(tiny_model, make_adapter(), tmp_path / "my-model")
     card = ModelCard.load(saved / "README.md")
     assert card.data.library_name == "sentence-transformers"
     assert card.data.pipeline_tag == "sentence-similarity"
@@ -215,7 +217,7 @@ def test_empty_prompts_are_added_where_the_base_has_none(
     config_file = base / "config_sentence_transformers.json"
     config = {"__version__": {"sentence_transformers": "2.0.0"}, "kept": [1, None]}
     config_file.write_text(json.dumps(config if prompts is None else config | {"prompts": prompts}))
-    saved = save_pretrained(make_adapter(), SentenceTransformer(str(base), device="cpu"), tmp_path / "saved")
+    saved = save_pretrained(SentenceTransformer(str(base), device="cpu"), make_adapter(), tmp_path / "saved")
     written = json.loads((saved / config_file.name).read_text())
     assert written == config | {"prompts": expected}
     assert list(written)[:2] == list(config)
@@ -226,7 +228,7 @@ def test_empty_prompts_are_added_where_the_base_has_none(
 def test_a_base_without_the_optional_configuration(tiny_model_path: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny_model_path, tmp_path / "base")
     (base / "config_sentence_transformers.json").unlink()
-    saved = save_pretrained(make_adapter(), SentenceTransformer(str(base), device="cpu"), tmp_path / "saved")
+    saved = save_pretrained(SentenceTransformer(str(base), device="cpu"), make_adapter(), tmp_path / "saved")
     written = json.loads((saved / "config_sentence_transformers.json").read_text())
     assert written == {"prompts": {"query": "", "document": ""}}
 
@@ -235,7 +237,7 @@ def test_prompts_of_the_base_are_kept(tiny_prompt_model_path: Path, tmp_path: Pa
     base = SentenceTransformer(str(tiny_prompt_model_path), device="cpu")
     assert np.abs(base.encode_query(TEXTS) - base.encode_document(TEXTS)).max() > 0.05
     adapter = make_adapter()
-    opened = SentenceTransformer(str(save_pretrained(adapter, base, tmp_path / "saved")), device="cpu")
+    opened = SentenceTransformer(str(save_pretrained(base, adapter, tmp_path / "saved")), device="cpu")
     assert opened.prompts == {"query": "query: ", "document": "document: "}
     assert_adapted(opened, base, adapter)
     assert_adapted(attach(base, adapter), base, adapter)
@@ -245,7 +247,7 @@ def test_prompts_of_the_base_are_kept(tiny_prompt_model_path: Path, tmp_path: Pa
 def test_a_base_that_does_not_normalize(tiny_unnormalized_model_path: Path, tmp_path: Path, kind: Kind) -> None:
     base = SentenceTransformer(str(tiny_unnormalized_model_path), device="cpu")
     adapter = make_adapter(kind, normalize=False)
-    saved = save_pretrained(adapter, base, tmp_path / "saved")
+    saved = save_pretrained(base, adapter, tmp_path / "saved")
     opened = SentenceTransformer(str(saved), device="cpu")
     for model in (opened, attach(base, adapter)):
         np.testing.assert_allclose(model.encode_query(TEXTS), adapted_queries(adapter, base), rtol=1e-5, atol=1e-5)
@@ -256,7 +258,7 @@ def test_a_base_that_does_not_normalize(tiny_unnormalized_model_path: Path, tmp_
 def test_no_adapter_saves_the_base_model_alone(
     tiny_model: SentenceTransformer, tiny_model_path: Path, tmp_path: Path
 ) -> None:
-    saved = save_pretrained(None, tiny_model, tmp_path / "saved", training=TrainingRecord(seed=3))
+    saved = save_pretrained(tiny_model, None, tmp_path / "saved", training=TrainingRecord(seed=3))
     after = hashes(saved)
     assert after.pop(CONFIG_FILE_NAME)
     assert after == hashes(tiny_model_path)
@@ -269,7 +271,7 @@ def test_no_adapter_saves_the_base_model_alone(
 def test_a_model_loaded_in_half_precision(tiny_model_path: Path, tmp_path: Path) -> None:
     base = SentenceTransformer(str(tiny_model_path), device="cpu", model_kwargs={"dtype": torch.bfloat16})
     adapter = make_adapter("mlp")
-    opened = SentenceTransformer(str(save_pretrained(adapter, base, tmp_path / "saved")), device="cpu")
+    opened = SentenceTransformer(str(save_pretrained(base, adapter, tmp_path / "saved")), device="cpu")
     assert opened.dtype == torch.float32
     assert_adapted(opened, SentenceTransformer(str(tiny_model_path), device="cpu"), adapter)
 
@@ -300,7 +302,7 @@ def hub_cache(tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("base_model", [None, "org/tiny"])
 def test_base_from_the_hub_cache(hub_cache: str, tiny_model_path: Path, tmp_path: Path, base_model: str | None) -> None:
     base = SentenceTransformer("org/tiny", device="cpu")
-    saved = save_pretrained(make_adapter(), base, tmp_path / "saved", base_model=base_model)
+    saved = save_pretrained(base, make_adapter(), tmp_path / "saved", base_model=base_model)
     before, after = hashes(tiny_model_path), hashes(saved)
     assert {name for name in before if before[name] != after[name]} <= REWRITTEN
     assert not [path for path in saved.rglob("*") if path.is_symlink()]
@@ -314,7 +316,7 @@ def test_the_commit_that_was_loaded_is_the_one_saved(hub_cache: str, tmp_path: P
     repository = tmp_path / "cache" / "models--org--tiny"
     (repository / "snapshots" / ("f" * 40)).mkdir()
     (repository / "refs" / "main").write_text("f" * 40)
-    saved = save_pretrained(make_adapter(), base, tmp_path / "saved")
+    saved = save_pretrained(base, make_adapter(), tmp_path / "saved")
     assert json.loads((saved / CONFIG_FILE_NAME).read_text())["base_model"]["revision"] == hub_cache
 
 
@@ -331,13 +333,13 @@ def test_an_incomplete_hub_cache_is_saved_with_a_warning(
     with pytest.warns(
         UserWarning, match="org/tiny could not be downloaded in full: the saved model has only the files"
     ):
-        saved = save_pretrained(make_adapter(), base, tmp_path / "saved")
+        saved = save_pretrained(base, make_adapter(), tmp_path / "saved")
     assert_adapted(SentenceTransformer(str(saved), device="cpu"), base, make_adapter())
 
 
 def test_base_given_as_a_folder(tiny_model: SentenceTransformer, tiny_model_path: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(tiny_model_path, tmp_path / "moved")
-    saved = save_pretrained(make_adapter(), tiny_model, tmp_path / "saved", base_model=moved)
+    saved = save_pretrained(tiny_model, make_adapter(), tmp_path / "saved", base_model=moved)
     assert json.loads((saved / CONFIG_FILE_NAME).read_text())["base_model"]["name"] == "moved"
 
 
@@ -351,7 +353,7 @@ def test_an_old_layout_with_the_transformer_in_a_folder(tiny_model_path: Path, t
     modules[0]["path"] = "0_Transformer"
     (base / "modules.json").write_text(json.dumps(modules))
     model = SentenceTransformer(str(base), device="cpu")
-    saved = save_pretrained(make_adapter(), model, tmp_path / "saved")
+    saved = save_pretrained(model, make_adapter(), tmp_path / "saved")
     assert (saved / "0_Transformer" / "model.safetensors").is_file()
     assert_adapted(SentenceTransformer(str(saved), device="cpu"), model, make_adapter())
 
@@ -363,14 +365,14 @@ def test_a_model_without_a_transformer_needs_base_model(tmp_path: Path) -> None:
     weights = torch.randn(7, 32, generator=torch.Generator().manual_seed(0)).numpy()
     base = SentenceTransformer(modules=[StaticEmbedding(tokenizer, weights), Normalize()], device="cpu")
     base.save_pretrained(str(tmp_path / "static"))
-    saved = save_pretrained(make_adapter(), base, tmp_path / "saved", base_model=tmp_path / "static")
+    saved = save_pretrained(base, make_adapter(), tmp_path / "saved", base_model=tmp_path / "static")
     assert_adapted(SentenceTransformer(str(saved), device="cpu"), base, make_adapter())
 
 
 @pytest.mark.parametrize("missing", ["org/nothing", "nothing", "/no/such/folder"])
 def test_base_model_that_is_nowhere(tiny_model: SentenceTransformer, tmp_path: Path, missing: str) -> None:
     with pytest.raises(ValueError, match="neither a folder nor a Hub repository|There is no folder"):
-        save_pretrained(make_adapter(), tiny_model, tmp_path / "saved", base_model=missing)
+        save_pretrained(tiny_model, make_adapter(), tmp_path / "saved", base_model=missing)
     assert names(tmp_path) == []
 
 
@@ -379,7 +381,7 @@ def test_a_base_that_exists_only_in_memory_is_written_by_sentence_transformers(
 ) -> None:
     base = SentenceTransformer(modules=[Transformer(str(_bert_path)), Pooling(32), Normalize()], device="cpu")
     with pytest.warns(UserWarning, match="is no Sentence Transformers repository: it has no modules.json. So the base"):
-        saved = save_pretrained(make_adapter(), base, tmp_path / "saved")
+        saved = save_pretrained(base, make_adapter(), tmp_path / "saved")
     assert_adapted(SentenceTransformer(str(saved), device="cpu"), base, make_adapter())
     assert_adapted(from_pretrained(saved, device="cpu"), base, make_adapter())
 
@@ -435,15 +437,31 @@ def pickle_dense(folder: Path) -> None:
     (dense / "model.safetensors").unlink()
 
 
-@pytest.mark.parametrize("change", [shard, add_dense, pickle_weights, pickle_shards, pickle_dense])
+@pytest.mark.parametrize("change", [shard, add_dense])
 def test_a_base_of_another_kind(change: Callable[[Path], object], tiny_model_path: Path, tmp_path: Path) -> None:
     folder, base = as_base(change, tiny_model_path, tmp_path)
-    saved = save_pretrained(make_adapter("mlp"), base, tmp_path / "saved")
+    saved = save_pretrained(base, make_adapter("mlp"), tmp_path / "saved")
     assert_adapted(SentenceTransformer(str(saved), device="cpu"), base, make_adapter("mlp"))
     assert_adapted(from_pretrained(saved, device="cpu"), base, make_adapter("mlp"))
     before, after = hashes(folder), hashes(saved)
-    pickles = {name for name in before if name.endswith((".bin", ".bin.index.json"))}
-    assert {name for name in set(before) - pickles if after[name] != before[name]} <= REWRITTEN
+    assert {name for name in before if after[name] != before[name]} <= REWRITTEN
+
+
+@pytest.mark.parametrize("change", [pickle_weights, pickle_shards, pickle_dense])
+def test_weights_as_pickles_are_refused_with_the_way_to_convert_them(
+    change: Callable[[Path], object], tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, base = as_base(change, tiny_model_path, tmp_path)
+    with pytest.raises(
+        ValueError, match="has its weights as a pickle, .*pytorch_model.*bin, but safetensors are"
+    ) as found:
+        save_pretrained(base, make_adapter("mlp"), tmp_path / "saved")
+    assert names(tmp_path) == ["base"]
+    monkeypatch.chdir(tmp_path)
+    exec(re.findall(r"SentenceTransformer\('base'\)\.save_pretrained\('converted'\)", str(found.value))[0])
+    converted = SentenceTransformer("converted", device="cpu")
+    saved = save_pretrained(converted, make_adapter("mlp"), tmp_path / "saved")
+    assert_adapted(SentenceTransformer(str(saved), device="cpu"), base, make_adapter("mlp"))
     assert not any(is_pickle(path) for path in saved.rglob("*") if path.is_file())
 
 
@@ -456,7 +474,7 @@ def test_pickles_beside_safetensors_are_left_out(tiny_model_path: Path, tmp_path
         (folder / "openvino" / "openvino_model.bin").write_bytes(b"raw weights")
 
     folder, base = as_base(add_pickles, tiny_model_path, tmp_path)
-    saved = save_pretrained(make_adapter(), base, tmp_path / "saved")
+    saved = save_pretrained(base, make_adapter(), tmp_path / "saved")
     assert not {"pytorch_model.bin", "training_args.bin", "rust_model.ot"} & set(hashes(saved))
     assert hashes(saved)["openvino/openvino_model.bin"] == hashes(folder)["openvino/openvino_model.bin"]
 
@@ -470,8 +488,8 @@ def test_a_pickle_that_holds_more_than_weights_is_not_opened(tiny_model_path: Pa
     folder, base = as_base(lambda folder: None, tiny_model_path, tmp_path)
     torch.save({"w": Exploit()}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="is a pickle that holds more than weights, or is damaged .* is not opened"):
-        save_pretrained(make_adapter(), base, tmp_path / "saved")
+    with pytest.raises(ValueError, match="a pickle can hold code, so it is neither saved nor opened here"):
+        save_pretrained(base, make_adapter(), tmp_path / "saved")
     assert names(tmp_path) == ["base"]
     assert not Path("exploited").exists()
 
@@ -484,7 +502,7 @@ def test_a_base_in_half_precision(kind: Kind, dtype: torch.dtype, tiny_model_pat
 
     _, base = as_base(halve, tiny_model_path, tmp_path)
     assert base.dtype == dtype
-    saved = save_pretrained(make_adapter(kind), base, tmp_path / "saved")
+    saved = save_pretrained(base, make_adapter(kind), tmp_path / "saved")
     opened = from_pretrained(saved, device="cpu", model_kwargs={"dtype": dtype})
     for name in ("encode_document", "encode"):
         before, after = (getattr(model, name)(TEXTS, convert_to_tensor=True) for model in (base, opened))
@@ -500,7 +518,7 @@ def test_license_and_language_are_taken_over(tiny_model_path: Path, tmp_path: Pa
         (folder / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: en\ntags: [x]\n---\n# Base\n")
 
     _, base = as_base(license_it, tiny_model_path, tmp_path)
-    data = ModelCard.load(save_pretrained(make_adapter(), base, tmp_path / "saved") / "README.md").data
+    data = ModelCard.load(save_pretrained(base, make_adapter(), tmp_path / "saved") / "README.md").data
     assert (data.license, data.language) == ("apache-2.0", "en")
 
 
@@ -509,7 +527,7 @@ def test_a_base_whose_folder_is_gone_is_written_anew(tiny_model_path: Path, tmp_
     base = SentenceTransformer(str(folder), device="cpu")
     shutil.rmtree(folder)
     with pytest.warns(UserWarning, match="The folder that the base model was loaded from is not there any more"):
-        saved = save_pretrained(make_adapter(), base, tmp_path / "saved")
+        saved = save_pretrained(base, make_adapter(), tmp_path / "saved")
     assert_adapted(from_pretrained(saved, device="cpu"), base, make_adapter())
     assert str(tmp_path) not in "".join(path.read_text() for path in saved.rglob("*.json"))
 
@@ -520,12 +538,12 @@ def test_a_base_whose_folder_is_gone_is_written_anew(tiny_model_path: Path, tmp_
 def test_a_model_that_has_a_router_or_adapter_already(tiny_model: SentenceTransformer, tmp_path: Path) -> None:
     attached = attach(tiny_model, make_adapter())
     with pytest.raises(ValueError, match=r"already has a Router, but one without .* detach\(model\)"):
-        save_pretrained(make_adapter(), attached, tmp_path / "saved")
+        save_pretrained(attached, make_adapter(), tmp_path / "saved")
     with pytest.raises(ValueError, match="already has a Router"):
         attach(attached, make_adapter())
     tiny_model.append(make_adapter())
     with pytest.raises(ValueError, match="already has a QueryAdapter"):
-        save_pretrained(make_adapter(), tiny_model, tmp_path / "saved")
+        save_pretrained(tiny_model, make_adapter(), tmp_path / "saved")
     assert names(tmp_path) == []
 
 
@@ -565,7 +583,7 @@ def test_a_model_that_does_not_fit(
 ) -> None:
     change(tiny_model)
     with pytest.raises(ValueError, match=message):
-        save_pretrained(adapter, tiny_model, tmp_path / "saved")
+        save_pretrained(tiny_model, adapter, tmp_path / "saved")
     assert names(tmp_path) == []
 
 
@@ -586,7 +604,7 @@ def test_a_diverged_adapter_is_refused(tiny_model: SentenceTransformer, tmp_path
     with torch.no_grad():
         adapter.delta[0, 0] = torch.nan
     with pytest.raises(ValueError, match="the adapter's delta has 1 NaN or infinite values of 1024"):
-        save_pretrained(adapter, tiny_model, tmp_path / "saved")
+        save_pretrained(tiny_model, adapter, tmp_path / "saved")
     assert names(tmp_path) == []
 
 
@@ -635,7 +653,7 @@ def test_a_model_that_was_changed_in_memory_is_written_by_sentence_transformers(
 ) -> None:
     change(tiny_model)
     with pytest.warns(UserWarning, match=f"{message}.*So the base model is not copied from its files"):
-        saved = save_pretrained(adapter, tiny_model, tmp_path / "saved")
+        saved = save_pretrained(tiny_model, adapter, tmp_path / "saved")
     opened = SentenceTransformer(str(saved), device="cpu")
     assert_adapted(opened, tiny_model, adapter or QueryAdapter(32))
     np.testing.assert_array_equal(opened.encode_document(CHANGED_TEXTS), tiny_model.encode_document(CHANGED_TEXTS))
@@ -649,7 +667,7 @@ def test_files_that_changed_on_disk_since_are_not_those_that_are_saved(tiny_mode
     _change_one_row(other)
     other.save_pretrained(str(folder))
     with pytest.warns(UserWarning, match=f"{OTHER}.*So the base model is not copied from its files"):
-        saved = save_pretrained(make_adapter(), model, tmp_path / "saved")
+        saved = save_pretrained(model, make_adapter(), tmp_path / "saved")
     opened = SentenceTransformer(str(saved), device="cpu")
     np.testing.assert_array_equal(opened.encode_document(CHANGED_TEXTS), model.encode_document(CHANGED_TEXTS))
 
@@ -678,7 +696,7 @@ def test_what_a_repository_cannot_hold_is_not_lost_in_silence(
         pytest.warns(UserWarning, match="So the base model is not copied from its files"),
         pytest.raises(ValueError, match="what was changed in memory is not among what a repository can hold"),
     ):
-        save_pretrained(make_adapter(), tiny_model, tmp_path / "saved")
+        save_pretrained(tiny_model, make_adapter(), tmp_path / "saved")
     assert names(tmp_path) == []
 
 
@@ -692,14 +710,14 @@ def test_the_saved_model_is_compared_on_texts_of_the_data(
         return encode(self, texts if self is tiny_model else [text.replace("rare", "") for text in texts], **kwargs)
 
     monkeypatch.setattr(SentenceTransformer, "encode_document", reads_otherwise_once_opened)
-    save_pretrained(make_adapter(), tiny_model, tmp_path / "unseen")
+    save_pretrained(tiny_model, make_adapter(), tmp_path / "unseen")
     with (
         pytest.warns(UserWarning, match="encode_document of the base model in memory differs from its files"),
         pytest.raises(
             ValueError, match="encode_document .* differs .* also after Sentence Transformers has written it"
         ),
     ):
-        save_pretrained(make_adapter(), tiny_model, tmp_path / "saved", check_texts={"document": ["a rare line"]})
+        save_pretrained(tiny_model, make_adapter(), tmp_path / "saved", check_texts={"document": ["a rare line"]})
 
 
 @pytest.mark.parametrize("adapter", [make_adapter(), None])
@@ -714,7 +732,7 @@ def test_files_that_are_named_have_to_be_those_of_the_model(
 ) -> None:
     change(tiny_model)
     with pytest.raises(ValueError, match=f"{message}.*files are not those of the model in memory"):
-        save_pretrained(adapter, tiny_model, tmp_path / "saved", base_model=tiny_model_path)
+        save_pretrained(tiny_model, adapter, tmp_path / "saved", base_model=tiny_model_path)
     assert names(tmp_path) == []
 
 
@@ -737,7 +755,7 @@ def test_settings_made_in_memory_are_carried_over(
     tmp_path: Path,
 ) -> None:
     setattr(tiny_model, name, value)
-    saved = save_pretrained(adapter, tiny_model, tmp_path / "saved")
+    saved = save_pretrained(tiny_model, adapter, tmp_path / "saved")
     opened = SentenceTransformer(str(saved), device="cpu")
     assert getattr(opened, name) == value
     assert hashes(saved)["model.safetensors"] == hashes(tiny_model_path)["model.safetensors"]
@@ -753,7 +771,7 @@ def test_a_base_that_truncates_its_embeddings(kind: Kind, where: str, tiny_model
         (folder / "config_sentence_transformers.json").write_text(json.dumps(config | {"truncate_dim": 12}))
     base = SentenceTransformer(str(folder), device="cpu", truncate_dim=None if where == "in the files" else 12)
     adapter = trained(QueryAdapter(12, kind, rank=4, hidden_dim=16, normalize=False), scale=0.2)
-    opened = SentenceTransformer(str(save_pretrained(adapter, base, tmp_path / "saved")), device="cpu")
+    opened = SentenceTransformer(str(save_pretrained(base, adapter, tmp_path / "saved")), device="cpu")
     for model in (opened, attach(base, adapter)):
         assert model.truncate_dim == 12
         assert_adapted(model, base, adapter)
@@ -769,21 +787,21 @@ def test_the_saved_queries_are_compared_too(
     adapter = make_adapter()
     monkeypatch.setattr(adapter, "fold", other.fold)
     with pytest.raises(ValueError, match="encode_query of the saved model differs from the adapter on the base model"):
-        save_pretrained(adapter, tiny_model, tmp_path / "saved")
+        save_pretrained(tiny_model, adapter, tmp_path / "saved")
     assert names(tmp_path) == []
 
 
 def test_a_target_that_is_not_ours(tiny_model: SentenceTransformer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match="file is a file, but a folder is expected"):
-        save_pretrained(make_adapter(), tiny_model, tmp_path / "file")
+        save_pretrained(tiny_model, make_adapter(), tmp_path / "file")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("mine")
     for pretended in (None, "[]", "not JSON", '{"version": 1}'):
         if pretended is not None:
             (tmp_path / "folder" / CONFIG_FILE_NAME).write_text(pretended)
         with pytest.raises(ValueError, match=f"exists, is not empty and has no {CONFIG_FILE_NAME}"):
-            save_pretrained(make_adapter(), tiny_model, tmp_path / "folder")
+            save_pretrained(tiny_model, make_adapter(), tmp_path / "folder")
     assert (tmp_path / "folder" / "thesis.tex").read_text() == "mine"
 
 
@@ -794,7 +812,7 @@ def test_a_target_around_or_inside_the_base(tiny_model_path: Path, tmp_path: Pat
         (folder / CONFIG_FILE_NAME).write_text('{"st_adapter_version": "0"}')
     before = hashes(base.parent)
     with pytest.raises(ValueError, match="lie within each other, but saving expects two separate folders"):
-        save_pretrained(make_adapter(), SentenceTransformer(str(base), device="cpu"), base.parent / where)
+        save_pretrained(SentenceTransformer(str(base), device="cpu"), make_adapter(), base.parent / where)
     assert hashes(base.parent) == before
 
 
@@ -804,17 +822,17 @@ def test_a_target_around_or_inside_the_base(tiny_model_path: Path, tmp_path: Pat
 def test_an_earlier_result_is_replaced_as_a_whole(tiny_model: SentenceTransformer, tmp_path: Path) -> None:
     (tmp_path / "saved").mkdir()
     first, second = make_adapter("mlp"), make_adapter("linear")
-    save_pretrained(first, tiny_model, tmp_path / "saved")
-    saved = save_pretrained(second, tiny_model, tmp_path / "saved")
+    save_pretrained(tiny_model, first, tmp_path / "saved")
+    saved = save_pretrained(tiny_model, second, tmp_path / "saved")
     assert_adapted(SentenceTransformer(str(saved), device="cpu"), tiny_model, second)
     assert not (saved / "3_Router" / "query_1_Dense").exists()
     assert names(tmp_path) == ["saved"]
 
 
 def test_a_link_to_an_earlier_result_stays_a_link(tiny_model: SentenceTransformer, tmp_path: Path) -> None:
-    real = save_pretrained(make_adapter(), tiny_model, tmp_path / "real")
+    real = save_pretrained(tiny_model, make_adapter(), tmp_path / "real")
     (tmp_path / "link").symlink_to(real)
-    assert save_pretrained(make_adapter("mlp"), tiny_model, tmp_path / "link") == real
+    assert save_pretrained(tiny_model, make_adapter("mlp"), tmp_path / "link") == real
     assert (tmp_path / "link").is_symlink()
     assert (real / "3_Router" / "query_1_Dense").exists()
 
@@ -844,7 +862,7 @@ FAILURES = [
 @pytest.fixture(scope="module")
 def saved_path(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
-    return save_pretrained(make_adapter("mlp"), base, tmp_path_factory.mktemp("earlier") / "saved")
+    return save_pretrained(base, make_adapter("mlp"), tmp_path_factory.mktemp("earlier") / "saved")
 
 
 @pytest.mark.parametrize("earlier", [True, False])
@@ -869,7 +887,7 @@ def test_a_failure_leaves_the_old_result_and_nothing_else(
         patched.setattr(owner, name, _failing(getattr(owner, name), error, at_call))
         message = "saved could not be written .No space left on device.; what was there before is untouched"
         with pytest.raises(type(error), match=message if isinstance(error, OSError) else None):
-            save_pretrained(make_adapter(), tiny_model, target)
+            save_pretrained(tiny_model, make_adapter(), target)
     assert hashes(tmp_path) == before
     assert names(tmp_path) == (["saved"] if earlier else [])
 
@@ -877,11 +895,11 @@ def test_a_failure_leaves_the_old_result_and_nothing_else(
 def test_an_interrupt_while_checking_leaves_the_old_result(
     tiny_model: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = save_pretrained(make_adapter("mlp"), tiny_model, tmp_path / "saved")
+    target = save_pretrained(tiny_model, make_adapter("mlp"), tmp_path / "saved")
     before = hashes(tmp_path)
-    monkeypatch.setattr(saving, "_check_layout", _failing(saving._check_layout, KeyboardInterrupt(), 1))
+    monkeypatch.setattr(compare, "check_layout", _failing(compare.check_layout, KeyboardInterrupt(), 1))
     with pytest.raises(KeyboardInterrupt):
-        save_pretrained(make_adapter(), tiny_model, target)
+        save_pretrained(tiny_model, make_adapter(), target)
     assert hashes(tmp_path) == before
 
 
@@ -889,7 +907,7 @@ def test_saving_leaves_its_arguments_as_they_were(tiny_model: SentenceTransforme
     adapter = make_adapter("mlp").train()
     before = copy.deepcopy(adapter.state_dict())
     random_state = torch.get_rng_state()
-    save_pretrained(adapter, tiny_model, tmp_path / "saved")
+    save_pretrained(tiny_model, adapter, tmp_path / "saved")
     assert all(torch.equal(before[name], value) for name, value in adapter.state_dict().items())
     assert adapter.training
     assert torch.equal(torch.get_rng_state(), random_state)

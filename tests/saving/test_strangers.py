@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +21,13 @@ from sentence_transformers.sentence_transformer import modules
 from problems import TEXTS, make_adapter
 from st_adapter import cli
 from st_adapter.errors import printable, without_secrets
-from st_adapter.saving.card import TrainingRecord
 from st_adapter.saving.declared_sizes import check_module
 from st_adapter.saving.model_files import model_files
-from st_adapter.saving.repository import (
-    CONFIG_FILE_NAME,
-    check_repository,
-    copy_as,
-    from_pretrained,
-    left_out,
-    read_saved,
-)
+from st_adapter.saving.opening import from_pretrained
+from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import save_pretrained
+from st_adapter.saving.saved import CONFIG_FILE_NAME, copy_as, left_out, read_saved
+from st_adapter.saving.verify import check_saved
 from st_adapter.storage.hub import explained_errors
 from st_adapter.storage.paths import file_sha256
 from st_adapter.storage.reading import checked
@@ -48,7 +44,7 @@ def base(tiny_model_path: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def saved_once(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = SentenceTransformer(str(tiny_model_path), device="cpu")
-    return save_pretrained(make_adapter(), model, tmp_path_factory.mktemp("once") / "model")
+    return save_pretrained(model, make_adapter(), tmp_path_factory.mktemp("once") / "model")
 
 
 @pytest.fixture
@@ -85,7 +81,7 @@ def test_private_files_are_not_saved(base: Path, tmp_path: Path) -> None:
         (folder / "wandb" / "config.json").write_text("{}")
         (folder / "passwords").symlink_to("/etc/passwd")
     assert set(model_files(base)) == expected
-    saved = save_pretrained(make_adapter(), SentenceTransformer(str(base), device="cpu"), tmp_path / "saved")
+    saved = save_pretrained(SentenceTransformer(str(base), device="cpu"), make_adapter(), tmp_path / "saved")
     names = {path.name for path in saved.rglob("*")}
     assert names.isdisjoint({*PRIVATE, "pipe", "wandb", "passwords"})
     assert {"vocab.txt", "tokenizer.json"} & names and "model.safetensors" in names
@@ -96,11 +92,11 @@ def test_a_needed_file_is_not_taken_from_elsewhere(base: Path, tmp_path: Path) -
     (base / "config.json").rename(tmp_path / "elsewhere.json")
     (base / "config.json").symlink_to(tmp_path / "elsewhere.json")
     with pytest.raises(ValueError, match=r"config\.json is or lies behind a link that leads out of"):
-        save_pretrained(make_adapter(), model, tmp_path / "saved")
+        save_pretrained(model, make_adapter(), tmp_path / "saved")
     (base / "config.json").unlink()
     os.mkfifo(base / "config.json")
     with pytest.raises(ValueError, match="no regular file"):
-        save_pretrained(make_adapter(), model, tmp_path / "saved")
+        save_pretrained(model, make_adapter(), tmp_path / "saved")
 
 
 @pytest.mark.parametrize("target", ["round", "..", "."])
@@ -108,7 +104,7 @@ def test_a_loop_of_links_stays_an_error(target: str, base: Path, tmp_path: Path)
     model = SentenceTransformer(str(base), device="cpu")
     (base / "1_Pooling" / "round").symlink_to(target)
     with pytest.raises(ValueError, match="loop"):
-        save_pretrained(make_adapter(), model, tmp_path / "saved")
+        save_pretrained(model, make_adapter(), tmp_path / "saved")
 
 
 def test_a_snapshot_of_the_hub_cache_is_copied_through_its_links(base: Path, tmp_path: Path) -> None:
@@ -122,7 +118,7 @@ def test_a_snapshot_of_the_hub_cache_is_copied_through_its_links(base: Path, tmp
         shutil.copyfile(path, blob)
         link.symlink_to(os.path.relpath(blob, link.parent))
     model = SentenceTransformer(str(snapshot), device="cpu")
-    saved = save_pretrained(make_adapter(), model, tmp_path / "saved", base_model=snapshot)
+    saved = save_pretrained(model, make_adapter(), tmp_path / "saved", base_model=snapshot)
     opened = from_pretrained(saved, device="cpu")
     np.testing.assert_array_equal(opened.encode_document(TEXTS), model.encode_document(TEXTS))
 
@@ -150,7 +146,7 @@ def test_what_was_put_into_a_saved_folder_is_not_published(saved: Path, tmp_path
     copied = copy_as(saved, tmp_path / "copied", "document", "user/name")
     names = {path.relative_to(copied).as_posix() for path in copied.rglob("*") if path.is_file()}
     assert names == {*record.files, "README.md", CONFIG_FILE_NAME} - {"secrets.json"}
-    check_repository(copied)
+    check_saved(copied)
 
 
 # What is opened
@@ -245,6 +241,12 @@ def test_a_pipe_in_place_of_a_file_does_not_hang(saved: Path) -> None:
         from_pretrained(saved, device="cpu")
 
 
+def record_in(path: Path, record: dict) -> None:
+    content = json.loads(path.read_text())
+    content["routes"]["query"]["training"] = record
+    path.write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -264,24 +266,18 @@ def test_a_pipe_in_place_of_a_file_does_not_hang(saved: Path) -> None:
     ],
 )
 def test_a_record_of_other_types_is_one_clear_error(changes: dict, saved: Path) -> None:
-    record = {**TrainingRecord(data="pairs").to_dict(), **changes}
     path = saved / CONFIG_FILE_NAME
-    path.write_text(json.dumps({**json.loads(path.read_text()), "training": record}))
+    record_in(path, {**asdict(TrainingRecord(data="pairs")), **changes})
     with pytest.raises(
-        ValueError, match=f"{CONFIG_FILE_NAME}: The training record is not one: .* Save the model again"
+        ValueError, match=rf"{CONFIG_FILE_NAME} is not that of a saved model: .*\['training'\].* expected"
     ):
         read_saved(saved)
 
 
 def test_a_newer_release_may_record_more(saved: Path) -> None:
     path = saved / CONFIG_FILE_NAME
-    content = json.loads(path.read_text())
-    content["training"] = {**TrainingRecord(data="pairs").to_dict(), "more": 1}
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="'more'"):
-        read_saved(saved)
-    path.write_text(json.dumps({**content, "st_adapter_version": "99.0"}))
-    with pytest.warns(UserWarning, match="a newer st-adapter"):
+    record_in(path, {**asdict(TrainingRecord(data="pairs")), "more": 1})
+    with pytest.warns(UserWarning, match="records 'more', as a newer st-adapter may do"):
         assert read_saved(saved).training == TrainingRecord(data="pairs")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from problems import dataset_of
-from st_adapter.evaluation.evaluation import seen_documents, seen_queries
+from st_adapter.evaluation.seen import seen_documents, seen_queries
 
 
 def embedded_dataset(num_queries, num_documents, qrels):

@@ -18,7 +18,7 @@ def paths(tiny_model_path, tmp_path_factory):
     with torch.no_grad():
         adapter.delta.add_(0.2 * torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
-    return tiny_model_path, save_pretrained(adapter, base, tmp_path_factory.mktemp("saved") / "model")
+    return tiny_model_path, save_pretrained(base, adapter, tmp_path_factory.mktemp("saved") / "model")
 
 
 @pytest.fixture

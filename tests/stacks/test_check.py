@@ -40,7 +40,7 @@ def model(base, adapter):
 
 @pytest.fixture(scope="module")
 def saved(base, adapter, tmp_path_factory):
-    return save_pretrained(adapter, base, tmp_path_factory.mktemp("saved") / "model")
+    return save_pretrained(base, adapter, tmp_path_factory.mktemp("saved") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ PLANTED = [
 
 @pytest.mark.parametrize(("query", "document", "found", "remedy"), PLANTED)
 def test_a_planted_mistake_is_named(query, document, found, remedy, embed, model):
-    check = check_stack(embed[query], embed[document], model)
+    check = check_stack(model, embed[query], embed[document])
     assert not check.ok
     assert len(check.problems) == len(found)
     for problem, pattern in zip(check.problems, found, strict=True):
@@ -179,7 +179,7 @@ def test_a_right_stack_has_no_problem(form, model, saved):
             "one text in a batch": lambda: encode([texts + ""]),
         }[form]()
 
-    check = check_stack(*(functools.partial(returned, f) for f in (model.encode_query, model.encode_document)), saved)
+    check = check_stack(saved, *(functools.partial(returned, f) for f in (model.encode_query, model.encode_document)))
     assert check.ok
     assert check.summary().startswith("Stack check: ok\n")
     assert max(check.query_distance, check.document_distance) < (0.01 if form == "tensor" else 1e-6)
@@ -197,8 +197,8 @@ def test_rounded_vectors_are_recognised(base, adapter, model, seed, precision):
         return lambda texts: rows
 
     tolerance = 0.02 if precision == "fp16" else 0.05
-    assert check_stack(rounded("right"), model.encode_document, model, tolerance=tolerance).ok
-    wrong = check_stack(rounded("wrong"), model.encode_document, model, tolerance=tolerance)
+    assert check_stack(model, rounded("right"), model.encode_document, tolerance=tolerance).ok
+    wrong = check_stack(model, rounded("wrong"), model.encode_document, tolerance=tolerance)
     assert [problem.found for problem in wrong.problems] == [
         "queries do not pass through the adapter: they are the base model's vectors"
     ]
@@ -206,19 +206,19 @@ def test_rounded_vectors_are_recognised(base, adapter, model, seed, precision):
 
 def test_an_adapter_smaller_than_the_tolerance_is_still_told_apart(base):
     model = attach(base, adapter_with(5e-4))
-    assert check_stack(model.encode_query, model.encode_document, model).ok
-    check = check_stack(functools.partial(model.encode, prompt_name="query"), model.encode_document, model)
+    assert check_stack(model, model.encode_query, model.encode_document).ok
+    check = check_stack(model, functools.partial(model.encode, prompt_name="query"), model.encode_document)
     assert check.query_distance < check.tolerance
     assert [problem.side for problem in check.problems] == ["query"]
 
 
 def test_what_cannot_be_told_is_said(base, saved):
     untrained = attach(base, QueryAdapter(32))
-    check = check_stack(untrained.encode_query, untrained.encode_document, untrained)
+    check = check_stack(untrained, untrained.encode_query, untrained.encode_document)
     assert check.ok
     assert "too close to each other to tell which were returned" in check.notes[0]
     assert f"note: {check.notes[0]}" in check.summary()
-    bare = check_stack(base.encode_query, base.encode_document, base)
+    bare = check_stack(base, base.encode_query, base.encode_document)
     assert bare.ok
     assert bare.notes == ("the model has no adapter, so its queries are the base model's",)
 
@@ -226,8 +226,8 @@ def test_what_cannot_be_told_is_said(base, saved):
 def test_a_base_model_of_other_lengths(tiny_unnormalized_model_path):
     base = SentenceTransformer(str(tiny_unnormalized_model_path), device="cpu")
     model = attach(base, adapter_with(0.1, normalize=False))
-    assert check_stack(model.encode_query, model.encode_document, model).ok
-    check = check_stack(model.encode_query, functools.partial(model.encode_document, normalize_embeddings=True), model)
+    assert check_stack(model, model.encode_query, model.encode_document).ok
+    check = check_stack(model, model.encode_query, functools.partial(model.encode_document, normalize_embeddings=True))
     assert "documents have lengths 1 to 1, the model's have" in check.problems[0].found
     assert "normalize_embeddings=False" in check.problems[0].remedy
 
@@ -245,7 +245,7 @@ def test_an_adapter_that_a_server_applies_before_normalising(tiny_model_path):
                 features = module(features)
         return features["sentence_embedding"]
 
-    check = check_stack(skipping, model.encode_document, model)
+    check = check_stack(model, skipping, model.encode_document)
     assert [problem.found for problem in check.problems] == [
         "queries pass through the adapter without the Normalize that belongs before it"
     ]
@@ -253,9 +253,9 @@ def test_an_adapter_that_a_server_applies_before_normalising(tiny_model_path):
 
 def test_a_truncated_model_expects_truncated_vectors(saved):
     model = SentenceTransformer(str(saved), device="cpu", truncate_dim=16)
-    assert check_stack(model.encode_query, model.encode_document, model).ok
+    assert check_stack(model, model.encode_query, model.encode_document).ok
     full = SentenceTransformer(str(saved), device="cpu")
-    check = check_stack(full.encode_query, model.encode_document, model)
+    check = check_stack(model, full.encode_query, model.encode_document)
     assert [p.found for p in check.problems] == ["vectors of queries have 32 dimensions, the model's have 16"]
 
 
@@ -265,13 +265,29 @@ def test_a_function_that_fails(model):
 
     message = r"embed_query failed for a list of 5 texts \(RuntimeError: no such server\) and for a single text"
     with pytest.raises(ValueError, match=message):
-        check_stack(fails, model.encode_document, model)
+        check_stack(model, fails, model.encode_document)
+
+
+def test_the_model_comes_first(model):
+    for arguments in (
+        (model.encode_query, model.encode_document, model),
+        (model.encode_query, model.encode_document, "folder"),
+        (model, model.encode_query, model),
+    ):
+        with pytest.raises(ValueError, match=r"Pass check_stack\(model, embed_query, embed_documents\)"):
+            check_stack(*arguments)
+
+
+def test_a_check_prints_as_its_summary(model):
+    check = check_stack(model, model.encode_query, model.encode_document)
+    assert str(check) == repr(check) == check.summary()
+    assert check.summary().startswith("Stack check: ok\n")
 
 
 @pytest.mark.parametrize("texts", ["one text", ["one"], ["same", "same", "other"]])
 def test_texts_that_show_nothing(texts, model):
     with pytest.raises(ValueError, match="but at least two, all different, are expected"):
-        check_stack(model.encode_query, model.encode_document, model, documents=texts)
+        check_stack(model, model.encode_query, model.encode_document, documents=texts)
 
 
 # The command line

@@ -115,10 +115,10 @@ def test_a_collection_of_dot_products_ranks_by_them(chroma, tiny_dot_model_path,
 
 def test_a_model_that_is_replaced_in_its_folder_is_opened_anew(chroma, tiny_model, tmp_path):
     folder = str(tmp_path / "model")
-    save_pretrained(QueryAdapter.from_matrix(torch.eye(32)), tiny_model, folder)
+    save_pretrained(tiny_model, QueryAdapter.from_matrix(torch.eye(32)), folder)
     config = chroma.AdaptedEmbeddingFunction(folder, device="cpu").get_config()
     before = chroma.AdaptedEmbeddingFunction.build_from_config(config).embed_query(["a file"])
-    save_pretrained(QueryAdapter.from_matrix(torch.eye(32).flip(0)), tiny_model, folder)
+    save_pretrained(tiny_model, QueryAdapter.from_matrix(torch.eye(32).flip(0)), folder)
     after = chroma.AdaptedEmbeddingFunction.build_from_config(config).embed_query(["a file"])
     np.testing.assert_allclose(after[0], before[0][::-1], atol=1e-6)
 

@@ -31,7 +31,9 @@ def opened(onnx_model_path, file):
 
 def embedders(onnx_model_path):
     queries = opened(onnx_model_path, "onnx/model_query.onnx")
-    documents = opened(onnx_model_path, "onnx/model.onnx")
+    # What a base model does beyond pooling and normalizing is in a file of its own.
+    finished = Path(onnx_model_path) / "onnx" / "model_document.onnx"
+    documents = opened(onnx_model_path, "onnx/model_document.onnx" if finished.is_file() else "onnx/model.onnx")
     # fastembed puts no prompt before a text.
     settings = Path(onnx_model_path) / "config_sentence_transformers.json"
     prompts = json.loads(settings.read_text(encoding="utf-8"))["prompts"]

@@ -3,6 +3,7 @@
 // ///
 // transformers.js: load the model twice, with `model_file_name: "model_query"` for queries.
 
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { env, pipeline } from "@huggingface/transformers";
@@ -13,7 +14,10 @@ export async function embedders(onnx_model_path) {
   env.localModelPath = dirname(onnx_model_path);
   const name = basename(onnx_model_path);
   const queries = await pipeline("feature-extraction", name, { model_file_name: "model_query", dtype: "fp32" });
-  const documents = await pipeline("feature-extraction", name, { dtype: "fp32" });
+  // What a base model does beyond pooling and normalizing is in a file of its own.
+  const finished = existsSync(join(onnx_model_path, "onnx", "model_document.onnx"));
+  const file = finished ? "model_document" : "model";
+  const documents = await pipeline("feature-extraction", name, { model_file_name: file, dtype: "fp32" });
   // transformers.js puts no prompt before a text, and cuts it at the tokenizer's length, which may be more than the
   // model's max_seq_length: shorten longer texts first.
   const settings = await readFile(join(onnx_model_path, "config_sentence_transformers.json"), "utf-8");

@@ -20,17 +20,11 @@ from sentence_transformers.base.modules import Router
 
 from problems import TEXTS, adapted_queries, assert_adapted, hashes, make_adapter
 from st_adapter.adapter import QueryAdapter
-from st_adapter.saving.card import TrainingRecord
-from st_adapter.saving.repository import (
-    CONFIG_FILE_NAME,
-    check_repository,
-    copy_as,
-    from_pretrained,
-    is_saved_model,
-    read_saved,
-    saved_training,
-)
+from st_adapter.saving.opening import from_pretrained, saved_training
+from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import save_pretrained
+from st_adapter.saving.saved import CONFIG_FILE_NAME, copy_as, is_saved_model, read_saved
+from st_adapter.saving.verify import check_saved
 from st_adapter.storage.adapters import ADAPTER_FOLDER
 from st_adapter.storage.paths import file_sha256
 
@@ -42,7 +36,7 @@ DENSE = "3_Router/query_0_Dense"
 def saved_once(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
     folder = tmp_path_factory.mktemp("saved") / "model"
-    return save_pretrained(make_adapter(), base, folder, training=TrainingRecord(data="pairs", seed=3))
+    return save_pretrained(base, make_adapter(), folder, training=TrainingRecord(data="pairs", seed=3))
 
 
 @pytest.fixture
@@ -72,7 +66,7 @@ def change_json(folder: Path, name: str, **values: object) -> None:
 
 def test_a_saved_model_opens(saved: Path, tiny_model: SentenceTransformer) -> None:
     assert_adapted(from_pretrained(saved, device="cpu"), tiny_model, make_adapter())
-    assert check_repository(saved) == read_saved(saved)
+    assert check_saved(saved) == read_saved(saved)
     assert saved_training(str(saved)) == TrainingRecord(data="pairs", seed=3)
 
 
@@ -88,10 +82,38 @@ def test_the_adapter_of_a_saved_model_is_the_one_that_was_saved(saved: Path) -> 
 
 
 def test_a_base_saved_alone_opens(tiny_model: SentenceTransformer, tmp_path: Path) -> None:
-    saved = save_pretrained(None, tiny_model, tmp_path / "base-alone")
+    saved = save_pretrained(tiny_model, None, tmp_path / "base-alone")
     np.testing.assert_array_equal(from_pretrained(saved, device="cpu").encode(TEXTS), tiny_model.encode(TEXTS))
     with pytest.raises(ValueError, match="but an adapter's configuration expects exactly"):
         QueryAdapter.from_pretrained(saved)
+
+
+def test_routes_have_names(saved: Path) -> None:
+    content = json.loads((saved / CONFIG_FILE_NAME).read_text())
+    query = content["routes"]["query"]
+    for routes, message in (
+        ({"query": query, "code-search": {"adapter": None, "training": None}}, None),
+        ({"code": query}, "its routes are .'code'., but short names and 'query' are expected"),
+        ({"query": query, "../x": query}, "short names"),
+        ({"query": {"adapter": "adapter"}}, "has no training"),
+        ({"query": {"adapter": True, "training": None}}, "str"),
+        ({"query": {"adapter": "../adapter", "training": None}}, "leads out of its folder"),
+    ):
+        (saved / CONFIG_FILE_NAME).write_text(json.dumps({**content, "routes": routes}))
+        if message is None:
+            assert list(read_saved(saved).routes) == ["query", "code-search"]
+            assert read_saved(saved).has_adapter and read_saved(saved).training.data == "pairs"
+        else:
+            with pytest.raises(ValueError, match=message):
+                read_saved(saved)
+
+
+def test_a_saved_model_prints_in_a_line(saved: Path) -> None:
+    number = len(read_saved(saved).files)
+    expected = (
+        f"SavedModel('{read_saved(saved).base_model.name}', adapters for query, layout 'document', {number} files)"
+    )
+    assert repr(read_saved(saved)) == str(read_saved(saved)) == expected
 
 
 def test_texts_that_people_edit_may_change(saved: Path) -> None:
@@ -139,8 +161,8 @@ def test_plain_encode_is_for_queries(
             json.dumps({**config, "prompts": prompts, "default_prompt_name": default})
         )
     base, adapter = SentenceTransformer(str(folder), device="cpu"), make_adapter("mlp")
-    direct = save_pretrained(adapter, base, tmp_path / "direct", layout=layout)
-    derived = copy_as(save_pretrained(adapter, base, tmp_path / "document"), tmp_path / "derived", layout, "derived")
+    direct = save_pretrained(base, adapter, tmp_path / "direct", layout=layout)
+    derived = copy_as(save_pretrained(base, adapter, tmp_path / "document"), tmp_path / "derived", layout, "derived")
     unlike = {"README.md", CONFIG_FILE_NAME}
     first, second = (
         {name: value for name, value in hashes(each).items() if name not in unlike} for each in (direct, derived)
@@ -205,12 +227,12 @@ def test_every_changed_byte_is_noticed(saved: Path) -> None:
         content = (saved / name).read_bytes()
         (saved / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(ValueError, match="is not the file that was saved: its hash is another one"):
-            check_repository(saved)
+            check_saved(saved)
         (saved / name).unlink()
         with pytest.raises(ValueError, match="but it was saved with one"):
-            check_repository(saved)
+            check_saved(saved)
         (saved / name).write_bytes(content)
-    check_repository(saved)
+    check_saved(saved)
 
 
 @pytest.mark.parametrize(
@@ -218,8 +240,8 @@ def test_every_changed_byte_is_noticed(saved: Path) -> None:
     [
         (CONFIG_FILE_NAME, "{", "is not JSON"),
         (CONFIG_FILE_NAME, "[]", "a JSON object is expected"),
-        (CONFIG_FILE_NAME, '{"layout": "document"}', "does not say which layout"),
-        (CONFIG_FILE_NAME, '{"layout": "document", "has_adapter": true}', "has no list of files"),
+        (CONFIG_FILE_NAME, '{"layout": "document"}', "it has no base_model, files, routes"),
+        (CONFIG_FILE_NAME, '{"layout": "document", "has_adapter": true}', "it has no base_model, files, but"),
         ("modules.json", "[]", "is not a list of modules"),
         ("modules.json", '[{"name": "0", "path": 1, "type": ""}]', "is not a list of modules"),
         (ROUTER, '{"types": {}}', "does not describe a route for queries and one for documents"),
@@ -359,7 +381,7 @@ def test_damaged_files_pass_the_checks_or_are_one_clear_error(
     shutil.copytree(saved_once, folder)
     _, _, must_be_noticed = fuzz_repository.mutate(folder, random.Random(seed))
     try:
-        check_repository(folder)
+        check_saved(folder)
     except ValueError as error:
         assert str(error)
     else:

@@ -1,0 +1,94 @@
+"""What the queries of a split find, with the base model's vectors or with adapted ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from sentence_transformers.base.modules import Module
+from torch import Tensor
+
+from st_adapter.adapter import QueryAdapter
+from st_adapter.embeddings.embedded import EmbeddedSplit, OwnCopies
+from st_adapter.embeddings.search import Index, TopK
+
+Adapter: TypeAlias = QueryAdapter | Sequence[Module] | Callable[[Tensor], Tensor]
+
+
+def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
+    """The adapted (Q, D) query embeddings, without gradients.
+
+    Args:
+        adapter: an adapter, the modules that a saved model applies to queries, or a function of such a matrix.
+        query_embeddings: (Q, D), as the base model gives them.
+
+    Raises:
+        ValueError: the adapter has another dimension.
+
+    Example:
+        >>> queries = embedded["test"].query_embeddings
+        >>> torch.allclose(adapt(adapter, queries), queries, atol=1e-6)  # the identity before training
+        True
+    """
+    features: dict[str, Any] = {"sentence_embedding": query_embeddings}
+    with torch.no_grad():
+        if isinstance(adapter, QueryAdapter):
+            features = adapter(features, task="query")
+        elif callable(adapter):
+            return adapter(query_embeddings)
+        else:
+            for module in adapter:
+                features = module(features)
+    adapted: Tensor = features["sentence_embedding"]
+    return adapted
+
+
+def search_split(split: EmbeddedSplit, query_embeddings: Tensor, k: int, index: Index | None = None) -> TopK:
+    """Search the corpus of a split with (Q, D) vectors, one for each of its queries, by the similarity of its model.
+
+    A query that stands in the corpus itself is searched deeper, and its own copy taken out: see
+    ``EmbeddedSplit.left_out``. Where fewer than k documents are left, the last places are -1.
+
+    Raises:
+        ValueError: there is not one vector for each query.
+    """
+    if len(query_embeddings) != len(split.query_ids):
+        raise ValueError(
+            f"There are {len(query_embeddings)} query vectors, but the split {split.name!r} has {len(split.query_ids)} "
+            "queries. Pass one vector for each, in their order, or a subset of the split."
+        )
+    query_embeddings = split.comparable(query_embeddings)
+    find = split.corpus.search if index is None else index
+    copies = split.left_out
+    if len(copies.query_index) == 0:
+        return find(query_embeddings, k)
+    rows, query_index = copies.query_index.unique(return_inverse=True)
+    most = int(torch.bincount(query_index).max())
+    found = _without(find(query_embeddings[rows], k + most), copies._replace(query_index=query_index), k)
+    others = torch.ones(len(query_embeddings), dtype=torch.bool, device=rows.device)
+    others[rows] = False
+    if not others.any():
+        return found
+    plain = find(query_embeddings[others], k)
+    width = max(found.indices.shape[1], plain.indices.shape[1])
+    scores = plain.scores.new_full((len(query_embeddings), width), -torch.inf)
+    indices = plain.indices.new_full((len(query_embeddings), width), -1)
+    for chosen, part in ((rows, found), (others, plain)):
+        scores[chosen, : part.scores.shape[1]] = part.scores
+        indices[chosen, : part.indices.shape[1]] = part.indices
+    return TopK(scores, indices)
+
+
+def _without(found: TopK, copies: OwnCopies, k: int) -> TopK:
+    """The first k hits of each query when its copies are taken out; the others keep their order."""
+    rows = torch.arange(len(found.indices), device=found.indices.device).unsqueeze(1)
+    num_documents = int(torch.maximum(found.indices.max(), copies.corpus_index.max())) + 1
+    wanted = copies.query_index * num_documents + copies.corpus_index
+    empty = torch.isin(rows * num_documents + found.indices, wanted) | (found.indices < 0)
+    order = empty.long().sort(dim=1, stable=True).indices[:, :k]
+    empty = empty.gather(1, order)
+    return TopK(
+        found.scores.gather(1, order).masked_fill(empty, -torch.inf),
+        found.indices.gather(1, order).masked_fill(empty, -1),
+    )

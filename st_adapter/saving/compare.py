@@ -1,0 +1,166 @@
+"""Comparing what was written with what is in memory, by settings, hashes and vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from torch import Tensor
+
+from st_adapter.adapter import QueryAdapter
+from st_adapter.embeddings.fingerprint import model_fingerprint
+from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.embeddings.long_texts import token_limit
+from st_adapter.embeddings.probe_texts import CHECK_TEXTS, fixed_texts
+from st_adapter.embeddings.roles import Role, embed_texts, prompt_of
+from st_adapter.saving.attach import detach, query_modules
+from st_adapter.saving.base_files import without_progress_bars
+from st_adapter.saving.layouts import Layout, add_router, write_max_seq_length
+from st_adapter.storage.reading import read_object
+from st_adapter.storage.writing import write_json
+
+_QUERY_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# Settings of a model in memory that its configuration file can carry without touching anything else.
+_SETTINGS = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+_METHODS = ("encode_query", "encode_document", "encode")
+
+
+class Compared(NamedTuple):
+    """The base model in memory and what it makes of the texts that a saved one is compared on."""
+
+    model: SentenceTransformer
+    identity: EncoderIdentity
+    texts: dict[Role, list[str]]
+    vectors: dict[str, Tensor]  # encode_query, encode_document, encode -> (T, D)
+
+    @classmethod
+    def of(
+        cls, model: SentenceTransformer, identity: EncoderIdentity, check_texts: Mapping[Role, Sequence[str]]
+    ) -> Compared:
+        """Embed the fixed texts and those given, in both roles."""
+        texts: dict[Role, list[str]] = {
+            role: list(dict.fromkeys([*fixed_texts(token_limit(model)), *check_texts.get(role, ())]))
+            for role in get_args(Role)
+        }
+        return cls(model, identity, texts, {name: _encode(model, name, texts) for name in _METHODS})
+
+
+def add_adapter(folder: Path, compared: Compared, adapter: QueryAdapter | None) -> str | None:
+    """Add the adapter to a base model's folder, open the result, and compare it with what is in memory.
+
+    Settings that the model has in memory only are carried over.
+
+    Returns:
+        What the base model in the folder does otherwise than the one in memory; None if nothing.
+
+    Raises:
+        ValueError: it is the adapter whose results differ.
+    """
+    model = compared.model
+    if adapter is not None:
+        add_router(folder, query_modules(model, adapter))
+    saved = reopened(folder, model)
+    if _carry_over_settings(folder, model, saved):
+        saved = reopened(folder, model)
+    problem = _base_difference(compared, saved, with_queries=adapter is None)
+    if problem is None and adapter is not None:
+        check_layout(saved, compared, adapter, "document")
+    return problem
+
+
+def _carry_over_settings(folder: Path, model: SentenceTransformer, saved: SentenceTransformer) -> bool:
+    """Write down what was set in memory and a configuration file can carry; whether there was any of it."""
+    changed = {name: getattr(model, name) for name in _SETTINGS if getattr(model, name) != getattr(saved, name)}
+    if changed:
+        file = folder / "config_sentence_transformers.json"
+        write_json(file, {**(read_object(file) if file.is_file() else {}), **changed})
+    other_length = model.max_seq_length != saved.max_seq_length and isinstance(model[0], Transformer)
+    if other_length:
+        write_max_seq_length(folder, model.max_seq_length)
+    return bool(changed) or other_length
+
+
+def _base_difference(compared: Compared, saved: SentenceTransformer, *, with_queries: bool) -> str | None:
+    """What the base model in a saved one does otherwise than the one in memory; None if nothing."""
+    model = compared.model
+    for name in (*_SETTINGS, "max_seq_length"):
+        before, after = getattr(model, name), getattr(saved, name)
+        if before != after:
+            return f"The base model in memory has {name}={before!r}, but its files have {after!r}"
+    base, _ = detach(saved)
+    for name in ("encode_document", "encode", *(["encode_query"] if with_queries else [])):
+        before, after = compared.vectors[name], _encode(saved, name, compared.texts)
+        if not torch.equal(before, after):
+            return (
+                f"{name} of the base model in memory differs from its files by up to {_difference(before, after):.1e}"
+            )
+    if compared.identity.fingerprint is not None and compared.identity.fingerprint != model_fingerprint(base):
+        return "The base model in memory has other weights, settings, tokenizer or code than its files"
+    return None
+
+
+def check_layout(saved: SentenceTransformer, compared: Compared, adapter: QueryAdapter, layout: Layout) -> None:
+    """Check that whatever of a saved model embeds queries gives what the adapter makes of the base model's."""
+    base = compared.vectors["encode_query"]
+    with torch.no_grad():
+        queries = adapter.transform(base.to(next(adapter.parameters()).device)).cpu().float()
+    tolerance = _QUERY_TOLERANCE.get(compared.model.dtype, _QUERY_TOLERANCE[torch.float32])
+    for name in ("encode_query", *(["encode"] if layout != "document" else [])):
+        found = _encode(saved, name, {**compared.texts, "document": compared.texts["query"]})
+        difference = _difference(queries, found.cpu())
+        if not difference <= tolerance * max(1.0, queries.abs().max().item()):
+            raise ValueError(
+                f"{name} of the saved model differs from the adapter on the base model in memory by up to "
+                f"{difference:.1e}, but at most {tolerance:.0e} is expected. The adapter's weights may be too large "
+                "to be exact: train it with a lower learning rate or a higher penalty."
+            )
+    if layout == "query":
+        before, after = compared.vectors["encode_document"], _encode(saved, "encode_document", compared.texts)
+        if not torch.equal(before, after):
+            raise ValueError(
+                f"encode_document of the saved model differs from the base model in memory by up to "
+                f"{_difference(before, after):.1e}, but the same vectors are expected. Report this."
+            )
+
+
+def reopened(folder: Path, model: SentenceTransformer) -> SentenceTransformer:
+    """Open a saved folder with plain Sentence Transformers, in the way that the model in memory was opened."""
+    config = getattr(model.transformers_model, "config", None)
+    attention = getattr(config, "_attn_implementation", None)
+    # Neither is recorded in the files, so the model in memory may have been loaded with another choice.
+    choices = {"dtype": model.dtype, "attn_implementation": attention}
+    # Modules draw random weights before they take the saved ones; a training run that saves goes on as if it had not.
+    with without_progress_bars(), torch.random.fork_rng(devices=[]):
+        return SentenceTransformer(
+            str(folder),
+            device=str(model.device),
+            backend=model.get_backend(),
+            local_files_only=True,
+            trust_remote_code=model.trust_remote_code,
+            model_kwargs={name: choice for name, choice in choices.items() if choice is not None}
+            if config is not None and model.get_backend() == "torch"
+            else None,
+        )
+
+
+def tells_queries_from_texts(model: SentenceTransformer) -> bool:
+    """Whether a base model embeds a query otherwise than the same text, with the same prompt, by plain ``encode``."""
+    plain = model.encode(CHECK_TEXTS, prompt=prompt_of(model, "query"), convert_to_tensor=True, show_progress_bar=False)
+    return not torch.equal(embed_texts(model, "query", CHECK_TEXTS), plain)
+
+
+def _encode(model: SentenceTransformer, name: str, texts: Mapping[Role, Sequence[str]]) -> Tensor:
+    """What a method makes of the texts of its role; plain ``encode`` of those of documents."""
+    role: Role = "query" if name == "encode_query" else "document"
+    if name != "encode":
+        return embed_texts(model, role, texts[role])
+    embeddings: Tensor = model.encode(list(texts["document"]), convert_to_tensor=True, show_progress_bar=False)
+    return embeddings.clone()  # an inference tensor otherwise
+
+
+def _difference(first: Tensor, second: Tensor) -> float:
+    return (first.float() - second.float()).abs().max().item() if first.shape == second.shape else float("inf")

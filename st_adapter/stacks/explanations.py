@@ -1,0 +1,102 @@
+"""The vectors that a model, and each usual mistake with it, gives for some texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize
+
+from st_adapter.embeddings.roles import Role, prompt_of
+from st_adapter.saving.attach import detach
+
+# What a text may have passed through: nothing but the base model, the adapter, the adapter twice, or the adapter on
+# vectors that the base model's last Normalize did not see, as servers do that skip it.
+Treatment = Literal["base", "adapted", "twice", "unnormalized"]
+Vectors = NDArray[np.float32]
+
+_TREATMENTS: tuple[Treatment, ...] = get_args(Treatment)
+
+
+class Candidate(NamedTuple):
+    """Vectors that one explanation predicts, (T, D)."""
+
+    treatment: Treatment
+    prompt: str
+    vectors: Vectors
+
+
+class Explanations:
+    """The vectors that a model, and each usual mistake with it, gives for some texts."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        self.dimension = int(model.get_embedding_dimension() or 0)
+        # Sentence Transformers truncates behind the last module, so behind the adapter.
+        with model.truncate_embeddings(None):
+            self.base, self._query_modules = detach(model)
+        self.adapts = bool(self._query_modules)
+        # Only the last module: a Normalize further in is part of what the vectors mean.
+        modules = list(self.base)
+        self._unnormalized = (
+            SentenceTransformer(modules=modules[:-1], device=str(model.device))
+            if len(modules) > 1 and isinstance(modules[-1], Normalize)
+            else None
+        )
+
+    def candidates(self, role: Role, texts: list[str]) -> Iterator[Candidate]:
+        """The right vectors first, then those of each mistake."""
+        prompts = dict.fromkeys(
+            [prompt_of(self.base, role), "", *(prompt or "" for prompt in self.base.prompts.values())]
+        )
+        first: Treatment = "adapted" if role == "query" and self.adapts else "base"
+        treatments: list[Treatment] = [first, *(r for r in _TREATMENTS if r != first)]
+        for prompt in prompts:
+            base = self._embed(self.base, texts, prompt)
+            vectors: dict[Treatment, torch.Tensor] = {"base": base, "adapted": self._adapt(base)}
+            vectors["twice"] = self._adapt(vectors["adapted"])
+            if self._unnormalized is not None:
+                vectors["unnormalized"] = self._adapt(self._embed(self._unnormalized, texts, prompt))
+            for treatment in treatments:
+                if treatment in vectors and (self.adapts or treatment == "base"):
+                    kept = vectors[treatment][:, : self.dimension]
+                    yield Candidate(treatment, prompt, kept.float().cpu().numpy())
+
+    def _embed(self, model: SentenceTransformer, texts: list[str], prompt: str) -> torch.Tensor:
+        vectors: torch.Tensor = model.encode(texts, prompt=prompt, convert_to_tensor=True, show_progress_bar=False)
+        return vectors
+
+    @torch.inference_mode()
+    def _adapt(self, vectors: torch.Tensor) -> torch.Tensor:
+        features = {"sentence_embedding": vectors}
+        for module in self._query_modules:
+            features = module(features)
+        return features["sentence_embedding"]
+
+
+def distances_of(observed: Vectors, candidates: Sequence[Candidate]) -> list[float]:
+    """For each explanation, the largest Euclidean distance of a row at unit length, on the dimensions there are."""
+    kept = observed.shape[1]
+    differences = [_unit(observed) - _unit(candidate.vectors[:, :kept]) for candidate in candidates]
+    return [float(np.linalg.norm(difference, axis=1).max()) for difference in differences]
+
+
+def cosines_of(observed: Vectors, candidates: Sequence[Candidate]) -> list[Vectors]:
+    """For each explanation, the cosines of rows and texts, (T, T)."""
+    unit = _unit(observed)
+    return [unit @ _unit(candidate.vectors[:, : observed.shape[1]]).T for candidate in candidates]
+
+
+def from_cosine(cosine: NDArray[Any]) -> NDArray[Any]:
+    """The Euclidean distance of two vectors of length 1 from their cosine."""
+    distance: NDArray[Any] = np.sqrt(np.clip(2 - 2 * cosine, 0, None))
+    return distance
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    unit: Vectors = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
+    return unit
