@@ -35,10 +35,9 @@ from sentence_transformers.base.modules import Normalize, Transformer  # noqa: E
 from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
 from transformers import BertConfig, BertModel  # noqa: E402
 
-from st_adapter import EmbeddedDataset, QueryAdapter, RetrievalDataset, embed  # noqa: E402
-
 from hub_double.client import HubClient  # noqa: E402
 from hub_double.server import HubServer  # noqa: E402
+from st_adapter import EmbeddedDataset, QueryAdapter, RetrievalDataset, embed  # noqa: E402
 
 pytest.register_assert_rewrite("problems")
 # No test asserts a time; in CI the same examples are tried every time.

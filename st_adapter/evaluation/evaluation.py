@@ -174,7 +174,7 @@ def evaluate(
 
     Example:
         >>> result = evaluate(embedded["test"], adapter)
-        >>> result.adapted_means["ndcg@10"] == result.base_means["ndcg@10"]  # an adapter is the identity before training
+        >>> result.adapted_means["ndcg@10"] == result.base_means["ndcg@10"]  # untrained
         True
     """
     start = time.perf_counter()
