@@ -23,13 +23,15 @@ import torch
 from benchmark_quality import ROOT, device_name, git_commit, write_results
 
 from st_adapter import EmbeddedDataset, EmbeddedQrels, QueryAdapter, RetrievalDataset, evaluate, write_report
+from st_adapter.data.leaks import LeakReport
+from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence.changes import largest_changes
-from st_adapter.evidence.results import RESULTS_FILE
-from st_adapter.run import PER_QUERY
-from st_adapter.storage.writing import write_json
+from st_adapter.evidence.output_folder import RESULTS_FILE
+from st_adapter.evidence.results import DataResults, Results, SelectionResults
+from st_adapter.evidence.split_results import SplitResults
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_report.json"
 NUM_DOCUMENTS, DIM, NUM_RUNS = 5_000, 64, 3
@@ -44,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         start = time.perf_counter()
-        write_json(folder / RESULTS_FILE, made_up_results(arguments.queries))
+        made_up_results(arguments.queries).write(folder / RESULTS_FILE)
         evaluating = time.perf_counter() - start
         runs = []
         for _ in range(NUM_RUNS):
@@ -74,7 +76,7 @@ def main() -> None:
     print(f"{arguments.queries:,} queries: {sizes}; report {runs}; evaluation before it {evaluating:.1f} s")
 
 
-def made_up_results(num_queries: int) -> dict[str, Any]:
+def made_up_results(num_queries: int) -> Results:
     """What a run on random vectors would have left in results.json."""
     generator = torch.Generator().manual_seed(0)
     documents = torch.nn.functional.normalize(torch.randn(NUM_DOCUMENTS, DIM, generator=generator))
@@ -95,31 +97,24 @@ def made_up_results(num_queries: int) -> dict[str, Any]:
     evaluation = evaluate(embedded["test"], adapter, seen_documents=seen_documents(embedded, ["train"]))
     dataset = RetrievalDataset.load(made_up_texts(query_ids, corpus_ids, answers.tolist()))
     verdict = gate(evaluation.adapted["ndcg@10"] - evaluation.base["ndcg@10"])
-    return {
-        "base_model": {"name": "a-model"},
-        "data": {
-            "name": "made up",
-            "notes": [],
-            "num_documents": NUM_DOCUMENTS,
-            "train": {"num_queries": half, "num_pairs": half},
-        },
-        "method": "gradient",
-        "adopted": True,
-        "fitted_on": ["train"],
-        "adapter": adapter.get_config_dict(),
-        "selection": {"chosen": "made up", "gate": verdict._asdict()},
-        "test": {
-            **evaluation.to_dict(per_query=PER_QUERY),
-            "examples": largest_changes(dataset, embedded["test"], evaluation, adapter).to_dict(),
-        },
-        "seconds": {"evaluating": evaluation.seconds},
-        "seed": 0,
-        "arguments": {},
-        "alpha": 0.05,
-        "precision": "fp32",
-        "device": "cpu",
-        "versions": {"python": platform.python_version()},
-    }
+    changes = largest_changes(dataset, embedded["test"], evaluation, adapter)
+    return Results(
+        base_model=None,
+        data=DataResults.of(dataset, embedded, LeakReport(PARAPHRASE_THRESHOLD, ())),
+        method="gradient",
+        adopted=True,
+        fitted_on=["train"],
+        adapter=adapter.get_config_dict(),
+        selection=SelectionResults(chosen="made up", gate=verdict),
+        test=SplitResults.of(evaluation, changes),
+        seconds={"evaluating": evaluation.seconds},
+        seed=0,
+        arguments={},
+        alpha=0.05,
+        precision="fp32",
+        device="cpu",
+        versions={"python": platform.python_version()},
+    )
 
 
 def made_up_texts(query_ids: list[str], corpus_ids: list[str], answers: list[int]) -> dict[str, Any]:
@@ -133,7 +128,7 @@ def made_up_texts(query_ids: list[str], corpus_ids: list[str], answers: list[int
         )
         return frame
 
-    qrels = pd.DataFrame({"query_id": query_ids, "corpus_id": [f"d{number}" for number in answers], "relevance": 1.0})
+    qrels = pd.DataFrame({"query_id": query_ids, "corpus_id": [f"d{number}" for number in answers], "score": 1.0})
     return {
         "corpus": texts(corpus_ids, 200),
         "queries": texts(query_ids, 12),

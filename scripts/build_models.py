@@ -15,8 +15,9 @@ from pathlib import Path
 
 from benchmark_quality import ROOT, default_folders
 
-from st_adapter import RetrievalDataset, run_training
+from st_adapter import RetrievalDataset, train
 from st_adapter.demo import MODEL_ID, demo_model, standard_library_dataset
+from st_adapter.run import RunOptions
 from st_adapter.saving.saved import card_of
 from st_adapter.storage.writing import write_text
 
@@ -35,13 +36,13 @@ def main() -> None:
         for folder in [*folders, None]:
             dataset = standard_library_dataset() if folder is None else RetrievalDataset.load(str(folder))
             name = f"{MODEL_ID.rpartition('/')[2]}-{dataset.name.lower().replace(' ', '-')}"
-            run = run_training(model, dataset, (arguments.output_dir or Path(temporary)) / name, script=SCRIPT)
-            if run.model_dir is None or not run.results["adopted"]:
-                print(f"{name}: {run.results['selection']['gate']['reason']} No card.")
+            output_dir = (arguments.output_dir or Path(temporary)) / name
+            result = train(model, dataset, output_dir=output_dir, options=RunOptions(script=SCRIPT))
+            print(f"{name}: {result.verdict}")
+            if result.model_dir is None or not result.verdict.adopted:
                 (CARDS / f"{name}.md").unlink(missing_ok=True)
                 continue
-            write_text(CARDS / f"{name}.md", card_of(run.model_dir, name))
-            print(f"{name}: {run.results['selection']['gate']['reason']}")
+            write_text(CARDS / f"{name}.md", card_of(result.model_dir, name))
 
 
 if __name__ == "__main__":

@@ -124,7 +124,9 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         work = arguments.environments or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         work = work.resolve()
-        models = saved_models(work / "models")
+        # What an adapter is good for shows in the ranking of many documents; vectors are right or wrong with any.
+        ranked = any({"index", "evaluate"} & set(recipe.functions) for recipe in chosen)
+        models = saved_models(work / "models", fitted=ranked)
         data = retrieval_data()
         failed = []
         for recipe in chosen:
@@ -475,8 +477,8 @@ def place(runner: Runner) -> AbstractContextManager[str]:
 # --- models and data ---
 
 
-def saved_models(folder: Path) -> dict[str, Model]:
-    """A tiny random model with and without prompts, and a real one, which is fitted once and then kept."""
+def saved_models(folder: Path, *, fitted: bool) -> dict[str, Model]:
+    """A tiny random model with and without prompts, and a real one, whose adapter is fitted once, or random."""
     models = {}
     for name, prompts in (("tiny", {}), ("tiny-prompts", {"query": "query: ", "document": "document: "})):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -487,20 +489,17 @@ def saved_models(folder: Path) -> dict[str, Model]:
         (base / "config_sentence_transformers.json").write_text(json.dumps(config), encoding="utf-8")
         # Clients outside Python read no other form of the vocabulary.
         AutoTokenizer.from_pretrained(base).backend_tokenizer.save(str(base / "tokenizer.json"))
-        torch.manual_seed(0)
-        adapter = QueryAdapter(32, "linear")
-        with torch.no_grad():
-            for parameter in adapter.parameters():
-                parameter.add_(0.2 * torch.randn_like(parameter))
+        adapter = random_adapter(32, 0.2)
         adapted = save_pretrained(SentenceTransformer(str(base), device="cpu"), adapter, folder / name / "adapted")
         models[name] = Model(base, adapted, query_layout(adapted))
-    real = folder / "minilm"
+    real = folder / ("minilm" if fitted else "minilm-random")
     if not (real / "adapted" / "modules.json").is_file():
-        print("fitting the real model", flush=True)
         base = demo_model_path()
         model = SentenceTransformer(str(base), device="cpu")
-        found = fit(embed(model, standard_library_dataset()))
-        save_pretrained(model, found.adapter, real / "adapted", base_model=base)
+        if fitted:
+            print("fitting the real model", flush=True)
+        chosen = fit(embed(model, standard_library_dataset())).adapter if fitted else random_adapter(384, 0.02)
+        save_pretrained(model, chosen, real / "adapted", base_model=base)
     models["minilm"] = Model(demo_model_path(), real / "adapted", query_layout(real / "adapted"))
     return models
 
@@ -514,12 +513,17 @@ def with_dense(folder: Path) -> Model:
         dense = Dense(plain.get_embedding_dimension(), plain.get_embedding_dimension())
         modules = [plain[0], plain[1], dense, Normalize()]
         SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(base), create_model_card=False)
-        adapter = QueryAdapter(384, "linear")
-        with torch.no_grad():
-            for parameter in adapter.parameters():
-                parameter.add_(0.05 * torch.randn_like(parameter))
-        save_pretrained(SentenceTransformer(str(base), device="cpu"), adapter, adapted)
+        save_pretrained(SentenceTransformer(str(base), device="cpu"), random_adapter(384, 0.02), adapted)
     return Model(base, adapted, query_layout(adapted))
+
+
+def random_adapter(dimension: int, size: float) -> QueryAdapter:
+    torch.manual_seed(0)
+    adapter = QueryAdapter(dimension, "linear")
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(size * torch.randn_like(parameter))
+    return adapter
 
 
 def query_layout(adapted: Path) -> Path:

@@ -33,9 +33,11 @@ from check_versions import write_base_model
 from fuzz_repository import FORGED, _forged
 from sentence_transformers import SentenceTransformer
 
-from st_adapter import QueryAdapter, RetrievalDataset, from_pretrained, run_training, save_pretrained, write_report
+from st_adapter import QueryAdapter, RetrievalDataset, from_pretrained, save_pretrained, train, write_report
 from st_adapter.embeddings.embedding import embed
 from st_adapter.evidence.curve import learning_curve
+from st_adapter.evidence.output_folder import CURVE_FILE
+from st_adapter.evidence.results import CurveResults, described
 from st_adapter.saving.record import installed_versions
 from st_adapter.saving.saved import CONFIG_FILE_NAME, read_saved
 from st_adapter.storage.paths import file_sha256
@@ -124,15 +126,14 @@ def finish_run(work: Path) -> Path:
     dataset = RetrievalDataset.load(str(work / "pairs.csv"))
     model = SentenceTransformer(str(work / "base"), device="cpu")
     options: dict[str, Any] = {"cache_dir": work / "cache", "show_progress_bar": False}
-    run = run_training(model, dataset, work / "out", method="closed-form", alpha=0.99, **options)
-    if run.model_dir is None or not run.results["adopted"]:
+    result = train(model, dataset, output_dir=work / "out", method="closed-form", alpha=0.99, **options)
+    if not result.verdict.adopted:
         raise RuntimeError("The pairs are made so that an adapter helps, but it was not adopted.")
+    num_queries = result.results.data.train.num_queries
     embedded = embed(model, dataset, **options)
-    curve = learning_curve(embedded, method="closed-form", sizes=[8, 16], num_draws=2)
-    base = embedded.base_model.to_dict() if embedded.base_model is not None else None
-    content = {"base_model": base, "data": dataset.name, **curve.to_dict()}
-    content["points"][-1]["num_queries"] = run.results["data"]["train"]["num_queries"]
-    (work / "out" / "learning_curve.json").write_text(json.dumps(content), encoding="utf-8")
+    curve = learning_curve(embedded, method="closed-form", sizes=[8, 16, num_queries], num_draws=2)
+    base_model = described(embedded.base_model)
+    CurveResults(base_model=base_model, data=dataset.name, curve=curve).write(work / "out" / CURVE_FILE)
     return work / "out"
 
 

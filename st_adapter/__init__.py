@@ -24,10 +24,12 @@ from st_adapter.evidence.evaluator import GradedRetrievalEvaluator
 from st_adapter.evidence.indexes import IndexEvaluation, build_index, evaluate_indexes
 from st_adapter.evidence.mteb import mteb_task
 from st_adapter.evidence.report import write_report
+from st_adapter.evidence.saved import evaluate_saved
 from st_adapter.evidence.trec import write_trec
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import FitResult, fit
-from st_adapter.run import TrainingRun, evaluate_saved, run_training
+from st_adapter.result import Result
+from st_adapter.run import train
 from st_adapter.saving.alone import push_adapter, save_adapter
 from st_adapter.saving.attach import attach, detach
 from st_adapter.saving.onnx_export import export_onnx
@@ -54,12 +56,12 @@ __all__ = [
     "LeakReport",
     "LearningCurve",
     "QueryAdapter",
+    "Result",
     "RetrievalDataset",
     "SplitScores",
     "TrainingRecord",
     "StackCheck",
     "StackProblem",
-    "TrainingRun",
     "__version__",
     "adapt",
     "attach",
@@ -83,7 +85,7 @@ __all__ = [
     "mteb_task",
     "ranking_metrics",
     "run_metrics",
-    "run_training",
+    "train",
     "save_adapter",
     "save_pretrained",
     "search",

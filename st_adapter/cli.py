@@ -7,7 +7,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -15,11 +15,7 @@ from typing import Annotated, Any, TextIO
 import torch
 import tyro
 from huggingface_hub import get_token
-from rich.console import Console
-from rich.errors import MarkupError
-from rich.markup import escape as escape_markup
 from rich.table import Table
-from rich.text import Text
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
@@ -31,60 +27,39 @@ from st_adapter.demo import demo_model, standard_library_dataset
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.encoder import Precision
 from st_adapter.embeddings.long_texts import LongTexts, long_texts
-from st_adapter.errors import InputError, printable, without_secrets
+from st_adapter.errors import InputError, without_secrets
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evidence.curve import LearningCurve
 from st_adapter.evidence.curve import learning_curve as compute_learning_curve
-from st_adapter.evidence.indexes import IndexEvaluation
+from st_adapter.evidence.output_folder import CURVE_FILE, CURVE_PICTURE, MODEL_FOLDER, RESULTS_FILE
 from st_adapter.evidence.report import write_report
-from st_adapter.evidence.results import CURVE_FILE, CURVE_PICTURE, RESULTS_FILE
+from st_adapter.evidence.results import CurveResults, described
+from st_adapter.evidence.saved import SavedModelResults, evaluate_saved
+from st_adapter.evidence.tables import print_candidates, print_evaluation, print_indexes
+from st_adapter.evidence.terminal import Terminal, escape
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.portfolio import FitMethod
-from st_adapter.run import (
-    MODEL_FOLDER,
-    PER_QUERY,
-    Method,
-    TrainingRun,
-    evaluate_saved,
-    run_training,
-)
+from st_adapter.result import Result
+from st_adapter.run import Method, RunOptions
+from st_adapter.run import train as run_training
 from st_adapter.saving.alone import push_adapter
 from st_adapter.saving.attach import check_base, detach
 from st_adapter.saving.declared_sizes import check_sizes
 from st_adapter.saving.opening import from_pretrained, saved_training
 from st_adapter.saving.push import check_may_push, push_folder
-from st_adapter.saving.record import TABLE_METRICS, TrainingRecord
+from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.saved import CONFIG_FILE_NAME, is_saved_model, read_saved
 from st_adapter.stacks.check import check_stack, load_function
 from st_adapter.storage.hub import check_can_write
-from st_adapter.storage.writing import check_writable, write_json
+from st_adapter.storage.writing import check_writable
 from st_adapter.words import documents_searched
 
-
-class _Console(Console):
-    """A terminal that shows no secret, and on which no text from outside steers or disguises anything."""
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        """Turn a text that is printed, or stands in a table, into what the terminal shows."""
-        text = printable(without_secrets(text), one_line=False)
-        try:
-            return super().render_str(text, **options)
-        except MarkupError:
-            return super().render_str(text, **{**options, "markup": False})
-
-
 app = tyro.extras.SubcommandApp()
-console = _Console()
+console = Terminal()
 Flat = tyro.conf.arg(name="")
 
 # Exit statuses.
 _BAD_INPUT, _NOT_BETTER, _WRONG_STACK = 2, 3, 4
-_SHOWN_CANDIDATES = 6
-
-
-def escape(text: str) -> str:
-    """A text from outside on one line and as text, to be put between markup of our own."""
-    return escape_markup(printable(text))
 
 
 @dataclass(frozen=True)
@@ -159,7 +134,7 @@ class EmbeddingOptions:
         """As the functions of the pipeline take them."""
         return {
             "cache_dir": self.cache_dir,
-            "embedding_batch_size": self.embedding_batch_size,
+            "batch_size": self.embedding_batch_size,
             "precision": self.precision,
         }
 
@@ -219,36 +194,38 @@ def train(
     base_model = _open_base(model, embedding)
     dataset = columns.load(data, seed=args.seed, split_by=split_by)
     _print_dataset(dataset)
-    run = run_training(
+    result = run_training(
         base_model,
         dataset,
-        args.output_dir,
         method=method,
         seed=args.seed,
         alpha=alpha,
         args=args if method == "gradient" else None,
-        resume_from_checkpoint=resume_from_checkpoint,
-        save_base=save_base,
-        onnx=onnx,
-        drop_leaking=drop_leaks,
+        drop_leaks=drop_leaks,
         paraphrase_threshold=paraphrase_threshold,
-        base_model=model,
+        output_dir=args.output_dir,
         **embedding.arguments(),
         show_progress_bar=not args.disable_tqdm,
-        opened_with=embedding.opened_with(),
+        options=RunOptions(
+            resume_from_checkpoint=resume_from_checkpoint,
+            save_base=save_base,
+            onnx=onnx,
+            base_model=model,
+            opened_with=embedding.opened_with(),
+        ),
     )
-    _print_leaks(dataset, run)
-    _print_run(run)
-    _make_report(run.results_file.parent)
-    if push_to_hub is not None and run.model_dir is not None and run.results["adopted"]:
+    _print_leaks(dataset, result)
+    _print_result(result, Path(args.output_dir))
+    _make_report(Path(args.output_dir))
+    if push_to_hub is not None and result.model_dir is not None and result.verdict.adopted:
         try:
-            _push(run.model_dir, push_to_hub, private=private, token=token, overwrite=overwrite)
+            _push(result.model_dir, push_to_hub, private=private, token=token, overwrite=overwrite)
         except (ValueError, OSError) as error:
             again = f"st-adapter push {args.output_dir} {push_to_hub}"
             raise ValueError(f"{_words(error)} The model is saved: `{again}` uploads it without training.") from error
     elif push_to_hub is not None:
         console.print("Nothing was uploaded: the base model is on the Hub already, or yours alone.")
-    return _NOT_BETTER if fail_if_not_better and not run.results["adopted"] else 0
+    return _NOT_BETTER if fail_if_not_better and not result.verdict.adopted else 0
 
 
 @app.command
@@ -312,20 +289,21 @@ def evaluate(
         **embedding.arguments(),
         paraphrase_threshold=trained.paraphrase_threshold or PARAPHRASE_THRESHOLD,
     )
-    _print_evaluation(exact.result, dataset.corpus_is_labelled_only)
+    print_evaluation(console, exact.result, dataset.corpus_is_labelled_only)
     if others:
-        _print_indexes(evaluations)
+        print_indexes(console, evaluations)
     if output is not None:
-        summary: dict[str, Any] = {"model": model, "data": dataset.name, "split": split, "seed": seed}
-        summary |= {
-            "opened_with": embedding.opened_with(),
-            "notes": list(dataset.notes),
-            "corpus_is_labelled_only": dataset.corpus_is_labelled_only,
-            "long_texts": None if too_long is None else too_long.to_dict(),
-        }
-        if others:
-            summary["indexes"] = [evaluation.to_dict(per_query=PER_QUERY) for evaluation in others]
-        write_json(output, {**summary, **exact.result.to_dict(per_query=PER_QUERY)})
+        SavedModelResults(
+            model=model,
+            data=dataset.name,
+            split=split,
+            seed=seed,
+            opened_with=embedding.opened_with(),
+            notes=dataset.notes,
+            corpus_is_labelled_only=dataset.corpus_is_labelled_only,
+            long_texts=too_long,
+            evaluations=evaluations,
+        ).write(output)
         console.print(f"Written to [bold]{escape(str(output))}[/bold]")
     if run_dir is not None:
         console.print(f"Runs and qrels in [bold]{escape(str(run_dir))}[/bold]")
@@ -350,19 +328,18 @@ def demo(
     base_model = _open_base(model, embedding) if model is not None else _set(demo_model(embedding.device), embedding)
     dataset = standard_library_dataset(seed)
     _print_dataset(dataset)
-    run = run_training(
+    result = run_training(
         base_model,
         dataset,
-        output_dir,
         seed=seed,
-        base_model=model,
+        output_dir=output_dir,
         **embedding.arguments(),
-        opened_with=embedding.opened_with(),
+        options=RunOptions(base_model=model, opened_with=embedding.opened_with()),
     )
-    _print_leaks(dataset, run)
-    _print_run(run)
+    _print_leaks(dataset, result)
+    _print_result(result, output_dir)
     _make_report(output_dir)
-    _print_examples(dataset, run.evaluations["test"])
+    _print_examples(dataset, result.evaluation)
     return 0
 
 
@@ -469,14 +446,13 @@ def learning_curve(
     )
     _print_curve(curve, dataset.corpus_is_labelled_only)
     if output_dir is not None:
-        content = {
-            "base_model": embedded.base_model.facts() if embedded.base_model is not None else None,
-            "data": dataset.name,
-            "corpus_is_labelled_only": dataset.corpus_is_labelled_only,
-            "opened_with": embedding.opened_with(),
-            **curve.to_dict(),
-        }
-        write_json(output_dir / CURVE_FILE, content)
+        CurveResults(
+            base_model=described(embedded.base_model),
+            data=dataset.name,
+            corpus_is_labelled_only=dataset.corpus_is_labelled_only,
+            opened_with=embedding.opened_with(),
+            curve=curve,
+        ).write(output_dir / CURVE_FILE)
         console.print(f"Written to [bold]{escape(str(output_dir / CURVE_FILE))}[/bold]")
         if _has_report_extra():
             curve.plot(output_dir / CURVE_PICTURE)
@@ -533,10 +509,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(app.cli(prog="st-adapter", args=argv))
         except (ValueError, OSError, ImportError, FloatingPointError) as error:
             words = escape(_words(error))
-            _Console(stderr=True).print(f"[bold red]error:[/bold red] {words}", soft_wrap=True, highlight=False)
+            Terminal(stderr=True).print(f"[bold red]error:[/bold red] {words}", soft_wrap=True, highlight=False)
             return _BAD_INPUT
         except KeyboardInterrupt:
-            _Console(stderr=True).print(
+            Terminal(stderr=True).print(
                 "Interrupted. Embeddings finished so far are kept and will not be computed again."
             )
             return 130
@@ -714,101 +690,24 @@ def _print_uncut(dataset: RetrievalDataset, recorded: TrainingRecord | None) -> 
     )
 
 
-def _print_leaks(dataset: RetrievalDataset, run: TrainingRun) -> None:
+def _print_leaks(dataset: RetrievalDataset, result: Result) -> None:
     """What the embeddings showed about the splits, after the notes that were shown before."""
-    for note in run.notes:
+    for note in result.results.data.notes:
         if note not in dataset.notes:
             console.print(f"  note: {escape(note)}", style="dim")
-    for sentence in run.leaks.sentences:
+    for sentence in result.leaks.sentences:
         console.print(f"  leaks: {escape(sentence)}", style="dim")
 
 
-def _print_evaluation(result: EvaluationResult, labelled_only: bool) -> None:
-    searched = documents_searched(result.num_documents, labelled_only)
-    table = Table(title=f"{escape(result.split)}: {len(result.query_ids):,} queries, {searched}")
-    for column in ("metric", "base", "adapted", "difference", "95 % interval", "p"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
-    for name in TABLE_METRICS:
-        compared = result.compare(name)
-        difference, (low, high) = compared.difference, compared.interval
-        style = "green" if difference > 0 else "red" if difference < 0 else ""
-        cells = [f"{compared.base:.4f}", f"{compared.adapted:.4f}", f"{difference:+.4f}"]
-        table.add_row(name, *cells, f"{low:+.4f} to {high:+.4f}", f"{compared.p_value:.4f}", style=style)
-    console.print(table)
-    titles = {"all": "All queries", "seen": "Documents asked for in training", "unseen": "Documents new"}
-    for part, compared_part in result.comparisons.items():
-        console.print(
-            f"{titles[part]}: {compared_part['ndcg@10'].sentence}", soft_wrap=True, highlight=False, markup=False
-        )
-    if result.unjudged_query_ids:
-        console.print(f"{len(result.unjudged_query_ids)} queries have no relevant document and are not counted.")
-    if result.num_own_copies:
-        stand = "query stands" if result.num_own_copies == 1 else "queries stand"
-        console.print(
-            f"{result.num_own_copies} {stand} in the corpus as documents too; left out of their own hits.",
-            soft_wrap=True,
-        )
-
-
-def _print_indexes(evaluations: Sequence[IndexEvaluation]) -> None:
-    """Both sides through each index, and how much of exact search each index finds."""
-    table = Table(title="through each index: nDCG@10, and recall@10 against exact search")
-    table.add_column("index", no_wrap=True)
-    for column in ("base", "adapted", "gain"):
-        table.add_column(column, justify="right")
-    table.add_column("95 % interval", justify="right", no_wrap=True)
-    for column in ("recall base", "recall adapted"):
-        table.add_column(column, justify="right")
-    for evaluation in evaluations:
-        compared = evaluation.result.compare("ndcg@10")
-        low, high = compared.interval
-        table.add_row(
-            escape(evaluation.index),
-            f"{compared.base:.3f}",
-            f"{compared.adapted:.3f}",
-            f"{compared.difference:+.3f}",
-            f"{low:+.3f} to {high:+.3f}",
-            *(f"{recall:.3f}" for recall in (evaluation.base_recall, evaluation.adapted_recall)),
-            style="green" if low > 0 else "red" if high < 0 else "",
-        )
-    console.print(table)
-
-
-def _print_candidates(selection: Mapping[str, Any]) -> None:
-    """The best candidates, with what they gained on queries that their fit had not seen."""
-    candidates = selection.get("candidates", [])
-    if not candidates:
-        return
-    table = Table(
-        title=f"candidates: gain in nDCG@10 on {selection['num_seen']} queries for documents asked for before and "
-        f"{selection['num_unseen']} for documents that are new"
-    )
-    for column in ("candidate", "gain", "seen", "new", "p"):
-        table.add_column(column, justify="left" if column == "candidate" else "right")
-    for number, candidate in enumerate(candidates[:_SHOWN_CANDIDATES]):
-        gains = [candidate[name] for name in ("gain", "gain_seen", "gain_unseen")]
-        cells = ["-" if gain is None else f"{gain:+.4f}" for gain in gains]
-        p_value = "rejected" if candidate["rejected"] else f"{candidate['p_value']:.4f}"
-        table.add_row(escape(candidate["name"]), *cells, p_value, style="bold" if number == 0 else "")
-    hidden = len(candidates) - _SHOWN_CANDIDATES
-    table.caption = f"{hidden} more in {RESULTS_FILE}" if hidden > 0 else None
-    console.print(table)
-
-
-def _print_run(run: TrainingRun) -> None:
-    results = run.results
-    _print_candidates(results["selection"])
-    for split, evaluation in run.evaluations.items():
-        if split not in results["fitted_on"]:
-            _print_evaluation(evaluation, results["data"]["corpus_is_labelled_only"])
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in results["seconds"].items())
+def _print_result(result: Result, output_dir: Path) -> None:
+    print_candidates(console, result.results.selection)
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result.results.seconds.items())
     console.print(f"Time: {seconds}", style="dim")
-    verdict = "[bold green]Adopted.[/bold green]" if results["adopted"] else "[bold]The base model is kept.[/bold]"
-    console.print(f"{verdict} {escape(results['selection']['gate']['reason'])}")
-    console.print(f"Results: [bold]{escape(str(run.results_file))}[/bold]")
-    if run.model_dir is not None:
+    result.print_to(console)
+    console.print(f"Results: [bold]{escape(str(output_dir / RESULTS_FILE))}[/bold]")
+    if result.model_dir is not None:
         console.print("Use the model with plain Sentence Transformers:")
-        path = os.path.relpath(run.model_dir)
+        path = os.path.relpath(result.model_dir)
         console.print(f"  model = SentenceTransformer({path!r})", highlight=False, soft_wrap=True, markup=False)
         console.print(
             "  model.encode_query(queries), model.encode_document(documents)", highlight=False, soft_wrap=True

@@ -101,3 +101,15 @@ def listed(names: Iterable[object]) -> str:
 def first_three(labels: Sequence[str]) -> str:
     """Name the first three of a list and show that there are more: 'a', 'b', 'c', ..."""
     return listed(labels[:3]) + (", ..." if len(labels) > 3 else "")
+
+
+def own_copies_left_out(number: int) -> str:
+    """How many queries are documents too, for wherever figures stand.
+
+    Example:
+        >>> own_copies_left_out(1)
+        '1 query stands in the corpus as a document too; left out of its own hits.'
+    """
+    if number == 1:
+        return "1 query stands in the corpus as a document too; left out of its own hits."
+    return f"{whole(number)} queries stand in the corpus as documents too; left out of their own hits."

@@ -25,6 +25,7 @@ ORDER = [
     "demo",
     "evidence",
     "stacks",
+    "result",
     "run",
     "cli",
 ]

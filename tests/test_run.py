@@ -13,7 +13,8 @@ from st_adapter import cli
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.identity import identity_of
-from st_adapter.run import run_training
+from st_adapter.embeddings.long_texts import LongTexts
+from st_adapter.run import train
 from st_adapter.saving.attach import detach
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
@@ -133,12 +134,13 @@ def test_a_second_run_replaces_the_first_and_finds_its_embeddings(pairs_file, ti
     dataset = RetrievalDataset.load(str(pairs_file))
     model = SentenceTransformer(str(tiny_model_path), device="cpu")
     options = {"method": "closed-form", "cache_dir": tmp_path / "cache", "show_progress_bar": False}
-    first = run_training(model, dataset, tmp_path / "out", **options)
-    again = run_training(model, dataset, tmp_path / "out", **options)
-    for run in (first, again):
-        run.results.pop("seconds"), run.results["selection"].pop("seconds")
-    assert first.results == again.results
-    assert json.loads(again.results_file.read_text())["test"] == again.results["test"]
+    first = train(model, dataset, output_dir=tmp_path / "out", **options)
+    again = train(model, dataset, output_dir=tmp_path / "out", **options)
+    found = [result.results.to_json() for result in (first, again)]
+    for content in found:
+        content.pop("seconds"), content["selection"].pop("seconds")
+    assert found[0] == found[1]
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["test"] == found[1]["test"]
 
 
 NOTHING_HELPS = ["--method", "gradient", "--learning-rate", "1e-12", "--start", "identity", "--num-train-epochs", "1"]
@@ -279,8 +281,8 @@ def test_the_test_split_chooses_nothing(pairs_file, tiny_model_path, tmp_path):
             {**dataset.qrels, "test": type(dataset.qrels["test"]).from_pandas(frame)},
         )
         options = {"alpha": 0.5, "cache_dir": tmp_path / "cache", "show_progress_bar": False}
-        run = run_training(model, changed, tmp_path / str(change), **options)
-        saved = SentenceTransformer(str(run.model_dir), device="cpu")
+        result = train(model, changed, output_dir=tmp_path / str(change), **options)
+        saved = SentenceTransformer(str(result.model_dir), device="cpu")
         features = {"sentence_embedding": torch.eye(embedded.query_embeddings.shape[1])}
         for module in detach(saved)[1]:
             features = module(features)
@@ -380,12 +382,12 @@ def test_long_texts_are_counted_in_notes_and_results(pairs_file, tiny_model, tmp
     frame.to_csv(tmp_path / "long.csv", index=False)
     dataset = RetrievalDataset.load(tmp_path / "long.csv")
     options = {"cache_dir": tmp_path / "cache", "show_progress_bar": False, "method": "closed-form"}
-    run = run_training(tiny_model, dataset, tmp_path / "out", **options)
+    data = train(tiny_model, dataset, **options).results.data
     sentence = (
         "7 documents longer than the 64 tokens that the model reads (max_seq_length); the rest of them is not read."
     )
-    assert run.notes[-1] == sentence and sentence in run.results["data"]["notes"]
-    assert run.results["data"]["long_texts"] == {"max_seq_length": 64, "num_queries": 0, "num_documents": 7}
+    assert data.notes[-1] == sentence
+    assert data.long_texts == LongTexts(max_seq_length=64, num_queries=0, num_documents=7)
 
 
 @pytest.mark.parametrize(

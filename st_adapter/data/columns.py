@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from st_adapter.data.tables import BeirTables, PairTables
+from st_adapter.data.tables import Tables
 from st_adapter.errors import InputError
 from st_adapter.words import listed
 
@@ -113,7 +113,7 @@ def check_mapping(columns: Mapping[str, str], roles: Iterable[str], frames: Iter
             )
 
 
-def without_columns(tables: PairTables | BeirTables, names: Collection[str]) -> PairTables | BeirTables:
+def without_columns(tables: Tables, names: Collection[str]) -> Tables:
     """The tables without the columns that mean nothing here, after a look at the names of all columns.
 
     Args:
@@ -125,11 +125,7 @@ def without_columns(tables: PairTables | BeirTables, names: Collection[str]) -> 
     """
     if isinstance(names, str):
         raise ValueError(f"ignore_columns is the string {names!r}. Expected a list of names: [{names!r}].")
-    frames = (
-        list(tables.tables.items())
-        if isinstance(tables, PairTables)
-        else [("queries", tables.queries), ("corpus", tables.corpus), *tables.qrels.items()]
-    )
+    frames = [*tables.texts.items(), *tables.rows.items()]
     for part, frame in frames:
         twice = frame.columns[frame.columns.duplicated()].unique()
         if len(twice):
@@ -147,18 +143,10 @@ def without_columns(tables: PairTables | BeirTables, names: Collection[str]) -> 
             flags="Name some of these with --ignore-columns.",
         )
 
-    def kept(frame: pd.DataFrame) -> pd.DataFrame:
-        remaining: pd.DataFrame = frame[[column for column in frame.columns if str(column) not in names]]
-        return remaining
+    def kept(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+        return {name: frame.drop(columns=[c for c in frame if str(c) in names]) for name, frame in frames.items()}
 
-    if isinstance(tables, PairTables):
-        return replace(tables, tables={split: kept(frame) for split, frame in tables.tables.items()})
-    return replace(
-        tables,
-        queries=kept(tables.queries),
-        corpus=kept(tables.corpus),
-        qrels={split: kept(frame) for split, frame in tables.qrels.items()},
-    )
+    return replace(tables, rows=kept(tables.rows), texts=kept(tables.texts))
 
 
 def unused_note(frame: pd.DataFrame, found: Mapping[str, list[str]], where: str) -> list[str]:

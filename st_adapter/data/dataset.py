@@ -38,10 +38,10 @@ from st_adapter.data.judgements import (
     with_least_relevant,
     without_lacking,
 )
-from st_adapter.data.layout import LaidOut, from_beir, from_pairs
+from st_adapter.data.layout import LaidOut, lay_out
 from st_adapter.data.sources import DataSource, read_source
 from st_adapter.data.splits import UNCUT, Cut, SplitBy, cut_rows, in_order, named_splits
-from st_adapter.data.tables import NO_SPLIT, PairTables
+from st_adapter.data.tables import NO_SPLIT
 from st_adapter.errors import InputError, printable, without_secrets
 from st_adapter.words import counted, documents_searched
 
@@ -159,7 +159,7 @@ class RetrievalDataset:
         """
         cut = Cut(tuple(cut_into), split_by, seed)
         tables = without_columns(read_source(source), ignore_columns)
-        rows = from_pairs(tables, columns or {}) if isinstance(tables, PairTables) else from_beir(tables, columns or {})
+        rows = lay_out(tables, columns or {})
         if relevant_from is not None:
             rows = with_least_relevant(rows, relevant_from)
         dataset = _assembled(rows, tables.name, cut)
@@ -231,7 +231,7 @@ def _assembled(rows: LaidOut, name: str, cut: Cut) -> RetrievalDataset:
     corpus = merged(rows.corpus, "document", "documents")
     texts, documents = queries.texts, corpus.texts
     qrels = resolved(rows.qrels, queries.ids, corpus.ids)
-    notes = [*rows.notes, *rows.relevance_notes, *queries.notes, *corpus.notes]
+    notes = [*rows.notes, *(rows.relevance_notes or []), *queries.notes, *corpus.notes]
     if len(documents) == 1:
         notes.append("The corpus holds 1 document, so every ranking is right: there is nothing to learn or to measure.")
     if rows.may_lack_relevant:

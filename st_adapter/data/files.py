@@ -14,23 +14,20 @@ from typing import Any
 import pandas as pd
 from pyarrow.parquet import read_schema
 
-from st_adapter.data.tables import JUDGEMENTS, NO_SPLIT, SPLIT_OF_WORD, BeirTables, PairTables, read_mapping
-from st_adapter.data.text_files import Table, decoded, json_table, read_delimited, read_json, read_json_lines
+from st_adapter.data.tables import JUDGEMENTS, NO_SPLIT, SPLIT_OF_WORD, Tables, read_mapping
+from st_adapter.data.text_files import decoded, json_table, read_delimited, read_json, read_json_lines
 from st_adapter.words import listed
 
 _FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 
 
-def _json_parts(content: Any) -> BeirTables | None:
+def _json_parts(content: Any) -> Tables | None:
     """Queries, corpus and judgements in one object, as LlamaIndex saves its EmbeddingQAFinetuneDataset."""
-    parts = ("queries", "corpus")
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in parts):
+    if not isinstance(content, dict):
         return None
-    judgements = next((part for part in JUDGEMENTS if isinstance(content.get(part), dict)), None)
-    if judgements is None:
-        return None
-    read = read_mapping({part: content[part] for part in (*parts, judgements)}, name="")
-    return read if isinstance(read, BeirTables) else None
+    parts = {part: content[part] for part in ("queries", "corpus", *JUDGEMENTS) if isinstance(content.get(part), dict)}
+    whole = {"queries", "corpus"} <= set(parts) and len(parts) > 2
+    return read_mapping(parts, name="") if whole else None
 
 
 def format_of(path: Path) -> str | None:
@@ -39,7 +36,7 @@ def format_of(path: Path) -> str | None:
     return suffixes[-1] if suffixes and suffixes[-1] in _FORMATS else None
 
 
-def read_file(path: Path) -> Table | BeirTables:
+def read_file(path: Path) -> Tables:
     """Read one file: rows, or a whole data set in one JSON object.
 
     Raises:
@@ -53,13 +50,17 @@ def read_file(path: Path) -> Table | BeirTables:
         content = gzip.decompress(content) if path.suffix.lower() == ".gz" else content
         if form == ".parquet":
             _check_parquet_names(content)
-            return Table(pd.read_parquet(io.BytesIO(content)))
+            return Tables({NO_SPLIT: pd.read_parquet(io.BytesIO(content))}, name=path.name)
         text, notes = decoded(content)
         if form in (".csv", ".tsv"):
-            read = read_delimited(text, "," if form == ".csv" else "\t")
-            return Table(read.frame, tuple(f"{path.name}: {note}" for note in (*notes, *read.notes)))
-        found = read_json(text) if form == ".json" else read_json_lines(text)
-        return _json_parts(found) or Table(json_table(found), tuple(f"{path.name}: {note}" for note in notes))
+            frame, how = read_delimited(text, "," if form == ".csv" else "\t")
+            notes += how
+        else:
+            found = read_json(text) if form == ".json" else read_json_lines(text)
+            if whole := _json_parts(found):
+                return replace(whole, name=path.name)
+            frame = json_table(found)
+        return Tables({NO_SPLIT: frame}, name=path.name, notes=tuple(f"{path.name}: {note}" for note in notes))
     except (ValueError, gzip.BadGzipFile, EOFError, zlib.error) as error:  # pyarrow's errors are ValueErrors
         raise ValueError(
             f"{str(path)!r} cannot be read as {path.suffix[1:]}: {error}. Mend or convert the file."
@@ -72,7 +73,7 @@ def _check_parquet_names(content: bytes) -> None:
         raise ValueError(f"there are several columns called {listed(twice)}. Keep or rename one of each")
 
 
-def read_data_files(folder: Path) -> PairTables | BeirTables:
+def read_data_files(folder: Path) -> Tables:
     """Read a folder of files: pairs, one file per split, or corpus, queries and qrels.
 
     Raises:
@@ -93,46 +94,45 @@ def _data_files(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _read_table(paths: list[Path]) -> Table | BeirTables:
+def _read_files(paths: list[Path]) -> Tables:
+    """One table, or one whole data set, in a file or in shards."""
     if len(paths) > 1 and not all(re.search(r"-\d{5}-of-\d{5}\.", path.name) for path in paths):
         raise ValueError(
             f"{str(paths[0].parent)!r} holds {listed(path.name for path in paths)}, which are the same part twice. "
             "Keep one of them."
         )
-    parts = [read_file(path) for path in paths]
-    tables = [part for part in parts if isinstance(part, Table)]
-    if len(tables) < len(parts):
-        return _joined({str(number): part for number, part in enumerate(parts)}, paths[0].parent)
-    frame = pd.concat([table.frame for table in tables], ignore_index=True)
-    return Table(frame, tuple(note for table in tables for note in table.notes))
+    joined = _joined({path.name: read_file(path) for path in paths}, paths[0].parent)
+    return replace(joined, rows={NO_SPLIT: pd.concat(joined.rows.values(), ignore_index=True)})
 
 
-def _joined(parts: Mapping[str, Table | BeirTables], folder: Path) -> BeirTables:
-    """One data set of several that each have queries and corpus; ids that mean two texts are found later."""
-    whole = {split: part for split, part in parts.items() if isinstance(part, BeirTables)}
-    if len(whole) < len(parts):
+def _joined(parts: Mapping[str, Tables], folder: Path) -> Tables:
+    """One data set of several in the same form; ids that mean two texts are found later."""
+    kinds = {tuple(part.texts) for part in parts.values()}
+    if len(kinds) > 1:
         raise ValueError(
             f"Of the files in {str(folder)!r} some hold pairs, and some queries with a corpus. Give them in one form."
         )
-    return BeirTables(
-        pd.concat([part.queries for part in whole.values()], ignore_index=True),
-        pd.concat([part.corpus for part in whole.values()], ignore_index=True),
-        {split: pd.concat(part.qrels.values(), ignore_index=True) for split, part in whole.items()},
+    return Tables(
+        {split: pd.concat(part.rows.values(), ignore_index=True) for split, part in parts.items()},
+        {name: pd.concat([part.texts[name] for part in parts.values()], ignore_index=True) for name in min(kinds)},
+        name=folder.name,
+        notes=tuple(note for part in parts.values() for note in part.notes),
     )
 
 
-def _plain(table: Table | BeirTables, path: Path) -> Table:
-    if isinstance(table, BeirTables):
-        raise ValueError(f"{str(path)!r} holds a whole data set. Give its own path.")
-    return table
+def _plain(paths: list[Path]) -> Tables:
+    tables = _read_files(paths)
+    if tables.texts:
+        raise ValueError(f"{str(paths[0])!r} holds a whole data set. Give its own path.")
+    return tables
 
 
-def _read_beir_folder(folder: Path, files: Mapping[str, list[Path]]) -> BeirTables:
+def _read_beir_folder(folder: Path, files: Mapping[str, list[Path]]) -> Tables:
     per_split = _data_files(folder / "qrels") if (folder / "qrels").is_dir() else {}
     if per_split and "qrels" in files:
         raise ValueError(f"{str(folder)!r} holds both a file and a folder of qrels. Keep one of them.")
     in_one = {NO_SPLIT: files["qrels"]} if "qrels" in files else {}
-    qrels = {split: _plain(_read_table(paths), paths[0]) for split, paths in (per_split or in_one).items()}
+    qrels = {split: _plain(paths) for split, paths in (per_split or in_one).items()}
     if not qrels:
         raise ValueError(
             f"{str(folder)!r} holds a corpus and queries, but no qrels. Add qrels.tsv or qrels.parquet with the "
@@ -141,31 +141,26 @@ def _read_beir_folder(folder: Path, files: Mapping[str, list[Path]]) -> BeirTabl
     unread = [
         path.name for stem, paths in files.items() if stem not in {"corpus", "queries", "qrels"} for path in paths
     ]
-    queries, corpus = (_plain(_read_table(files[part]), files[part][0]) for part in ("queries", "corpus"))
-    notes = [*queries.notes, *corpus.notes, *(note for table in qrels.values() for note in table.notes)]
-    frames = {split: table.frame for split, table in qrels.items()}
-    return BeirTables(queries.frame, corpus.frame, frames, folder.name, notes=(*notes, *_unread_note(unread)))
+    texts = {part: _plain(files[part]) for part in ("queries", "corpus")}
+    notes = [note for tables in (*texts.values(), *qrels.values()) for note in tables.notes]
+    rows, text_rows = ({name: each.rows[NO_SPLIT] for name, each in tables.items()} for tables in (qrels, texts))
+    return Tables(rows, text_rows, folder.name, (*notes, *_unread_note(unread)))
 
 
-def _read_pair_folder(folder: Path, files: Mapping[str, list[Path]]) -> PairTables | BeirTables:
+def _read_pair_folder(folder: Path, files: Mapping[str, list[Path]]) -> Tables:
     splits = {stem: paths for stem, paths in files.items() if re.split(r"[-_]", stem.lower())[0] in SPLIT_OF_WORD}
-    if splits:
-        unread = _unread_note([path.name for stem, paths in files.items() if stem not in splits for path in paths])
-        tables = {split: _read_table(paths) for split, paths in splits.items()}
-    elif len(files) == 1:
-        unread, tables = (), {NO_SPLIT: _read_table(next(iter(files.values())))}
-    else:
+    unread = _unread_note([path.name for stem, paths in files.items() if stem not in splits for path in paths])
+    if not splits and len(files) == 1:
+        splits, unread = {NO_SPLIT: next(iter(files.values()))}, ()
+    if not splits:
         found = listed(sorted(path.name for path in folder.iterdir()))
         raise ValueError(
             f"{str(folder)!r} holds {found or 'nothing'}. Expected one file of pairs, one per split (train.csv, "
             f"dev.csv, test.csv), or corpus, queries and qrels; as {', '.join(_FORMATS)}. Name them so, or give one "
             "file's path."
         )
-    pairs = {split: table for split, table in tables.items() if isinstance(table, Table)}
-    if len(pairs) < len(tables):
-        return replace(_joined(tables, folder), name=folder.name, notes=unread)
-    notes = (*(note for table in pairs.values() for note in table.notes), *unread)
-    return PairTables({split: table.frame for split, table in pairs.items()}, folder.name, notes=notes)
+    joined = _joined({split: _read_files(paths) for split, paths in splits.items()}, folder)
+    return replace(joined, notes=(*joined.notes, *unread))
 
 
 def _unread_note(names: list[str]) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def with_least_relevant(rows: LaidOut, relevant_from: float) -> LaidOut:
             python="Give relevant_from a number above 0.",
             flags="Give --relevant-from a number above 0.",
         )
-    if not rows.has_relevance:
+    if rows.relevance_notes is None:
         raise InputError(
             "The least relevance that counts was given, but no score column was found.",
             python="Name it with columns={'score': 'your_column'}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +30,7 @@ from st_adapter.data.columns import (
     unused_note,
 )
 from st_adapter.data.labels import all_relevant_note, refuse_unused_labels
-from st_adapter.data.tables import BeirTables, PairTables
+from st_adapter.data.tables import Tables
 from st_adapter.words import counted
 
 
@@ -41,10 +41,9 @@ class LaidOut:
     queries: pd.DataFrame  # id, text
     corpus: pd.DataFrame  # id, text
     qrels: pd.DataFrame  # query_id, corpus_id, relevance, split
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
     corpus_is_labelled_only: bool = False
-    has_relevance: bool = False  # a column says it
-    relevance_notes: list[str] = field(default_factory=list)  # true unless a least relevance is given
+    relevance_notes: list[str] | None = None  # true unless a least relevance is given; None if no column says it
     may_lack_relevant: bool = False  # queries without a relevant document are left out, and no error
 
 
@@ -57,30 +56,52 @@ class _Row(NamedTuple):
     split: Any
 
 
-def from_pairs(tables: PairTables, columns: Mapping[str, str]) -> LaidOut:
-    """Lay out pairs: every row a query, every document and negative a document of the corpus, merged later.
+def lay_out(tables: Tables, columns: Mapping[str, str]) -> LaidOut:
+    """Lay out the tables of a source.
+
+    Of pairs, every row is a query, every document and negative a document of the corpus; equal ones are merged later.
+    Of the BEIR form, queries and documents without text that nothing judges are left out, and counted in a note.
 
     Args:
         tables: As `read_source` gives them.
         columns: Role -> column; see `RetrievalDataset.load`.
 
     Raises:
-        ValueError: A table is empty, a column missing, a text empty or no string, a relevance no finite number; a
-            column that is not used looks like labels.
+        ValueError: A table is empty, a column or an id missing, a judged text empty or a text no string, a relevance no
+            finite number; a column that is not used looks like labels.
     """
-    _check_rows(tables.tables)
-    check_mapping(columns, PAIR_COLUMNS, tables.tables.values())
-    notes = [*tables.notes, "The corpus is the labelled documents only: pairs name no others to search among."]
-    rows: list[_Row] = []
-    has_relevance, relevance_notes = False, list[str]()
-    used: dict[str, list[str]] = {"query": [], "document": []}
-    for split, frame in tables.tables.items():
-        where = f" in split {split!r}" if split else ""
-        found = find_columns(frame, PAIR_COLUMNS, columns, where)
-        if split and len(tables.tables) > 1:
+    for name, frame in (*tables.texts.items(), *tables.rows.items()):
+        if frame.empty:
+            raise ValueError(
+                f"{f'{name!r} is empty' if name else 'The data set is empty'}: a table with no rows. "
+                "Expected at least one. Give it rows or take it out."
+            )
+    roles = dict.fromkeys((*CORPUS_COLUMNS, *QRELS_COLUMNS) if tables.texts else PAIR_COLUMNS)
+    check_mapping(columns, roles, (*tables.texts.values(), *tables.rows.values()))
+    return _from_beir(tables, columns) if tables.texts else _from_pairs(tables, columns)
+
+
+def _split_tables(
+    tables: Tables, columns: Mapping[str, str], notes: list[str]
+) -> Iterator[tuple[str, pd.DataFrame, dict[str, list[str]], str]]:
+    """The table of each split, with its columns by role and the words that say where it is; adds to the notes."""
+    usual, kind = (QRELS_COLUMNS, "qrels") if tables.texts else (PAIR_COLUMNS, "split")
+    for split, frame in tables.rows.items():
+        where = f" in {kind} {split!r}" if split else " in qrels" if tables.texts else ""
+        found = find_columns(frame, usual, columns, where)
+        if split and len(tables.rows) > 1:
             found.pop("split", None)  # the names of the tables say it
         refuse_unused_labels(frame, found, columns, where)
         notes += unused_note(frame, found, where)
+        yield split, frame, found, where
+
+
+def _from_pairs(tables: Tables, columns: Mapping[str, str]) -> LaidOut:
+    notes = [*tables.notes, "The corpus is the labelled documents only: pairs name no others to search among."]
+    rows: list[_Row] = []
+    relevance_notes: list[str] | None = None
+    used: dict[str, list[str]] = {"query": [], "document": []}
+    for split, frame, found, where in _split_tables(tables, columns, notes):
         if "title" in found:
             notes.append(f"Column {found['title'][0]!r}{where} was put before the text of its document.")
         for role in ("query", "document", "negative"):
@@ -91,8 +112,7 @@ def from_pairs(tables: PairTables, columns: Mapping[str, str]) -> LaidOut:
         table_rows = list(_pair_rows(frame, found, split))
         if "score" in found:
             relevance = [as_number(cell) for row in table_rows for cell in row.relevance]
-            relevance_notes += all_relevant_note(found["score"][0], relevance, where)
-            has_relevance = True
+            relevance_notes = [*(relevance_notes or []), *all_relevant_note(found["score"][0], relevance, where)]
         rows += table_rows
 
     labels = [row.label for row in rows]
@@ -112,15 +132,7 @@ def from_pairs(tables: PairTables, columns: Mapping[str, str]) -> LaidOut:
     )
     queries = pd.DataFrame({"id": list(query_ids.values()), "text": [row.query for row in rows]})
     corpus = pd.DataFrame({"id": corpus_ids, "text": [text for _, text, _ in cells]})
-    return LaidOut(
-        queries,
-        corpus,
-        qrels,
-        notes,
-        corpus_is_labelled_only=True,
-        has_relevance=has_relevance,
-        relevance_notes=relevance_notes,
-    )
+    return LaidOut(queries, corpus, qrels, notes, corpus_is_labelled_only=True, relevance_notes=relevance_notes)
 
 
 def _pair_rows(frame: pd.DataFrame, found: Mapping[str, list[str]], split: str) -> Iterator[_Row]:
@@ -156,31 +168,15 @@ def _pair_rows(frame: pd.DataFrame, found: Mapping[str, list[str]], split: str) 
         )
 
 
-def from_beir(tables: BeirTables, columns: Mapping[str, str]) -> LaidOut:
-    """Lay out the BEIR form, whose tables need little more than their columns renamed.
-
-    Queries and documents without text that nothing judges are left out, and counted in a note.
-
-    Args:
-        tables: As `read_source` gives them.
-        columns: Role -> column; see `RetrievalDataset.load`.
-
-    Raises:
-        ValueError: A table is empty, a column or an id missing, a judged text empty or a text no string, a relevance no
-            finite number; a column of the qrels that is not used looks like labels.
-    """
-    _check_rows({"queries": tables.queries, "corpus": tables.corpus})
-    _check_rows(tables.qrels)
-    roles = dict.fromkeys((*CORPUS_COLUMNS, *QRELS_COLUMNS))
-    check_mapping(columns, roles, (tables.queries, tables.corpus, *tables.qrels.values()))
+def _from_beir(tables: Tables, columns: Mapping[str, str]) -> LaidOut:
     notes = list(tables.notes)
-    judgements = _judgements(tables, columns)
-    qrels = judgements.table
+    qrels, relevance_notes, qrels_notes = _judgements(tables, columns)
     texts: dict[str, pd.DataFrame] = {}
-    for part, frame, usual, judged in (
-        ("queries", tables.queries, QUERIES_COLUMNS, qrels["query_id"]),
-        ("corpus", tables.corpus, CORPUS_COLUMNS, qrels["corpus_id"]),
+    for part, usual, judged in (
+        ("queries", QUERIES_COLUMNS, qrels["query_id"]),
+        ("corpus", CORPUS_COLUMNS, qrels["corpus_id"]),
     ):
+        frame = tables.texts[part]
         # One mapping serves both tables, so a name that only the other one has is no reason to stop.
         here = {role: column for role, column in columns.items() if column in frame.columns}
         found = find_columns(frame, usual, here, f" in {part}")
@@ -200,38 +196,18 @@ def from_beir(tables: BeirTables, columns: Mapping[str, str]) -> LaidOut:
             table = table[~needless].reset_index(drop=True)
         check_texts(table["text"].tolist(), table["id"].tolist(), nouns[1], [column])
         texts[part] = table
-    return LaidOut(
-        texts["queries"],
-        texts["corpus"],
-        qrels,
-        [*notes, *judgements.notes],
-        has_relevance=judgements.has_relevance,
-        relevance_notes=judgements.relevance_notes,
-    )
+    return LaidOut(texts["queries"], texts["corpus"], qrels, [*notes, *qrels_notes], relevance_notes=relevance_notes)
 
 
-class _Judgements(NamedTuple):
-    table: pd.DataFrame
-    notes: list[str]
-    has_relevance: bool
-    relevance_notes: list[str]
-
-
-def _judgements(tables: BeirTables, columns: Mapping[str, str]) -> _Judgements:
-    """All judgements in one table, and notes on their columns."""
-    judged, notes, relevance_notes, has_relevance = [], list[str](), list[str](), False
-    for split, frame in tables.qrels.items():
-        where = f" in qrels {split!r}" if split else " in qrels"
-        found = find_columns(frame, QRELS_COLUMNS, columns, where)
-        if split and len(tables.qrels) > 1:
-            found.pop("split", None)
-        refuse_unused_labels(frame, found, columns, where)
-        notes += unused_note(frame, found, where)
+def _judgements(tables: Tables, columns: Mapping[str, str]) -> tuple[pd.DataFrame, list[str] | None, list[str]]:
+    """All judgements in one table, notes on their relevance (None if no column says it), and notes on their columns."""
+    judged, notes = [], list[str]()
+    relevance_notes: list[str] | None = None
+    for split, frame, found, where in _split_tables(tables, columns, notes):
         labels = [f"{split} row {number}".strip() for number in range(len(frame))]
         relevance = as_relevance(frame[found["score"][0]].tolist() if "score" in found else [1.0] * len(frame), labels)
         if "score" in found:
-            relevance_notes += all_relevant_note(found["score"][0], relevance, where)
-            has_relevance = True
+            relevance_notes = [*(relevance_notes or []), *all_relevant_note(found["score"][0], relevance, where)]
         judged.append(
             pd.DataFrame(
                 {
@@ -242,13 +218,4 @@ def _judgements(tables: BeirTables, columns: Mapping[str, str]) -> _Judgements:
                 }
             )
         )
-    return _Judgements(pd.concat(judged, ignore_index=True), notes, has_relevance, relevance_notes)
-
-
-def _check_rows(tables: Mapping[str, pd.DataFrame]) -> None:
-    for name, frame in tables.items():
-        if frame.empty:
-            raise ValueError(
-                f"{f'{name!r} is empty' if name else 'The data set is empty'}: a table with no rows. "
-                "Expected at least one. Give it rows or take it out."
-            )
+    return pd.concat(judged, ignore_index=True), relevance_notes, notes

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +17,7 @@ from datasets.exceptions import DatasetsError
 
 from st_adapter.data.cards import is_configured, is_saved_to_disk
 from st_adapter.data.files import format_of, read_data_files, read_file
-from st_adapter.data.tables import NO_SPLIT, BeirTables, PairTables, as_frame, read_mapping
+from st_adapter.data.tables import NO_SPLIT, Tables, as_frame, read_mapping
 from st_adapter.errors import without_secrets
 from st_adapter.words import listed
 
@@ -27,7 +26,7 @@ DataSource: TypeAlias = (
 )
 
 
-def read_source(source: DataSource) -> PairTables | BeirTables:
+def read_source(source: DataSource) -> Tables:
     """Read a source into tables, and tell the pair form from the BEIR form by the names of its parts.
 
     Args:
@@ -40,18 +39,15 @@ def read_source(source: DataSource) -> PairTables | BeirTables:
         return _read_location(os.fspath(source))
     if isinstance(source, Mapping):
         return read_mapping(source, name="")
-    return PairTables({NO_SPLIT: as_frame(source)})
+    return Tables({NO_SPLIT: as_frame(source)})
 
 
-def _read_location(location: str) -> PairTables | BeirTables:
+def _read_location(location: str) -> Tables:
     path = Path(location).expanduser()
     if path.is_dir():
         return _read_folder(path)
     if path.is_file():
-        read = read_file(path)
-        if isinstance(read, BeirTables):
-            return replace(read, name=path.name)
-        return PairTables({NO_SPLIT: read.frame}, name=path.name, notes=read.notes)
+        return read_file(path)
     # "name" and "organisation/name" may be on the Hub; everything else can only have been meant as a path.
     if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", location) and format_of(path) is None:
         return _read_hub(location)
@@ -59,7 +55,7 @@ def _read_location(location: str) -> PairTables | BeirTables:
     raise ValueError(f"There is no file or folder {shown!r}. Check the path (it is taken from {str(Path.cwd())!r}).")
 
 
-def _read_folder(folder: Path) -> PairTables | BeirTables:
+def _read_folder(folder: Path) -> Tables:
     if is_saved_to_disk(folder):
         try:
             saved = datasets.load_from_disk(str(folder))
@@ -73,7 +69,7 @@ def _read_folder(folder: Path) -> PairTables | BeirTables:
     return read_data_files(folder)
 
 
-def _read_hub(location: str, name: str | None = None) -> PairTables | BeirTables:
+def _read_hub(location: str, name: str | None = None) -> Tables:
     """Read a data set on the Hub, or a clone of one, in the forms that BEIR, MTEB and pair sets are published in."""
     try:
         configs = datasets.get_dataset_config_names(location)

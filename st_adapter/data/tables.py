@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -25,21 +25,18 @@ _PLAIN_WORDS = ("data", "dataset", "set", "split", "pairs", "df", "queries", "qr
 
 
 @dataclass(frozen=True)
-class PairTables:
-    """Rows of a query with its documents, as they were found."""
+class Tables:
+    """What was found in a source: pairs, or judgements beside queries and a corpus.
 
-    tables: Mapping[str, pd.DataFrame]  # split as the source calls it -> rows; NO_SPLIT when it names none
-    name: str = ""
-    notes: tuple[str, ...] = ()
+    Attributes:
+        rows: Split as the source calls it, `NO_SPLIT` where it names none -> pairs, or judgements if there are texts.
+        texts: `queries` and `corpus`; empty for pairs.
+        name: Where they come from.
+        notes: What was done to read them.
+    """
 
-
-@dataclass(frozen=True)
-class BeirTables:
-    """Queries, corpus and judgements, as they were found."""
-
-    queries: pd.DataFrame
-    corpus: pd.DataFrame
-    qrels: Mapping[str, pd.DataFrame]  # split as the source calls it -> rows; NO_SPLIT when it names none
+    rows: Mapping[str, pd.DataFrame]
+    texts: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     name: str = ""
     notes: tuple[str, ...] = ()
 
@@ -70,14 +67,14 @@ def as_frame(table: Any) -> pd.DataFrame:
     )
 
 
-def read_mapping(parts: Mapping[str, Any], name: str) -> PairTables | BeirTables:
+def read_mapping(parts: Mapping[str, Any], name: str) -> Tables:
     """Read a mapping of split -> pairs, or one of corpus, queries and qrels (one table, or split -> table)."""
     if not parts:
         raise ValueError(
             "The data set holds no table at all. Give one table per split, such as {'train': ..., 'test': ...}."
         )
     if not {"corpus", "queries"} <= set(parts):
-        return PairTables({str(split): as_frame(table) for split, table in parts.items()}, name=name)
+        return Tables({str(split): as_frame(table) for split, table in parts.items()}, name=name)
     judgements = next((part for part in JUDGEMENTS if part in parts), None)
     if judgements is None:
         raise ValueError(
@@ -89,11 +86,10 @@ def read_mapping(parts: Mapping[str, Any], name: str) -> PairTables | BeirTables
     by_split = isinstance(qrels, Mapping) and all(isinstance(table, tabular) for table in qrels.values())
     tables = qrels if by_split else {NO_SPLIT: _judged(qrels)}
     unused = sorted(set(parts) - {"corpus", "queries", judgements})
-    return BeirTables(
-        queries=_texts(parts["queries"]),
-        corpus=_texts(parts["corpus"]),
-        qrels={str(split): as_frame(table) for split, table in tables.items()},
-        name=name,
+    return Tables(
+        {str(split): as_frame(table) for split, table in tables.items()},
+        {part: _texts(parts[part]) for part in ("queries", "corpus")},
+        name,
         notes=(f"Parts left unused: {listed(unused)}.",) if unused else (),
     )
 

@@ -160,13 +160,13 @@ class VectorCache:
             warnings.warn(
                 "This model gives a text another vector when other texts share its batch (padding on the left of a "
                 "model that was not made for it does that), so whether cached vectors are its own cannot be checked.",
-                stacklevel=5,
+                stacklevel=6,
             )
             return True
         warnings.warn(
             f"The cache holds vectors of another model that cannot be told from this one by its weights, settings and "
             f"code: of {len(sample)} {role} texts embedded again, one lies {distance:.2g} of its length apart. Its "
             f"vectors are not used; the texts are embedded anew.",
-            stacklevel=5,
+            stacklevel=6,
         )
         return False

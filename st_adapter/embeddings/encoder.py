@@ -19,7 +19,7 @@ from st_adapter.embeddings.identity import EncoderIdentity, identity_of
 from st_adapter.embeddings.long_texts import are_cut
 from st_adapter.embeddings.model_kind import check_encoder
 from st_adapter.embeddings.origin import name_of
-from st_adapter.embeddings.roles import Role, embed_texts, prompt_of
+from st_adapter.embeddings.roles import Role, encode_as, prompt_of
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -177,7 +177,7 @@ class SentenceTransformerEncoder(Encoder):
 
     def _encode(self, texts: Sequence[str], role: Role) -> Tensor:
         with self._autocast():
-            return embed_texts(self.model, role, texts, self.batch_size).float()
+            return encode_as(self.model, role, texts, self.batch_size).float()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "fp32":

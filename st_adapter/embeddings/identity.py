@@ -22,7 +22,7 @@ from st_adapter.embeddings.fingerprint import model_fingerprint, tensor_digests
 from st_adapter.embeddings.long_texts import token_limit
 from st_adapter.embeddings.origin import origin_of
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS, fixed_texts
-from st_adapter.embeddings.roles import embed_texts, prompt_of
+from st_adapter.embeddings.roles import encode_as, prompt_of
 from st_adapter.embeddings.tolerance import is_normalized, relative_distances, same_within
 
 _PROBE_NUMBERS = 32
@@ -207,12 +207,12 @@ def identity_of(model: SentenceTransformer) -> EncoderIdentity:
     state = (fingerprint, origin, *passing)
     # The long text by itself: in one batch, the short ones would be padded to its length.
     short, long = CHECK_TEXTS, fixed_texts(token_limit(model))[len(CHECK_TEXTS) :]
-    seen = [embed_texts(model, "query", short), embed_texts(model, "document", long or short)]
+    seen = [encode_as(model, "query", short), encode_as(model, "document", long or short)]
     before = _described.get(model)
     if before is not None and readable and before[0] == state and all(map(torch.equal, before[1], seen)):
         return before[2]
-    queries = [seen[0], *([embed_texts(model, "query", long)] if long else [])]
-    documents = [embed_texts(model, "document", short), seen[1]] if long else [seen[1]]
+    queries = [seen[0], *([encode_as(model, "query", long)] if long else [])]
+    documents = [encode_as(model, "document", short), seen[1]] if long else [seen[1]]
     vectors = torch.cat(queries + documents)
     weights = sorted(digests[id(parameter)] for parameter in model.parameters()) if readable else []
     probed = EncoderIdentity.probed(origin.hub_id or Path(origin.path).name or "a model made in memory", vectors)

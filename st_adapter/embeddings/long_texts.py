@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,10 +39,6 @@ class LongTexts:
             "(max_seq_length); the rest of them is not read."
         )
         return (sentence,) if queries or documents else ()
-
-    def to_dict(self) -> dict[str, int]:
-        """All fields as plain values."""
-        return dataclasses.asdict(self)
 
 
 def long_texts(model: SentenceTransformer, dataset: RetrievalDataset) -> LongTexts | None:

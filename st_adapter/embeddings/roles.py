@@ -11,7 +11,7 @@ from torch import Tensor
 Role = Literal["query", "document"]
 
 
-def embed_texts(model: SentenceTransformer, role: Role, texts: Sequence[str], batch_size: int = 32) -> Tensor:
+def encode_as(model: SentenceTransformer, role: Role, texts: Sequence[str], batch_size: int = 32) -> Tensor:
     """The (T, D) vectors of some texts in a role, in the model's dtype and on its device."""
     encode = model.encode_query if role == "query" else model.encode_document
     vectors: Tensor = encode(list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from st_adapter.evaluation.statistics import Interval, bootstrap_intervals, two_sided_p_values
+from st_adapter.words import fraction, metric_name, signed
 
 # Values nearer than this are a tie: the same ranking may be summed in another order.
 _TIE = 1e-9
-_WRITTEN = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Comparison:
     losses: int
 
     def __repr__(self) -> str:
-        values = f"{written(self.metric)} {fraction(self.base)} -> {fraction(self.adapted)}"
+        values = f"{metric_name(self.metric)} {fraction(self.base)} -> {fraction(self.adapted)}"
         return f"Comparison({values}, p = {self.p_value:.4f}; {self.sentence})"
 
     @property
@@ -64,13 +63,9 @@ class Comparison:
         low, high = (fraction(end) for end in self.interval)
         return (
             f"better on {self.wins:,} of {self.num_queries:,} {'query' if self.num_queries == 1 else 'queries'}, "
-            f"worse on {self.losses:,}; {_signed(self.difference)} {written(self.metric)}, "
+            f"worse on {self.losses:,}; {signed(self.difference)} {metric_name(self.metric)}, "
             f"95 % interval {low} to {high}"
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; the interval is a list of two."""
-        return {**asdict(self), "interval": list(self.interval)}
 
 
 def compare(
@@ -105,17 +100,6 @@ def compare(
     return dict(zip(base, _compare_rows(list(base), theirs, ours, seed), strict=True))
 
 
-def written(metric: str) -> str:
-    """A metric as it is written in text.
-
-    Example:
-        >>> written("ndcg@10"), written("recall@100")
-        ('nDCG@10', 'recall@100')
-    """
-    name, at, k = metric.partition("@")
-    return f"{_WRITTEN.get(name, name)}{at}{k}"
-
-
 def _compare_rows(
     metrics: Sequence[str], base: NDArray[np.float64], adapted: NDArray[np.float64], seed: int
 ) -> list[Comparison]:
@@ -146,21 +130,3 @@ def _compare_rows(
         )
         for row, metric in enumerate(metrics)
     ]
-
-
-def fraction(value: float) -> str:
-    """Three decimals without the leading zero, as metrics are written.
-
-    Example:
-        >>> fraction(0.5901), fraction(1.0), fraction(-0.0001)
-        ('.590', '1.000', '.000')
-    """
-    text = f"{value:.3f}"
-    if float(text) == 0:
-        return ".000"
-    return text.replace("0.", ".", 1) if abs(value) < 1 and float(text) not in (1, -1) else text
-
-
-def _signed(value: float) -> str:
-    text = fraction(value)
-    return text if text == ".000" or value < 0 else f"+{text}"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit, place_in_group
 from st_adapter.embeddings.search import Index
-from st_adapter.evaluation.comparison import Comparison, compare, fraction, written
+from st_adapter.evaluation.comparison import Comparison, compare
 from st_adapter.evaluation.hits import Adapter, adapt, search_split
 from st_adapter.evaluation.metrics import DEFAULT_KS, ranking_metrics
 from st_adapter.evaluation.seen import seen_queries
+from st_adapter.words import fraction, metric_name
 
 PerQuery = dict[str, NDArray[np.float64]]
 PartOfQueries = Literal["all", "seen", "unseen"]
@@ -56,7 +57,7 @@ class EvaluationResult:
     def __repr__(self) -> str:
         metric = "ndcg@10" if "ndcg@10" in self.base else next(iter(self.base))
         compared = self.comparisons["all"][metric]
-        figures = f"{written(metric)} {fraction(compared.base)}"
+        figures = f"{metric_name(metric)} {fraction(compared.base)}"
         if self.adapted is not self.base:
             figures += f" -> {fraction(compared.adapted)}; {compared.sentence}"
         return (
@@ -110,34 +111,6 @@ class EvaluationResult:
         if metric not in self.base:
             raise ValueError(f"{metric!r} was not evaluated, only {list(self.base)}. Choose one of these.")
         return self.comparisons[part][metric]
-
-    def to_dict(self, per_query: Sequence[str] = ()) -> dict[str, Any]:
-        """A JSON-ready summary; ``per_query`` names the metrics to write out query by query.
-
-        ``comparisons`` holds what ``Comparison`` holds, by part of the queries and metric.
-        """
-        summary: dict[str, Any] = {
-            "num_queries": len(self.query_ids),
-            "num_documents": self.num_documents,
-            "num_pairs": self.num_pairs,
-            "num_unjudged_queries": len(self.unjudged_query_ids),
-            "num_own_copies": self.num_own_copies,
-            "base": self.base_means,
-            "adapted": self.adapted_means,
-            "comparisons": {
-                part: {name: comparison.to_dict() for name, comparison in compared.items()}
-                for part, compared in self.comparisons.items()
-            },
-        }
-        if per_query:
-            summary["per_query"] = {
-                "query_ids": self.query_ids,
-                "base": {name: self.base[name].tolist() for name in per_query},
-                "adapted": {name: self.adapted[name].tolist() for name in per_query},
-            }
-            if self.seen is not None:
-                summary["per_query"]["seen"] = self.seen.tolist()
-        return summary
 
 
 def evaluate(

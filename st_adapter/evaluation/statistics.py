@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -171,7 +172,8 @@ def _signed_sums(values: NDArray[np.float64], num_flips: int, seed: int) -> Iter
         yield 2 * (bits.astype(np.float64) @ values.T) - total  # a bit of 1 is a plus, of 0 a minus
 
 
-class Gate(NamedTuple):
+@dataclass(frozen=True)
+class Gate:
     """Whether a candidate may take the base model's place.
 
     Attributes:

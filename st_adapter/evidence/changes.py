@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -57,10 +56,6 @@ class LargestChanges:
 
     gains: tuple[Example, ...]
     losses: tuple[Example, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form."""
-        return {side: [asdict(example) for example in getattr(self, side)] for side in ("gains", "losses")}
 
 
 def largest_changes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from st_adapter.evaluation.statistics import Interval
 from st_adapter.fitting.auto import check_seed_and_level, fit_labelled
 from st_adapter.fitting.folds import labelled_split, unseen_share
 from st_adapter.fitting.portfolio import FitMethod, fit_candidate
+from st_adapter.storage.records import plain
 
 _METRIC = "ndcg@10"
 _ALPHA = 0.05
@@ -123,8 +124,7 @@ class LearningCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
-        content = asdict(self)
-        return {**content, "points": list(content["points"]), "sentence": self.sentence}
+        return {**plain(self), "sentence": self.sentence}
 
     def plot(self, path: str | Path) -> Path:
         """Draw the curve into a PNG file.
@@ -134,7 +134,7 @@ class LearningCurve:
         """
         from st_adapter.evidence.plots import learning_curve_figure, write_png
 
-        return write_png(learning_curve_figure(self.to_dict()), path)
+        return write_png(learning_curve_figure(self), path)
 
 
 def learning_curve(

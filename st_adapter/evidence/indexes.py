@@ -54,16 +54,6 @@ class IndexEvaluation:
     base_recall: float
     adapted_recall: float
 
-    def to_dict(self, per_query: Sequence[str] = ()) -> dict[str, Any]:
-        """A JSON-ready summary; ``per_query`` names the metrics to write out query by query."""
-        return {
-            "index": self.index,
-            "description": self.description,
-            "base_recall": self.base_recall,
-            "adapted_recall": self.adapted_recall,
-            **self.result.to_dict(per_query),
-        }
-
 
 def evaluate_indexes(
     split: EmbeddedSplit,

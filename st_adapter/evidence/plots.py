@@ -6,7 +6,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,10 @@ except ImportError as error:
         'Figures need matplotlib, which is not installed. Run `pip install "st-adapter[report]"`.'
     ) from error
 
+from st_adapter.evaluation.comparison import Comparison
+from st_adapter.evidence.curve import LearningCurve
 from st_adapter.storage.writing import file_written_whole
+from st_adapter.words import fraction, signed
 
 
 class Palette(NamedTuple):
@@ -62,11 +65,11 @@ _STYLE: Any = {
 }
 
 
-def differences_figure(rows: Sequence[tuple[str, Mapping[str, Any]]], palette: Palette = LIGHT) -> Figure:
+def differences_figure(rows: Sequence[tuple[str, Comparison]], palette: Palette = LIGHT) -> Figure:
     """Adapted minus base with its 95 % interval, one row per comparison.
 
     Args:
-        rows: label -> what ``Comparison.to_dict`` gives.
+        rows: label, and the comparison that it names.
         palette: colours.
     """
     with rc_context(_STYLE):
@@ -75,7 +78,7 @@ def differences_figure(rows: Sequence[tuple[str, Mapping[str, Any]]], palette: P
         return figure
 
 
-def levels_figure(rows: Sequence[tuple[str, Mapping[str, Any]]], palette: Palette = LIGHT) -> Figure:
+def levels_figure(rows: Sequence[tuple[str, Comparison]], palette: Palette = LIGHT) -> Figure:
     """Base and adapted side by side, one row per comparison."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, 1.2 + 0.5 * len(rows)), layout="constrained")
@@ -97,11 +100,11 @@ def ranks_figure(base_rr: Sequence[float], adapted_rr: Sequence[float], palette:
         return figure
 
 
-def learning_curve_figure(curve: Mapping[str, Any], palette: Palette = LIGHT) -> Figure:
+def learning_curve_figure(curve: LearningCurve, palette: Palette = LIGHT) -> Figure:
     """nDCG@10 on dev against the number of labelled queries.
 
     Args:
-        curve: what ``LearningCurve.to_dict`` gives.
+        curve: what to draw.
         palette: colours.
     """
     with rc_context(_STYLE):
@@ -113,10 +116,10 @@ def learning_curve_figure(curve: Mapping[str, Any], palette: Palette = LIGHT) ->
 def summary_figure(
     headline: str,
     verdict: str,
-    rows: Sequence[tuple[str, Mapping[str, Any]]],
+    rows: Sequence[tuple[str, Comparison]],
     base_rr: Sequence[float],
     adapted_rr: Sequence[float],
-    curve: Mapping[str, Any] | None,
+    curve: LearningCurve | None,
 ) -> Figure:
     """One picture of all for a model card: headline, verdict, differences, ranks and, if there is one, the curve.
 
@@ -191,31 +194,31 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     return f'{opening} role="img" aria-label="{description}"{closing}{rest}'
 
 
-def _draw_differences(ax: Axes, rows: Sequence[tuple[str, Mapping[str, Any]]], palette: Palette) -> None:
+def _draw_differences(ax: Axes, rows: Sequence[tuple[str, Comparison]], palette: Palette) -> None:
     for place, (_, row) in enumerate(rows):
-        low, high = row["interval"]
+        low, high = row.interval
         color = palette.better if low > 0 else palette.worse if high < 0 else palette.muted
         ax.plot([low, high], [place, place], color=color, linewidth=2, solid_capstyle="butt")
-        ax.plot([row["difference"]], [place], "o", color=color, markersize=6)
+        ax.plot([row.difference], [place], "o", color=color, markersize=6)
         ax.annotate(
-            _signed(row["difference"]), (row["difference"], place), (0, 7), textcoords="offset points",
+            signed(row.difference, minus="−"), (row.difference, place), (0, 7), textcoords="offset points",
             ha="center", va="bottom", fontsize=9, color=palette.ink,
         )  # fmt: skip
     ax.axvline(0, color=palette.muted, linewidth=1)
     ax.set_yticks(range(len(rows)), [label for label, _ in rows])
     ax.set_ylim(len(rows) - 0.6, -0.85)
-    ends = [end for _, row in rows for end in row["interval"]]
+    ends = [end for _, row in rows for end in row.interval]
     reach = max([abs(end) for end in ends] + [0.01])
     ax.set_xlim(min(ends + [0.0]) - 0.08 * reach, max(ends + [0.0]) + 0.08 * reach)
     ax.set_xlabel("adapted − base, with 95 % interval")
     ax.locator_params(axis="x", nbins=5, steps=[1, 2, 4, 5, 10])
-    ax.xaxis.set_major_formatter(lambda value, _: _signed(value, 2))
+    ax.xaxis.set_major_formatter(lambda value, _: signed(value, 2, minus="−"))
     _finish(ax, palette, left=False)
 
 
-def _draw_levels(ax: Axes, rows: Sequence[tuple[str, Mapping[str, Any]]], palette: Palette) -> None:
+def _draw_levels(ax: Axes, rows: Sequence[tuple[str, Comparison]], palette: Palette) -> None:
     for place, (_, row) in enumerate(rows):
-        base, adapted = row["base"], row["adapted"]
+        base, adapted = row.base, row.adapted
         color = palette.better if adapted > base else palette.worse
         ax.plot([base, adapted], [place, place], color=color, linewidth=2, zorder=1)
         ax.plot([base], [place], "o", color=palette.base, markersize=7, label="base" if place == 0 else None)
@@ -223,17 +226,17 @@ def _draw_levels(ax: Axes, rows: Sequence[tuple[str, Mapping[str, Any]]], palett
         for value, other in ((base, adapted), (adapted, base)):
             lower = value < other or (value == other and value is base)
             ax.annotate(
-                _fraction(value), (value, place), (-8 if lower else 8, 0), textcoords="offset points",
+                fraction(value), (value, place), (-8 if lower else 8, 0), textcoords="offset points",
                 ha="right" if lower else "left", va="center", fontsize=9, color=palette.ink,
             )  # fmt: skip
-    values = [row[side] for _, row in rows for side in ("base", "adapted")]
+    values = [value for _, row in rows for value in (row.base, row.adapted)]
     span = max(0.1, max(values) - min(values))
     ax.set_xlim(min(values) - 0.3 * span, max(values) + 0.3 * span)
     ax.set_yticks(range(len(rows)), [label for label, _ in rows])
     ax.set_ylim(len(rows) - 0.5, -0.6)
     ax.set_xlabel("nDCG@10")
     ax.locator_params(axis="x", nbins=5, steps=[1, 2, 4, 5, 10])
-    ax.xaxis.set_major_formatter(lambda value, _: _fraction(value, 2))
+    ax.xaxis.set_major_formatter(lambda value, _: fraction(value, 2))
     legend = ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_color(palette.ink)
@@ -267,32 +270,32 @@ def _draw_ranks(ax: Axes, base_rr: Sequence[float], adapted_rr: Sequence[float],
     _finish(ax, palette, left=False, bottom=False)
 
 
-def _draw_learning_curve(ax: Axes, curve: Mapping[str, Any], palette: Palette) -> None:
-    base, points = curve["base"], curve["points"]
-    sizes = [point["num_queries"] for point in points]
+def _draw_learning_curve(ax: Axes, curve: LearningCurve, palette: Palette) -> None:
+    base, points = curve.base, curve.points
+    sizes = [point.num_queries for point in points]
     for point in points:
-        low, high = (base + end for end in point["interval"])
-        ax.plot([point["num_queries"]] * 2, [low, high], color=palette.adapted, linewidth=2, alpha=0.45)
-    ax.plot(sizes, [base + point["gain"] for point in points], "D-", color=palette.adapted, markersize=6, linewidth=1.5)
+        low, high = (base + end for end in point.interval)
+        ax.plot([point.num_queries] * 2, [low, high], color=palette.adapted, linewidth=2, alpha=0.45)
+    ax.plot(sizes, [base + point.gain for point in points], "D-", color=palette.adapted, markersize=6, linewidth=1.5)
     ax.axhline(base, color=palette.base, linewidth=1.5, linestyle=(0, (4, 3)))
     ax.annotate(
-        f"base {_fraction(base)}", (sizes[-1], base), (0, -4), textcoords="offset points", ha="center", va="top",
+        f"base {fraction(base)}", (sizes[-1], base), (0, -4), textcoords="offset points", ha="center", va="top",
         fontsize=9, color=palette.ink,
     )  # fmt: skip
-    last = base + points[-1]["gain"]
+    last = base + points[-1].gain
     ax.annotate(
-        _fraction(last), (sizes[-1], last), (-5, 5), textcoords="offset points", ha="right", va="bottom", fontsize=9,
+        fraction(last), (sizes[-1], last), (-5, 5), textcoords="offset points", ha="right", va="bottom", fontsize=9,
         color=palette.ink,
     )  # fmt: skip
     ticks = list(sizes)
-    doubling = curve["doubling"]
+    doubling = curve.doubling
     if doubling is not None:
         double = 2 * sizes[-1]
         ticks.append(double)
-        ax.plot([sizes[-1], double], [last, last + doubling["gain"]], ":", color=palette.adapted, linewidth=1.5)
-        ends = [last + end for end in doubling["interval"]]
+        ax.plot([sizes[-1], double], [last, last + doubling.gain], ":", color=palette.adapted, linewidth=1.5)
+        ends = [last + end for end in doubling.interval]
         ax.plot([double] * 2, ends, color=palette.muted, linewidth=2, alpha=0.7)
-        ax.plot([double], [last + doubling["gain"]], "D", color=palette.muted, markersize=6, fillstyle="none")
+        ax.plot([double], [last + doubling.gain], "D", color=palette.muted, markersize=6, fillstyle="none")
         ax.annotate(
             "estimate", (double, max(ends)), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=9,
             color=palette.ink,
@@ -304,7 +307,7 @@ def _draw_learning_curve(ax: Axes, curve: Mapping[str, Any], palette: Palette) -
     ax.set_xlabel("labelled training queries")
     ax.set_ylabel("nDCG@10 on dev")
     ax.locator_params(axis="y", nbins=5, steps=[1, 2, 4, 5, 10])
-    ax.yaxis.set_major_formatter(lambda value, _: _fraction(value, 2))
+    ax.yaxis.set_major_formatter(lambda value, _: fraction(value, 2))
     _finish(ax, palette)
 
 
@@ -326,15 +329,3 @@ def _rank_bin(reciprocal_rank: float) -> int:
         return len(_RANK_BINS)
     rank = round(1 / reciprocal_rank)
     return next(number for number, (_, last) in enumerate(_RANK_BINS) if rank <= last)
-
-
-def _fraction(value: float, decimals: int = 3) -> str:
-    text = f"{value:.{decimals}f}"
-    if float(text) == 0:
-        return text[1:] if not text.startswith("-") else text[2:]
-    return text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
-
-
-def _signed(value: float, decimals: int = 3) -> str:
-    text = _fraction(value, decimals)
-    return f"+{text}" if float(f"{value:.{decimals}f}") > 0 else text.replace("-", "−")

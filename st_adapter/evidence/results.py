@@ -1,5 +1,285 @@
-"""The files that a run leaves behind, by name."""
+"""What a run found, as it lies in its files: results.json and learning_curve.json, written and read in one place."""
 
-RESULTS_FILE = "results.json"
-REPORT_FILE, REPORT_PICTURE = "report.html", "report.png"
-CURVE_FILE, CURVE_PICTURE = "learning_curve.json", "learning_curve.png"
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.leaks import LeakReport
+from st_adapter.embeddings.embedded import EmbeddedDataset
+from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.embeddings.long_texts import LongTexts
+from st_adapter.evaluation.statistics import Gate
+from st_adapter.evidence.curve import LearningCurve
+from st_adapter.evidence.split_results import SplitResults, check_within
+from st_adapter.fitting.auto import FitResult
+from st_adapter.fitting.selection import CandidateResult
+from st_adapter.storage.reading import read_object
+from st_adapter.storage.records import built, plain
+from st_adapter.storage.writing import write_json
+
+# Leaks written out; the counts are of all.
+_SHOWN_LEAKS = 100
+_MOST_GAIN = 10  # an interval of an estimate may reach beyond what nDCG can
+_MAX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSplitResults:
+    """How much there was to learn from.
+
+    Attributes:
+        num_queries: training queries.
+        num_pairs: their relevant (query, document) pairs.
+    """
+
+    num_queries: int
+    num_pairs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataResults:
+    """The data of a run.
+
+    Attributes:
+        name: of the data set; empty for data in memory.
+        notes: what was cut, merged or dropped.
+        num_documents: N, size of the corpus.
+        corpus_is_labelled_only: whether the corpus is just the documents of the pairs.
+        train: the training split.
+        split_by: what was kept on one side when the splits were cut; None if they were given.
+        long_texts: texts of which the model reads a part; None if it reads all of every text, or nothing tells.
+        leaks: what stands in two splits, as ``LeakReport.to_dict`` writes it.
+    """
+
+    name: str
+    notes: list[str]
+    num_documents: int
+    corpus_is_labelled_only: bool = False
+    train: TrainSplitResults
+    split_by: str | None
+    long_texts: LongTexts | None = None
+    leaks: dict[str, Any]
+
+    @classmethod
+    def of(cls, dataset: RetrievalDataset, embedded: EmbeddedDataset, leaks: LeakReport) -> DataResults:
+        """What is kept of the data of a run."""
+        long_texts = embedded.long_texts
+        train = embedded["train"]
+        return cls(
+            name=dataset.name,
+            notes=[*dataset.notes, *(long_texts.notes if long_texts is not None else ())],
+            num_documents=len(dataset.corpus),
+            corpus_is_labelled_only=dataset.corpus_is_labelled_only,
+            train=TrainSplitResults(num_queries=len(train.query_ids), num_pairs=train.num_pairs),
+            split_by=dataset.cut.by if dataset.cut else None,
+            long_texts=long_texts,
+            leaks=leaks.to_dict(max_pairs=_SHOWN_LEAKS),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionResults:
+    """What was chosen, by which test, and among what.
+
+    Attributes:
+        chosen: the candidate.
+        gate: its test against the base model.
+        candidates: all that were measured, best first; None of a gradient run, as all up to ``seconds``.
+        base: nDCG@10 of the base model on the queries measured, weighted as the gains are.
+        num_seen: queries measured whose documents were positives of a training query.
+        num_unseen: queries measured for which none was.
+        unseen_weight: weight of the latter.
+        seconds: wall time of the fit by step.
+        step: of a gradient run: the one whose adapter was taken.
+        num_steps: of a gradient run: how many there were.
+    """
+
+    chosen: str
+    gate: Gate
+    candidates: list[CandidateResult] | None = None
+    base: float | None = None
+    num_seen: int | None = None
+    num_unseen: int | None = None
+    unseen_weight: float | None = None
+    seconds: dict[str, float] | None = None
+    step: int | None = None
+    num_steps: int | None = None
+
+    @classmethod
+    def of(cls, fitted: FitResult) -> SelectionResults:
+        """What ``fit`` chose."""
+        verdict = fitted.verdict
+        return cls(
+            chosen=fitted.chosen,
+            gate=verdict.gate,
+            candidates=verdict.candidates,
+            base=verdict.base,
+            num_seen=verdict.num_seen,
+            num_unseen=verdict.num_unseen,
+            unseen_weight=verdict.unseen_weight,
+            seconds=fitted.seconds,
+        )
+
+    def check(self) -> None:
+        """Check what its types do not say.
+
+        Raises:
+            ValueError: there are candidates, but not what they were measured on.
+        """
+        if self.candidates and None in (self.base, self.num_seen, self.num_unseen, self.unseen_weight):
+            raise ValueError("selection has candidates, but not base, num_seen, num_unseen and unseen_weight.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Everything that judging and repeating a run takes; the content of ``results.json``.
+
+    Attributes:
+        base_model: the base model, as ``described`` has it; None if the vectors do not say.
+        data: what was learned from and measured on.
+        method: ``auto``, ``closed-form`` or ``gradient``.
+        adopted: whether there is an adapter.
+        fitted_on: splits that the adapter was fitted on; their figures say how well it fits, no more.
+        adapter: configuration of the adapter; None if the base model is kept.
+        selection: what was chosen, and why.
+        dev: base and adapted on dev.
+        test: the same on test, if there is one.
+        seconds: wall time by step.
+        seed: of the whole run.
+        arguments: settings of a gradient run.
+        alpha: level of the test against the base model.
+        opened_with: settings of the base model that its own files do not say, such as ``truncate_dim``.
+        precision: of the base model's forward pass.
+        device: where the model ran.
+        versions: package -> version.
+    """
+
+    base_model: EncoderIdentity | None
+    data: DataResults
+    method: str
+    adopted: bool
+    fitted_on: list[str]
+    adapter: dict[str, Any] | None
+    selection: SelectionResults
+    dev: SplitResults | None = None
+    test: SplitResults | None = None
+    seconds: dict[str, float]
+    seed: int
+    arguments: dict[str, Any] | None
+    alpha: float
+    opened_with: dict[str, Any] = field(default_factory=dict)
+    precision: str
+    device: str
+    versions: dict[str, str]
+
+    @property
+    def splits(self) -> dict[str, SplitResults]:
+        """The splits measured, by name."""
+        return {name: split for name, split in (("dev", self.dev), ("test", self.test)) if split is not None}
+
+    @property
+    def held_out(self) -> str | None:
+        """The split whose figures are evidence: test, or else dev, unless the adapter was fitted on it."""
+        return next((name for name in reversed(self.splits) if name not in self.fitted_on), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        content: dict[str, Any] = plain(self)
+        return content
+
+    def write(self, path: Path) -> None:
+        """Write ``results.json``, whole or not at all."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Read ``results.json`` of a training run, of this or an earlier version.
+
+        Raises:
+            ValueError: it is missing, of something else, or damaged.
+        """
+        content = read_object(path, max_bytes=_MAX_BYTES) if path.exists() else {}
+        if not {"selection", "fitted_on", "data"} <= content.keys():
+            raise ValueError(
+                f"{path.parent} holds no {path.name} of a training run. Name the folder that `st-adapter train` wrote "
+                "to."
+            )
+        try:
+            results = built(cls, content)
+            results.selection.check()
+            for name, split in results.splits.items():
+                split.check(name)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged: {error} Run `st-adapter train` again, or copy the folder again."
+            ) from error
+        return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveResults:
+    """A learning curve and what it was measured with; the content of ``learning_curve.json``.
+
+    Attributes:
+        base_model: the base model, as ``described`` has it; None if the vectors do not say.
+        data: name of the data set.
+        corpus_is_labelled_only: whether the corpus is just the documents of the pairs.
+        opened_with: settings of the base model that its own files do not say.
+        curve: what was measured.
+    """
+
+    base_model: EncoderIdentity | None
+    data: str
+    corpus_is_labelled_only: bool = False
+    opened_with: dict[str, Any] = field(default_factory=dict)
+    curve: LearningCurve
+
+    def is_of(self, results: Results) -> bool:
+        """Whether it was measured with the base model and the training queries of a run."""
+        same = self.data == results.data.name and self.base_model == results.base_model
+        return same and self.curve.points[-1].num_queries == results.data.train.num_queries
+
+    def write(self, path: Path) -> None:
+        """Write ``learning_curve.json``, whole or not at all."""
+        content = plain(self)
+        del content["curve"]
+        write_json(path, {**content, **self.curve.to_dict()})
+
+    @classmethod
+    def read(cls, path: Path) -> CurveResults:
+        """Read ``learning_curve.json``.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        content = read_object(path, max_bytes=_MAX_BYTES)
+        try:
+            curves = built(cls, {**content, "curve": content})
+            _check_curve(curves.curve)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged: {error} Run `st-adapter learning-curve` again, or delete it."
+            ) from error
+        return curves
+
+
+def described(base_model: EncoderIdentity | None) -> EncoderIdentity | None:
+    """What a person reads of a base model; the rest of it is for comparing."""
+    return None if base_model is None else replace(base_model, fingerprint=None, probes=None)
+
+
+def _check_curve(curve: LearningCurve) -> None:
+    if not curve.points:
+        raise ValueError("points is empty.")
+    if any(point.num_queries < 1 for point in curve.points):
+        raise ValueError("points has a number of queries below 1.")
+    doubling = curve.doubling
+    if doubling is not None and (doubling.came is None) != (doubling.expected_before is None):
+        raise ValueError("doubling has only one of came and expected_before.")
+    estimates = [(each.gain, *each.interval) for each in (*curve.points, doubling) if each is not None]
+    check_within(_MOST_GAIN, chain(*estimates), "a point or doubling")
+    check_within(1, [curve.base], "base")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,17 +56,6 @@ class FitResult:
     def chosen(self) -> str:
         """Name of the best candidate, adopted or not."""
         return self.verdict.candidates[0].name
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready summary, without the adapter."""
-        verdict = self.verdict._asdict()
-        gate = verdict.pop("gate")._asdict()
-        candidates = [
-            # JSON has no NaN: a part without queries has no gain.
-            {key: None if value != value else value for key, value in vars(candidate).items()}
-            for candidate in verdict.pop("candidates")
-        ]
-        return {**verdict, "chosen": self.chosen, "gate": gate, "candidates": candidates, "seconds": self.seconds}
 
 
 def fit(
@@ -130,7 +119,7 @@ def fit_labelled(
         alpha: level of the test.
         show_progress_bar: one step per fold, and one for the last fit.
     """
-    clock = _Clock()
+    clock = Clock()
     unseen_weight = max(_MIN_UNSEEN_WEIGHT, expected_unseen)
     folds = list(cross_fit_folds(labelled, unseen_weight, torch.Generator().manual_seed(seed)))
     if not folds:
@@ -207,14 +196,15 @@ def check_seed_and_level(seed: int, alpha: float) -> None:
         raise ValueError(f"alpha is {alpha}, but the level of a test lies between 0 and 1.")
 
 
-class _Clock:
-    """Wall time by name."""
+class Clock:
+    """Wall time by step: ``with clock("step"): ...`` adds to ``seconds``."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._name, self._start = "", 0.0
 
-    def __call__(self, name: str) -> _Clock:
+    def __call__(self, name: str) -> Clock:
+        """Name what is timed next."""
         self._name = name
         return self
 

@@ -27,16 +27,16 @@ class CandidateResult:
     Attributes:
         name: what it is.
         gain: weighted mean of the two parts.
-        gain_seen: on queries whose documents were positives of some training query; NaN if there were none.
-        gain_unseen: on queries none of whose documents was.
+        gain_seen: on queries whose documents were positives of some training query; None if there were none.
+        gain_unseen: on queries none of whose documents was; likewise.
         p_value: that it is no better than the base, one-sided, adjusted for the number of candidates tested.
         rejected: whether it was clearly worse on one of the parts.
     """
 
     name: str
     gain: float
-    gain_seen: float
-    gain_unseen: float
+    gain_seen: float | None
+    gain_unseen: float | None
     p_value: float
     rejected: bool
 
@@ -129,14 +129,15 @@ class Scoreboard:
         measured = self._counts.sum(axis=0) > 0
         weighted = self._weighted(self._gains)[:, measured]  # (C, Q); sums over the queries are gains
         p_values = sign_flip_p_values(weighted, seed)
+        num_seen, num_unseen = (self._counts > 0).sum(axis=1).tolist()
         seen_gains, unseen_gains = self._part_means(self._gains)
         order = np.argsort(-ranked, kind="stable")
         results = [
             CandidateResult(
                 name=" + ".join(map(str, self.candidates[number])),
                 gain=float(weighted[number].sum()),
-                gain_seen=float(seen_gains[number]),
-                gain_unseen=float(unseen_gains[number]),
+                gain_seen=None if num_seen == 0 else float(seen_gains[number]),
+                gain_unseen=None if num_unseen == 0 else float(unseen_gains[number]),
                 p_value=float(p_values[number]),
                 rejected=bool(rejected[number]),
             )
@@ -145,7 +146,6 @@ class Scoreboard:
         best = int(order[0])
         # As differences whose plain mean is the weighted gain.
         differences = weighted[best] * measured.sum()
-        num_seen, num_unseen = (self._counts > 0).sum(axis=1).tolist()
         return Verdict(
             chosen=self.candidates[best],
             gate=gate(differences, float(p_values[best]), alpha=alpha, seed=seed, rejected=bool(rejected[best])),
@@ -169,9 +169,8 @@ class Scoreboard:
         return np.asarray(np.tensordot(self._weights() / sizes, values, axes=1))
 
     def _part_means(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(2, C, Q) sums -> (2, C) means, NaN for a part without queries."""
-        sizes = self._counts.sum(axis=1)[:, None]
-        return np.asarray(np.where(sizes > 0, values.sum(axis=2) / sizes.clip(min=1), np.nan))
+        """(2, C, Q) sums -> (2, C) means, 0 for a part without queries."""
+        return np.asarray(values.sum(axis=2) / self._counts.sum(axis=1)[:, None].clip(min=1))
 
     def _rejected(self) -> NDArray[np.bool_]:
         rejected = np.zeros(len(self.candidates), dtype=bool)

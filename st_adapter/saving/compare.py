@@ -16,7 +16,7 @@ from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import token_limit
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS, fixed_texts
-from st_adapter.embeddings.roles import Role, embed_texts, prompt_of
+from st_adapter.embeddings.roles import Role, encode_as, prompt_of
 from st_adapter.saving.attach import detach, query_modules
 from st_adapter.saving.base_files import without_progress_bars
 from st_adapter.saving.layouts import Layout, add_router, write_max_seq_length
@@ -150,14 +150,14 @@ def reopened(folder: Path, model: SentenceTransformer) -> SentenceTransformer:
 def tells_queries_from_texts(model: SentenceTransformer) -> bool:
     """Whether a base model embeds a query otherwise than the same text, with the same prompt, by plain ``encode``."""
     plain = model.encode(CHECK_TEXTS, prompt=prompt_of(model, "query"), convert_to_tensor=True, show_progress_bar=False)
-    return not torch.equal(embed_texts(model, "query", CHECK_TEXTS), plain)
+    return not torch.equal(encode_as(model, "query", CHECK_TEXTS), plain)
 
 
 def _encode(model: SentenceTransformer, name: str, texts: Mapping[Role, Sequence[str]]) -> Tensor:
     """What a method makes of the texts of its role; plain ``encode`` of those of documents."""
     role: Role = "query" if name == "encode_query" else "document"
     if name != "encode":
-        return embed_texts(model, role, texts[role])
+        return encode_as(model, role, texts[role])
     embeddings: Tensor = model.encode(list(texts["document"]), convert_to_tensor=True, show_progress_bar=False)
     return embeddings.clone()  # an inference tensor otherwise
 

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,18 +36,18 @@ _LONGEST_WAIT = 60.0
 _Answer = TypeVar("_Answer")
 
 
-def patiently(call: Callable[[], _Answer], waits: Sequence[float] = WAITS) -> _Answer:
+def patiently(call: Callable[..., _Answer], *arguments: Any, waits: Sequence[float] = WAITS, **options: Any) -> _Answer:
     """Call the Hub, and again after a while if it is busy; as long as it asks for, but never more than a minute."""
     for wait in waits:
         try:
-            return call()
+            return call(*arguments, **options)
         except HfHubHTTPError as error:
             if error.response.status_code not in _WAIT_FOR:
                 raise
             asked = error.response.headers.get("Retry-After", "")
             wait = min(float(asked) if asked.isdecimal() else wait, _LONGEST_WAIT)
         time.sleep(wait)
-    return call()
+    return call(*arguments, **options)
 
 
 def download(
@@ -132,7 +131,7 @@ def check_can_write(repo_id: str, token: str | None = None) -> None:
 
 def branch_heads(api: HfApi, repo_id: str) -> dict[str, str]:
     """Branch -> its newest commit."""
-    refs = patiently(partial(api.list_repo_refs, repo_id))
+    refs = patiently(api.list_repo_refs, repo_id)
     return {branch.name: branch.target_commit for branch in refs.branches}
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import CommitInfo, HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from st_adapter.errors import InputError
@@ -70,10 +69,10 @@ def upload(
             private one was asked for, a repository that holds something else.
     """
     api = HfApi(token=token)
-    commits: dict[str, _Commit] = {}
+    commits: dict[str, CommitInfo] = {}
     with explained_errors(f"{repo_id} could not be uploaded to the Hub", token):
-        repo_id = patiently(partial(api.create_repo, repo_id, private=private, exist_ok=True)).repo_id
-        if private and not patiently(partial(api.model_info, repo_id)).private:
+        repo_id = patiently(api.create_repo, repo_id, private=private, exist_ok=True).repo_id
+        if private and not patiently(api.model_info, repo_id).private:
             raise ValueError(
                 f"{repo_id} exists and is public, but a private repository was asked for. Nothing was uploaded. "
                 "Make it private in its settings, or choose another name."
@@ -82,13 +81,13 @@ def upload(
             _check_replaceable(api, repo_id, sorted(files.branches), files)
         for branch in sorted(files.branches, key=lambda name: name == MAIN):
             if branch != MAIN:
-                _create_branch(api, repo_id, branch)
+                patiently(api.create_branch, repo_id, branch=branch, exist_ok=True)
             commits[branch] = _commit(api, repo_id, branch, files, commit_message, overwrite=overwrite)
         if overwrite:
             for branch in set(files.stale) & set(branch_heads(api, repo_id)) - set(files.branches):
-                patiently(partial(api.delete_branch, repo_id, branch=branch))
+                patiently(api.delete_branch, repo_id, branch=branch)
         _make_agree(api, repo_id, files, {name: commit.oid for name, commit in commits.items()}, commit_message)
-    return commits[MAIN].url
+    return commits[MAIN].commit_url
 
 
 def check_repository_free(files: Upload, repo_id: str, token: str | None = None) -> None:
@@ -108,18 +107,13 @@ def check_repository_free(files: Upload, repo_id: str, token: str | None = None)
             return
 
 
-class _Commit(NamedTuple):
-    oid: str
-    url: str
-
-
 def _check_replaceable(api: HfApi, repo_id: str, branches: Sequence[str], files: Upload) -> None:
     heads = branch_heads(api, repo_id)
     for branch in branches:
         if branch not in heads:
             continue
         commit = heads[branch]
-        names = set(patiently(partial(api.list_repo_files, repo_id, revision=commit)))
+        names = set(patiently(api.list_repo_files, repo_id, revision=commit))
 
         def read(name: str, commit: str = commit) -> dict[str, Any]:
             return read_object(Path(hf_hub_download(repo_id, name, revision=commit, token=api.token)))
@@ -137,24 +131,17 @@ def _check_replaceable(api: HfApi, repo_id: str, branches: Sequence[str], files:
 
 def _commit(
     api: HfApi, repo_id: str, branch: str, files: Upload, message: str, *, overwrite: bool = False, parent: str = ""
-) -> _Commit:
-    info = patiently(
-        partial(
-            api.upload_folder,
-            repo_id=repo_id,
-            folder_path=files.branches[branch],
-            revision=branch,
-            commit_message=message,
-            delete_patterns=["*"] if overwrite else list(files.owned) or None,
-            parent_commit=parent or None,
-        ),
+) -> CommitInfo:
+    return patiently(
+        api.upload_folder,
         waits=WAITS[:1],  # the client has waited itself for nearly every request of these
+        repo_id=repo_id,
+        folder_path=files.branches[branch],
+        revision=branch,
+        commit_message=message,
+        delete_patterns=["*"] if overwrite else list(files.owned) or None,
+        parent_commit=parent or None,
     )
-    return _Commit(info.oid, info.commit_url)
-
-
-def _create_branch(api: HfApi, repo_id: str, branch: str) -> None:
-    patiently(partial(api.create_branch, repo_id, branch=branch, exist_ok=True))
 
 
 def _make_agree(api: HfApi, repo_id: str, files: Upload, ours: dict[str, str], message: str) -> None:
@@ -178,7 +165,7 @@ def _make_agree(api: HfApi, repo_id: str, files: Upload, ours: dict[str, str], m
         )
         for branch in moved:
             if branch not in heads:
-                _create_branch(api, repo_id, branch)
+                patiently(api.create_branch, repo_id, branch=branch, exist_ok=True)
             try:
                 # Only onto the commit that was looked at: what came after it belongs to a newer main.
                 ours[branch] = _commit(api, repo_id, branch, files, message, parent=heads.get(branch, "")).oid

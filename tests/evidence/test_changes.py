@@ -11,7 +11,7 @@ from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.hits import adapt
-from st_adapter.evidence.changes import largest_changes, shortened
+from st_adapter.evidence.changes import LargestChanges, largest_changes, shortened
 
 
 def texts_of(split):
@@ -79,7 +79,7 @@ def test_without_an_adapter_nothing_changes():
     split = random_split(3)
     for adapter in (None, QueryAdapter(8)):
         changes = largest_changes(texts_of(split), split, evaluate(split, adapter), adapter)
-        assert changes.to_dict() == {"gains": [], "losses": []}
+        assert changes == LargestChanges((), ())
 
 
 @given(text=st.text(max_size=120), number=st.integers(4, 40))

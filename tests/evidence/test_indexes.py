@@ -265,11 +265,8 @@ def test_one_entry_per_index_with_gain_and_interval():
     assert [entry.index for entry in entries] == ["exact", "int8", "binary:40"]
     for entry in entries:
         differences = entry.result.adapted["ndcg@10"] - entry.result.base["ndcg@10"]
-        summary = entry.to_dict(per_query=["ndcg@10"])
-        assert summary["index"] == entry.index and summary["base_recall"] == entry.base_recall
-        assert summary["comparisons"]["all"]["ndcg@10"]["difference"] == pytest.approx(differences.mean())
-        assert summary["adapted"]["ndcg@10"] == entry.result.adapted_means["ndcg@10"]
-        assert len(summary["per_query"]["adapted"]["ndcg@10"]) == 30
+        assert entry.result.compare().difference == pytest.approx(differences.mean())
+        assert len(differences) == 30
     base_alone = evaluate_indexes(split, None, ["int8"])[1]
     assert base_alone.result.adapted_means == base_alone.result.base_means
     assert base_alone.base_recall == base_alone.adapted_recall

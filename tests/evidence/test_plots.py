@@ -2,6 +2,7 @@
 
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,22 +10,31 @@ import pytest
 import st_adapter
 from st_adapter import evidence
 from st_adapter.evaluation.comparison import compare
+from st_adapter.evaluation.statistics import Interval
 from st_adapter.evidence import plots
+from st_adapter.evidence.curve import CurvePoint, DoublingEstimate, LearningCurve
 
 SVG = "{http://www.w3.org/2000/svg}"
-POINT = {"gain": 0.1, "interval": [0.05, 0.15], "lowest": 0.08, "highest": 0.12}
-CURVE = {
-    "base": 0.5,
-    "points": [{"num_queries": size, **POINT} for size in (100, 200, 400)],
-    "doubling": {"gain": 0.02, "interval": [0.0, 0.04]},
-}
+CURVE = LearningCurve(
+    base=0.5,
+    points=tuple(CurvePoint(size, 0.1, Interval(0.05, 0.15), 0.08, 0.12) for size in (100, 200, 400)),
+    doubling=DoublingEstimate(0.02, Interval(0.0, 0.04), 0.5, None, None),
+    num_dev_queries=50,
+    num_documents=1000,
+    num_draws=3,
+    recipe="closed form, ridge 1, share 1",
+    adopted=True,
+    seed=0,
+    method="auto",
+    seconds={},
+)
 
 
 @pytest.fixture(scope="module")
 def rows():
     base = np.linspace(0, 1, 50)
     compared = compare({"ndcg@10": base, "mrr@10": base}, {"ndcg@10": base**0.5, "mrr@10": base**2})
-    return [(name, row.to_dict()) for name, row in compared.items()]
+    return list(compared.items())
 
 
 def figures(rows, palette):
@@ -64,12 +74,12 @@ def test_ranks_are_counted_where_they_belong():
 def test_differences_are_drawn_where_they_are(rows):
     axes = plots.differences_figure(rows).axes[0]
     drawn = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
-    assert drawn == [row["difference"] for _, row in rows]
+    assert drawn == [row.difference for _, row in rows]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ndcg@10", "mrr@10"]
 
 
 def test_the_picture_is_written_whole_or_not_at_all(rows, tmp_path):
-    curve = plots.learning_curve_figure({**CURVE, "doubling": None})
+    curve = plots.learning_curve_figure(replace(CURVE, doubling=None))
     path = plots.write_png(curve, tmp_path / "new" / "curve.png")
     assert path.read_bytes().startswith(b"\x89PNG") and [p.name for p in path.parent.iterdir()] == ["curve.png"]
     for args in ((rows, [1.0], [0.5], CURVE), (rows, [], [], None), ([], [], [], None)):

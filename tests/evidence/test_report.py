@@ -14,7 +14,8 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.embedding import embed
 from st_adapter.evidence.curve import learning_curve
 from st_adapter.evidence.report import write_report
-from st_adapter.run import run_training
+from st_adapter.evidence.results import CurveResults, described
+from st_adapter.run import RunOptions, train
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
 THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
@@ -37,14 +38,14 @@ def finished(tiny_model_path, tmp_path_factory):
     dataset = RetrievalDataset.load(str(folder / "pairs.csv"))
     model = SentenceTransformer(str(tiny_model_path), device="cpu")
     options = {"cache_dir": folder / "cache", "show_progress_bar": False}
-    run_training(
-        model, dataset, folder / "out", method="closed-form", alpha=0.99, base_model=tiny_model_path, **options
-    )
+    fitting = {"method": "closed-form", "alpha": 0.99, "options": RunOptions(base_model=tiny_model_path)}
+    result = train(model, dataset, output_dir=folder / "out", **fitting, **options)
     embedded = embed(model, dataset, **options)
-    curve = learning_curve(embedded, method="closed-form", sizes=[15, 30, 50], num_draws=2)
-    content = {"base_model": embedded.base_model.facts(), "data": dataset.name, **curve.to_dict()}
-    content["points"][-1]["num_queries"] = len(set(dataset.qrels["train"]["query_id"]))
-    (folder / "out" / "learning_curve.json").write_text(json.dumps(content))
+    num_queries = result.results.data.train.num_queries
+    curve = learning_curve(embedded, method="closed-form", sizes=[15, 30, num_queries], num_draws=2)
+    CurveResults(base_model=described(embedded.base_model), data=dataset.name, curve=curve).write(
+        folder / "out" / "learning_curve.json"
+    )
     write_report(folder / "out")
     return folder / "out"
 
@@ -159,8 +160,8 @@ def test_a_gradient_run_is_measured_on_test_and_names_its_settings(finished, tmp
 
 
 def test_a_curve_of_other_data_is_not_shown(finished, tmp_path):
-    for key, value in (("data", "other"), ("base_model", "other")):
-        curve = json.loads((finished / "learning_curve.json").read_text())
+    curve = json.loads((finished / "learning_curve.json").read_text())
+    for key, value in (("data", "other"), ("base_model", {**curve["base_model"], "name": "other"})):
         (tmp_path / "learning_curve.json").write_text(json.dumps({**curve, key: value}))
         assert "How many labels" not in remade(finished, tmp_path, lambda results: None).text
 

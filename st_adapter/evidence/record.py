@@ -1,0 +1,58 @@
+"""What a saved model says of its training, made from the results of a run."""
+
+from __future__ import annotations
+
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.evidence.results import Results
+from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
+from st_adapter.saving.record import TABLE_METRICS, SplitScores, TrainingRecord
+
+
+def record_of(
+    results: Results, dataset: RetrievalDataset, similarity: str, paraphrase_threshold: float, script: str = ""
+) -> TrainingRecord:
+    """The record of a run, for configuration and card of the saved model.
+
+    Args:
+        results: of the run.
+        dataset: what was learned from and measured on.
+        similarity: ``cosine`` or ``dot``.
+        paraphrase_threshold: cosine from which two queries counted as paraphrases.
+        script: the script that makes the model.
+    """
+    name = results.data.name
+    return TrainingRecord(
+        data=name,
+        dataset_id=name if "/" in name else "",
+        num_documents=results.data.num_documents,
+        corpus_is_labelled_only=results.data.corpus_is_labelled_only,
+        num_queries=dataset.num_queries,
+        method=results.method,
+        chosen=results.selection.chosen,
+        reason=results.selection.gate.reason,
+        seed=results.seed,
+        split_by=dataset.cut.by if dataset.cut else "query",
+        paraphrase_threshold=paraphrase_threshold,
+        fitted_on=results.fitted_on,
+        arguments=results.arguments or {},
+        scores=None if results.test is None else _scores("test", results.test, similarity),
+        script=script,
+        opened_with=results.opened_with,
+        versions=results.versions,
+    )
+
+
+def _scores(split: str, measured: SplitResults, similarity: str) -> SplitScores:
+    compared = {name: measured.comparisons["all"][name] for name in TABLE_METRICS}
+    sentence = compared[HEADLINE_METRIC].sentence
+    return SplitScores(
+        split=split,
+        num_queries=measured.num_queries,
+        num_documents=measured.num_documents,
+        similarity=similarity,
+        base={name: each.base for name, each in compared.items()},
+        adapted={name: each.adapted for name, each in compared.items()},
+        intervals={name: list(each.interval) for name, each in compared.items()},
+        summary=f"{sentence[:1].upper()}{sentence[1:]}.",
+        num_own_copies=measured.num_own_copies,
+    )

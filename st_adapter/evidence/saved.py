@@ -1,0 +1,117 @@
+"""A saved model with an adapter against its own base model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD, cut_splits
+from st_adapter.embeddings.embedding import embed_texts, judged_by
+from st_adapter.embeddings.encoder import Precision
+from st_adapter.embeddings.long_texts import LongTexts
+from st_adapter.evaluation.seen import seen_documents
+from st_adapter.evidence.indexes import IndexEvaluation, check_index, evaluate_indexes
+from st_adapter.evidence.split_results import SplitResults
+from st_adapter.evidence.trec import write_trec
+from st_adapter.saving.attach import detach
+from st_adapter.storage.records import plain
+from st_adapter.storage.writing import check_writable, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedModelResults:
+    """A saved model against its own base model on one split; what ``st-adapter evaluate`` writes.
+
+    Attributes:
+        model: folder or Hub id of the saved model.
+        data: name of the data set.
+        split: the split.
+        seed: by which the data were cut, if they were.
+        opened_with: settings of the base model that its own files do not say.
+        notes: what was cut, merged or dropped.
+        corpus_is_labelled_only: whether the corpus is just the documents of the pairs.
+        long_texts: texts of which the model reads a part.
+        evaluations: exact search first, then the indexes.
+    """
+
+    model: str
+    data: str
+    split: str
+    seed: int | None
+    opened_with: Mapping[str, Any]
+    notes: Iterable[str]
+    corpus_is_labelled_only: bool
+    long_texts: LongTexts | None
+    evaluations: list[IndexEvaluation]
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        exact, *others = self.evaluations
+        content = plain({name: value for name, value in vars(self).items() if name != "evaluations"})
+        if others:
+            content["indexes"] = [
+                {
+                    **plain({name: value for name, value in vars(other).items() if name != "result"}),
+                    **plain(SplitResults.of(other.result)),
+                }
+                for other in others
+            ]
+        write_json(path, {**content, **plain(SplitResults.of(exact.result))})
+
+
+def evaluate_saved(
+    model: SentenceTransformer,
+    dataset: RetrievalDataset,
+    split: str | None = None,
+    *,
+    indexes: Sequence[str] = (),
+    fitted_on: Sequence[str] = (),
+    run_dir: str | Path | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    batch_size: int = 32,
+    precision: Precision = "fp32",
+    paraphrase_threshold: float = PARAPHRASE_THRESHOLD,
+) -> list[IndexEvaluation]:
+    """Evaluate a saved model with an adapter against its own base model, by exact search and through indexes.
+
+    Args:
+        model: a model saved by this package, opened with Sentence Transformers; without an adapter both sides
+            are equal.
+        dataset: queries, corpus and judgements.
+        split: the split to evaluate on; test, or else the only one, if None. ``RetrievalDataset.load`` with
+            ``cut_into=()`` reads data to evaluate on all of them.
+        indexes: names as ``build_index`` takes them, such as ``int8`` or ``hnsw:40``.
+        fitted_on: splits of these data that the adapter was fitted on, to tell queries whose documents it has seen from
+            the others; without any they are not told apart.
+        run_dir: a folder to write the rankings and judgements to in TREC form; see ``write_trec``.
+        cache_dir: where embeddings are cached; see ``embed``.
+        batch_size: texts per forward pass of the base model.
+        precision: of the base model's forward pass; see ``embed``.
+        paraphrase_threshold: where the splits were cut by document, that of the training, for the same splits.
+
+    Returns:
+        One entry per index, exact search first.
+
+    Raises:
+        ValueError: the data do not have the split, the model has a Router of another making, the name of an index is
+            unknown or does not fit the model's dimensions, or the data cannot be written in TREC form.
+        ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
+    """
+    split = dataset.split_to_evaluate(split)
+    indexes = [check_index(name) for name in indexes]  # before anything is embedded
+    if run_dir is not None:
+        check_writable(Path(run_dir), "run_dir")
+    base, query_modules = detach(model)
+    embedded = embed_texts(base, dataset, cache_dir=cache_dir, batch_size=batch_size, precision=precision)
+    dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+    embedded = judged_by(embedded, dataset)
+    if run_dir is not None:
+        write_trec(embedded[split], run_dir, query_modules)
+    seen = seen_documents(embedded, fitted_on) if fitted_on else None
+    return evaluate_indexes(embedded[split], query_modules, indexes, seen_documents=seen)

@@ -1,0 +1,86 @@
+"""What a run found, as tables and sentences on a terminal; ``print(result)`` and the command line show the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from st_adapter.evaluation.evaluation import EvaluationResult
+from st_adapter.evidence.indexes import IndexEvaluation
+from st_adapter.evidence.output_folder import RESULTS_FILE
+from st_adapter.evidence.results import SelectionResults
+from st_adapter.evidence.terminal import escape
+from st_adapter.saving.record import TABLE_METRICS
+from st_adapter.words import documents_searched, own_copies_left_out
+
+_SHOWN_CANDIDATES = 6
+_PARTS = {"all": "All queries", "seen": "Documents asked for in training", "unseen": "Documents new"}
+
+
+def print_evaluation(console: Console, evaluation: EvaluationResult, labelled_only: bool) -> None:
+    """Base and adapted side by side, and what their difference is worth."""
+    searched = documents_searched(evaluation.num_documents, labelled_only)
+    table = Table(title=f"{escape(evaluation.split)}: {len(evaluation.query_ids):,} queries, {searched}")
+    _add_columns(table, ("metric", "base", "adapted", "difference", "95 % interval", "p"))
+    for name in TABLE_METRICS:
+        compared = evaluation.compare(name)
+        difference, (low, high) = compared.difference, compared.interval
+        style = "green" if difference > 0 else "red" if difference < 0 else ""
+        cells = [f"{compared.base:.4f}", f"{compared.adapted:.4f}", f"{difference:+.4f}"]
+        table.add_row(name, *cells, f"{low:+.4f} to {high:+.4f}", f"{compared.p_value:.4f}", style=style)
+    console.print(table)
+    sentences = [f"{_PARTS[part]}: {each['ndcg@10'].sentence}" for part, each in evaluation.comparisons.items()]
+    if evaluation.unjudged_query_ids:
+        sentences.append(f"{len(evaluation.unjudged_query_ids)} queries have no relevant document and are not counted.")
+    if evaluation.num_own_copies:
+        sentences.append(own_copies_left_out(evaluation.num_own_copies))
+    for sentence in sentences:
+        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+
+
+def print_indexes(console: Console, evaluations: Sequence[IndexEvaluation]) -> None:
+    """Both sides through each index, and how much of exact search each index finds."""
+    table = Table(title="through each index: nDCG@10, and recall@10 against exact search")
+    _add_columns(table, ("index", "base", "adapted", "gain", "95 % interval", "recall base", "recall adapted"))
+    for name in (0, 4):
+        table.columns[name].no_wrap = True
+    for evaluation in evaluations:
+        compared = evaluation.result.compare("ndcg@10")
+        low, high = compared.interval
+        table.add_row(
+            escape(evaluation.index),
+            f"{compared.base:.3f}",
+            f"{compared.adapted:.3f}",
+            f"{compared.difference:+.3f}",
+            f"{low:+.3f} to {high:+.3f}",
+            *(f"{recall:.3f}" for recall in (evaluation.base_recall, evaluation.adapted_recall)),
+            style="green" if low > 0 else "red" if high < 0 else "",
+        )
+    console.print(table)
+
+
+def print_candidates(console: Console, selection: SelectionResults) -> None:
+    """The best candidates, with what they gained on queries that their fit had not seen."""
+    if not selection.candidates:
+        return
+    table = Table(
+        title=f"candidates: gain in nDCG@10 on {selection.num_seen} queries for documents asked for before and "
+        f"{selection.num_unseen} for documents that are new"
+    )
+    _add_columns(table, ("candidate", "gain", "seen", "new", "p"))
+    for number, candidate in enumerate(selection.candidates[:_SHOWN_CANDIDATES]):
+        gains = (candidate.gain, candidate.gain_seen, candidate.gain_unseen)
+        cells = ["-" if gain is None else f"{gain:+.4f}" for gain in gains]
+        p_value = "rejected" if candidate.rejected else f"{candidate.p_value:.4f}"
+        table.add_row(escape(candidate.name), *cells, p_value, style="bold" if number == 0 else "")
+    hidden = len(selection.candidates) - _SHOWN_CANDIDATES
+    table.caption = f"{hidden} more in {RESULTS_FILE}" if hidden > 0 else None
+    console.print(table)
+
+
+def _add_columns(table: Table, names: Iterable[str]) -> None:
+    """The first one holds names, the others numbers."""
+    for number, name in enumerate(names):
+        table.add_column(name, justify="right" if number else "left")

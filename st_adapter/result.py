@@ -1,0 +1,180 @@
+"""What a run gives: the model, its evidence, and the ways to keep both."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from sentence_transformers import SentenceTransformer
+
+from st_adapter.adapter import QueryAdapter
+from st_adapter.data.leaks import LeakReport
+from st_adapter.embeddings.roles import Role
+from st_adapter.evaluation.evaluation import EvaluationResult
+from st_adapter.evidence.output_folder import MODEL_FOLDER
+from st_adapter.evidence.report import write_page
+from st_adapter.evidence.results import Results
+from st_adapter.evidence.split_results import HEADLINE_METRIC
+from st_adapter.evidence.tables import print_evaluation
+from st_adapter.evidence.terminal import Terminal, escape
+from st_adapter.saving.push import push_to_hub
+from st_adapter.saving.record import TrainingRecord
+from st_adapter.saving.save import save_pretrained
+from st_adapter.words import fraction, metric_name, signed
+
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class RunVerdict:
+    """Whether to use the adapter, and why.
+
+    Attributes:
+        adopted: whether there is an adapter.
+        reason: the test that decided it, with its figures.
+        measured: what the adapter does on queries that had no part in that; empty if there are none, or no adapter.
+    """
+
+    adopted: bool
+    reason: str
+    measured: str = ""
+
+    @property
+    def decision(self) -> str:
+        """In one short sentence."""
+        return "Adopted." if self.adopted else "The base model is kept."
+
+    @property
+    def sentence(self) -> str:
+        """Decision, reason and what was measured."""
+        return " ".join(filter(None, (self.decision, self.reason, self.measured)))
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What saving a model takes besides its adapter.
+
+    Attributes:
+        base: the base model.
+        base_model: Hub id or folder that it came from, if it no longer knows.
+        training: for the model card.
+        check_texts: some texts of the data, on which a saved model is compared with the one in memory.
+    """
+
+    base: SentenceTransformer
+    base_model: str | Path | None
+    training: TrainingRecord
+    check_texts: Mapping[Role, Sequence[str]]
+
+    def arguments(self) -> dict[str, Any]:
+        """As the functions of saving take them."""
+        return {"base_model": self.base_model, "training": self.training, "check_texts": self.check_texts}
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """What ``train`` found; printing it shows the evidence and the verdict.
+
+    Attributes:
+        model: the base model with the adapter on its query side, or the base model as it was.
+        adapter: None if the base model is kept.
+        results: everything that judging and repeating the run takes.
+        evaluations: split (``dev`` and, if the data have one, ``test``) -> base and adapted, per query.
+        leaks: queries and documents that stand in two splits, as far as they were not dropped.
+        output_dir: the folder that model and results were written to, if there is one.
+        origin: what saving takes besides.
+    """
+
+    model: SentenceTransformer
+    adapter: QueryAdapter | None
+    results: Results
+    evaluations: dict[str, EvaluationResult]
+    leaks: LeakReport
+    origin: Origin
+    output_dir: Path | None = field(default=None, kw_only=True)
+
+    @property
+    def verdict(self) -> RunVerdict:
+        """Whether to use the adapter, and why."""
+        split, measured = self.results.held_out, ""
+        if self.adapter is not None and split is not None:
+            compared = self.evaluations[split].compare(HEADLINE_METRIC)
+            measured = (
+                f"On the {compared.num_queries:,} queries of {split}: {signed(compared.difference)} "
+                f"{metric_name(HEADLINE_METRIC)}, {fraction(compared.base)} with the base model."
+            )
+        return RunVerdict(self.adapter is not None, self.results.selection.gate.reason, measured)
+
+    @property
+    def evaluation(self) -> EvaluationResult:
+        """Base and adapted on test, or else on dev, even if the adapter was fitted on it; see ``results.fitted_on``."""
+        return self.evaluations.get("test") or self.evaluations["dev"]
+
+    @property
+    def model_dir(self) -> Path | None:
+        """The saved model in ``output_dir``; None if there is none."""
+        folder = None if self.output_dir is None else self.output_dir / MODEL_FOLDER
+        return folder if folder is not None and folder.is_dir() else None
+
+    def print_to(self, console: Console) -> None:
+        """Show the figures that are evidence, and the verdict."""
+        for split, evaluation in self.evaluations.items():
+            if split not in self.results.fitted_on:
+                print_evaluation(console, evaluation, self.results.data.corpus_is_labelled_only)
+        verdict = self.verdict
+        style = "bold green" if verdict.adopted else "bold"
+        words = escape(verdict.sentence.removeprefix(verdict.decision))
+        console.print(f"[{style}]{verdict.decision}[/{style}]{words}", highlight=False)
+
+    def report(self, path: str | Path) -> Path:
+        """Write a page that says whether to use the adapter, with figures and the queries that changed most.
+
+        Args:
+            path: the HTML file.
+
+        Raises:
+            ImportError: ``st-adapter[report]`` is not installed.
+        """
+        return write_page(self.results, path)
+
+    def save_pretrained(self, output_dir: str | Path, **options: Any) -> Path:
+        """Save the model so that plain Sentence Transformers opens it.
+
+        Args:
+            output_dir: a new or empty folder, or one that a model was saved to before.
+            **options: of the function ``save_pretrained``, such as ``onnx=True``.
+        """
+        return save_pretrained(self.origin.base, self.adapter, output_dir, **self.origin.arguments(), **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the model to the Hugging Face Hub; returns the address of the commit.
+
+        Args:
+            repo_id: ``user/name``.
+            **options: of the function ``push_to_hub``, such as ``private=True``.
+
+        Raises:
+            ValueError: the base model is kept, so that there is nothing new to upload; or the Hub refuses it.
+        """
+        if self.adapter is None:
+            raise ValueError(
+                f"{self.verdict.decision} There is no adapter to upload, and a copy of the base model would help "
+                "nobody. Use the base model as it is."
+            )
+        return push_to_hub(self.origin.base, self.adapter, repo_id, **self.origin.arguments(), **options)
+
+    def __str__(self) -> str:
+        text = io.StringIO()
+        # The same everywhere: in a notebook, a pipe and a terminal of any width.
+        self.print_to(Terminal(file=text, width=_WIDTH, color_system=None, force_terminal=False, force_jupyter=False))
+        return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
+
+    def __repr__(self) -> str:
+        return f"Result({self.verdict.sentence!r})"
