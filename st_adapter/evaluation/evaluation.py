@@ -144,6 +144,11 @@ def evaluate(
     Raises:
         ValueError: no query of the split has a relevant document, the adapter has another dimension,
             ``seen_documents`` has another number of documents, or ``base`` is of something else.
+
+    Example:
+        >>> result = evaluate(embedded["test"], adapter)
+        >>> result.adapted_means["ndcg@10"] == result.base_means["ndcg@10"]  # untrained
+        True
     """
     start = time.perf_counter()
     chosen = _split_of(embedded, split)
