@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from st_adapter import cli, train
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.evidence.results import Results
-from st_adapter.saving.saved import read_saved
+from st_adapter.saving.folder import read_saved
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
 THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
