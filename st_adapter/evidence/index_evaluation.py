@@ -40,7 +40,8 @@ class IndexEvaluation:
     adapted_recall: float
 
     def __repr__(self) -> str:
-        return f"IndexEvaluation({self.index}, recall {fraction(self.base_recall)} -> {fraction(self.adapted_recall)}: {self.result})"
+        recall = f"recall {fraction(self.base_recall)} -> {fraction(self.adapted_recall)}"
+        return f"IndexEvaluation({self.index}, {recall}: {self.result})"
 
 
 def evaluate_indexes(
