@@ -28,6 +28,7 @@ from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.probe_texts import check_texts_of
+from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.gradient import GradientFit
@@ -409,7 +410,11 @@ def _splits(
 def _newest_checkpoint(folder: Path) -> Path:
     checkpoints = [path for path in folder.glob(f"{_CHECKPOINT}*") if path.name.removeprefix(_CHECKPOINT).isdigit()]
     if not checkpoints:
-        raise ValueError(f"There is no checkpoint in {folder}. Train with save_strategy='epoch' to have some.")
+        raise InputError(
+            f"There is no checkpoint in {folder}.",
+            python="Train with save_strategy='epoch' to have some.",
+            flags="Train with --save-strategy epoch to have some.",
+        )
     return max(checkpoints, key=lambda path: int(path.name.removeprefix(_CHECKPOINT)))
 
 

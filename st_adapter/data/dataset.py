@@ -26,6 +26,7 @@ from functools import cached_property
 import datasets
 import pandas as pd
 
+from st_adapter.choices import SplitBy
 from st_adapter.data.columns import without_columns
 from st_adapter.data.judgements import (
     check_relevant,
@@ -40,7 +41,7 @@ from st_adapter.data.judgements import (
 )
 from st_adapter.data.layout import LaidOut, lay_out
 from st_adapter.data.sources import DataSource, read_source
-from st_adapter.data.splits import UNCUT, Cut, SplitBy, cut_rows, in_order, named_splits
+from st_adapter.data.splits import UNCUT, Cut, cut_rows, in_order, named_splits
 from st_adapter.data.tables import NO_SPLIT
 from st_adapter.errors import InputError, printable, without_secrets
 from st_adapter.words import counted, documents_searched

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.cutting import text_key
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD, nearest, normalized_queries
+from st_adapter.data.paraphrases import nearest, normalized_queries
 from st_adapter.words import counted
 
 LeakKind = Literal["exact", "normalised", "paraphrase"]

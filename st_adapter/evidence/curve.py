@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from st_adapter.adapter import QueryAdapter
+from st_adapter.choices import FitMethod
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
+from st_adapter.errors import setting_error
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.statistics import Interval
 from st_adapter.fitting.auto import check_seed_and_level, fit_labelled
 from st_adapter.fitting.folds import labelled_split, unseen_share
-from st_adapter.fitting.portfolio import FitMethod, fit_candidate
+from st_adapter.fitting.portfolio import fit_candidate
 from st_adapter.storage.records import plain
 
 _METRIC = "ndcg@10"
@@ -179,7 +181,7 @@ def learning_curve(
     """
     check_seed_and_level(seed, _ALPHA)
     if num_draws < 1:
-        raise ValueError(f"num_draws is {num_draws}, but each size needs at least 1 draw.")
+        raise setting_error("num_draws", num_draws, "at least 1")
     start = time.perf_counter()
     embedded = embedded.in_memory()
     labelled, dev = (labelled_split(embedded, [split]) for split in ("train", "dev"))
@@ -257,10 +259,8 @@ def _checked_sizes(sizes: Sequence[int] | None, num_queries: int) -> list[int]:
         return sorted(size for size in halved if size >= _MIN_SIZE or size == num_queries)
     wrong = [size for size in sizes if not 2 <= size <= num_queries]
     if wrong or not sizes:
-        raise ValueError(
-            f"sizes are {list(sizes)}, but each has to be at least 2 and at most {num_queries}, the number of labelled "
-            "training queries. Leave sizes out to have them halved again and again."
-        )
+        expected = f"numbers from 2 to {num_queries}, the number of labelled training queries, or left out"
+        raise setting_error("sizes", list(sizes), expected)
     return sorted(set(sizes))
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-from transformers.trainer_utils import IntervalStrategy
+from st_adapter.errors import setting_error
+
+if TYPE_CHECKING:
+    from transformers.trainer_utils import IntervalStrategy
 
 Scheduler = Literal[
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"
@@ -142,6 +145,8 @@ class AdapterTrainingArguments:
     @property
     def logging_strategy(self) -> IntervalStrategy:
         """The loss is logged every ``logging_steps`` steps."""
+        from transformers.trainer_utils import IntervalStrategy  # here, as the command line declares these settings
+
         return IntervalStrategy.STEPS
 
     @property
@@ -173,4 +178,4 @@ class AdapterTrainingArguments:
 
 def _require(args: AdapterTrainingArguments, name: str, holds: bool, expected: str) -> None:
     if not holds:
-        raise ValueError(f"{name} is {getattr(args, name)!r}, but has to be {expected}.")
+        raise setting_error(name, getattr(args, name), expected)

@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from problems import trained
-from st_adapter import QueryAdapter, attach, export_onnx, from_pretrained, save_pretrained
+from st_adapter import QueryAdapter, attach, from_pretrained, save_pretrained
+from st_adapter.saving import export_onnx
 from st_adapter.saving import onnx_export as onnx_export_module
 from st_adapter.saving.folder import read_saved
 from st_adapter.saving.onnx_export import _examples, _warn_if_different

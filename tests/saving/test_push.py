@@ -46,7 +46,7 @@ def vectors(saved: Path) -> dict[str, np.ndarray]:
 
 
 def push(folder, repo_id, private=None, twin=False):
-    from st_adapter import push_folder
+    from st_adapter.saving import push_folder
 
     return push_folder(folder, repo_id, private=private, twin=twin)
 
@@ -262,7 +262,8 @@ def test_the_base_may_be_on_the_hub(
 
 
 def push_over(folder, repo_id, overwrite, adapter_only=False):
-    from st_adapter import QueryAdapter, push_adapter, push_folder
+    from st_adapter import QueryAdapter, push_adapter
+    from st_adapter.saving import push_folder
 
     if adapter_only:
         return push_adapter(QueryAdapter.from_pretrained(folder), repo_id, overwrite=overwrite)
@@ -347,7 +348,7 @@ def push_with_another_between(folder, other, repo_id, method, twin, nth, revisio
 
     from huggingface_hub import HfApi
 
-    from st_adapter import push_folder
+    from st_adapter.saving import push_folder
 
     real, asked = getattr(HfApi, method), 0
 
