@@ -139,11 +139,11 @@ def train(
         ValueError: model, data, settings and folder do not fit together; all before anything is embedded.
 
     Example:
-        .. code-block:: python
-
-            result = st_adapter.train("sentence-transformers/all-MiniLM-L6-v2", "pairs.csv")
-            print(result)
-            result.save_pretrained("model-with-adapter")
+        >>> result = train(model, dataset, method="closed-form", cache_dir="cache", show_progress_bar=False)
+        >>> result.verdict.adopted, result.adapter
+        (False, None)
+        >>> result.save_pretrained("saved").name
+        'saved'
     """
     folder, options = None if output_dir is None else Path(output_dir), options or RunOptions()
     settings = _Settings(

@@ -75,6 +75,12 @@ def from_pretrained(
     Raises:
         ConnectionError: the Hub cannot be reached; it may work if tried again.
         ValueError: there is no such model, or it is not as it was saved; see ``check_saved``.
+
+    Example:
+        >>> from st_adapter import save_pretrained
+        >>> folder = save_pretrained(model, adapter, "model-with-adapter")
+        >>> from_pretrained(folder, device="cpu").encode_query("where is the red car").shape
+        (32,)
     """
     folder = locate(
         name_or_path,

@@ -79,6 +79,11 @@ def save_pretrained(
             and the base model reads ``task``; the files named by ``base_model`` are not those of the model in memory,
             or hold its weights as pickles; ``output_dir`` holds something else.
         OSError: the folder cannot be written, for instance because the disk is full.
+
+    Example:
+        >>> folder = save_pretrained(model, adapter, "model-with-adapter")
+        >>> SentenceTransformer(str(folder), device="cpu").encode_query("where is the red car").shape
+        (32,)
     """
     options = SaveOptions(layout, onnx, base_model, training, allow_other_base, title, check_texts or {})
     return write_model(model, adapter, Path(output_dir), options)
