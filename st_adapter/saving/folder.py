@@ -110,8 +110,8 @@ def read_saved(folder: Path) -> SavedModel:
         adapter = ADAPTER_FOLDER if content["has_adapter"] else None
         content["routes"] = {QUERY_ROUTE: {"adapter": adapter, "training": content.get("training")}}
     try:
-        EncoderIdentity.from_dict(content.get("base_model"))
         saved = built(SavedModel, content, "it")
+        EncoderIdentity.from_dict(content["base_model"])
         if len(saved.files) > MAX_FILES:
             raise ValueError(f"it lists {len(saved.files):,} files, but a model has a few dozen.")
         if QUERY_ROUTE not in saved.routes or not all(map(_ROUTE_NAME.fullmatch, saved.routes)):

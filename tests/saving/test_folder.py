@@ -240,7 +240,7 @@ def test_every_changed_byte_is_noticed(saved: Path) -> None:
     [
         (CONFIG_FILE_NAME, "{", "is not JSON"),
         (CONFIG_FILE_NAME, "[]", "a JSON object is expected"),
-        (CONFIG_FILE_NAME, '{"layout": "document"}', "it has no base_model, files, routes"),
+        (CONFIG_FILE_NAME, '{"layout": "document"}', "it has no base_model, routes, files, but"),
         (CONFIG_FILE_NAME, '{"layout": "document", "has_adapter": true}', "it has no base_model, files, but"),
         ("modules.json", "[]", "is not a list of modules"),
         ("modules.json", '[{"name": "0", "path": 1, "type": ""}]', "is not a list of modules"),

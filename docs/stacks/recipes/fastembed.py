@@ -23,9 +23,10 @@ def opened(onnx_model_path, file):
         model_file=file,
     )
     opened_model = TextEmbedding(name, specific_model_path=onnx_model_path)
-    # Longer texts are cut where the base model cuts them.
+    # Longer texts are cut where the base model cuts them: at the tokenizer's length, which fastembed reads, or here.
     settings = json.loads((Path(onnx_model_path) / "sentence_bert_config.json").read_text(encoding="utf-8"))
-    opened_model.model.tokenizer.enable_truncation(settings["max_seq_length"])
+    if "max_seq_length" in settings:
+        opened_model.model.tokenizer.enable_truncation(settings["max_seq_length"])
     return opened_model
 
 
