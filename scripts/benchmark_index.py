@@ -31,7 +31,8 @@ from benchmark_quality import (
 
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.evaluation.statistics import bootstrap_interval
-from st_adapter.evidence.indexes import EXACT, check_index, evaluate_indexes
+from st_adapter.evidence.index_evaluation import evaluate_indexes
+from st_adapter.evidence.indexes import EXACT, check_index
 from st_adapter.fitting.auto import fit
 from st_adapter.words import fraction, signed
 

@@ -22,12 +22,13 @@ import pandas as pd
 import torch
 from benchmark_quality import ROOT, device_name, git_commit, write_results
 
-from st_adapter import EmbeddedDataset, EmbeddedQrels, QueryAdapter, RetrievalDataset, evaluate, write_report
+from st_adapter import EmbeddedDataset, EmbeddedQrels, QueryAdapter, RetrievalDataset, evaluate
+from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.leaks import LeakReport
-from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
+from st_adapter.evidence import write_report
 from st_adapter.evidence.changes import largest_changes
 from st_adapter.evidence.output_folder import RESULTS_FILE
 from st_adapter.evidence.results import DataResults, Results, SelectionResults

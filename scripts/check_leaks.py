@@ -25,9 +25,9 @@ from scipy.sparse import csr_matrix
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
-from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD
 from st_adapter.demo import demo_model_path
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -33,13 +33,14 @@ from check_versions import write_base_model
 from fuzz_repository import FORGED, _forged
 from sentence_transformers import SentenceTransformer
 
-from st_adapter import QueryAdapter, RetrievalDataset, from_pretrained, save_pretrained, train, write_report
+from st_adapter import QueryAdapter, RetrievalDataset, from_pretrained, save_pretrained, train
 from st_adapter.embeddings.embedding import embed
+from st_adapter.evidence import write_report
 from st_adapter.evidence.curve import learning_curve
 from st_adapter.evidence.output_folder import CURVE_FILE
 from st_adapter.evidence.results import CurveResults, described
+from st_adapter.saving.folder import CONFIG_FILE_NAME, read_saved
 from st_adapter.saving.record import installed_versions
-from st_adapter.saving.saved import CONFIG_FILE_NAME, read_saved
 from st_adapter.storage.paths import file_sha256
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -277,7 +278,7 @@ def pushed(saved: Path) -> Iterator[dict[str, set[str]]]:
 def _push(folder):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  (its source is sent to the other process)
     import warnings
 
-    from st_adapter import push_folder
+    from st_adapter.saving import push_folder
 
     warnings.simplefilter("ignore")
     return push_folder(folder, "alice/private", twin=True)

@@ -23,9 +23,10 @@ from benchmark_quality import ROOT, git_commit, write_results
 from check_versions import write_base_model
 from sentence_transformers import SentenceTransformer
 
-from st_adapter import QueryAdapter, TrainingRecord, from_pretrained, save_pretrained
+from st_adapter import QueryAdapter, from_pretrained, save_pretrained
+from st_adapter.saving import TrainingRecord
+from st_adapter.saving.folder import read_saved
 from st_adapter.saving.record import installed_versions
-from st_adapter.saving.saved import read_saved
 
 OUTPUT = ROOT / "scripts" / "results" / "kill_saving.json"
 LONGEST = 3.0  # seconds, some ten times what one save takes
@@ -34,7 +35,8 @@ LONGEST = 3.0  # seconds, some ten times what one save takes
 SAVE_FOR_EVER = """
 import sys
 from sentence_transformers import SentenceTransformer
-from st_adapter import QueryAdapter, TrainingRecord, save_pretrained
+from st_adapter import QueryAdapter, save_pretrained
+from st_adapter.saving import TrainingRecord
 
 base, target, first = SentenceTransformer(sys.argv[1], device="cpu"), sys.argv[2], int(sys.argv[3])
 print("ready", flush=True)

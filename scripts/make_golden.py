@@ -15,7 +15,8 @@ from benchmark_quality import ROOT
 from check_versions import TEXTS, write_base_model
 from sentence_transformers import SentenceTransformer
 
-from st_adapter import QueryAdapter, TrainingRecord, __version__, save_adapter, save_pretrained
+from st_adapter import QueryAdapter, __version__, save_adapter, save_pretrained
+from st_adapter.saving import TrainingRecord
 from st_adapter.saving.layouts import Layout
 from st_adapter.storage.writing import folder_written_whole, write_json
 

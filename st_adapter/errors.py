@@ -24,7 +24,7 @@ class InputError(ValueError):
     """Bad input whose remedy reads differently in Python and on the command line.
 
     Args:
-        problem: what came and what was expected, in whole sentences.
+        problem: what came and what was expected, in whole sentences; empty if these name arguments too.
         python: what to do, in the words of Python's arguments.
         flags: what to do, in the words of the command line's flags.
 
@@ -38,8 +38,27 @@ class InputError(ValueError):
     """
 
     def __init__(self, problem: str, *, python: str, flags: str) -> None:
-        super().__init__(f"{problem} {python}")
-        self.for_command_line = f"{problem} {flags}"
+        super().__init__(f"{problem} {python}".lstrip())
+        self.for_command_line = f"{problem} {flags}".lstrip()
+
+
+def setting_error(name: str, value: object, expected: str, flag: str | None = None) -> InputError:
+    """A setting is not what it has to be; on the command line it is called by its flag.
+
+    Args:
+        name: the Python argument.
+        value: what came.
+        expected: what it has to be.
+        flag: the flag, if it is not the argument's name with dashes.
+
+    Example:
+        >>> error = setting_error("num_draws", 0, "at least 1")
+        >>> str(error), error.for_command_line
+        ('num_draws is 0, but has to be at least 1.', '--num-draws is 0, but has to be at least 1.')
+    """
+    called = (name, flag or f"--{name.replace('_', '-')}")
+    python, flags = (f"{setting} is {value!r}, but has to be {expected}." for setting in called)
+    return InputError("", python=python, flags=flags)
 
 
 def without_secrets(text: str, secrets: Iterable[str | None] = ()) -> str:

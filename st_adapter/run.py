@@ -6,17 +6,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
+from st_adapter.choices import PARAPHRASE_THRESHOLD, Method, Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
-from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD, cut_splits
+from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.embedding import embed_texts, judged_by
-from st_adapter.embeddings.encoder import Precision
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
@@ -37,8 +37,6 @@ from st_adapter.saving.record import installed_versions
 from st_adapter.saving.save import check_target
 from st_adapter.storage.writing import check_writable
 from st_adapter.trainer import AdapterTrainer
-
-Method = Literal["auto", "closed-form", "gradient"]
 
 
 @dataclass(frozen=True)
@@ -141,11 +139,11 @@ def train(
         ValueError: model, data, settings and folder do not fit together; all before anything is embedded.
 
     Example:
-        .. code-block:: python
-
-            result = st_adapter.train("sentence-transformers/all-MiniLM-L6-v2", "pairs.csv")
-            print(result)
-            result.save_pretrained("model-with-adapter")
+        >>> result = train(model, dataset, method="closed-form", cache_dir="cache", show_progress_bar=False)
+        >>> result.verdict.adopted, result.adapter
+        (False, None)
+        >>> result.save_pretrained("saved").name
+        'saved'
     """
     folder, options = None if output_dir is None else Path(output_dir), options or RunOptions()
     settings = _Settings(

@@ -1,6 +1,7 @@
 """What the command line refuses before any work, and the flags for how a model is opened."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -237,6 +238,31 @@ def test_flags_reach_the_saved_model_and_the_results(tiny_model_path, pairs_file
 )
 def test_flags_that_the_model_does_not_allow(flag, value, message, tiny_model_path, pairs_file, capsys):
     assert message in refused(capsys, "train", "--model", tiny_model_path, "--data", pairs_file, flag, value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--alpha", "2"], "--alpha is 2.0, but has to be"),
+        (["train", "--seed", "-1"], "--seed is -1, but has to be"),
+        (["train", "--embedding-batch-size", "0"], "--embedding-batch-size is 0, but has to be"),
+        (["train", "--num-seeds", "0"], "--num-seeds came with --method auto"),
+        (["train", "--method", "gradient", "--num-train-epochs", "0"], "--num-train-epochs is 0, but has to be"),
+        (
+            ["train", "--method", "gradient", "--kind", "low_rank", "--rank", "33"],
+            "--rank is 33, but has to be at most 32",
+        ),
+        (["train", "--method", "gradient", "--resume-from-checkpoint"], "Train with --save-strategy epoch"),
+        (["learning-curve", "--num-draws", "0"], "--num-draws is 0, but has to be"),
+        (["learning-curve", "--sizes", "1", "2"], "--sizes is [1, 2], but has to be numbers from 2 to"),
+    ],
+)
+def test_errors_name_flags(words, message, tiny_model_path, pairs_file, tmp_path, capsys):
+    command, *flags = words
+    places = ["--output-dir", tmp_path / "out", "--cache-dir", tmp_path / "cache"]
+    said = refused(capsys, command, "--model", tiny_model_path, "--data", pairs_file, *places, *flags)
+    assert message in said
+    assert not re.search(r"[a-z]_[a-z]+ is |[a-z]=['\d]|ValueError|Traceback", said)
 
 
 def test_a_base_with_code_of_its_own(tiny_model_path, pairs_file, tmp_path, capsys):

@@ -12,6 +12,8 @@ from problems import ROOT
 
 # A room is a folder, or a file beside the folders.
 ORDER = [
+    "lazy",
+    "choices",
     "errors",
     "words",
     "storage",

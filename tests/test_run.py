@@ -16,7 +16,7 @@ from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.run import train
 from st_adapter.saving.attach import detach
-from st_adapter.saving.saved import read_saved
+from st_adapter.saving.folder import read_saved
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
 THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
@@ -96,7 +96,7 @@ def test_the_learning_curve_joins_the_report(finished, pairs_file, tiny_model_pa
     assert (finished / "learning_curve.png").is_file()
     assert curve["sentence"] in page.read_text() and "How many labels are enough" in page.read_text()
     assert cli.main(["learning-curve", *arguments[1:5], "--sizes", "1"]) == 2
-    assert "each has to be at least 2" in capsys.readouterr().err.replace("\n", " ")
+    assert "--sizes is [1], but has to be numbers from 2 to" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_the_saved_model_reaches_the_reported_figures(finished, pairs_file, tmp_path, capsys):
@@ -185,10 +185,10 @@ def test_bad_input_is_one_clear_message_and_status_2(pairs_file, tiny_model_path
         assert message in error.replace("\n", " ") and "Traceback" not in error
 
     fails("nowhere.csv", "--data", str(tmp_path / "nowhere.csv"))
-    fails("learning_rate is -1.0", "--learning-rate", "-1")
+    fails("--learning-rate is -1.0", "--method", "gradient", "--learning-rate", "-1")
     fails("--kind, --learning-rate came with --method auto", "--learning-rate", "0.1", "--kind", "mlp")
-    fails("alpha is 2.0", "--alpha", "2")
-    fails("seed is -1", "--seed", "-1")
+    fails("--alpha is 2.0", "--alpha", "2")
+    fails("--seed is -1", "--seed", "-1")
     fails("The device 'tpu9' cannot be used", "--device", "tpu9")
     fails("no_such_column", "--query-column", "no_such_column")
     foreign = tmp_path / "foreign"
@@ -204,7 +204,7 @@ def test_unknown_options_and_help(capsys):
         cli.main(["train", "--modell", "x"])
     assert stop.value.code == 2
     with pytest.raises(SystemExit) as stop:
-        cli.main(["train", "--help"])
+        cli.main(["train", "--method", "gradient", "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert "--learning-rate" in shown and "Peak learning rate of AdamW" in shown

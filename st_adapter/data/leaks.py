@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.cutting import text_key
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD, nearest, normalized_queries
+from st_adapter.data.paraphrases import nearest, normalized_queries
 from st_adapter.words import counted
 
 LeakKind = Literal["exact", "normalised", "paraphrase"]
@@ -168,7 +169,7 @@ def find_leaks(
             are still to be cut.
 
     Example:
-        >>> report = check_leaks(dataset, embedded.query_embeddings, threshold=1.0)
+        >>> report = find_leaks(dataset, embedded.query_embeddings, threshold=1.0)
         >>> [(found.earlier, found.later) for found in report.between]
         [('train', 'dev'), ('train', 'test'), ('dev', 'test')]
     """
@@ -208,7 +209,7 @@ def drop_leaks(dataset: RetrievalDataset, report: LeakReport) -> RetrievalDatase
         ValueError: a split would lose all of its queries.
 
     Example:
-        >>> report = check_leaks(dataset, embedded.query_embeddings, threshold=1.0)
+        >>> report = find_leaks(dataset, embedded.query_embeddings, threshold=1.0)
         >>> drop_leaks(dataset, report).splits
         ['train', 'dev', 'test']
     """

@@ -10,13 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.cutting import connected
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.words import counted
 
-# What duplicate finders for encoders of this kind start from (semhash: 0.9). Set high on purpose: dropping a query that
-# only resembles another costs a label for nothing, while a looser paraphrase that goes uncounted is still a new query.
-PARAPHRASE_THRESHOLD = 0.9
 # Rows of either side that are compared at once: 16 MB of float32.
 _BLOCK_ROWS = 2048
 

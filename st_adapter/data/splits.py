@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
+from st_adapter.choices import SplitBy
 from st_adapter.data.cutting import Share, cut_by_text, cut_in_groups, text_key
 from st_adapter.data.tables import NO_SPLIT, usual_split
 from st_adapter.words import counted, listed
 
-SplitBy = Literal["query", "document"]
 UNCUT = "all"  # the one split of data that came without splits and are not cut
 
 _NO_DEV = "No dev split was given"

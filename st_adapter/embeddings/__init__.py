@@ -1,1 +1,25 @@
 """A data set as vectors: the encoder and its identity, the cache, the vectors, exact search."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from st_adapter.embeddings.embedded import EmbeddedDataset as EmbeddedDataset
+    from st_adapter.embeddings.embedded import EmbeddedQrels as EmbeddedQrels
+    from st_adapter.embeddings.embedded import EmbeddedSplit as EmbeddedSplit
+    from st_adapter.embeddings.embedding import embed as embed
+    from st_adapter.embeddings.encoder import Encoder as Encoder
+    from st_adapter.embeddings.fingerprint import model_fingerprint as model_fingerprint
+    from st_adapter.embeddings.identity import EncoderIdentity as EncoderIdentity
+else:
+    from st_adapter.lazy import names_on_demand
+
+    __getattr__, __dir__ = names_on_demand(
+        __name__,
+        {
+            "embedded": ["EmbeddedDataset", "EmbeddedQrels", "EmbeddedSplit"],
+            "embedding": ["embed"],
+            "encoder": ["Encoder"],
+            "fingerprint": ["model_fingerprint"],
+            "identity": ["EncoderIdentity"],
+        },
+    )

@@ -14,12 +14,13 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from st_adapter.choices import Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.cache import VectorCache
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, OwnCopies, index_qrels
-from st_adapter.embeddings.encoder import Encoder, Precision, SentenceTransformerEncoder, encode
+from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, encode
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.embeddings.roles import Role
 from st_adapter.embeddings.tolerance import is_normalized

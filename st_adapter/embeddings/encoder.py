@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from st_adapter.choices import Precision
 from st_adapter.embeddings.corpus import Similarity
 from st_adapter.embeddings.fingerprint import json_digest
 from st_adapter.embeddings.identity import EncoderIdentity, identity_of
@@ -20,8 +21,7 @@ from st_adapter.embeddings.long_texts import are_cut
 from st_adapter.embeddings.model_kind import check_encoder
 from st_adapter.embeddings.origin import name_of
 from st_adapter.embeddings.roles import Role, encode_as, prompt_of
-
-Precision = Literal["fp32", "bf16", "fp16"]
+from st_adapter.errors import InputError, setting_error
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -120,6 +120,8 @@ class SentenceTransformerEncoder(Encoder):
                 f"This model runs on the {model.get_backend()!r} backend, whose weights cannot be read to tell its "
                 "cached vectors from those of another model. Load it with backend='torch' for training."
             )
+        if batch_size < 1:
+            raise setting_error("batch_size", batch_size, "at least 1", flag="--embedding-batch-size")
         self.model = model
         self.batch_size = batch_size
         self.precision = precision
@@ -141,10 +143,11 @@ class SentenceTransformerEncoder(Encoder):
         """The model's own."""
         name = str(getattr(self.model.similarity_fn_name, "value", self.model.similarity_fn_name))
         if name not in ("cosine", "dot"):
-            raise ValueError(
+            raise InputError(
                 f"This model compares by {name!r}, but an adapter needs a similarity that is linear in the query: "
-                "cosine or dot. Load the model with similarity_fn_name='cosine' or 'dot' if your index compares that "
-                "way."
+                "cosine or dot. If your index compares that way,",
+                python="load the model with similarity_fn_name='cosine' or 'dot'.",
+                flags='write "similarity_fn_name": "cosine" or "dot" in its config_sentence_transformers.json.',
             )
         return "cosine" if name == "cosine" else "dot"
 

@@ -9,12 +9,14 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
+from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.paraphrases import PARAPHRASE_THRESHOLD, cut_splits
+from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.embedding import embed_texts, judged_by
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.seen import seen_documents
-from st_adapter.evidence.indexes import IndexEvaluation, check_index, evaluate_indexes
+from st_adapter.evidence.index_evaluation import IndexEvaluation, evaluate_indexes
+from st_adapter.evidence.indexes import check_index
 from st_adapter.evidence.split_results import SplitResults
 from st_adapter.evidence.trec import write_trec
 from st_adapter.saving.attach import detach

@@ -12,11 +12,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from st_adapter.adapter import QueryAdapter
+from st_adapter.choices import FitMethod
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
+from st_adapter.errors import setting_error
 from st_adapter.fitting.candidates import Candidate
 from st_adapter.fitting.folds import NUM_FOLDS, Fold, cross_fit_folds, labelled_split, unseen_share
 from st_adapter.fitting.measure import Measure
-from st_adapter.fitting.portfolio import FitMethod, Maps, Portfolio, combined, fit_candidate, runs_of
+from st_adapter.fitting.portfolio import Maps, Portfolio, combined, fit_candidate, runs_of
 from st_adapter.fitting.selection import Scoreboard, Verdict
 
 # Queries about documents without a training query never weigh less: a user's dev split understates what is to come.
@@ -191,9 +193,9 @@ def _refitted(chosen: Candidate, labelled: EmbeddedSplit, bag: Sequence[Maps], s
 def check_seed_and_level(seed: int, alpha: float) -> None:
     """Refuse before any work what would fail after it."""
     if seed < 0:
-        raise ValueError(f"seed is {seed}, but has to be at least 0.")
+        raise setting_error("seed", seed, "at least 0")
     if not 0 < alpha < 1:
-        raise ValueError(f"alpha is {alpha}, but the level of a test lies between 0 and 1.")
+        raise setting_error("alpha", alpha, "a level of a test, between 0 and 1")
 
 
 class Clock:

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from st_adapter.choices import FitMethod
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.candidates import Candidate, MapName, ShrunkMap
@@ -19,7 +19,6 @@ from st_adapter.fitting.closed_form import mix, ridge_to_positives, within_class
 from st_adapter.fitting.gradient import GradientFit
 from st_adapter.fitting.pairs import labelled_pairs
 
-FitMethod = Literal["auto", "closed-form"]
 Maps = dict[MapName, Tensor]
 """Fitted maps by name, (D, D) each, to be applied as ``q @ W.T``."""
 

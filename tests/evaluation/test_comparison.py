@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from st_adapter.evaluation.comparison import compare
 from st_adapter.evaluation.statistics import bootstrap_interval
-from st_adapter.words import metric_name
 
 
 def test_a_comparison_by_hand():
@@ -46,7 +45,6 @@ def test_the_sentence():
     assert whole.sentence == (
         "better on 1,200 of 1,200 queries, worse on 0; +1.000 MRR@1, 95 % interval 1.000 to 1.000"
     )
-    assert metric_name("precision@5") == "precision@5"
 
 
 def test_each_metric_is_compared_as_if_alone():

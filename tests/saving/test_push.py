@@ -14,9 +14,9 @@ from sentence_transformers import SentenceTransformer
 from hub_double.client import HubClient, HubClientError
 from hub_double.server import ALICE, ALICE_READS, BOB, HubServer
 from problems import TEXTS, hashes, make_adapter
+from st_adapter.saving.folder import CONFIG_FILE_NAME
 from st_adapter.saving.record import SplitScores, TrainingRecord
 from st_adapter.saving.save import save_pretrained
-from st_adapter.saving.saved import CONFIG_FILE_NAME
 
 pytestmark = pytest.mark.hub
 
@@ -46,7 +46,7 @@ def vectors(saved: Path) -> dict[str, np.ndarray]:
 
 
 def push(folder, repo_id, private=None, twin=False):
-    from st_adapter import push_folder
+    from st_adapter.saving import push_folder
 
     return push_folder(folder, repo_id, private=private, twin=twin)
 
@@ -262,7 +262,8 @@ def test_the_base_may_be_on_the_hub(
 
 
 def push_over(folder, repo_id, overwrite, adapter_only=False):
-    from st_adapter import QueryAdapter, push_adapter, push_folder
+    from st_adapter import QueryAdapter, push_adapter
+    from st_adapter.saving import push_folder
 
     if adapter_only:
         return push_adapter(QueryAdapter.from_pretrained(folder), repo_id, overwrite=overwrite)
@@ -334,7 +335,7 @@ def test_the_base_alone_leaves_no_adapter_on_other_branches(
     hub_client.run(push, alone, "alice/taken-back", token=ALICE)
     held = [hub_server.files("alice/taken-back", branch) for branch in ("main", "query", "twin")]
     for files in held:
-        assert json.loads(files[CONFIG_FILE_NAME])["has_adapter"] is False
+        assert json.loads(files[CONFIG_FILE_NAME])["routes"]["query"]["adapter"] is None
         assert not [name for name in files if name.startswith(("3_", "4_", "adapter/"))]
 
 
@@ -347,7 +348,7 @@ def push_with_another_between(folder, other, repo_id, method, twin, nth, revisio
 
     from huggingface_hub import HfApi
 
-    from st_adapter import push_folder
+    from st_adapter.saving import push_folder
 
     real, asked = getattr(HfApi, method), 0
 

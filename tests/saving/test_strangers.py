@@ -20,13 +20,14 @@ from sentence_transformers.sentence_transformer import modules
 
 from problems import TEXTS, make_adapter
 from st_adapter import cli
+from st_adapter.cli.tables import console
 from st_adapter.errors import printable, without_secrets
 from st_adapter.saving.declared_sizes import check_module
+from st_adapter.saving.folder import CONFIG_FILE_NAME, copy_as, left_out, read_saved
 from st_adapter.saving.model_files import model_files
 from st_adapter.saving.opening import from_pretrained
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import save_pretrained
-from st_adapter.saving.saved import CONFIG_FILE_NAME, copy_as, left_out, read_saved
 from st_adapter.saving.verify import check_saved
 from st_adapter.storage.hub import explained_errors
 from st_adapter.storage.paths import file_sha256
@@ -330,5 +331,5 @@ def test_names_reach_the_terminal_as_text(name: str, capsys: pytest.CaptureFixtu
 
 
 def test_markup_that_was_forgotten_is_shown_as_it_is() -> None:
-    assert cli.console.render_str("x [/red] \x1b[2J").plain == "x [/red] \\x1b[2J"
-    assert isinstance(cli.console.render_str("[bold]x[/bold]"), Text)
+    assert console.render_str("x [/red] \x1b[2J").plain == "x [/red] \\x1b[2J"
+    assert isinstance(console.render_str("[bold]x[/bold]"), Text)

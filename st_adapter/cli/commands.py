@@ -1,0 +1,321 @@
+"""The commands: each takes its options, calls the public API, prints, and returns an exit status."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from st_adapter.adapter import QueryAdapter
+from st_adapter.choices import PARAPHRASE_THRESHOLD, Method
+from st_adapter.cli.opening import load_dataset, model_path, open_base, open_model, set_options
+from st_adapter.cli.options import (
+    CheckOptions,
+    DemoOptions,
+    EvaluateOptions,
+    GradientOptions,
+    LearningCurveOptions,
+    PushOptions,
+    ReportOptions,
+    TrainOptions,
+)
+from st_adapter.cli.tables import (
+    console,
+    print_curve,
+    print_dataset,
+    print_examples,
+    print_leaks,
+    print_result,
+    print_uncut,
+)
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.splits import UNCUT
+from st_adapter.demo import demo_model, standard_library_dataset
+from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.long_texts import long_texts
+from st_adapter.errors import InputError
+from st_adapter.evidence import learning_curve as measure
+from st_adapter.evidence.output_folder import CURVE_FILE, CURVE_PICTURE, MODEL_FOLDER, RESULTS_FILE
+from st_adapter.evidence.report import write_report
+from st_adapter.evidence.results import CurveResults, described
+from st_adapter.evidence.saved import SavedModelResults, evaluate_saved
+from st_adapter.evidence.tables import print_evaluation, print_indexes
+from st_adapter.evidence.terminal import escape
+from st_adapter.run import RunOptions
+from st_adapter.run import train as run_training
+from st_adapter.saving.alone import push_adapter
+from st_adapter.saving.attach import detach
+from st_adapter.saving.folder import CONFIG_FILE_NAME, is_saved_model, read_saved
+from st_adapter.saving.opening import saved_training
+from st_adapter.saving.push import check_may_push, push_folder
+from st_adapter.saving.record import TrainingRecord
+from st_adapter.stacks.check import check_stack, load_function
+from st_adapter.storage.hub import check_can_write
+from st_adapter.storage.writing import check_writable
+
+# Exit statuses besides 0 and that of bad input.
+_NOT_BETTER, _WRONG_STACK = 3, 4
+
+
+def train(options: TrainOptions) -> int:
+    """Fit, test, evaluate and save."""
+    fitting, output, reading, embedding = options.fitting, options.output, options.reading, options.embedding
+    args = options.gradient.arguments() if options.method == "gradient" else None
+    _refuse_unused(options.gradient, options.method)
+    if output.push_to_hub is not None:
+        check_can_write(output.push_to_hub, output.token)
+        if not output.overwrite:
+            check_may_push(output.push_to_hub, output.token)
+    base_model = open_base(options.model, embedding)
+    dataset = load_dataset(options.data, reading, seed=options.seed, split_by=reading.split_by)
+    print_dataset(dataset)
+    result = run_training(
+        base_model,
+        dataset,
+        method=options.method,
+        seed=options.seed,
+        alpha=fitting.alpha,
+        args=args,
+        output_dir=options.output_dir,
+        **embedding.arguments(),
+        show_progress_bar=not output.disable_tqdm,
+        options=RunOptions(
+            drop_leaks=reading.drop_leaks,
+            paraphrase_threshold=reading.paraphrase_threshold,
+            resume_from_checkpoint=options.gradient.resume_from_checkpoint,
+            save_base=output.save_base,
+            onnx=output.onnx,
+            base_model=options.model,
+            opened_with=embedding.opened_with(),
+        ),
+    )
+    print_leaks(dataset, result)
+    print_result(result, Path(options.output_dir))
+    _make_report(Path(options.output_dir))
+    adopted = result.verdict.adopted
+    if output.push_to_hub is not None and result.model_dir is not None and adopted:
+        _push_trained(result.model_dir, options)
+    elif output.push_to_hub is not None:
+        console.print("Nothing was uploaded: the base model is on the Hub already, or yours alone.")
+    return _NOT_BETTER if fitting.fail_if_not_better and not adopted else 0
+
+
+def demo(options: DemoOptions) -> int:
+    """Train on the standard library, and show what changed."""
+    embedding = options.embedding
+    if options.model is not None:
+        base_model = open_base(options.model, embedding)
+    else:
+        base_model = set_options(demo_model(embedding.device), embedding)
+    dataset = standard_library_dataset(options.seed)
+    print_dataset(dataset)
+    result = run_training(
+        base_model,
+        dataset,
+        seed=options.seed,
+        output_dir=options.output_dir,
+        **embedding.arguments(),
+        options=RunOptions(base_model=options.model, opened_with=embedding.opened_with()),
+    )
+    print_leaks(dataset, result)
+    print_result(result, options.output_dir)
+    _make_report(options.output_dir)
+    print_examples(dataset, result.evaluation)
+    return 0
+
+
+def evaluate(options: EvaluateOptions) -> int:
+    """Compare a saved model with its own base model."""
+    for path, argument in ((options.output and options.output.parent, "output"), (options.run_dir, "run_dir")):
+        if path is not None:
+            check_writable(path, argument)
+    embedding = options.embedding
+    model = model_path(options.model)
+    trained = saved_training(model, embedding.revision)
+    dataset, seed = _data_to_evaluate_on(options, trained)
+    of_training = trained is not None and bool(trained.data) and dataset.name == trained.data
+    fitted_on = trained.fitted_on if trained is not None and of_training else []
+    split = dataset.split_to_evaluate(options.split)
+    saved = open_model(model, embedding)
+    too_long = long_texts(detach(saved)[0], dataset)
+    print_dataset(dataset, too_long)
+    if split in fitted_on:
+        console.print(
+            f"The adapter was fitted on the split '{escape(split)}': the figures say how well it fits, no more."
+        )
+    trained = trained or TrainingRecord()
+    exact, *others = evaluations = evaluate_saved(
+        saved,
+        dataset,
+        split,
+        indexes=options.index,
+        # With another seed the data may be cut in another way.
+        fitted_on=fitted_on if seed == trained.seed else [],
+        run_dir=options.run_dir,
+        **embedding.arguments(),
+        paraphrase_threshold=trained.paraphrase_threshold or PARAPHRASE_THRESHOLD,
+    )
+    print_evaluation(console, exact.result, dataset.corpus_is_labelled_only)
+    if others:
+        print_indexes(console, evaluations)
+    if options.output is not None:
+        SavedModelResults(
+            model=model,
+            data=dataset.name,
+            split=split,
+            seed=seed,
+            opened_with=embedding.opened_with(),
+            notes=dataset.notes,
+            corpus_is_labelled_only=dataset.corpus_is_labelled_only,
+            long_texts=too_long,
+            evaluations=evaluations,
+        ).write(options.output)
+        console.print(f"Written to [bold]{escape(str(options.output))}[/bold]")
+    if options.run_dir is not None:
+        console.print(f"Runs and qrels in [bold]{escape(str(options.run_dir))}[/bold]")
+    return 0
+
+
+def _data_to_evaluate_on(
+    options: EvaluateOptions, recorded: TrainingRecord | None
+) -> tuple[RetrievalDataset, int | None]:
+    """The data, cut as for training if the model was trained on them or a seed is given, and the seed of the cut."""
+    trained = recorded or TrainingRecord()
+    dataset = load_dataset(options.data, options.reading, cut_into=())
+    seed = options.seed
+    if seed is None and not (trained.data and dataset.name == trained.data):
+        print_uncut(dataset, recorded)
+        return dataset, None
+    seed = trained.seed or 0 if seed is None else seed
+    if "dev" not in dataset.qrels and {"train", UNCUT} & set(dataset.qrels):
+        dataset = load_dataset(options.data, options.reading, seed=seed, split_by=trained.split_by)
+    return dataset, seed
+
+
+def push(options: PushOptions) -> int:
+    """Upload a saved model, or its adapter alone."""
+    folder = Path(model_path(str(options.directory)))
+    if not is_saved_model(folder):
+        raise ValueError(
+            f"{options.directory} holds no model that st-adapter saved: there is no {CONFIG_FILE_NAME} in it or in its "
+            f"folder {MODEL_FOLDER}/. Pass the output folder of `st-adapter train`."
+        )
+    common: dict[str, Any] = {
+        "private": options.private or None,
+        "token": options.token,
+        "commit_message": options.commit_message,
+        "overwrite": options.overwrite,
+    }
+    if not options.adapter_only:
+        _print_uploaded(push_folder(folder, options.repo_id, twin=options.twin, **common))
+        _print_code(f"model = SentenceTransformer({options.repo_id!r})")
+        return 0
+    if not read_saved(folder).has_adapter:
+        raise ValueError(f"{folder} holds the base model alone: no adapter helped. There is no adapter to upload.")
+    adapter = QueryAdapter.from_pretrained(folder)
+    _print_uploaded(push_adapter(adapter, options.repo_id, training=read_saved(folder).training, **common))
+    _print_code(f"adapter = QueryAdapter.from_pretrained({options.repo_id!r})")
+    return 0
+
+
+def learning_curve(options: LearningCurveOptions) -> int:
+    """Fit on fewer and fewer labels, and show what more would bring."""
+    if options.output_dir is not None:
+        check_writable(options.output_dir, "output_dir")
+    embedding = options.embedding
+    base_model = open_base(options.model, embedding)
+    dataset = load_dataset(options.data, options.reading, seed=options.seed)
+    print_dataset(dataset, long_texts(base_model, dataset))
+    embedded = embed(
+        base_model,
+        dataset,
+        cache_dir=embedding.cache_dir,
+        batch_size=embedding.embedding_batch_size,
+        precision=embedding.precision,
+    )
+    curve = measure(
+        embedded,
+        sizes=options.sizes or None,
+        num_draws=options.num_draws,
+        seed=options.seed,
+        method=options.method,
+        show_progress_bar=True,
+    )
+    print_curve(curve, dataset.corpus_is_labelled_only)
+    if options.output_dir is not None:
+        CurveResults(
+            base_model=described(embedded.base_model),
+            data=dataset.name,
+            corpus_is_labelled_only=dataset.corpus_is_labelled_only,
+            opened_with=embedding.opened_with(),
+            curve=curve,
+        ).write(options.output_dir / CURVE_FILE)
+        console.print(f"Written to [bold]{escape(str(options.output_dir / CURVE_FILE))}[/bold]")
+        if _has_report_extra():
+            curve.plot(options.output_dir / CURVE_PICTURE)
+        if (options.output_dir / RESULTS_FILE).is_file():
+            _make_report(options.output_dir)
+    return 0
+
+
+def report(options: ReportOptions) -> int:
+    """Make the report of a finished run again."""
+    made = write_report(options.output_dir)
+    console.print(f"Report: [bold]{escape(str(made.page))}[/bold]; picture: {escape(str(made.picture))}")
+    return 0
+
+
+def check(options: CheckOptions) -> int:
+    """Compare what a stack embeds with what the saved model does."""
+    functions = load_function(options.embed_query), load_function(options.embed_documents)
+    model = open_model(model_path(options.model), options.embedding)
+    result = check_stack(model, *functions, tolerance=options.tolerance)
+    console.print(result.summary(), highlight=False, markup=False, soft_wrap=True)
+    return 0 if result.ok else _WRONG_STACK
+
+
+def _refuse_unused(gradient: GradientOptions, method: Method) -> None:
+    unused = gradient.given()
+    if unused and method != "gradient":
+        raise ValueError(
+            f"{', '.join(unused)} came with --method {method}, which takes no training settings. "
+            "Add --method gradient, or leave them out."
+        )
+
+
+def _push_trained(folder: Path, options: TrainOptions) -> None:
+    output = options.output
+    repo_id = str(output.push_to_hub)
+    try:
+        url = push_folder(
+            folder, repo_id, private=output.private or None, token=output.token, overwrite=output.overwrite
+        )
+    except (ValueError, OSError) as error:
+        words = error.for_command_line if isinstance(error, InputError) else str(error)
+        again = f"st-adapter push {options.output_dir} {repo_id}"
+        raise ValueError(f"{words} The model is saved: `{again}` uploads it without training.") from error
+    _print_uploaded(url)
+    _print_code(f"model = SentenceTransformer({repo_id!r})")
+
+
+def _print_uploaded(url: str) -> None:
+    console.print(f"Uploaded: {escape(url)}", soft_wrap=True, highlight=False)
+
+
+def _print_code(line: str) -> None:
+    console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _has_report_extra() -> bool:
+    missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
+    if missing:
+        console.print(
+            f'No figures without {" and ".join(missing)}: `pip install "st-adapter[report]"`', style="dim", markup=False
+        )
+    return not missing
+
+
+def _make_report(output_dir: Path) -> None:
+    """The report of a run, where its packages are installed."""
+    if _has_report_extra():
+        console.print(f"Report: [bold]{escape(str(write_report(output_dir).page))}[/bold]")

@@ -1,0 +1,128 @@
+"""What a command works on: the model that its flags name, and the data."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+
+from st_adapter.cli.options import ColumnOptions, EmbeddingOptions
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.errors import InputError
+from st_adapter.evidence.output_folder import MODEL_FOLDER
+from st_adapter.saving.attach import check_base
+from st_adapter.saving.declared_sizes import check_sizes
+from st_adapter.saving.folder import is_saved_model, read_saved
+from st_adapter.saving.opening import from_pretrained
+
+
+def load_dataset(data: str, reading: ColumnOptions, **arguments: Any) -> RetrievalDataset:
+    """The data set, read as the flags say; further arguments are those of ``RetrievalDataset.load``."""
+    named = {each.name: getattr(reading, each.name) for each in fields(ColumnOptions)}
+    columns = {name.removesuffix("_column"): c for name, c in named.items() if name.endswith("_column") and c}
+    return RetrievalDataset.load(
+        data,
+        columns=columns,
+        ignore_columns=reading.ignore_columns,
+        relevant_from=reading.relevant_from,
+        **arguments,
+    )
+
+
+def model_path(model: str) -> str:
+    """The model itself, if the output folder of `st-adapter train` was named."""
+    inside = Path(model) / MODEL_FOLDER
+    return str(inside) if inside.is_dir() and not is_saved_model(Path(model)) else model
+
+
+def open_base(model: str, options: EmbeddingOptions) -> SentenceTransformer:
+    """Open a model to train an adapter for, which is not one that has an adapter already."""
+    for folder in (Path(model), Path(model_path(model))):
+        if is_saved_model(folder) and read_saved(folder).has_adapter:
+            name = read_saved(folder).base_model.name
+            raise ValueError(f"{folder} is a model with an adapter already. Name its base model: --model {name}.")
+    opened = open_model(model, options)
+    check_base(opened)
+    return opened
+
+
+def open_model(model: str, options: EmbeddingOptions) -> SentenceTransformer:
+    """Open any model that a flag names, as the other flags say."""
+    device = options.device
+    if device is not None:
+        try:
+            torch.zeros(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"The device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    folder = Path(model)
+    _check_model_name(model, options)
+    arguments: dict[str, Any] = {
+        "device": device,
+        "revision": options.revision,
+        "trust_remote_code": options.trust_remote_code,
+    }
+    saved = is_saved_model(folder)
+    if folder.is_dir() and not saved:
+        check_sizes(folder)
+    try:
+        opened = from_pretrained(folder, **arguments) if saved else SentenceTransformer(model, **arguments)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError) or (folder.is_dir() and "trust_remote_code" not in str(error)):
+            raise
+        raise _not_opened(model, options, error) from error
+    return set_options(opened, options)
+
+
+def _check_model_name(model: str, options: EmbeddingOptions) -> None:
+    """Check what --model names as far as it can be seen without asking the Hub."""
+    folder = Path(model)
+    if folder.is_dir():
+        if options.revision is not None:
+            raise ValueError(f"--revision {options.revision} is for models on the Hub, but {model} is a folder.")
+        if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
+            raise ValueError(
+                f"The folder {model} holds no model: there is neither a modules.json nor a config.json in it. Name the "
+                "folder of a Sentence Transformers model, or a Hub id."
+            )
+    elif folder.exists():
+        raise ValueError(f"{model} is a file, but --model expects the folder of a model or a Hub id.")
+    elif folder.is_absolute() or model.startswith((".", "~")) or model.endswith("/") or model.count("/") > 1:
+        raise ValueError(f"There is no folder {model}. Name the folder of a model, or a Hub id such as user/name.")
+
+
+def _not_opened(model: str, options: EmbeddingOptions, error: Exception) -> ValueError:
+    if "trust_remote_code" in str(error) and not options.trust_remote_code:
+        return ValueError(
+            f"{model} comes with code of its own, which is not run unless you trust it. Read it, and if you do, add "
+            "--trust-remote-code."
+        )
+    revision = f" (revision {options.revision})" if options.revision else ""
+    reason = " ".join(str(error).split())[:300]
+    return ValueError(
+        f"There is no folder {model} and no such model{revision} on the Hub that can be read ({reason}). Check the "
+        "spelling, the connection, and whether it needs `hf auth login`."
+    )
+
+
+def set_options(model: SentenceTransformer, options: EmbeddingOptions) -> SentenceTransformer:
+    """Change what the flags ask for; everything else of the model stays."""
+    if options.query_prompt is not None:
+        model.prompts["query"] = options.query_prompt
+    if options.document_prompt is not None:
+        model.prompts["document"] = options.document_prompt
+    if options.truncate_dim is not None:
+        dimension = model.get_embedding_dimension()
+        if not 1 <= options.truncate_dim <= int(dimension or options.truncate_dim):
+            raise ValueError(f"--truncate-dim is {options.truncate_dim}, but 1 to {dimension} is expected.")
+        model.truncate_dim = options.truncate_dim
+    if options.max_seq_length is not None:
+        limit = getattr(getattr(model.transformers_model, "config", None), "max_position_embeddings", None)
+        if limit is None:
+            raise ValueError("--max-seq-length was given, but this model has no length at which it cuts texts.")
+        if not 3 <= options.max_seq_length <= limit:
+            raise ValueError(f"--max-seq-length is {options.max_seq_length}, but 3 to {limit} tokens are expected.")
+        model.max_seq_length = options.max_seq_length
+    return model

@@ -1,0 +1,109 @@
+"""What is printed: tables and sentences of data, runs and evaluations."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.table import Table
+
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.splits import UNCUT
+from st_adapter.embeddings.long_texts import LongTexts
+from st_adapter.evaluation.evaluation import EvaluationResult
+from st_adapter.evidence.curve import LearningCurve
+from st_adapter.evidence.output_folder import RESULTS_FILE
+from st_adapter.evidence.tables import print_candidates
+from st_adapter.evidence.terminal import Terminal, escape
+from st_adapter.result import Result
+from st_adapter.saving.record import TrainingRecord
+from st_adapter.words import documents_searched, rank
+
+console = Terminal()
+
+
+def print_dataset(dataset: RetrievalDataset, too_long: LongTexts | None = None) -> None:
+    """What was read, and what there is to note about it."""
+    splits = ", ".join(f"{number} {escape(split)}" for split, number in dataset.num_queries.items())
+    searched = documents_searched(len(dataset.corpus), dataset.corpus_is_labelled_only)
+    console.print(f"[bold]{escape(dataset.name)}[/bold]: {searched}; queries: {splits}")
+    for note in (*dataset.notes, *(too_long.notes if too_long is not None else ())):
+        console.print(f"  note: {escape(note)}", style="dim")
+
+
+def print_uncut(dataset: RetrievalDataset, recorded: TrainingRecord | None) -> None:
+    """Why all queries are used, where the figures would be too good if the adapter was fitted on some of them."""
+    if UNCUT not in dataset.qrels and dataset.splits != ["train"]:
+        return
+    known = (
+        f"was trained on {recorded.data!r}" if recorded is not None and recorded.data else "does not say on what data"
+    )
+    console.print(
+        escape(
+            f"note: The model {known}, so {dataset.name!r} counts as data that it has not seen, and all queries are "
+            "used. If it was trained on some of them, the figures are too good: pass the --seed of its training to "
+            "have the data cut as they were then."
+        ),
+        style="dim",
+    )
+
+
+def print_leaks(dataset: RetrievalDataset, result: Result) -> None:
+    """What the embeddings showed about the splits, after the notes that were shown before."""
+    for note in result.results.data.notes:
+        if note not in dataset.notes:
+            console.print(f"  note: {escape(note)}", style="dim")
+    for sentence in result.leaks.sentences:
+        console.print(f"  leaks: {escape(sentence)}", style="dim")
+
+
+def print_result(result: Result, output_dir: Path) -> None:
+    """Candidates, evaluations, the verdict, and where the results lie."""
+    print_candidates(console, result.results.selection)
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result.results.seconds.items())
+    console.print(f"Time: {seconds}", style="dim")
+    result.print_to(console)
+    console.print(f"Results: [bold]{escape(str(output_dir / RESULTS_FILE))}[/bold]")
+    if result.model_dir is not None:
+        console.print("Use the model with plain Sentence Transformers:")
+        path = os.path.relpath(result.model_dir)
+        console.print(f"  model = SentenceTransformer({path!r})", highlight=False, soft_wrap=True, markup=False)
+        console.print(
+            "  model.encode_query(queries), model.encode_document(documents)", highlight=False, soft_wrap=True
+        )
+
+
+def print_curve(curve: LearningCurve, labelled_only: bool) -> None:
+    """A learning curve, and what twice as many labels would bring."""
+    searched = documents_searched(curve.num_documents, labelled_only)
+    table = Table(title=f"dev: {curve.num_dev_queries} queries, {searched}; {escape(curve.recipe)}")
+    for column in ("labelled queries", "nDCG@10", "gain", "95 % interval", "draws"):
+        table.add_column(column, justify="right")
+    table.add_row("0", f"{curve.base:.4f}", "", "", "")
+    for point in curve.points:
+        low, high = point.interval
+        cells = (f"{curve.base + point.gain:.4f}", f"{point.gain:+.4f}", f"{low:+.4f} to {high:+.4f}")
+        table.add_row(f"{point.num_queries}", *cells, f"{point.lowest:+.4f} to {point.highest:+.4f}")
+    console.print(table)
+    console.print(curve.sentence, markup=False)
+    more = curve.doubling
+    if more is not None and more.expected_before is not None:
+        console.print(
+            f"The same estimate without the largest size: {more.expected_before:+.3f} for the last step, which brought "
+            f"{more.came:+.3f}.",
+            style="dim",
+        )
+
+
+def print_examples(dataset: RetrievalDataset, result: EvaluationResult) -> None:
+    """Queries of the test split whose right document rose most and fell most."""
+    texts = dict(zip(dataset.queries["id"], dataset.queries["text"], strict=True))
+    gain = result.adapted["mrr@100"] - result.base["mrr@100"]
+    order = gain.argsort(kind="stable")
+    table = Table(title=f"rank of the right document: {int((gain > 0).sum())} rose, {int((gain < 0).sum())} fell")
+    for column in ("test query", "base", "adapted"):
+        table.add_column(column, justify="left" if column == "test query" else "right", max_width=70)
+    for row in [*order[::-1][:4], *order[:2][::-1]]:
+        ranks = [rank(side["mrr@100"][row]) for side in (result.base, result.adapted)]
+        table.add_row(escape(texts[result.query_ids[row]]), *ranks, style="green" if gain[row] > 0 else "red")
+    console.print(table)
