@@ -38,6 +38,7 @@ from transformers import BertConfig, BertModel  # noqa: E402
 from hub_double.client import HubClient  # noqa: E402
 from hub_double.server import HubServer  # noqa: E402
 from st_adapter import EmbeddedDataset, QueryAdapter, RetrievalDataset, embed  # noqa: E402
+from st_adapter.fitting import portfolio  # noqa: E402
 
 pytest.register_assert_rewrite("problems")
 # No test asserts a time; in CI the same examples are tried every time.
@@ -120,6 +121,12 @@ def tiny_dot_model_path(tmp_path_factory: pytest.TempPathFactory, _bert_path: Pa
 def tiny_model(tiny_model_path: Path) -> SentenceTransformer:
     """A fresh model from ``tiny_model_path`` on the CPU, free to be changed."""
     return SentenceTransformer(str(tiny_model_path), device="cpu")
+
+
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradient runs of a fit with few steps, which is enough for tiny problems."""
+    monkeypatch.setattr(portfolio, "_CHECKPOINTS", (10, 30))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -114,6 +115,16 @@ def rotated_problem(seed=0, num_queries=240, num_documents=160, noise=0.05):
     pairs = [(query, document, 1.0) for query, document in enumerate(answers.tolist())]
     judgements = {"train": pairs[:cut], "dev": pairs[cut:end], "test": pairs[end:]}
     return dataset_of(torch.nn.functional.normalize(queries), documents, judgements)
+
+
+def with_wrong_labels(embedded, seed=0, splits=("train", "dev", "test")):
+    """The same data with the documents of some splits dealt out to their queries at random."""
+    generator = torch.Generator().manual_seed(seed)
+    qrels = dict(embedded.qrels)
+    for split in splits:
+        order = torch.randperm(len(qrels[split].corpus_index), generator=generator)
+        qrels[split] = qrels[split]._replace(corpus_index=qrels[split].corpus_index[order])
+    return replace(embedded, qrels=qrels)
 
 
 def random_split(seed, num_queries=6, num_documents=15, dim=8, repeated=True):

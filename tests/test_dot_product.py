@@ -14,7 +14,6 @@ from st_adapter import QueryAdapter, attach, save_pretrained
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.embedding import embed
 from st_adapter.evaluation.evaluation import evaluate
-from st_adapter.fitting import portfolio
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import fit
 from st_adapter.fitting.gradient import GradientFit
@@ -57,8 +56,7 @@ def test_the_problem_is_another_one_by_cosine():
 
 
 @pytest.mark.parametrize("method", ["auto", "closed-form"])
-def test_a_fit(method, monkeypatch):
-    monkeypatch.setattr(portfolio, "_CHECKPOINTS", (10, 30))
+def test_a_fit(method, short_runs):
     embedded = dot_problem()
     result = fit(embedded, method=method)
     assert result.adopted
@@ -133,7 +131,7 @@ def test_the_trainer_measures_as_sentence_transformers_does(dot_model, dataset, 
 def test_what_is_saved_compares_by_dot_product_and_measures_the_same(layout, dot_model, dataset, tmp_path):
     matrix = torch.eye(32) + 0.3 * torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
     adapter = QueryAdapter.from_matrix(matrix, normalize=False)
-    saved = save_pretrained(adapter, dot_model, tmp_path / "saved", layout=layout)
+    saved = save_pretrained(dot_model, adapter, tmp_path / "saved", layout=layout)
     opened = SentenceTransformer(str(saved), device="cpu")
     assert opened.similarity_fn_name == "dot"
     texts = dataset.queries["text"][:]

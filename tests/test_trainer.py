@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from problems import DIM, rotated_problem
+from problems import DIM, rotated_problem, with_wrong_labels
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings import embedding as embeddings
 from st_adapter.evaluation.evaluation import evaluate
@@ -42,12 +42,7 @@ def test_training_helps_on_queries_it_never_saw(kind):
 
 def test_the_base_model_is_step_zero_and_is_kept_when_nothing_helps():
     embedded = rotated_problem()
-    shuffled = embedded.qrels["train"]._replace(
-        corpus_index=embedded.qrels["train"].corpus_index[
-            torch.randperm(144, generator=torch.Generator().manual_seed(5))
-        ]
-    )
-    misled = replace(embedded, qrels={**embedded.qrels, "train": shuffled})
+    misled = with_wrong_labels(embedded, seed=5, splits=["train"])
     trainer = AdapterTrainer(None, arguments(early_stopping_patience=3), train_dataset=misled)
     trainer.train()
     assert trainer.state.best_global_step == 0 and trainer.best_adapter is None

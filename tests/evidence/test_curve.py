@@ -11,20 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import curve_fit
 
-from problems import rotated_problem
+from problems import rotated_problem, with_wrong_labels
 from st_adapter.embeddings.embedded import EmbeddedQrels
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evidence.curve import draw_labels, learning_curve
-from st_adapter.fitting import portfolio
 
 # The package has a function of the same name.
 module = importlib.import_module("st_adapter.evidence.curve")
 
 
-@pytest.fixture(autouse=True)
-def short_runs(monkeypatch):
-    """Tiny problems need few steps."""
-    monkeypatch.setattr(portfolio, "_CHECKPOINTS", (10, 30))
+pytestmark = pytest.mark.usefixtures("short_runs")
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +83,7 @@ def test_gradient_recipes_are_fitted_as_well(problem):
 
 
 def test_a_recipe_that_does_not_help_is_called_so(problem):
-    generator = torch.Generator().manual_seed(0)
-    shuffled = {
-        split: judged._replace(
-            corpus_index=judged.corpus_index[torch.randperm(len(judged.corpus_index), generator=generator)]
-        )
-        for split, judged in problem.qrels.items()
-    }
-    curve = learning_curve(replace(problem, qrels=shuffled), method="closed-form")
+    curve = learning_curve(with_wrong_labels(problem), method="closed-form")
     assert not curve.adopted and "does not call this recipe better" in curve.sentence
     assert curve.doubling is not None and curve.doubling.gain >= 0
 

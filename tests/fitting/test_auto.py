@@ -1,38 +1,19 @@
 """The whole fit on problems whose answer is known."""
 
-import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-from problems import DIM, rotated_problem
+from problems import DIM, rotated_problem, with_wrong_labels
 from st_adapter.evaluation.evaluation import evaluate
-from st_adapter.fitting import portfolio
 from st_adapter.fitting.auto import fit
 
-
-@pytest.fixture(autouse=True)
-def short_runs(monkeypatch):
-    """Tiny problems need few steps."""
-    monkeypatch.setattr(portfolio, "_CHECKPOINTS", (10, 30))
+pytestmark = pytest.mark.usefixtures("short_runs")
 
 
-def with_wrong_labels(embedded, seed=0):
-    """The same data with documents dealt out to the queries at random."""
-    generator = torch.Generator().manual_seed(seed)
-    qrels = {
-        split: judged._replace(
-            corpus_index=judged.corpus_index[torch.randperm(len(judged.corpus_index), generator=generator)]
-        )
-        for split, judged in embedded.qrels.items()
-    }
-    return replace(embedded, qrels=qrels)
-
-
-@pytest.mark.parametrize("method", ["auto", "closed-form"])
-def test_a_useful_adapter_is_found_and_its_gain_estimated(method):
+@pytest.mark.parametrize(("method", "chosen"), [("auto", "softmax"), ("closed-form", "ridge to positives")])
+def test_a_useful_adapter_is_found_and_its_gain_estimated(method, chosen):
     embedded = rotated_problem(noise=0.15)
     result = fit(embedded, method=method)
     assert result.adopted and result.verdict.gate.p_value <= 0.05
@@ -40,15 +21,16 @@ def test_a_useful_adapter_is_found_and_its_gain_estimated(method):
     gain = test.adapted_means["ndcg@10"] - test.base_means["ndcg@10"]
     assert gain > 0.05
     assert gain == pytest.approx(result.verdict.gate.gain, abs=0.15)
-    assert result.chosen.startswith(("closed form", "ridge to positives")) or method == "auto"
-    json.dumps(result.to_dict(), allow_nan=False)
+    assert result.chosen.startswith(chosen)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_labels_without_meaning_leave_the_base_model_in_place(seed):
     result = fit(with_wrong_labels(rotated_problem(seed), seed), seed=seed)
     assert not result.adopted and result.adapter is None
-    assert "better than the base model" in result.verdict.gate.reason or "worse" in result.verdict.gate.reason
+    best, gate = result.verdict.candidates[0], result.verdict.gate
+    expected = "Clearly worse" if best.rejected else "Not better" if gate.gain <= 0 else "Not surely better"
+    assert gate.reason.startswith(f"{expected} than the base model")
 
 
 def test_a_model_at_its_ceiling_is_left_alone():
@@ -72,7 +54,8 @@ def test_seeds_repeat_a_fit_and_the_test_split_is_never_looked_at():
     blind = replace(embedded, qrels={split: embedded.qrels[split] for split in ("train", "dev")})
     first, again, other = fit(embedded, seed=3), fit(blind, seed=3), fit(embedded, seed=4)
     assert first.adopted and torch.equal(first.adapter.delta, again.adapter.delta)
-    assert first.verdict.candidates == again.verdict.candidates or np.isnan(first.verdict.candidates[0].gain_seen)
+    # As text, because a part without queries has no gain, and NaN is not NaN.
+    assert str(first.verdict.candidates) == str(again.verdict.candidates)
     assert not torch.equal(first.adapter.delta, other.adapter.delta)
 
 

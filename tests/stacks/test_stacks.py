@@ -44,7 +44,7 @@ def saved(tiny_model_path, tmp_path_factory):
     """A model whose adapter turns queries round."""
     base = SentenceTransformer(str(tiny_model_path), device="cpu")
     folder = tmp_path_factory.mktemp("saved") / "model"
-    return save_pretrained(QueryAdapter.from_matrix(torch.eye(32).flip(0)), base, folder)
+    return save_pretrained(base, QueryAdapter.from_matrix(torch.eye(32).flip(0)), folder)
 
 
 @pytest.fixture(params=STACKS)
