@@ -480,7 +480,7 @@ def place(runner: Runner) -> AbstractContextManager[str]:
 
 
 def saved_models(folder: Path, *, fitted: bool) -> dict[str, Model]:
-    """A tiny random model with and without prompts, and a real one whose adapter is fitted once and kept, or random."""
+    """A tiny random model with and without prompts, and a real one, whose adapter is fitted once, or random."""
     models = {}
     for name, prompts in (("tiny", {}), ("tiny-prompts", {"query": "query: ", "document": "document: "})):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -74,6 +74,13 @@ class AdapterTrainer:
             trainer = AdapterTrainer(model, args, train_dataset=RetrievalDataset.load("pairs.csv"))
             trainer.train()
             trainer.save_model("model-with-adapter")
+
+    Example:
+        >>> from st_adapter import AdapterTrainingArguments
+        >>> args = AdapterTrainingArguments(num_train_epochs=1, disable_tqdm=True)
+        >>> trainer = AdapterTrainer(model, args, embedded["train"], embedded["dev"])
+        >>> trainer.train().global_step
+        1
     """
 
     def __init__(

@@ -167,6 +167,11 @@ def find_leaks(
     Raises:
         ValueError: the embeddings do not fit the queries or are not finite, the threshold is out of range, or splits
             are still to be cut.
+
+    Example:
+        >>> report = check_leaks(dataset, embedded.query_embeddings, threshold=1.0)
+        >>> [(found.earlier, found.later) for found in report.between]
+        [('train', 'dev'), ('train', 'test'), ('dev', 'test')]
     """
     if dataset.uncut is not None:
         raise ValueError("The splits are still to be cut. Pass what cut_splits(dataset, query_embeddings) gives.")
@@ -202,6 +207,11 @@ def drop_leaks(dataset: RetrievalDataset, report: LeakReport) -> RetrievalDatase
 
     Raises:
         ValueError: a split would lose all of its queries.
+
+    Example:
+        >>> report = check_leaks(dataset, embedded.query_embeddings, threshold=1.0)
+        >>> drop_leaks(dataset, report).splits
+        ['train', 'dev', 'test']
     """
     leaking: dict[str, set[str]] = {}
     for found in report.between:

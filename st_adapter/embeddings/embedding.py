@@ -66,6 +66,11 @@ def embed(
     Raises:
         ValueError: the model is a cross-encoder or sparse, compares by Euclidean or Manhattan distance, has quantised
             weights, or gives a vector that is not finite; ``cache_dir`` cannot be made; a cached file cannot be read.
+
+    Example:
+        >>> embedded = embed(model, dataset, cache_dir="cache", show_progress_bar=False)
+        >>> embedded["test"].query_embeddings.shape[1]
+        32
     """
     texts = embed_texts(
         model,

@@ -63,6 +63,10 @@ def model_fingerprint(model: SentenceTransformer, tensors: Mapping[int, str] | N
 
     Raises:
         ValueError: its weights are quantised, and cannot be read.
+
+    Example:
+        >>> len(model_fingerprint(model))
+        64
     """
     _check_readable(model)
     return json_digest(_traits(model, tensor_digests(model) if tensors is None else tensors))

@@ -173,6 +173,11 @@ def learning_curve(
 
     Raises:
         ValueError: a split is missing or has no relevant pair, or sizes, draws or seed are out of range.
+
+    Example:
+        >>> curve = learning_curve(embedded, sizes=[6, 11], num_draws=1, method="closed-form")
+        >>> [point.num_queries for point in curve.points]
+        [6, 11]
     """
     check_seed_and_level(seed, _ALPHA)
     if num_draws < 1:

@@ -60,6 +60,11 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
 
             evaluator = GradedRetrievalEvaluator.from_dataset(dataset, "dev", embed(model, dataset), name="dev")
             model.evaluate(evaluator)["dev_cosine_ndcg@10"]
+
+    Example:
+        >>> evaluator = GradedRetrievalEvaluator.from_dataset(dataset, "test")
+        >>> 0 < evaluator(model)[evaluator.primary_metric] < 1
+        True
     """
 
     def __init__(

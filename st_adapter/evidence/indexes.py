@@ -80,6 +80,11 @@ def evaluate_indexes(
     Raises:
         ValueError: a name is unknown or does not fit the embeddings; or as ``evaluate``.
         ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
+
+    Example:
+        >>> found = evaluate_indexes(embedded["test"], adapter, ["exact", "truncate:16"])
+        >>> [result.index for result in found]
+        ['exact', 'truncate:16']
     """
     names = list(dict.fromkeys([EXACT, *(check_index(name) for name in indexes)]))
     sides = [split.query_embeddings, split.query_embeddings]

@@ -35,6 +35,10 @@ def mteb_task(
     Raises:
         ImportError: mteb is not installed.
         ValueError: there is no such split, or a relevance is no whole number.
+
+    Example:
+        >>> mteb_task(dataset, "test", name="Things").metadata.main_score
+        'ndcg_at_10'
     """
     try:
         from mteb.abstasks.retrieval import AbsTaskRetrieval

@@ -44,6 +44,10 @@ def write_trec(split: EmbeddedSplit, folder: str | Path, adapter: Adapter | None
     References:
         https://github.com/usnistgov/trec_eval: ``query_id Q0 corpus_id rank score tag``, and
         ``query_id 0 corpus_id relevance``.
+
+    Example:
+        >>> [path.name for path in write_trec(embedded["test"], "runs", adapter)]
+        ['qrels', 'base.run', 'adapted.run']
     """
     kept = torch.zeros(len(split.query_ids), dtype=torch.bool, device=split.query_embeddings.device)
     kept[split.qrels.query_index[split.qrels.relevance > 0]] = True

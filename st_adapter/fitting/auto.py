@@ -85,6 +85,11 @@ def fit(
 
     Raises:
         ValueError: a split is missing or has no relevant pair, or seed or alpha is out of range.
+
+    Example:
+        >>> result = fit(embedded, method="closed-form")
+        >>> result.adopted, result.verdict.gate.adopted
+        (False, False)
     """
     check_seed_and_level(seed, alpha)
     return fit_labelled(

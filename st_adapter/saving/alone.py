@@ -35,6 +35,11 @@ def save_adapter(
     Raises:
         ValueError: the folder holds something else, or a weight is NaN or infinite.
         OSError: the folder cannot be written; what was there before is untouched.
+
+    Example:
+        >>> folder = save_adapter(adapter, "adapter")
+        >>> QueryAdapter.from_pretrained(folder).kind
+        'linear'
     """
     target = Path(output_dir).resolve()
     if target.exists() and not _may_replace(target):

@@ -41,6 +41,11 @@ def attach(model: SentenceTransformer, adapter: QueryAdapter, *, allow_other_bas
     Raises:
         ValueError: the two do not fit: another base model, another dimension, an existing ``Router``, non-2-D
             embeddings, vectors that are not unit for a normalizing adapter, or an adapter with NaN weights.
+
+    Example:
+        >>> adapted = attach(model, adapter)
+        >>> (adapted.encode_document("a red car") == model.encode_document("a red car")).all()
+        np.True_
     """
     check_order(model, adapter)
     check_adapter_fits(model, adapter, allow_other_base=allow_other_base)
@@ -74,6 +79,11 @@ def detach(model: SentenceTransformer) -> tuple[SentenceTransformer, list[Module
 
     Raises:
         ValueError: the model has a ``Router`` of another making.
+
+    Example:
+        >>> base, modules = detach(attach(model, adapter))
+        >>> len(base), [type(module).__name__ for module in modules]
+        (3, ['Dense', 'Normalize'])
     """
     children = list(model.named_children())
     routers = [module for _, module in children if isinstance(module, Router)]

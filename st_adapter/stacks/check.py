@@ -116,6 +116,12 @@ def check_stack(
     Raises:
         ValueError: a function fails, whatever it is called with; fewer than two different texts; ``model`` is not made
             by this package.
+
+    Example:
+        >>> from st_adapter import attach
+        >>> adapted = attach(model, adapter)
+        >>> check_stack(adapted.encode_query, adapted.encode_document, adapted).ok
+        True
     """
     _check_arguments(model, embed_query, embed_documents)
     _check_several("query", queries)

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: an offline environment and tiny random models that stock Sentence Transformers saved."""
+"""Fixtures for all tests and docstrings' examples: an offline environment and tiny random models."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
@@ -36,6 +37,7 @@ from transformers import BertConfig, BertModel  # noqa: E402
 
 from hub_double.client import HubClient  # noqa: E402
 from hub_double.server import HubServer  # noqa: E402
+from st_adapter import EmbeddedDataset, QueryAdapter, RetrievalDataset, embed  # noqa: E402
 
 pytest.register_assert_rewrite("problems")
 # No test asserts a time; in CI the same examples are tried every time.
@@ -138,3 +140,26 @@ def hub_client(_hub_server: HubServer) -> Iterator[HubClient]:
     """A process, the same for all tests, in which the real client uses ``hub_server``; each run has an empty cache."""
     with HubClient(_hub_server.url) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def _example_data(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    things = [
+        f"{word} {thing}" for word in ("red", "blue", "old", "new") for thing in ("car", "house", "river", "book")
+    ]
+    pairs = {"query": [f"where is the {thing}" for thing in things], "document": [f"{thing}, here" for thing in things]}
+    dataset = RetrievalDataset.load(pd.DataFrame(pairs))
+    model = SentenceTransformer(str(tiny_model_path), device="cpu")
+    cache = tmp_path_factory.mktemp("cache")
+    embedded: EmbeddedDataset = embed(model, dataset, cache_dir=cache, show_progress_bar=False)
+    return {"dataset": dataset, "embedded": embedded}
+
+
+@pytest.fixture(autouse=True)
+def _names_of_examples(request: pytest.FixtureRequest) -> None:
+    """What the examples in docstrings start from, each in a folder of its own; docs/api/index.md says what it is."""
+    if isinstance(request.node, pytest.DoctestItem):
+        names = request.getfixturevalue("doctest_namespace")
+        names.update(request.getfixturevalue("_example_data"))
+        names.update(model=request.getfixturevalue("tiny_model"), adapter=QueryAdapter(32))
+        request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))
