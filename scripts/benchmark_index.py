@@ -23,18 +23,18 @@ from benchmark_quality import (
     SHARED_DATA,
     Material,
     add_arguments,
-    fraction,
     interval,
     rounded,
-    signed,
     start_results,
     write_results,
 )
 
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.evaluation.statistics import bootstrap_interval
-from st_adapter.evidence.indexes import EXACT, check_index, evaluate_indexes
+from st_adapter.evidence.index_evaluation import evaluate_indexes
+from st_adapter.evidence.indexes import EXACT, check_index
 from st_adapter.fitting.auto import fit
+from st_adapter.words import fraction, signed
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_index.json"
 DEFAULT_DATA = ("scifact", "feedbackqa")

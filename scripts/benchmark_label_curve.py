@@ -24,10 +24,8 @@ from benchmark_quality import (
     Material,
     add_arguments,
     compare,
-    fraction,
     ours,
     rounded,
-    signed,
     start_results,
     summary,
     write_results,
@@ -38,6 +36,7 @@ from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evidence.curve import draw_labels
+from st_adapter.words import fraction, signed
 
 OUTPUT = ROOT / "scripts" / "results" / "label_curve.json"
 DEFAULT_DATA = ("scifact", "feedbackqa")

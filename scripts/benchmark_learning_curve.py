@@ -12,9 +12,10 @@ import argparse
 import os
 import time
 
-from benchmark_quality import ROOT, SHARED_DATA, Material, add_arguments, fraction, signed, start_results, write_results
+from benchmark_quality import ROOT, SHARED_DATA, Material, add_arguments, start_results, write_results
 
 from st_adapter import learning_curve
+from st_adapter.words import fraction, signed
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_learning_curve.json"
 SCRIPT = "benchmark_learning_curve.py"

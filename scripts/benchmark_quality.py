@@ -44,6 +44,7 @@ from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.hits import adapt
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.fitting.auto import fit
+from st_adapter.words import fraction, signed
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -516,17 +517,6 @@ def part_gain(part: Mapping[str, Any] | None) -> str:
 
 def interval(bounds: Sequence[float]) -> str:
     return f"[{', '.join(signed(bound) for bound in bounds)}]"
-
-
-def fraction(value: float) -> str:
-    """Three decimals without the leading zero, as tables of metrics have them."""
-    text = f"{value:.3f}"
-    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
-
-
-def signed(value: float) -> str:
-    text = fraction(value).replace("-", "−")
-    return text if text in (".000", "−.000") else text if value < 0 else f"+{text}"
 
 
 if __name__ == "__main__":

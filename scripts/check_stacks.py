@@ -45,7 +45,7 @@ from st_adapter import QueryAdapter, embed, fit, save_pretrained
 from st_adapter.demo import demo_model_path, standard_library_dataset
 from st_adapter.evaluation import run_metrics
 from st_adapter.saving import export_onnx
-from st_adapter.saving.saved import copy_as
+from st_adapter.saving.folder import copy_as
 from st_adapter.stacks.check import DOCUMENTS, QUERIES, check_stack
 
 Vectors = NDArray[np.float32]

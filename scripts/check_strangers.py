@@ -39,8 +39,8 @@ from st_adapter.evidence import write_report
 from st_adapter.evidence.curve import learning_curve
 from st_adapter.evidence.output_folder import CURVE_FILE
 from st_adapter.evidence.results import CurveResults, described
+from st_adapter.saving.folder import CONFIG_FILE_NAME, read_saved
 from st_adapter.saving.record import installed_versions
-from st_adapter.saving.saved import CONFIG_FILE_NAME, read_saved
 from st_adapter.storage.paths import file_sha256
 
 sys.path.insert(0, str(ROOT / "tests"))

@@ -31,8 +31,8 @@ from transformers import BertConfig, BertModel
 
 from st_adapter import QueryAdapter, save_pretrained
 from st_adapter.adapter import Kind
+from st_adapter.saving.folder import copy_as
 from st_adapter.saving.record import installed_versions
-from st_adapter.saving.saved import copy_as
 
 OUTPUT = ROOT / "scripts" / "results" / "check_versions.json"
 # Release -> what pip is asked for; transformers 5 came after the earlier ones.

@@ -35,8 +35,8 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, attach, from_pretrained, save_adapter, save_pretrained
 from st_adapter.saving import TrainingRecord
+from st_adapter.saving.folder import CONFIG_FILE_NAME
 from st_adapter.saving.record import installed_versions
-from st_adapter.saving.saved import CONFIG_FILE_NAME
 from st_adapter.storage.paths import file_sha256
 
 OUTPUT = ROOT / "scripts" / "results" / "fuzz_repository.json"

@@ -25,8 +25,8 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, from_pretrained, save_pretrained
 from st_adapter.saving import TrainingRecord
+from st_adapter.saving.folder import read_saved
 from st_adapter.saving.record import installed_versions
-from st_adapter.saving.saved import read_saved
 
 OUTPUT = ROOT / "scripts" / "results" / "kill_saving.json"
 LONGEST = 3.0  # seconds, some ten times what one save takes

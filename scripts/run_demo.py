@@ -7,7 +7,6 @@ Writes scripts/results/demo.json, whose output the README shows, and docs/images
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -20,6 +19,10 @@ from typing import Any
 
 from benchmark_quality import ROOT, git_commit, write_results
 
+from st_adapter.evidence.output_folder import REPORT_PICTURE, RESULTS_FILE
+from st_adapter.evidence.results import Results
+from st_adapter.storage.records import plain
+
 OUTPUT = ROOT / "scripts" / "results" / "demo.json"
 PICTURE = ROOT / "docs" / "images" / "demo_report.png"
 WIDTH = 100
@@ -29,14 +32,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         first = run(Path(folder))
         second = run(Path(folder))
-        results = json.loads((Path(folder) / "demo" / "results.json").read_text(encoding="utf-8"))
+        results = Results.read(Path(folder) / "demo" / RESULTS_FILE)
         PICTURE.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(folder) / "demo" / "report.png", PICTURE)
-    for key in ("per_query", "base_model"):
-        results.pop(key, None)
-    for split in ("dev", "test"):
-        for key in ("per_query", "examples"):
-            results[split].pop(key)
+        shutil.copyfile(Path(folder) / "demo" / REPORT_PICTURE, PICTURE)
     write_results(
         OUTPUT,
         {
@@ -44,7 +42,12 @@ def main() -> None:
             "git_commit": git_commit(),
             "wall_seconds": {"first run": first[0], "second run": second[0]},
             "output": second[1],
-            "results": results,
+            "adopted": results.adopted,
+            "selection": plain(results.selection),
+            "comparisons": plain({name: split.comparisons for name, split in results.splits.items()}),
+            "seconds": results.seconds,
+            "device": results.device,
+            "versions": results.versions,
         },
     )
     print("\n".join(second[1]))

@@ -18,7 +18,9 @@ import benchmark_quality
 import check_versions
 import measure_house
 import readme_example
-from benchmark_quality import ROOT, fraction, interval, signed
+from benchmark_quality import ROOT, interval
+
+from st_adapter.words import fraction, signed
 
 RESULTS = ROOT / "scripts" / "results"
 END = "\n<!-- end -->"

@@ -107,7 +107,7 @@ class Result:
         if self.adapter is not None and split is not None:
             compared = self.evaluations[split].compare(HEADLINE_METRIC)
             measured = (
-                f"On the {compared.num_queries:,} queries of {split}: {signed(compared.difference)} "
+                f"On the {compared.num_queries:,} queries of {split}: {signed(compared.difference, minus='-')} "
                 f"{metric_name(HEADLINE_METRIC)}, {fraction(compared.base)} with the base model."
             )
         return RunVerdict(self.adapter is not None, self.results.selection.gate.reason, measured)

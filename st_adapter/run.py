@@ -13,8 +13,7 @@ from sentence_transformers import SentenceTransformer
 from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method, Precision
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import LeakReport, find_leaks
-from st_adapter.data.leaks import drop_leaks as without_leaks
+from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.embedding import embed_texts, judged_by
@@ -45,6 +44,10 @@ class RunOptions:
     """What few runs need.
 
     Attributes:
+        drop_leaks: whether to take queries out of train and dev that a later split has too, as text or paraphrase; see
+            the function ``drop_leaks``. They are counted in any case.
+        paraphrase_threshold: cosine from which two queries count as paraphrases; see ``find_leaks``. Where the splits
+            were cut by document, paraphrases stay on one side as well; see ``cut_splits``.
         resume_from_checkpoint: go on with a ``gradient`` run that was cut off, from its newest checkpoint.
         save_base: whether to save the base model to ``output_dir`` if it is kept.
         onnx: whether to save the model to ``output_dir`` as ONNX too.
@@ -54,6 +57,8 @@ class RunOptions:
         script: the script that makes the model, for the model card.
     """
 
+    drop_leaks: bool = False
+    paraphrase_threshold: float = PARAPHRASE_THRESHOLD
     resume_from_checkpoint: bool = False
     save_base: bool = True
     onnx: bool = False
@@ -70,9 +75,9 @@ class _Settings:
     seed: int
     alpha: float
     args: AdapterTrainingArguments | None
-    drop_leaks: bool
-    paraphrase_threshold: float
     output_dir: Path | None
+    cache_dir: str | os.PathLike[str] | None
+    batch_size: int
     precision: Precision
     show_progress_bar: bool
     options: RunOptions
@@ -105,8 +110,6 @@ def train(
     seed: int = 0,
     alpha: float = 0.05,
     args: AdapterTrainingArguments | None = None,
-    drop_leaks: bool = False,
-    paraphrase_threshold: float = PARAPHRASE_THRESHOLD,
     output_dir: str | Path | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     batch_size: int = 32,
@@ -114,91 +117,72 @@ def train(
     show_progress_bar: bool = True,
     options: RunOptions | None = None,
 ) -> Result:
-    """Embed, fit, test and evaluate: an adapter for the queries of a model, if held-out queries say that it is better.
+    """Embed, fit, test and evaluate: an adapter for a model's queries, if held-out queries say that it is better.
 
-    If they do not, the base model is kept, with nothing added. The test split, if there is one, is evaluated and used
-    for nothing else.
+    Else the base model is kept. The test split, if there is one, is evaluated and used for nothing else.
 
     Args:
-        model: base model, on the device to work on; or its Hub id or folder.
-        dataset: a ``RetrievalDataset`` with the splits ``train`` and ``dev``, or anything that
-            ``RetrievalDataset.load`` takes, cut by ``seed`` where it comes without splits.
-        method: ``auto`` and ``closed-form``: see ``fit``; ``gradient`` is one run of ``AdapterTrainer`` with ``args``.
-        seed: of the whole run.
+        model: base model on the device to work on, or its Hub id or folder.
+        dataset: with the splits ``train`` and ``dev``, or whatever ``RetrievalDataset.load`` takes.
+        method: ``auto``, ``closed-form``: see ``fit``; ``gradient``: one run of ``AdapterTrainer`` with ``args``.
+        seed: of the whole run, and of the splits of data that come without.
         alpha: level of the test that an adapter has to pass, 0 < alpha < 1.
-        args: settings of method ``gradient``; the other methods take none. ``seed`` of this function counts, and its
-            ``output_dir`` if there is one, not theirs.
-        drop_leaks: whether to take queries out of train and dev that a later split has too, as text or paraphrase;
-            see ``drop_leaks``. They are counted in any case.
-        paraphrase_threshold: cosine from which two queries count as paraphrases; see ``find_leaks``. Where the splits
-            were cut by document, paraphrases stay on one side as well; see ``cut_splits``.
-        output_dir: a new or empty folder, or one of an earlier run, to write ``model/`` and ``results.json`` to; what
-            lies there is replaced only once the new model is complete. Nothing is written if None.
+        args: settings of method ``gradient``, but for ``seed`` and what is given here.
+        output_dir: folder for ``model/`` and ``results.json``: new, empty or of an earlier run; nowhere if None.
         cache_dir: where embeddings are cached; see ``embed``.
         batch_size: texts per forward pass of the base model.
         precision: of the base model's forward pass; see ``embed``.
         show_progress_bar: bars for embedding and fitting.
         options: what few runs need.
 
-    Returns:
-        The model, the evidence, and the ways to keep both.
-
     Raises:
-        ValueError: the output folder holds something else or cannot be written to, or model, data and settings do not
-            fit together; all before anything is embedded.
+        ValueError: model, data, settings and folder do not fit together; all before anything is embedded.
 
     Example:
-        .. code-block:: python
-
-            result = st_adapter.train("sentence-transformers/all-MiniLM-L6-v2", "pairs.csv")
-            print(result)
-            result.save_pretrained("model-with-adapter")
+        >>> result = train(model, dataset, method="closed-form", cache_dir="cache", show_progress_bar=False)
+        >>> result.verdict.adopted, result.adapter
+        (False, None)
+        >>> result.save_pretrained("saved").name
+        'saved'
     """
+    folder, options = None if output_dir is None else Path(output_dir), options or RunOptions()
     settings = _Settings(
-        method=method,
-        seed=seed,
-        alpha=alpha,
-        args=args,
-        drop_leaks=drop_leaks,
-        paraphrase_threshold=paraphrase_threshold,
-        output_dir=None if output_dir is None else Path(output_dir),
-        precision=precision,
-        show_progress_bar=show_progress_bar,
-        options=options or RunOptions(),
+        method, seed, alpha, args, folder, cache_dir, batch_size, precision, show_progress_bar, options
     )
     _check_settings(settings)
     base = _opened(model)
     dataset = dataset if isinstance(dataset, RetrievalDataset) else RetrievalDataset.load(dataset, seed=seed)
     _check_fit_together(base, dataset, settings)
-    clock = Clock()
+    return _run(base, dataset, settings)
+
+
+def _run(base: SentenceTransformer, dataset: RetrievalDataset, settings: _Settings) -> Result:
+    clock, options = Clock(), settings.options
     with clock("embedding"):
         embedded = embed_texts(
             base,
             dataset,
-            cache_dir=cache_dir,
-            batch_size=batch_size,
-            precision=precision,
-            show_progress_bar=show_progress_bar,
+            cache_dir=settings.cache_dir,
+            batch_size=settings.batch_size,
+            precision=settings.precision,
+            show_progress_bar=settings.show_progress_bar,
         )
     with clock("checking"):
-        data = _checked_data(dataset, embedded, settings)
+        data = _checked_data(dataset, embedded, options)
     with clock("fitting"):
         fitted = _fitted(base, data.embedded, settings)
     with clock("evaluating"):
         evaluations = _evaluations(data, fitted)
         results = _results(str(base.device), data, fitted, evaluations, settings)
+    similarity, threshold = data.embedded.similarity, options.paraphrase_threshold
+    record = record_of(results, data.texts, similarity, threshold, options.script)
     result = Result(
         model=base if fitted.adapter is None else attach(base, fitted.adapter),
         adapter=fitted.adapter,
         results=results,
         evaluations=evaluations,
         leaks=data.leaks,
-        origin=Origin(
-            base,
-            settings.options.base_model,
-            record_of(results, data.texts, data.embedded.similarity, paraphrase_threshold, settings.options.script),
-            check_texts_of(data.texts),
-        ),
+        origin=Origin(base, options.base_model, record, check_texts_of(data.texts)),
     )
     return _finished(result, settings, clock)
 
@@ -243,13 +227,13 @@ def _check_fit_together(model: SentenceTransformer, dataset: RetrievalDataset, s
         check_exportable(model)
 
 
-def _checked_data(dataset: RetrievalDataset, embedded: EmbeddedDataset, settings: _Settings) -> _Data:
+def _checked_data(dataset: RetrievalDataset, embedded: EmbeddedDataset, options: RunOptions) -> _Data:
     """Cut and count with what the embeddings show."""
-    threshold = settings.paraphrase_threshold
+    threshold = options.paraphrase_threshold
     dataset = cut_splits(dataset, embedded.query_embeddings, threshold=threshold)
     leaks = find_leaks(dataset, embedded.query_embeddings, threshold=threshold)
-    if settings.drop_leaks:
-        dataset = without_leaks(dataset, leaks)
+    if options.drop_leaks:
+        dataset = drop_leaks(dataset, leaks)
         leaks = find_leaks(dataset, embedded.query_embeddings, threshold=threshold)
     return _Data(dataset, judged_by(embedded, dataset), leaks)
 

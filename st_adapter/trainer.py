@@ -3,45 +3,36 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from datasets import Dataset, DatasetDict
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, get_scheduler
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback, ExportableState, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
-from st_adapter.embeddings.embedding import embed
-from st_adapter.embeddings.probe_texts import check_texts_of
-from st_adapter.errors import InputError
+from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.fitting.arguments import AdapterTrainingArguments
+from st_adapter.fitting.checkpoint import checksums, read_checkpoint, write_checkpoint
 from st_adapter.fitting.gradient import GradientFit
+from st_adapter.fitting.training_data import EvalDataset, TrainDataset, training_data
 from st_adapter.saving.attach import check_base
 from st_adapter.saving.push import push_to_hub
 from st_adapter.saving.record import TrainingRecord, installed_versions
 from st_adapter.saving.save import save_pretrained
-from st_adapter.storage.writing import check_writable, folder_written_whole
+from st_adapter.storage.writing import check_writable
 
-_CHECKPOINT = "checkpoint-"
-
-TrainDataset: TypeAlias = RetrievalDataset | EmbeddedDataset | EmbeddedSplit | Dataset
-EvalDataset: TypeAlias = EmbeddedSplit | Dataset
+# The name of the run in a checkpoint; version 0.1 could have several.
+_FIT = "fit0."
 
 
 class AdapterTrainer:
@@ -69,13 +60,6 @@ class AdapterTrainer:
         ValueError: there is nothing to train or to evaluate on, or model, data and adapter do not fit together.
 
     Example:
-        .. code-block:: python
-
-            trainer = AdapterTrainer(model, args, train_dataset=RetrievalDataset.load("pairs.csv"))
-            trainer.train()
-            trainer.save_model("model-with-adapter")
-
-    Example:
         >>> from st_adapter import AdapterTrainingArguments
         >>> args = AdapterTrainingArguments(num_train_epochs=1, disable_tqdm=True)
         >>> trainer = AdapterTrainer(model, args, embedded["train"], embedded["dev"])
@@ -98,16 +82,9 @@ class AdapterTrainer:
         self.args = args = args if args is not None else AdapterTrainingArguments()
         if args.save_strategy != "no":
             check_writable(Path(args.output_dir), "output_dir")
-        train_dataset, eval_dataset = _loaded(train_dataset, eval_dataset)
-        # Vectors alone leave nothing to compare a saved model on but fixed texts.
-        self._check_texts = check_texts_of(train_dataset) if isinstance(train_dataset, RetrievalDataset) else None
-        self.train_dataset, self.eval_dataset = _splits(model, train_dataset, eval_dataset)
-        # One run per seed, side by side; the average of linear maps is a linear map.
-        self._fits = [
-            GradientFit(self.train_dataset, replace(args, seed=args.seed + number), copy.deepcopy(adapter))
-            for number in range(args.num_seeds)
-        ]
-        self.adapter = copy.deepcopy(self._fits[0].averaged)
+        self.train_dataset, self.eval_dataset, self._check_texts = training_data(model, train_dataset, eval_dataset)
+        self._fit = GradientFit(self.train_dataset, args, copy.deepcopy(adapter))
+        self.adapter = copy.deepcopy(self._fit.averaged)
         self.state = TrainerState()
         self.control = TrainerControl()
         self._best: dict[str, Tensor] = {}
@@ -115,9 +92,9 @@ class AdapterTrainer:
         stopping = EarlyStoppingCallback(args.early_stopping_patience)
         self.callback_handler = CallbackHandler(
             [DefaultFlowCallback(), *progress, stopping, *(callbacks or [])],
-            self._fits[0].adapter,
+            self._fit.adapter,
             None,
-            self._fits[0].optimizer,
+            self._fit.optimizer,
             None,
         )
         self.control = self.callback_handler.on_init_end(args, self.state, self.control)
@@ -142,47 +119,18 @@ class AdapterTrainer:
         """
         args = self.args
         start = time.perf_counter()
-        before = _checksum(MemoryCorpus.of(self.train_dataset.corpus).embeddings)
-        steps_per_epoch = self._fits[0].sampler.steps_per_epoch
-        max_steps = steps_per_epoch * args.num_train_epochs
-        self._schedulers = [
-            get_scheduler(args.lr_scheduler_type, fit.optimizer, round(args.warmup_ratio * max_steps), max_steps)
-            for fit in self._fits
-        ]
-        self.callback_handler.lr_scheduler = self._schedulers[0]
-        self.state = TrainerState(
-            max_steps=max_steps,
-            num_train_epochs=args.num_train_epochs,
-            logging_steps=args.logging_steps,
-            eval_steps=args.eval_steps,
-            save_steps=args.save_steps,
-            train_batch_size=args.per_device_train_batch_size,
-        )
-        self._total_loss = torch.zeros((), device=self._fits[0].sampler.device)
-        self._logged_loss, self._logged_step = 0.0, 0
+        documents = MemoryCorpus.of(self.train_dataset.corpus).embeddings
+        before = checksums(documents)
+        self._start(self._fit.sampler.steps_per_epoch * args.num_train_epochs)
         if resume_from_checkpoint:
             self._load_checkpoint(resume_from_checkpoint)
         self.control = self.callback_handler.on_train_begin(args, self.state, self.control)
         if not resume_from_checkpoint:
             self._evaluate_step(adapted=False)
-
-        while self.state.global_step < max_steps and not self.control.should_training_stop:
-            if self.state.global_step % steps_per_epoch == 0:
-                self.control = self.callback_handler.on_epoch_begin(args, self.state, self.control)
-            self.control = self.callback_handler.on_step_begin(args, self.state, self.control)
-            for fit, scheduler in zip(self._fits, self._schedulers, strict=True):
-                self._total_loss += fit.step() / len(self._fits)
-                scheduler.step()
-            self.state.global_step += 1
-            self.state.epoch = self.state.global_step / steps_per_epoch
-            self.control = self.callback_handler.on_step_end(args, self.state, self.control)
-            self._log_evaluate_save()
-            if self.state.global_step % steps_per_epoch == 0:
-                self.control = self.callback_handler.on_epoch_end(args, self.state, self.control)
-                self._log_evaluate_save()
-
+        while self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
+            self._step()
         self._restore_best()
-        if _checksum(MemoryCorpus.of(self.train_dataset.corpus).embeddings) != before:
+        if not torch.equal(checksums(documents), before):
             raise RuntimeError("The document embeddings changed while training. A callback must have written to them.")
         seconds = time.perf_counter() - start
         metrics = {
@@ -194,6 +142,35 @@ class AdapterTrainer:
         self._log(metrics)
         self.control = self.callback_handler.on_train_end(args, self.state, self.control)
         return TrainOutput(self.state.global_step, metrics["train_loss"], metrics)
+
+    def _start(self, max_steps: int) -> None:
+        """Go back to before the first step, but for the adapter."""
+        args = self.args
+        self.state = TrainerState(
+            max_steps=max_steps,
+            num_train_epochs=args.num_train_epochs,
+            logging_steps=args.logging_steps,
+            eval_steps=args.eval_steps,
+            save_steps=args.save_steps,
+            train_batch_size=args.per_device_train_batch_size,
+        )
+        self._total_loss = torch.zeros((), device=self._fit.sampler.device)
+        self._logged_loss, self._logged_step = 0.0, 0
+
+    def _step(self) -> None:
+        """One step, with the callbacks around it."""
+        args, steps_per_epoch = self.args, self._fit.sampler.steps_per_epoch
+        if self.state.global_step % steps_per_epoch == 0:
+            self.control = self.callback_handler.on_epoch_begin(args, self.state, self.control)
+        self.control = self.callback_handler.on_step_begin(args, self.state, self.control)
+        self._total_loss += self._fit.step()
+        self.state.global_step += 1
+        self.state.epoch = self.state.global_step / steps_per_epoch
+        self.control = self.callback_handler.on_step_end(args, self.state, self.control)
+        self._log_evaluate_save()
+        if self.state.global_step % steps_per_epoch == 0:
+            self.control = self.callback_handler.on_epoch_end(args, self.state, self.control)
+            self._log_evaluate_save()
 
     @property
     def best_adapter(self) -> QueryAdapter | None:
@@ -249,8 +226,7 @@ class AdapterTrainer:
         if self.control.should_log:
             loss = self._finite_loss()
             steps = max(1, self.state.global_step - self._logged_step)
-            rate = self._schedulers[0].get_last_lr()[0]
-            self._log({"loss": (loss - self._logged_loss) / steps, "learning_rate": rate})
+            self._log({"loss": (loss - self._logged_loss) / steps, "learning_rate": self.args.learning_rate})
             self._logged_loss, self._logged_step = loss, self.state.global_step
         if self.control.should_evaluate:
             self._finite_loss()
@@ -268,7 +244,7 @@ class AdapterTrainer:
         """Measure the current step (or, before the first, the base model) and keep it if it is the best so far."""
         result = self._of_base
         if adapted:
-            self._average_fits()
+            self.adapter.load_state_dict(self._fit.averaged.state_dict())
             result = evaluate(self.eval_dataset, self.adapter, ks=(10,), base=self._of_base)
         metrics = {f"eval_{name}": value for name, value in result.adapted_means.items()}
         self._log(metrics)
@@ -281,12 +257,6 @@ class AdapterTrainer:
             if not adapted:
                 kept.set_matrix(torch.eye(kept.input_dimension))
             self._best = kept.state_dict()
-
-    def _average_fits(self) -> None:
-        with torch.no_grad():
-            for name, parameter in self.adapter.named_parameters():
-                values = [fit.averaged.get_parameter(name) for fit in self._fits]
-                parameter.copy_(torch.stack(values).mean(dim=0) if len(values) > 1 else values[0])
 
     def _restore_best(self) -> None:
         self.adapter.load_state_dict(self._best)
@@ -308,62 +278,30 @@ class AdapterTrainer:
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs=logs)
 
     def _save_checkpoint(self) -> None:
-        """Write ``checkpoint-<step>``, whole or not at all: adapters, optimizers, samplers and the loop's place."""
         tensors = {f"best.{name}": value for name, value in self._best.items()}
+        tensors |= {f"{_FIT}{name}": value for name, value in self._fit.state_dict().items()}
         tensors["data"] = self._data_checksums()
         tensors["loss"] = torch.tensor(
             [float(self._total_loss), self._logged_loss, self._logged_step], dtype=torch.float64
         )
-        for number, fit in enumerate(self._fits):
-            tensors |= {f"fit{number}.{name}": value for name, value in fit.state_dict().items()}
         callbacks = [c for c in self.callback_handler.callbacks if isinstance(c, ExportableState)]
         self.state.stateful_callbacks = {type(callback).__name__: callback.state() for callback in callbacks}
-        with folder_written_whole(Path(self.args.output_dir) / f"{_CHECKPOINT}{self.state.global_step}") as folder:
-            save_file({k: v.contiguous().clone() for k, v in tensors.items()}, folder / "training_state.safetensors")
-            self.state.save_to_json(str(folder / "trainer_state.json"))
-            (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+        write_checkpoint(self.args, self.state, tensors)
 
     def _data_checksums(self) -> Tensor:
         train, dev = self.train_dataset, self.eval_dataset
-        corpus = MemoryCorpus.of(train.corpus).embeddings
-        parts = [corpus, train.query_embeddings, dev.query_embeddings, *train.qrels, *dev.qrels]
-        return torch.tensor([_checksum(part) for part in parts])
+        documents = MemoryCorpus.of(train.corpus).embeddings
+        return checksums(documents, train.query_embeddings, dev.query_embeddings, *train.qrels, *dev.qrels)
 
     def _load_checkpoint(self, checkpoint: str | Path | bool) -> None:
-        folder = _newest_checkpoint(Path(self.args.output_dir)) if checkpoint is True else Path(str(checkpoint))
-        try:
-            tensors = load_file(folder / "training_state.safetensors")
-            state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
-            args = json.loads((folder / "training_args.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError, SafetensorError) as error:
-            raise ValueError(
-                f"{folder} is no readable checkpoint ({error}). Name a checkpoint-<step> folder."
-            ) from error
-        if not torch.equal(tensors["data"], self._data_checksums()):
-            raise ValueError(
-                f"The checkpoint {folder} was written with other data. Resume with the data it was trained on."
-            )
-        passing = ("output_dir", "disable_tqdm", "num_train_epochs", "torch_compile")
-        changed = {k for k, v in self.args.to_dict().items() if args.get(k) != v and k not in passing}
-        if changed:
-            raise ValueError(
-                f"The checkpoint {folder} was written with other settings: {', '.join(sorted(changed))}. "
-                "Resume with the settings it was written with."
-            )
+        tensors, state = read_checkpoint(checkpoint, self.args, self._data_checksums())
         state.max_steps, state.num_train_epochs = self.state.max_steps, self.state.num_train_epochs
         self.state = state
         self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+        self._fit.load_state_dict({k.removeprefix(_FIT): v for k, v in tensors.items() if k.startswith(_FIT)})
         total, self._logged_loss, logged_step = tensors["loss"].tolist()
         self._total_loss.fill_(total)
         self._logged_step = int(logged_step)
-        for number, (fit, scheduler) in enumerate(zip(self._fits, self._schedulers, strict=True)):
-            prefix = f"fit{number}."
-            fit.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-            scheduler.last_epoch = state.global_step
-            for group, rate, at in zip(
-                fit.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-            ):
-                group["lr"] = rate * at(state.global_step)
         for callback in self.callback_handler.callbacks:
             saved = state.stateful_callbacks.get(type(callback).__name__)
             if saved is not None:
@@ -376,49 +314,3 @@ class _Progress(ProgressCallback):  # type: ignore[misc]  # transformers is not 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
         if self.training_bar is not None and state.best_metric is not None:
             self.training_bar.set_postfix({"best dev nDCG@10": f"{state.best_metric:.4f}"}, refresh=False)
-
-
-def _loaded(train: TrainDataset | None, dev: EvalDataset | None) -> tuple[TrainDataset | None, EvalDataset | None]:
-    """Pairs as one retrieval data set; all else as it came."""
-    if isinstance(train, Dataset) and isinstance(dev, Dataset):
-        return RetrievalDataset.load(DatasetDict(train=train, dev=dev)), None
-    if isinstance(train, Dataset) and dev is None:
-        # A test split would be set aside for nothing: the trainer looks at train and dev alone.
-        return RetrievalDataset.load(train, cut_into=("train", "dev")), None
-    return train, dev
-
-
-def _splits(
-    model: SentenceTransformer, train: TrainDataset | None, dev: EvalDataset | None
-) -> tuple[EmbeddedSplit, EmbeddedSplit]:
-    """The embedded train and dev split of whatever was given."""
-    if isinstance(train, RetrievalDataset):
-        train = embed(model, train)
-    if isinstance(train, EmbeddedDataset) and dev is None:
-        train = train.in_memory()
-        return train["train"], train["dev"]
-    if isinstance(train, EmbeddedSplit) and isinstance(dev, EmbeddedSplit):
-        if train.corpus is not dev.corpus and list(train.corpus.ids) != list(dev.corpus.ids):
-            raise ValueError("train_dataset and eval_dataset search different corpora. Embed both as one data set.")
-        return train.in_memory(), dev
-    raise ValueError(
-        f"train_dataset is {type(train).__name__} and eval_dataset is {type(dev).__name__}. Pass a whole data set with "
-        "the splits 'train' and 'dev' as train_dataset, or two embedded splits, or two datasets.Dataset of pairs."
-    )
-
-
-def _newest_checkpoint(folder: Path) -> Path:
-    checkpoints = [path for path in folder.glob(f"{_CHECKPOINT}*") if path.name.removeprefix(_CHECKPOINT).isdigit()]
-    if not checkpoints:
-        raise InputError(
-            f"There is no checkpoint in {folder}.",
-            python="Train with save_strategy='epoch' to have some.",
-            flags="Train with --save-strategy epoch to have some.",
-        )
-    return max(checkpoints, key=lambda path: int(path.name.removeprefix(_CHECKPOINT)))
-
-
-def _checksum(values: Tensor) -> int:
-    words = values.contiguous().view(torch.int32).flatten().long()
-    # Positions count, so that the same numbers in another order are noticed.
-    return int((words * (torch.arange(len(words), device=words.device) % 1009 + 1)).sum())

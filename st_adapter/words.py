@@ -58,12 +58,12 @@ def fraction(value: float, decimals: int = 3) -> str:
     return text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
 
 
-def signed(value: float, decimals: int = 3, minus: str = "-") -> str:
+def signed(value: float, decimals: int = 3, minus: str = "−") -> str:
     """A difference of fractions with its sign, as far as rounding leaves one.
 
     Example:
         >>> signed(0.5), signed(-0.25), signed(-0.0002)
-        ('+.500', '-.250', '.000')
+        ('+.500', '−.250', '.000')
     """
     text = fraction(value, decimals)
     return f"+{text}" if float(text) > 0 else text.replace("-", minus)

@@ -116,12 +116,13 @@ def rotated_problem(seed=0, num_queries=240, num_documents=160, noise=0.05):
     return dataset_of(torch.nn.functional.normalize(queries), documents, judgements)
 
 
-def random_split(seed, num_queries=6, num_documents=15, dim=8):
-    """Random unit vectors, graded judgements in no order, and repeated documents so that ties occur."""
+def random_split(seed, num_queries=6, num_documents=15, dim=8, repeated=True):
+    """Random unit vectors, graded judgements in no order, and a repeated document so that ties occur."""
     generator = torch.Generator().manual_seed(seed)
     queries = torch.nn.functional.normalize(torch.randn(num_queries, dim, generator=generator))
     documents = torch.nn.functional.normalize(torch.randn(num_documents, dim, generator=generator))
-    documents[num_documents // 2] = documents[0]
+    if repeated:
+        documents[num_documents // 2] = documents[0]
     judged = torch.rand(num_queries, num_documents, generator=generator) < 0.4
     judged[torch.arange(num_queries), torch.arange(num_queries) % num_documents] = True
     pairs = judged.nonzero()[torch.randperm(int(judged.sum()), generator=generator)]

@@ -14,7 +14,7 @@ from st_adapter import QueryAdapter, attach, save_pretrained
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.embedding import embed
 from st_adapter.evaluation.evaluation import evaluate
-from st_adapter.fitting import auto
+from st_adapter.fitting import portfolio
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import fit
 from st_adapter.fitting.gradient import GradientFit
@@ -58,19 +58,18 @@ def test_the_problem_is_another_one_by_cosine():
 
 @pytest.mark.parametrize("method", ["auto", "closed-form"])
 def test_a_fit(method, monkeypatch):
-    monkeypatch.setattr(auto, "_CHECKPOINTS", (10, 30))
+    monkeypatch.setattr(portfolio, "_CHECKPOINTS", (10, 30))
     embedded = dot_problem()
     result = fit(embedded, method=method)
     assert result.adopted
     assert_better_by_dot_product(result.adapter, embedded["test"])
 
 
-@pytest.mark.parametrize("negatives", ["corpus", "hard"])
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_the_trainer(kind, negatives):
+def test_the_trainer(kind):
     embedded = dot_problem()
     args = AdapterTrainingArguments(
-        kind=kind, negatives=negatives, start="identity", learning_rate=0.02, num_train_epochs=30, disable_tqdm=True
+        kind=kind, start="identity", learning_rate=0.02, num_train_epochs=30, disable_tqdm=True
     )
     trainer = AdapterTrainer(None, args, train_dataset=embedded)
     trainer.train()
@@ -105,7 +104,7 @@ def dataset():
         table(id=ids, text=(f"where is the {word}" for word in words)),
         table(id=ids, text=documents),
         {
-            split: table(query_id=ids[first::2], corpus_id=ids[first::2], score=[1.0] * 8)
+            split: table(query_id=ids[first::2], corpus_id=ids[first::2], relevance=[1.0] * 8)
             for first, split in enumerate(("train", "dev"))
         },
     )
@@ -121,7 +120,7 @@ def measured_by_sentence_transformers(model, dataset):
 def test_the_trainer_measures_as_sentence_transformers_does(dot_model, dataset, tmp_path):
     embedded = embed(dot_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
     assert embedded.similarity == "dot" and not embedded.normalized
-    args = AdapterTrainingArguments(num_train_epochs=3, disable_tqdm=True)
+    args = AdapterTrainingArguments(start="identity", num_train_epochs=3, disable_tqdm=True)
     trainer = AdapterTrainer(dot_model, args, train_dataset=embedded)
     base = measured_by_sentence_transformers(dot_model, dataset)
     assert trainer.evaluate()["eval_ndcg@10"] == pytest.approx(base, abs=1e-6)

@@ -131,15 +131,11 @@ def test_the_corpus_as_it_lies_does_not_change_the_closed_form(change, seed, rid
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("loss", ["softmax", "pairwise"])
-@pytest.mark.parametrize("negatives", ["corpus", "positives"])
 @fewer
 @given(seed=seeds)
-def test_the_corpus_as_it_lies_does_not_change_training(change, loss, negatives, seed):
+def test_the_corpus_as_it_lies_does_not_change_training(change, seed):
     embedded = problem(seed)
-    expected, found = (
-        matrix_of(trained(data, loss=loss, negatives=negatives)) for data in (embedded, change(embedded, seed))
-    )
+    expected, found = (matrix_of(trained(data)) for data in (embedded, change(embedded, seed)))
     assert (expected - torch.eye(DIM)).abs().max() > 0.05
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 

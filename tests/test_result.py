@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from st_adapter import cli, train
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.evidence.results import Results
+from st_adapter.saving.folder import read_saved
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
 THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
@@ -86,8 +87,8 @@ def test_a_result_writes_what_it_is_asked_for_alone(result, tmp_path):
     assert result.output_dir is None and result.model_dir is None
     saved = SentenceTransformer(str(result.save_pretrained(tmp_path / "saved")), device="cpu")
     assert abs(saved.encode_query(texts) - result.model.encode_query(texts)).max() < 1e-6
-    metadata = json.loads((tmp_path / "saved" / "st_adapter_config.json").read_text())["training"]
-    assert metadata["data"] == "pairs.csv" and metadata["scores"]["num_queries"] == len(result.evaluation.query_ids)
+    recorded = read_saved(tmp_path / "saved").training
+    assert recorded.data == "pairs.csv" and recorded.scores.num_queries == len(result.evaluation.query_ids)
     page = result.report(tmp_path / "page.html")
     assert page == tmp_path / "page.html" and result.results.selection.gate.reason in page.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "saved"]

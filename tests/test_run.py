@@ -16,6 +16,7 @@ from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.run import train
 from st_adapter.saving.attach import detach
+from st_adapter.saving.folder import read_saved
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
 THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
@@ -214,8 +215,8 @@ def test_evaluation_knows_what_the_model_was_fitted_on(pairs_file, tiny_model_pa
     train = ["train", "--model", str(tiny_model_path), "--output-dir", str(tmp_path / "out"), "--seed", "3"]
     assert cli.main([*train, "--method", "closed-form", *common]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    metadata = json.loads((tmp_path / "out" / "model" / "st_adapter_config.json").read_text())["training"]
-    assert metadata["seed"] == 3 and metadata["scores"]["split"] == "test"
+    recorded = read_saved(tmp_path / "out" / "model").training
+    assert recorded.seed == 3 and recorded.scores.split == "test"
     capsys.readouterr()
     for split, warned in (("test", False), ("dev", True)):
         output = tmp_path / f"{split}.json"

@@ -1,5 +1,6 @@
 """The trainer on a problem with a known answer, and the promises it makes about the base model."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -29,11 +30,10 @@ def arguments(**changes):
     return AdapterTrainingArguments(**{**DEFAULTS, **changes})
 
 
-@pytest.mark.parametrize("negatives", ["corpus", "positives", "batch", "hard"])
 @pytest.mark.parametrize("kind", ["linear", "low_rank", "mlp"])
-def test_training_helps_on_queries_it_never_saw(kind, negatives):
+def test_training_helps_on_queries_it_never_saw(kind):
     embedded = rotated_problem()
-    trainer = AdapterTrainer(None, arguments(kind=kind, rank=DIM, negatives=negatives), train_dataset=embedded)
+    trainer = AdapterTrainer(None, arguments(kind=kind, rank=DIM), train_dataset=embedded)
     trainer.train()
     result = evaluate(embedded["test"], trainer.best_adapter)
     assert result.adapted_means["ndcg@10"] > result.base_means["ndcg@10"] + 0.1
@@ -69,7 +69,7 @@ def test_step_zero_is_the_base_model_wherever_training_starts(kind):
 
 def test_the_kept_adapter_is_the_one_that_was_measured_best():
     embedded = rotated_problem(noise=0.3)
-    args = arguments(num_train_epochs=200, early_stopping_patience=4, learning_rate=0.5, lr_scheduler_type="constant")
+    args = arguments(num_train_epochs=200, early_stopping_patience=4, learning_rate=0.5)
     trainer = AdapterTrainer(None, args, train_dataset=embedded)
     trainer.train()
     measured = [log["eval_ndcg@10"] for log in trainer.state.log_history if "eval_ndcg@10" in log]
@@ -155,10 +155,9 @@ def test_callbacks_see_every_event_in_order():
 
 
 @pytest.mark.parametrize("start", ["identity", "closed_form"])
-@pytest.mark.parametrize("loss", ["softmax", "pairwise"])
-def test_losses_and_starts(start, loss):
+def test_starts(start):
     embedded = rotated_problem()
-    trainer = AdapterTrainer(None, arguments(start=start, loss=loss), train_dataset=embedded)
+    trainer = AdapterTrainer(None, arguments(start=start), train_dataset=embedded)
     trainer.train()
     result = evaluate(embedded["test"], trainer.best_adapter)
     assert result.adapted_means["ndcg@10"] > result.base_means["ndcg@10"] + 0.1
@@ -178,10 +177,10 @@ class Interrupt(TrainerCallback):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"negatives": "corpus", "num_negatives": 20, "lr_scheduler_type": "cosine", "warmup_ratio": 0.2},
-        {"negatives": "hard", "kind": "mlp"},
-        {"negatives": "batch", "kind": "low_rank", "ema_decay": 0.0, "weight_decay": 0.01},
-        {"num_seeds": 3, "start": "closed_form"},
+        {"num_negatives": 20},
+        {"kind": "mlp"},
+        {"kind": "low_rank", "ema_decay": 0.0},
+        {"start": "closed_form"},
     ],
 )
 def test_a_resumed_run_ends_with_the_very_same_weights(changes, tmp_path):
@@ -202,8 +201,8 @@ def test_a_resumed_run_ends_with_the_very_same_weights(changes, tmp_path):
     assert losses[0] == losses[1]
     for name, value in whole.adapter.state_dict().items():
         assert torch.equal(value, resumed.adapter.state_dict()[name])
-    for name, value in whole._fits[0].state_dict().items():
-        assert torch.equal(value, resumed._fits[0].state_dict()[name]), name
+    for name, value in whole._fit.state_dict().items():
+        assert torch.equal(value, resumed._fit.state_dict()[name]), name
 
 
 def test_a_checkpoint_holds_no_pickle_and_refuses_another_run(tmp_path):
@@ -215,6 +214,17 @@ def test_a_checkpoint_holds_no_pickle_and_refuses_another_run(tmp_path):
     other = arguments(save_strategy="epoch", num_train_epochs=2, output_dir=str(tmp_path), penalty=0.5)
     with pytest.raises(ValueError, match=r"written with other settings: penalty"):
         AdapterTrainer(None, other, train_dataset=embedded).train(resume_from_checkpoint=True)
+    written = tmp_path / "checkpoint-4" / "training_args.json"
+    settings = json.loads(written.read_text())
+    assert "loss" not in settings
+    for name, value, refused in (("loss", "softmax", False), ("loss", "pairwise", True), ("num_seeds", 3, True)):
+        written.write_text(json.dumps({**settings, name: value}))  # as version 0.1 wrote it
+        trainer = AdapterTrainer(None, args, train_dataset=embedded)
+        if refused:
+            with pytest.raises(ValueError, match=rf"written with other settings: {name}"):
+                trainer.train(resume_from_checkpoint=True)
+        else:
+            assert trainer.train(resume_from_checkpoint=True).global_step == 4
     with pytest.raises(ValueError, match=r"no readable checkpoint"):
         AdapterTrainer(None, args, train_dataset=embedded).train(resume_from_checkpoint=str(tmp_path / "checkpoint-99"))
     with pytest.raises(ValueError, match=r"written with other data"):
@@ -222,20 +232,6 @@ def test_a_checkpoint_holds_no_pickle_and_refuses_another_run(tmp_path):
     empty = arguments(output_dir=str(tmp_path / "empty"))
     with pytest.raises(ValueError, match=r"There is no checkpoint in .*empty"):
         AdapterTrainer(None, empty, train_dataset=embedded).train(resume_from_checkpoint=True)
-
-
-def test_adapters_of_several_seeds_are_averaged_into_one():
-    embedded = rotated_problem()
-    together = AdapterTrainer(None, arguments(num_seeds=2, num_train_epochs=1, seed=4), train_dataset=embedded)
-    together.train()
-    apart = []
-    for seed in (4, 5):
-        trainer = AdapterTrainer(None, arguments(num_train_epochs=1, seed=seed), train_dataset=embedded)
-        trainer.train()
-        apart.append(trainer.adapter.delta.detach())
-    torch.testing.assert_close(together.adapter.delta.detach(), (apart[0] + apart[1]) / 2)
-    with pytest.raises(ValueError, match=r"num_seeds is 2, but has to be 1 for an adapter of kind 'mlp'"):
-        arguments(num_seeds=2, kind="mlp")
 
 
 def test_transformers_own_callbacks_work_unmodified(tmp_path):
@@ -284,12 +280,8 @@ def test_what_cannot_be_trained_on_is_refused():
     [
         ({"learning_rate": -1.0}, r"learning_rate is -1.0, but has to be a number above 0"),
         ({"num_train_epochs": 0}, r"num_train_epochs is 0, but has to be at least 1"),
-        ({"warmup_ratio": 1.0}, r"warmup_ratio is 1.0"),
-        ({"negatives": "all"}, r"negatives is 'all', but has to be one of corpus, positives, batch"),
-        (
-            {"lr_scheduler_type": "up"},
-            r"lr_scheduler_type is 'up', but has to be one of constant, constant_with_warmup, linear",
-        ),
+        ({"ema_decay": 1.0}, r"ema_decay is 1.0"),
+        ({"negatives": "all"}, r"negatives is 'all', but has to be one of corpus, given"),
         ({"kind": "conv"}, r"kind is 'conv'"),
     ],
 )

@@ -45,10 +45,10 @@ from st_adapter.run import RunOptions
 from st_adapter.run import train as run_training
 from st_adapter.saving.alone import push_adapter
 from st_adapter.saving.attach import detach
+from st_adapter.saving.folder import CONFIG_FILE_NAME, is_saved_model, read_saved
 from st_adapter.saving.opening import saved_training
 from st_adapter.saving.push import check_may_push, push_folder
 from st_adapter.saving.record import TrainingRecord
-from st_adapter.saving.saved import CONFIG_FILE_NAME, is_saved_model, read_saved
 from st_adapter.stacks.check import check_stack, load_function
 from st_adapter.storage.hub import check_can_write
 from st_adapter.storage.writing import check_writable
@@ -76,12 +76,12 @@ def train(options: TrainOptions) -> int:
         seed=options.seed,
         alpha=fitting.alpha,
         args=args,
-        drop_leaks=reading.drop_leaks,
-        paraphrase_threshold=reading.paraphrase_threshold,
         output_dir=options.output_dir,
         **embedding.arguments(),
         show_progress_bar=not output.disable_tqdm,
         options=RunOptions(
+            drop_leaks=reading.drop_leaks,
+            paraphrase_threshold=reading.paraphrase_threshold,
             resume_from_checkpoint=options.gradient.resume_from_checkpoint,
             save_base=output.save_base,
             onnx=output.onnx,

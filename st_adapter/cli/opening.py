@@ -15,8 +15,8 @@ from st_adapter.errors import InputError
 from st_adapter.evidence.output_folder import MODEL_FOLDER
 from st_adapter.saving.attach import check_base
 from st_adapter.saving.declared_sizes import check_sizes
+from st_adapter.saving.folder import is_saved_model, read_saved
 from st_adapter.saving.opening import from_pretrained
-from st_adapter.saving.saved import is_saved_model, read_saved
 
 
 def load_dataset(data: str, reading: ColumnOptions, **arguments: Any) -> RetrievalDataset:

@@ -169,7 +169,7 @@ def find_leaks(
             are still to be cut.
 
     Example:
-        >>> report = check_leaks(dataset, embedded.query_embeddings, threshold=1.0)
+        >>> report = find_leaks(dataset, embedded.query_embeddings, threshold=1.0)
         >>> [(found.earlier, found.later) for found in report.between]
         [('train', 'dev'), ('train', 'test'), ('dev', 'test')]
     """
@@ -209,7 +209,7 @@ def drop_leaks(dataset: RetrievalDataset, report: LeakReport) -> RetrievalDatase
         ValueError: a split would lose all of its queries.
 
     Example:
-        >>> report = check_leaks(dataset, embedded.query_embeddings, threshold=1.0)
+        >>> report = find_leaks(dataset, embedded.query_embeddings, threshold=1.0)
         >>> drop_leaks(dataset, report).splits
         ['train', 'dev', 'test']
     """

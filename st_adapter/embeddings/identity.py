@@ -6,7 +6,7 @@ import base64
 import binascii
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -57,8 +57,8 @@ class EncoderIdentity:
     query_prompt: str
     normalized: bool
     max_seq_length: int | None = None
-    fingerprint: str | None = None
-    probes: str | None = None
+    fingerprint: str | None = field(default=None, repr=False)
+    probes: str | None = field(default=None, repr=False)
 
     @classmethod
     def probed(cls, name: str, vectors: Tensor) -> EncoderIdentity:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from st_adapter.evaluation.statistics import Interval, bootstrap_intervals, two_sided_p_values
-from st_adapter.words import fraction, metric_name, signed
+from st_adapter.words import counted, fraction, metric_name, signed
 
 # Values nearer than this are a tie: the same ranking may be summed in another order.
 _TIE = 1e-9
@@ -62,8 +62,8 @@ class Comparison:
         """
         low, high = (fraction(end) for end in self.interval)
         return (
-            f"better on {self.wins:,} of {self.num_queries:,} {'query' if self.num_queries == 1 else 'queries'}, "
-            f"worse on {self.losses:,}; {signed(self.difference)} {metric_name(self.metric)}, "
+            f"better on {self.wins:,} of {counted(self.num_queries, 'query', 'queries')}, "
+            f"worse on {self.losses:,}; {signed(self.difference, minus='-')} {metric_name(self.metric)}, "
             f"95 % interval {low} to {high}"
         )
 

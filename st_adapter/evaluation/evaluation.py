@@ -144,16 +144,15 @@ def evaluate(
     Raises:
         ValueError: no query of the split has a relevant document, the adapter has another dimension,
             ``seen_documents`` has another number of documents, or ``base`` is of something else.
+
+    Example:
+        >>> result = evaluate(embedded["test"], adapter)
+        >>> result.adapted_means["ndcg@10"] == result.base_means["ndcg@10"]  # untrained
+        True
     """
     start = time.perf_counter()
     chosen = _split_of(embedded, split)
-    judged = torch.zeros(len(chosen.query_ids), dtype=torch.bool, device=chosen.query_embeddings.device)
-    judged[chosen.qrels.query_index[chosen.qrels.relevance > 0]] = True
-    if not judged.any():
-        raise ValueError(
-            f"No query of the split {chosen.name!r} has a relevant document, so there is nothing to measure. "
-            "Check the relevance scores: > 0 is relevant."
-        )
+    judged = _judged(chosen)
     kept = judged.cpu().numpy()
     query_ids = [query_id for query_id, keep in zip(chosen.query_ids, kept, strict=True) if keep]
     if base is None:
@@ -185,6 +184,18 @@ def _split_of(embedded: EmbeddedSplit | EmbeddedDataset, split: str | None) -> E
     if split is None:
         split = "test" if len(embedded.qrels) > 1 else next(iter(embedded.qrels), "test")
     return embedded[split]
+
+
+def _judged(split: EmbeddedSplit) -> Tensor:
+    """Which queries have a relevant document: (Q,) bool."""
+    judged = torch.zeros(len(split.query_ids), dtype=torch.bool, device=split.query_embeddings.device)
+    judged[split.qrels.query_index[split.qrels.relevance > 0]] = True
+    if not judged.any():
+        raise ValueError(
+            f"No query of the split {split.name!r} has a relevant document, so there is nothing to measure. "
+            "Check the relevance scores: > 0 is relevant."
+        )
+    return judged
 
 
 def _metrics(

@@ -25,6 +25,11 @@ def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
 
     Raises:
         ValueError: the adapter has another dimension.
+
+    Example:
+        >>> queries = embedded["test"].query_embeddings
+        >>> torch.allclose(adapt(adapter, queries), queries, atol=1e-6)  # the identity before training
+        True
     """
     features: dict[str, Any] = {"sentence_embedding": query_embeddings}
     with torch.no_grad():

@@ -15,8 +15,8 @@ DEFAULT_KS = (1, 3, 5, 10, 100)
 
 
 def ranking_metrics(
-    gains: NDArray[np.float64],
-    judged_gains: NDArray[np.float64],
+    relevance: NDArray[np.float64],
+    judged_relevance: NDArray[np.float64],
     ks: Sequence[int] = DEFAULT_KS,
     *,
     num_relevant: NDArray[np.int64] | None = None,
@@ -24,12 +24,12 @@ def ranking_metrics(
     """Compute nDCG@k, MRR@k, accuracy@k, recall@k, precision@k and MAP@k for every query.
 
     Args:
-        gains: (Q, K) relevance of the retrieved documents in the order of retrieval; 0 for a document without a
+        relevance: (Q, K) relevance of the retrieved documents in the order of retrieval; 0 for a document without a
             judgement. A rank beyond K counts as not relevant.
-        judged_gains: (Q, J) relevance of all judged documents of each query in any order, padded with 0.
+        judged_relevance: (Q, J) relevance of all judged documents of each query in any order, padded with 0.
         ks: cut-offs, each >= 1.
         num_relevant: (Q,) how many documents are relevant; with it, the ``max(ks)`` highest relevances of each query
-            are enough for ``judged_gains``, so that one query of many judgements does not make all rows as long.
+            are enough for ``judged_relevance``, so that one query of many judgements does not make all rows as long.
 
     Returns:
         ``{"ndcg@10": (Q,), ...}``, fractions 0-1. All metrics of a query without a relevant document are 0.
@@ -47,24 +47,32 @@ def ranking_metrics(
         >>> round(float(metrics["ndcg@2"][0]), 4), float(metrics["mrr@2"][0])
         (0.6309, 0.5)
     """
-    if len(gains) != len(judged_gains):
+    if len(relevance) != len(judged_relevance):
         raise ValueError(
-            f"gains have {len(gains)} queries, but judged_gains have {len(judged_gains)}. "
+            f"relevance has {len(relevance)} queries, but judged_relevance has {len(judged_relevance)}. "
             "Pass one row per query in both."
         )
     if not all(k >= 1 for k in ks):
         raise ValueError(f"Cut-offs must be at least 1, got {list(ks)}.")
-    depth = max(ks, default=1)
-    gains = np.maximum(np.asarray(gains, dtype=np.float64)[:, :depth], 0.0)
-    judged_gains = np.asarray(judged_gains, dtype=np.float64)
     if num_relevant is None:
-        num_relevant = (judged_gains > 0).sum(axis=1)
-    safe_num_relevant = np.maximum(num_relevant, 1)
-    ideal = np.maximum(-np.sort(-judged_gains, axis=1)[:, :depth], 0.0)
-    gains = np.pad(gains, ((0, 0), (0, depth - gains.shape[1])))
-    ideal = np.pad(ideal, ((0, 0), (0, depth - ideal.shape[1])))
+        num_relevant = (np.asarray(judged_relevance) > 0).sum(axis=1)
+    depth = max(ks, default=1)
+    retrieved = _gains(np.asarray(relevance, dtype=np.float64), depth)
+    ideal = _gains(-np.sort(-np.asarray(judged_relevance, dtype=np.float64), axis=1), depth)
+    return _at_cutoffs(retrieved, ideal, np.maximum(num_relevant, 1), ks)
 
-    ranks = np.arange(1, depth + 1)
+
+def _gains(relevance: NDArray[np.float64], depth: int) -> NDArray[np.float64]:
+    """(Q, depth) gains of documents in an order: their relevance, if above 0."""
+    gains = np.maximum(relevance[:, :depth], 0.0)
+    return np.pad(gains, ((0, 0), (0, depth - gains.shape[1])))
+
+
+def _at_cutoffs(
+    gains: NDArray[np.float64], ideal: NDArray[np.float64], num_relevant: NDArray[np.int64], ks: Sequence[int]
+) -> dict[str, NDArray[np.float64]]:
+    """The metrics from (Q, depth) gains, those of the ideal order, and (Q,) numbers of relevant documents, >= 1."""
+    ranks = np.arange(1, gains.shape[1] + 1)
     discounts = 1.0 / np.log2(ranks + 1)
     dcg = np.cumsum(gains * discounts, axis=1)
     ideal_dcg = np.cumsum(ideal * discounts, axis=1)
@@ -79,9 +87,9 @@ def ranking_metrics(
         metrics[f"ndcg@{k}"] = np.divide(dcg[:, k - 1], best, out=np.zeros_like(best), where=best > 0)
         metrics[f"mrr@{k}"] = reciprocal_rank[:, k - 1]
         metrics[f"accuracy@{k}"] = (found[:, k - 1] > 0).astype(np.float64)
-        metrics[f"recall@{k}"] = found[:, k - 1] / safe_num_relevant
+        metrics[f"recall@{k}"] = found[:, k - 1] / num_relevant
         metrics[f"precision@{k}"] = found[:, k - 1] / k
-        metrics[f"map@{k}"] = precision_sum[:, k - 1] / safe_num_relevant
+        metrics[f"map@{k}"] = precision_sum[:, k - 1] / num_relevant
     return metrics
 
 

@@ -21,6 +21,11 @@ def seen_documents(embedded: EmbeddedDataset, fitted_on: Sequence[str]) -> Tenso
 
     Raises:
         ValueError: there is no such split.
+
+    Example:
+        >>> seen = seen_documents(embedded, ("train",))
+        >>> int(seen.sum()), len(seen)
+        (11, 16)
     """
     seen = torch.zeros(len(embedded.corpus), dtype=torch.bool, device=embedded.query_embeddings.device)
     for split in fitted_on:

@@ -6,9 +6,9 @@ if TYPE_CHECKING:
     from st_adapter.evidence.curve import LearningCurve as LearningCurve
     from st_adapter.evidence.curve import learning_curve as learning_curve
     from st_adapter.evidence.evaluator import GradedRetrievalEvaluator as GradedRetrievalEvaluator
-    from st_adapter.evidence.indexes import IndexEvaluation as IndexEvaluation
+    from st_adapter.evidence.index_evaluation import IndexEvaluation as IndexEvaluation
+    from st_adapter.evidence.index_evaluation import evaluate_indexes as evaluate_indexes
     from st_adapter.evidence.indexes import build_index as build_index
-    from st_adapter.evidence.indexes import evaluate_indexes as evaluate_indexes
     from st_adapter.evidence.mteb import mteb_task as mteb_task
     from st_adapter.evidence.report import write_report as write_report
     from st_adapter.evidence.saved import evaluate_saved as evaluate_saved
@@ -21,7 +21,8 @@ else:
         {
             "curve": ["LearningCurve", "learning_curve"],
             "evaluator": ["GradedRetrievalEvaluator"],
-            "indexes": ["IndexEvaluation", "build_index", "evaluate_indexes"],
+            "index_evaluation": ["IndexEvaluation", "evaluate_indexes"],
+            "indexes": ["build_index"],
             "mteb": ["mteb_task"],
             "report": ["write_report"],
             "saved": ["evaluate_saved"],

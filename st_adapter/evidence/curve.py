@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +16,14 @@ from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import FitMethod
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
 from st_adapter.errors import setting_error
-from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.statistics import Interval
-from st_adapter.fitting.auto import check_seed_and_level, fit_labelled
+from st_adapter.fitting.auto import Clock, check_seed_and_level, fit_labelled
+from st_adapter.fitting.candidates import Candidate
 from st_adapter.fitting.folds import labelled_split, unseen_share
 from st_adapter.fitting.portfolio import fit_candidate
 from st_adapter.storage.records import plain
+from st_adapter.words import fraction, signed
 
 _METRIC = "ndcg@10"
 _ALPHA = 0.05
@@ -60,6 +61,12 @@ class CurvePoint:
 @dataclass(frozen=True)
 class DoublingEstimate:
     """What twice as many labelled queries as the largest size would bring on top of it.
+
+    The estimate comes from the power law ``a - b n^-c`` (Cortes et al. 1994, "Learning curves: asymptotic values and
+    rate of convergence"; Viering & Loog 2023, "The shape of learning curves: a review"), with 0 <= c <= 2 and a
+    straight line over ``log n`` as its limit at c = 0, by least squares on the sizes from an eighth of the largest on.
+    Its interval comes from fitting the law again to resampled dev queries and draws (both at once, the pigeonhole
+    bootstrap of Owen 2007).
 
     Attributes:
         gain: more nDCG@10.
@@ -107,6 +114,10 @@ class LearningCurve:
     method: FitMethod
     seconds: Mapping[str, float]
 
+    def __repr__(self) -> str:
+        gains = ", ".join(f"{point.num_queries:,}: {signed(point.gain)}" for point in self.points)
+        return f"LearningCurve(nDCG@10 above {fraction(self.base)} by labelled queries: {gains}. {self.sentence})"
+
     @property
     def sentence(self) -> str:
         """The outcome in plain words."""
@@ -153,14 +164,8 @@ def learning_curve(
     The recipe is the best candidate of ``fit`` on all labelled training queries, chosen by cross-fitting among them;
     the dev queries, unlike in ``fit``, take no part in it (only the share of them that ask for new documents counts as
     what is to be expected), and no other split is looked at. It is then fitted on nested random subsets, once per draw,
-    and measured on all dev queries. With few labels ``fit`` may do better than the curve
-    says, because it would choose a more cautious candidate or keep the base model.
-
-    The estimate for the next doubling comes from the power law ``a - b n^-c`` (Cortes et al. 1994, "Learning curves:
-    asymptotic values and rate of convergence"; Viering & Loog 2023, "The shape of learning curves: a review"), with
-    0 <= c <= 2 and a straight line over ``log n`` as its limit at c = 0, by least squares on the sizes from an eighth
-    of the largest on. Its interval comes from fitting the law again to resampled dev queries and draws (both at once,
-    the pigeonhole bootstrap of Owen 2007).
+    and measured on all dev queries. With few labels ``fit`` may do better than the curve says, because it would choose
+    a more cautious candidate or keep the base model.
 
     Args:
         embedded: with the splits ``train`` and ``dev``.
@@ -180,57 +185,29 @@ def learning_curve(
         [6, 11]
     """
     check_seed_and_level(seed, _ALPHA)
-    if num_draws < 1:
-        raise setting_error("num_draws", num_draws, "at least 1")
-    start = time.perf_counter()
-    embedded = embedded.in_memory()
-    labelled, dev = (labelled_split(embedded, [split]) for split in ("train", "dev"))
-    judged = embedded.qrels["train"]
-    # Only relevant pairs, so that each draw has as many labelled queries as asked for; and no other split to slip in.
-    train = replace(embedded, qrels={"train": EmbeddedQrels(*(part[judged.relevance > 0] for part in judged))})
-    all_sizes = _checked_sizes(sizes, len(labelled.query_ids))
-    chosen = fit_labelled(
-        labelled,
-        unseen_share(embedded),
-        method=method,
-        seed=seed,
-        alpha=_ALPHA,
-        show_progress_bar=show_progress_bar,
-    )
-    seconds = {"choosing": time.perf_counter() - start}
-
-    start = time.perf_counter()
-    of_base = evaluate(dev, ks=[10])
-    base = of_base.base[_METRIC]
-    gains = np.empty((len(all_sizes), num_draws, len(base)))
-    progress = tqdm(all_sizes, desc="Measuring", unit="size", disable=not show_progress_bar)
-    for place, size in enumerate(progress):
+    clock, embedded = Clock(), embedded.in_memory()
+    labelled, expected = labelled_split(embedded, ["train"]), unseen_share(embedded)
+    of_base = evaluate(labelled_split(embedded, ["dev"]), ks=[10])
+    all_sizes = _checked_sizes(sizes, num_draws, len(labelled.query_ids))
+    with clock("choosing"):
+        chosen = fit_labelled(
+            labelled, expected, method=method, seed=seed, alpha=_ALPHA, show_progress_bar=show_progress_bar
+        )
+    with clock("measuring"):
         seeds = [seed * 1000 + draw for draw in range(num_draws)]
-        fits = [(labelled_split(draw_labels(train, {"train": size}, each), ["train"]), each) for each in seeds]
-        for draw, matrix in enumerate(fit_candidate(chosen.verdict.chosen, fits)):
-            adapter = QueryAdapter.from_matrix(matrix, normalize=dev.normalized).to(matrix.device)
-            gains[place, draw] = evaluate(dev, adapter, ks=[10], base=of_base).adapted[_METRIC] - base
-    seconds["measuring"] = time.perf_counter() - start
-
-    resampled = _resampled_means(gains, seed)
-    means = gains.mean(axis=2)  # (S, draws)
-    points = tuple(
-        CurvePoint(size, float(of_draws.mean()), _interval(again), float(of_draws.min()), float(of_draws.max()))
-        for size, of_draws, again in zip(all_sizes, means, resampled.T, strict=True)
-    )
-    room = max(0.0, 1.0 - float(base.mean()) - points[-1].gain)
+        progress = tqdm(all_sizes, desc="Measuring", unit="size", disable=not show_progress_bar)
+        gains = np.stack([_gains(embedded, chosen.verdict.chosen, size, seeds, of_base) for size in progress])
     return LearningCurve(
-        base=float(base.mean()),
-        points=points,
-        doubling=_estimate(np.array(all_sizes, dtype=np.float64), means.mean(axis=1), resampled, room),
-        num_dev_queries=len(base),
-        num_documents=len(dev.corpus),
+        of_base.base_means[_METRIC],
+        *_summarised(all_sizes, gains, of_base.base_means[_METRIC], seed),
+        num_dev_queries=len(of_base.query_ids),
+        num_documents=len(embedded.corpus),
         num_draws=num_draws,
         recipe=chosen.chosen,
         adopted=chosen.adopted,
         seed=seed,
         method=method,
-        seconds=seconds,
+        seconds=clock.seconds,
     )
 
 
@@ -253,7 +230,38 @@ def draw_labels(embedded: EmbeddedDataset, numbers: Mapping[str, int], seed: int
     return replace(embedded, qrels=qrels)
 
 
-def _checked_sizes(sizes: Sequence[int] | None, num_queries: int) -> list[int]:
+def _gains(
+    embedded: EmbeddedDataset, recipe: Candidate, size: int, seeds: Sequence[int], of_base: EvaluationResult
+) -> NDArray[np.float64]:
+    """Gains (draws, Q) over the base on the dev queries of one fit of the recipe for each seed, on ``size`` queries."""
+    judged, dev = embedded.qrels["train"], labelled_split(embedded, ["dev"])
+    # Only relevant pairs, so that each draw has as many labelled queries as asked for; and no other split to slip in.
+    train = replace(embedded, qrels={"train": EmbeddedQrels(*(part[judged.relevance > 0] for part in judged))})
+    fits = [(labelled_split(draw_labels(train, {"train": size}, each), ["train"]), each) for each in seeds]
+    gains = []
+    for matrix in fit_candidate(recipe, fits):
+        adapter = QueryAdapter.from_matrix(matrix, normalize=dev.normalized).to(matrix.device)
+        gains.append(evaluate(dev, adapter, ks=[10], base=of_base).adapted[_METRIC] - of_base.base[_METRIC])
+    return np.stack(gains)
+
+
+def _summarised(
+    sizes: Sequence[int], gains: NDArray[np.float64], base: float, seed: int
+) -> tuple[tuple[CurvePoint, ...], DoublingEstimate | None]:
+    """The curve through (S, draws, Q) gains, and where it goes on to."""
+    resampled = _resampled_means(gains, seed)
+    means = gains.mean(axis=2)  # (S, draws)
+    points = tuple(
+        CurvePoint(size, float(of_draws.mean()), _interval(again), float(of_draws.min()), float(of_draws.max()))
+        for size, of_draws, again in zip(sizes, means, resampled.T, strict=True)
+    )
+    room = max(0.0, 1.0 - base - points[-1].gain)
+    return points, _estimate(np.array(sizes, dtype=np.float64), means.mean(axis=1), resampled, room)
+
+
+def _checked_sizes(sizes: Sequence[int] | None, num_draws: int, num_queries: int) -> list[int]:
+    if num_draws < 1:
+        raise setting_error("num_draws", num_draws, "at least 1")
     if sizes is None:
         halved = {num_queries >> halvings for halvings in range(_NUM_HALVINGS + 1)}
         return sorted(size for size in halved if size >= _MIN_SIZE or size == num_queries)

@@ -85,37 +85,16 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
         show_progress_bar: bool = False,
     ) -> None:
         super().__init__()
-        relevant = [query_id for query_id, judged in qrels.items() if any(grade > 0 for grade in judged.values())]
-        if not relevant:
-            raise ValueError(
-                f"None of the {len(qrels)} queries of the qrels has a relevant document, so there is nothing to "
-                "measure. Check the relevance scores: > 0 is relevant."
-            )
         self.corpus_ids = list(corpus)
-        corpus_rows = {corpus_id: row for row, corpus_id in enumerate(self.corpus_ids)}
-        _check_known("query_ids", qrels, queries, "queries")
-        _check_known("corpus_ids", {c for judged in qrels.values() for c in judged}, corpus_rows, "corpus")
-        if corpus_embeddings is not None and len(corpus_embeddings) != len(self.corpus_ids):
-            raise ValueError(
-                f"corpus_embeddings have {len(corpus_embeddings)} rows, but the corpus has {len(self.corpus_ids)} ids. "
-                "Pass one row per document, in the same order."
-            )
-        if corpus_embeddings is None and not isinstance(corpus, Mapping):
-            raise ValueError(
-                "The corpus came as ids alone and without corpus_embeddings. Pass corpus_id -> text, or the embeddings."
-            )
+        _check_judgements(queries, self.corpus_ids, qrels)
+        _check_corpus(corpus, corpus_embeddings)
         # In the order of the queries, whatever order the judgements have.
-        kept = set(relevant)
-        self.query_ids = [query_id for query_id in queries if query_id in kept]
+        self.query_ids = [
+            query_id for query_id in queries if any(relevance > 0 for relevance in qrels.get(query_id, {}).values())
+        ]
         self.queries = [queries[query_id] for query_id in self.query_ids]
         self.corpus = list(corpus.values()) if isinstance(corpus, Mapping) else None
-        pairs = [
-            (row, corpus_rows[corpus_id], float(grade))
-            for row, query_id in enumerate(self.query_ids)
-            for corpus_id, grade in qrels[query_id].items()
-        ]
-        query_index, corpus_index, relevance = zip(*pairs, strict=True)
-        self._qrels = EmbeddedQrels(torch.tensor(query_index), torch.tensor(corpus_index), torch.tensor(relevance))
+        self._qrels = _indexed(qrels, self.query_ids, self.corpus_ids)
         self._corpus_embeddings = corpus_embeddings
         self._own_copies: OwnCopies | None = None
         if self.corpus is not None:
@@ -232,6 +211,43 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
             lines.insert(0, ",".join(["epoch", "steps", *(f"{similarity}-{name}@{k}" for name, k in titles)]))
         with path.open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
+
+
+def _indexed(
+    qrels: Mapping[str, Mapping[str, float]], query_ids: Sequence[str], corpus_ids: Sequence[str]
+) -> EmbeddedQrels:
+    """The judgements of some queries as indices."""
+    corpus_rows = {corpus_id: row for row, corpus_id in enumerate(corpus_ids)}
+    pairs = [
+        (row, corpus_rows[corpus_id], float(relevance))
+        for row, query_id in enumerate(query_ids)
+        for corpus_id, relevance in qrels[query_id].items()
+    ]
+    return EmbeddedQrels(*(torch.tensor(column) for column in zip(*pairs, strict=True)))
+
+
+def _check_judgements(
+    queries: Mapping[str, str], corpus_ids: Sequence[str], qrels: Mapping[str, Mapping[str, float]]
+) -> None:
+    if not any(relevance > 0 for judged in qrels.values() for relevance in judged.values()):
+        raise ValueError(
+            f"None of the {len(qrels)} queries of the qrels has a relevant document, so there is nothing to "
+            "measure. Check the relevance scores: > 0 is relevant."
+        )
+    _check_known("query_ids", qrels, queries, "queries")
+    _check_known("corpus_ids", {c for judged in qrels.values() for c in judged}, dict.fromkeys(corpus_ids), "corpus")
+
+
+def _check_corpus(corpus: Mapping[str, str] | Sequence[str], corpus_embeddings: Tensor | None) -> None:
+    if corpus_embeddings is not None and len(corpus_embeddings) != len(corpus):
+        raise ValueError(
+            f"corpus_embeddings have {len(corpus_embeddings)} rows, but the corpus has {len(corpus)} ids. "
+            "Pass one row per document, in the same order."
+        )
+    if corpus_embeddings is None and not isinstance(corpus, Mapping):
+        raise ValueError(
+            "The corpus came as ids alone and without corpus_embeddings. Pass corpus_id -> text, or the embeddings."
+        )
 
 
 def _check_known(what: str, given: Mapping[str, Any] | set[str], known: Mapping[str, Any], where: str) -> None:

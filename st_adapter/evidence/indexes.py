@@ -1,4 +1,4 @@
-"""Evaluate against the index that the adapted queries will meet: truncated, quantised or approximate.
+"""The indexes that adapted queries will meet: truncated, quantised or approximate.
 
 Every index here is built from the documents' embeddings of the base model alone, once, and never sees a query before
 it is searched, as in a store that was filled before there was an adapter.
@@ -7,9 +7,8 @@ it is searched, as in a store that was filled before there was an adapter.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,85 +18,15 @@ from sentence_transformers.util import quantize_embeddings, truncate_embeddings
 from torch import Tensor
 
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
-from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.embeddings.search import Index, TopK, rescore, search
-from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
-from st_adapter.evaluation.hits import Adapter, adapt, search_split
-from st_adapter.evaluation.metrics import DEFAULT_KS
 
 EXACT = "exact"
-_RECALL_AT = 10
 # HNSW: links per document and width of the search while building; with the width while searching below, the defaults
 # of Chroma 1.x.
 _HNSW_LINKS, _HNSW_EF_CONSTRUCTION = 16, 100
 # IVF: lists per root of the number of documents, and documents per list that k-means asks for (FAISS's guidelines).
 _IVF_LISTS_PER_ROOT, _IVF_TRAINING_POINTS = 4, 39
 _SEED = 0
-
-
-@dataclass(frozen=True)
-class IndexEvaluation:
-    """Base and adapted model on the same queries, searched through one index.
-
-    Attributes:
-        index: name with its number, such as ``hnsw:100``; ``build_index`` makes the index from it.
-        description: the same in words.
-        result: metrics of both sides.
-        base_recall: share of the exact search's 10 best documents that the index finds among its 10 best, mean over all
-            queries of the split, 0-1. A document that scores as high as the exact search's 10th counts as found.
-        adapted_recall: the same for the adapted queries.
-    """
-
-    index: str
-    description: str
-    result: EvaluationResult
-    base_recall: float
-    adapted_recall: float
-
-
-def evaluate_indexes(
-    split: EmbeddedSplit,
-    adapter: Adapter | None,
-    indexes: Sequence[str],
-    ks: Sequence[int] = DEFAULT_KS,
-    *,
-    seen_documents: Tensor | None = None,
-) -> list[IndexEvaluation]:
-    """Evaluate base and adapted queries through each of several indexes over the same documents.
-
-    Queries are adapted in full first; what the index does to a vector comes after that, for base and adapted alike.
-
-    Args:
-        split: queries, corpus and judgements.
-        adapter: an adapter, or the modules that a saved model applies to queries; None evaluates the base model alone.
-        indexes: names as ``build_index`` takes them.
-        ks: cut-offs, each >= 1.
-        seen_documents: as for ``evaluate``.
-
-    Returns:
-        One entry per index, the exact search first whether or not it was named.
-
-    Raises:
-        ValueError: a name is unknown or does not fit the embeddings; or as ``evaluate``.
-        ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
-
-    Example:
-        >>> found = evaluate_indexes(embedded["test"], adapter, ["exact", "truncate:16"])
-        >>> [result.index for result in found]
-        ['exact', 'truncate:16']
-    """
-    names = list(dict.fromkeys([EXACT, *(check_index(name) for name in indexes)]))
-    sides = [split.query_embeddings, split.query_embeddings]
-    if adapter is not None:
-        sides[1] = adapt(adapter, split.query_embeddings)
-    corpus = MemoryCorpus.of(split.corpus, split.query_embeddings.device)
-    evaluations = []
-    for name in names:
-        index = build_index(corpus, name)
-        result = evaluate(split, adapter, ks, index=index, seen_documents=seen_documents)
-        base_recall, adapted_recall = (1.0 if name == EXACT else _recall(split, queries, index) for queries in sides)
-        evaluations.append(IndexEvaluation(name, _describe(name), result, base_recall, adapted_recall))
-    return evaluations
 
 
 def check_index(name: str) -> str:
@@ -111,21 +40,21 @@ def check_index(name: str) -> str:
         >>> check_index("binary")
         'binary:40'
     """
-    kind, colon, number = name.partition(":")
-    if kind not in _KINDS:
-        raise ValueError(f"There is no index {name!r}. Choose from {', '.join(_usage(kind) for kind in _KINDS)}.")
-    if _KINDS[kind].needs_faiss:
+    form, colon, number = name.partition(":")
+    if form not in _FORMS:
+        raise ValueError(f"There is no index {name!r}. Choose from {', '.join(_usage(form) for form in _FORMS)}.")
+    if _FORMS[form].needs_faiss:
         _faiss()
-    parameter, default = _KINDS[kind].parameter, _KINDS[kind].default
+    parameter, default = _FORMS[form].parameter, _FORMS[form].default
     if parameter is None:
         if colon:
-            raise ValueError(f"The index {kind!r} takes no number, but {name!r} was given. Leave it out.")
-        return kind
+            raise ValueError(f"The index {form!r} takes no number, but {name!r} was given. Leave it out.")
+        return form
     if not colon and default is not None:
-        return f"{kind}:{default}"
+        return f"{form}:{default}"
     if not (number.isascii() and number.isdecimal() and int(number) >= 1):
-        raise ValueError(f"The index {name!r} is not in the form {_usage(kind)} with {parameter} >= 1.")
-    return f"{kind}:{int(number)}"
+        raise ValueError(f"The index {name!r} is not in the form {_usage(form)} with {parameter} >= 1.")
+    return f"{form}:{int(number)}"
 
 
 def build_index(corpus: Corpus, name: str) -> Index:
@@ -178,8 +107,19 @@ def build_index(corpus: Corpus, name: str) -> Index:
         >>> build_index(MemoryCorpus(["a", "b"], torch.eye(2)), "int8")(torch.ones(1, 2), 1).indices.tolist()
         [[0]]
     """
-    kind, _, number = check_index(name).partition(":")
-    return _KINDS[kind].build(MemoryCorpus.of(corpus), int(number or 0))
+    form, _, number = check_index(name).partition(":")
+    return _FORMS[form].build(MemoryCorpus.of(corpus), int(number or 0))
+
+
+def describe_index(name: str) -> str:
+    """An index in words.
+
+    Example:
+        >>> describe_index("truncate:64")
+        'first 64 dimensions'
+    """
+    form, _, number = name.partition(":")
+    return _FORMS[form].words.format(number)
 
 
 # --- exact search over fewer numbers ---
@@ -332,20 +272,7 @@ def _first(found: TopK, k: int) -> TopK:
     return TopK(found.scores[:, :k], found.indices[:, :k])
 
 
-def _recall(split: EmbeddedSplit, query_embeddings: Tensor, index: Index) -> float:
-    """Mean share of the exact search's 10 best documents that an index finds; see ``IndexEvaluation``."""
-    exact = search_split(split, query_embeddings, _RECALL_AT)  # (Q, K)
-    there = exact.indices >= 0
-    lowest = exact.scores.masked_fill(~there, torch.inf).min(dim=1, keepdim=True).values
-    found = search_split(split, query_embeddings, _RECALL_AT, index).indices
-    # By score and not by id, so that one of two equal documents may stand for the other.
-    corpus = MemoryCorpus.of(split.corpus, query_embeddings.device)
-    scores = rescore(split.comparable(query_embeddings), corpus.embeddings, found).scores
-    shares = (scores >= lowest).sum(dim=1) / there.sum(dim=1)
-    return float(shares.nan_to_num(1.0).mean())  # where nothing is to be found, nothing is missed
-
-
-class _Kind(NamedTuple):
+class _IndexForm(NamedTuple):
     """How to build an index, what it is in words, and what the number after its name means."""
 
     build: Callable[[MemoryCorpus, int], Index]
@@ -355,27 +282,22 @@ class _Kind(NamedTuple):
     needs_faiss: bool = False
 
 
-_KINDS = {
-    EXACT: _Kind(_exact, "exact search, full precision"),
-    "truncate": _Kind(_truncated, "first {} dimensions", "DIM"),
-    "int8": _Kind(_int8, "int8 documents"),
-    "int8-both": _Kind(_int8_both, "int8 documents and queries"),
-    "binary": _Kind(_binary, "binary documents, {} candidates rescored by their bits", "CANDIDATES", 40),
-    "binary-rescored": _Kind(
+_FORMS = {
+    EXACT: _IndexForm(_exact, "exact search, full precision"),
+    "truncate": _IndexForm(_truncated, "first {} dimensions", "DIM"),
+    "int8": _IndexForm(_int8, "int8 documents"),
+    "int8-both": _IndexForm(_int8_both, "int8 documents and queries"),
+    "binary": _IndexForm(_binary, "binary documents, {} candidates rescored by their bits", "CANDIDATES", 40),
+    "binary-rescored": _IndexForm(
         _binary_rescored, "binary documents, {} candidates rescored in full precision", "CANDIDATES", 40
     ),
-    "hnsw": _Kind(_hnsw, "HNSW graph, ef_search {}", "EF_SEARCH", 100, needs_faiss=True),
-    "ivf": _Kind(_ivf, "inverted lists, nprobe {}", "NPROBE", 8, needs_faiss=True),
+    "hnsw": _IndexForm(_hnsw, "HNSW graph, ef_search {}", "EF_SEARCH", 100, needs_faiss=True),
+    "ivf": _IndexForm(_ivf, "inverted lists, nprobe {}", "NPROBE", 8, needs_faiss=True),
 }
 
 
-def _usage(kind: str) -> str:
-    parameter, default = _KINDS[kind].parameter, _KINDS[kind].default
+def _usage(form: str) -> str:
+    parameter, default = _FORMS[form].parameter, _FORMS[form].default
     if parameter is None:
-        return kind
-    return f"{kind}:{parameter}" if default is None else f"{kind}[:{parameter}]"
-
-
-def _describe(name: str) -> str:
-    kind, _, number = name.partition(":")
-    return _KINDS[kind].words.format(number)
+        return form
+    return f"{form}:{parameter}" if default is None else f"{form}[:{parameter}]"

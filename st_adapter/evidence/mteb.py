@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.evidence.trec import check_whole_grades
+from st_adapter.evidence.trec import check_whole_relevance
 
 if TYPE_CHECKING:
     from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
 
 
 def mteb_task(
@@ -41,14 +42,11 @@ def mteb_task(
         'ndcg_at_10'
     """
     try:
-        from mteb.abstasks.retrieval import AbsTaskRetrieval
         from mteb.abstasks.task_metadata import TaskMetadata
-        from mteb.models import SearchEncoderWrapper
-        from mteb.models.models_protocols import EncoderProtocol
     except ImportError as error:
         raise ImportError("A task for mteb needs mteb: pip install 'st-adapter[mteb]'.") from error
     judged = dataset.judgements(split)
-    check_whole_grades(judged["relevance"])
+    check_whole_relevance(judged["relevance"])
     relevant_docs: dict[str, dict[str, int]] = {}
     for query_id, corpus_id, relevance in zip(
         *(judged[name] for name in ("query_id", "corpus_id", "relevance")), strict=True
@@ -63,6 +61,46 @@ def mteb_task(
         "top_ranked": None,
     }
     name = name or re.sub(r"[^\w-]+", "-", dataset.name).strip("-") or "retrieval"
+    metadata = TaskMetadata(
+        name=name,
+        description=f"The split {split} of {dataset.name or 'data in memory'}.",
+        type="Retrieval",
+        dataset={"path": dataset.name or name, "revision": _revision(content, copies)},
+        eval_splits=[split],
+        eval_langs=list(languages),
+        main_score="ndcg_at_10",
+    )
+    return _task(metadata, content, copies)
+
+
+def _task(described: TaskMetadata, content: dict[str, Any], copies: Mapping[str, set[str]]) -> AbsTaskRetrieval:
+    """A task whose data are here and that leaves the queries' own copies out of what a model finds."""
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.models.models_protocols import EncoderProtocol
+
+    class DatasetRetrieval(AbsTaskRetrieval):  # type: ignore[misc]
+        metadata = described
+
+        def load_data(self, *args: Any, **kwargs: Any) -> None:
+            """Nothing to fetch: the data are here."""
+            self.dataset = {"default": {split: dict(content) for split in described.eval_splits}}
+            self.data_loaded = True
+
+        def evaluate(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+            """Leave the queries' own copies out of what the model finds."""
+            if copies and not isinstance(model, EncoderProtocol):
+                raise ValueError(
+                    f"{len(copies)} queries stand in the corpus themselves, and these copies can be left out of "
+                    f"the hits of an embedding model only, not of a {type(model).__name__}. Pass an embedding model."
+                )
+            return super().evaluate(_without_copies(model, copies) if copies else model, *args, **kwargs)
+
+    return DatasetRetrieval()
+
+
+def _without_copies(model: Any, copies: Mapping[str, set[str]]) -> Any:
+    """A model for mteb's search whose hits lack each query's own copies."""
+    from mteb.models import SearchEncoderWrapper
 
     class SearchWithoutCopies(SearchEncoderWrapper):  # type: ignore[misc]
         def search(self, queries: Any, *, top_k: int, **kwargs: Any) -> dict[str, dict[str, float]]:
@@ -79,32 +117,7 @@ def mteb_task(
                 for query_id, hits in found.items()
             }
 
-    class DatasetRetrieval(AbsTaskRetrieval):  # type: ignore[misc]
-        metadata = TaskMetadata(
-            name=name,
-            description=f"The split {split} of {dataset.name or 'data in memory'}.",
-            type="Retrieval",
-            dataset={"path": dataset.name or name, "revision": _revision(content, copies)},
-            eval_splits=[split],
-            eval_langs=list(languages),
-            main_score="ndcg_at_10",
-        )
-
-        def load_data(self, *args: Any, **kwargs: Any) -> None:
-            """Nothing to fetch: the data are here."""
-            self.dataset = {"default": {split: dict(content)}}
-            self.data_loaded = True
-
-        def evaluate(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-            """Leave the queries' own copies out of what the model finds."""
-            if copies and not isinstance(model, EncoderProtocol):
-                raise ValueError(
-                    f"{len(copies)} queries stand in the corpus themselves, and these copies can be left out of "
-                    f"the hits of an embedding model only, not of a {type(model).__name__}. Pass an embedding model."
-                )
-            return super().evaluate(SearchWithoutCopies(model) if copies else model, *args, **kwargs)
-
-    return DatasetRetrieval()
+    return SearchWithoutCopies(model)
 
 
 def _left_out(dataset: RetrievalDataset, relevant_docs: dict[str, dict[str, int]]) -> dict[str, set[str]]:

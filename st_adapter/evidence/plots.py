@@ -201,7 +201,7 @@ def _draw_differences(ax: Axes, rows: Sequence[tuple[str, Comparison]], palette:
         ax.plot([low, high], [place, place], color=color, linewidth=2, solid_capstyle="butt")
         ax.plot([row.difference], [place], "o", color=color, markersize=6)
         ax.annotate(
-            signed(row.difference, minus="−"), (row.difference, place), (0, 7), textcoords="offset points",
+            signed(row.difference), (row.difference, place), (0, 7), textcoords="offset points",
             ha="center", va="bottom", fontsize=9, color=palette.ink,
         )  # fmt: skip
     ax.axvline(0, color=palette.muted, linewidth=1)
@@ -212,7 +212,7 @@ def _draw_differences(ax: Axes, rows: Sequence[tuple[str, Comparison]], palette:
     ax.set_xlim(min(ends + [0.0]) - 0.08 * reach, max(ends + [0.0]) + 0.08 * reach)
     ax.set_xlabel("adapted − base, with 95 % interval")
     ax.locator_params(axis="x", nbins=5, steps=[1, 2, 4, 5, 10])
-    ax.xaxis.set_major_formatter(lambda value, _: signed(value, 2, minus="−"))
+    ax.xaxis.set_major_formatter(lambda value, _: signed(value, 2))
     _finish(ax, palette, left=False)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -23,7 +22,6 @@ _TEMPLATE = "report_template.html"
 _PICTURED_METRICS = ("ndcg@10", "mrr@10", "accuracy@10", "recall@10", "map@100")
 _PARTS = {"all": "all queries", "seen": "documents seen", "unseen": "documents new"}
 _SHOWN_CANDIDATES = 12
-_signed = partial(signed, minus="−")
 
 
 class Report(NamedTuple):
@@ -102,7 +100,7 @@ class _Shown:
         low, high = compared.interval
         direction = "better" if low > 0 else "worse" if high < 0 else "not clearly different"
         return (
-            f"{_signed(compared.difference)} nDCG@10 on {compared.num_queries:,} {self.split} queries: {direction} "
+            f"{signed(compared.difference)} nDCG@10 on {compared.num_queries:,} {self.split} queries: {direction} "
             f"({fraction(compared.base)} → {fraction(compared.adapted)})"
         )
 
@@ -145,7 +143,7 @@ def _write_page(shown: _Shown, path: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"fraction": fraction, "signed": _signed}
+    environment.filters |= {"fraction": fraction, "signed": signed}
     environment.globals |= {"documents_searched": documents_searched, "own_copies_left_out": own_copies_left_out}
     page = environment.get_template(_TEMPLATE).render(
         **_content(shown), figures=_figures(shown, plots, jinja2.utils.markupsafe.Markup)

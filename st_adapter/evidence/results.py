@@ -134,7 +134,7 @@ class SelectionResults:
             raise ValueError("selection has candidates, but not base, num_seen, num_unseen and unseen_weight.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Results:
     """Everything that judging and repeating a run takes; the content of ``results.json``.
 
@@ -175,6 +175,9 @@ class Results:
     precision: str
     device: str
     versions: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"Results({self.data.name}, {self.method}, {self.selection.chosen}: {self.selection.gate.reason})"
 
     @property
     def splits(self) -> dict[str, SplitResults]:

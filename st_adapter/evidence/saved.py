@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
-from st_adapter.choices import PARAPHRASE_THRESHOLD, Precision
+from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.embedding import embed_texts, judged_by
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.seen import seen_documents
-from st_adapter.evidence.indexes import IndexEvaluation, check_index, evaluate_indexes
+from st_adapter.evidence.index_evaluation import IndexEvaluation, evaluate_indexes
+from st_adapter.evidence.indexes import check_index
 from st_adapter.evidence.split_results import SplitResults
 from st_adapter.evidence.trec import write_trec
 from st_adapter.saving.attach import detach
@@ -73,10 +73,8 @@ def evaluate_saved(
     indexes: Sequence[str] = (),
     fitted_on: Sequence[str] = (),
     run_dir: str | Path | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    batch_size: int = 32,
-    precision: Precision = "fp32",
     paraphrase_threshold: float = PARAPHRASE_THRESHOLD,
+    **embedding: Any,
 ) -> list[IndexEvaluation]:
     """Evaluate a saved model with an adapter against its own base model, by exact search and through indexes.
 
@@ -90,10 +88,8 @@ def evaluate_saved(
         fitted_on: splits of these data that the adapter was fitted on, to tell queries whose documents it has seen from
             the others; without any they are not told apart.
         run_dir: a folder to write the rankings and judgements to in TREC form; see ``write_trec``.
-        cache_dir: where embeddings are cached; see ``embed``.
-        batch_size: texts per forward pass of the base model.
-        precision: of the base model's forward pass; see ``embed``.
         paraphrase_threshold: where the splits were cut by document, that of the training, for the same splits.
+        **embedding: arguments of ``embed``, such as ``cache_dir``.
 
     Returns:
         One entry per index, exact search first.
@@ -108,7 +104,7 @@ def evaluate_saved(
     if run_dir is not None:
         check_writable(Path(run_dir), "run_dir")
     base, query_modules = detach(model)
-    embedded = embed_texts(base, dataset, cache_dir=cache_dir, batch_size=batch_size, precision=precision)
+    embedded = embed_texts(base, dataset, **embedding)
     dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     embedded = judged_by(embedded, dataset)
     if run_dir is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from st_adapter.evaluation.comparison import Comparison
 from st_adapter.evaluation.evaluation import EvaluationResult
@@ -60,9 +60,9 @@ class SplitResults:
     num_own_copies: int = 0
     base: dict[str, float]
     adapted: dict[str, float]
-    comparisons: dict[str, dict[str, Comparison]]
-    per_query: PerQueryValues
-    examples: LargestChanges | None = None
+    comparisons: dict[str, dict[str, Comparison]] = field(repr=False)
+    per_query: PerQueryValues = field(repr=False)
+    examples: LargestChanges | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, evaluation: EvaluationResult, examples: LargestChanges | None = None) -> SplitResults:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from st_adapter.evaluation.evaluation import EvaluationResult
-from st_adapter.evidence.indexes import IndexEvaluation
+from st_adapter.evidence.index_evaluation import IndexEvaluation
 from st_adapter.evidence.output_folder import RESULTS_FILE
 from st_adapter.evidence.results import SelectionResults
 from st_adapter.evidence.terminal import escape

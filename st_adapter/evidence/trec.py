@@ -31,7 +31,7 @@ def write_trec(split: EmbeddedSplit, folder: str | Path, adapter: Adapter | None
     Args:
         split: queries, corpus and judgements.
         folder: where the files go; made if it is not there.
-        adapter: an adapter, or the modules that a saved model applies to queries.
+        adapter: as for ``evaluate``.
         k: documents a query, >= 1.
 
     Returns:
@@ -59,7 +59,7 @@ def write_trec(split: EmbeddedSplit, folder: str | Path, adapter: Adapter | None
     split = split.subset(kept)
     _check_ids("query ids", split.query_ids)
     _check_ids("corpus ids", split.corpus.ids)
-    check_whole_grades(split.qrels.relevance.tolist())
+    check_whole_relevance(split.qrels.relevance.tolist())
     files = {
         QRELS_FILE: _qrels_lines(split),
         BASE_RUN_FILE: _run_lines(split, search_split(split, split.query_embeddings, k), "base"),
@@ -75,13 +75,13 @@ def write_trec(split: EmbeddedSplit, folder: str | Path, adapter: Adapter | None
     return [Path(folder) / name for name in files]
 
 
-def check_whole_grades(grades: Sequence[float]) -> None:
+def check_whole_relevance(relevance: Sequence[float]) -> None:
     """Refuse judgements that trec_eval and what is built on it cannot read.
 
     Raises:
         ValueError: a relevance is no whole number.
     """
-    broken = [grade for grade in grades if grade != round(grade)]
+    broken = [value for value in relevance if value != round(value)]
     if broken:
         raise ValueError(
             f"{len(broken)} judgements have a relevance that is no whole number, the first: {broken[:3]}. "

@@ -12,10 +12,7 @@ from st_adapter.errors import setting_error
 if TYPE_CHECKING:
     from transformers.trainer_utils import IntervalStrategy
 
-Scheduler = Literal[
-    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"
-]
-NegativePool = Literal["corpus", "positives", "batch", "given", "hard"]
+NegativePool = Literal["corpus", "given"]
 
 
 @dataclass(frozen=True)
@@ -36,42 +33,27 @@ class AdapterTrainingArguments:
     """Hidden units of an mlp adapter."""
     start: Literal["closed_form", "identity"] = "closed_form"
     """Where training starts: from the closed form, which few steps improve on, or from the base model."""
-    start_ridge: float = 1.0
-    """Ridge of the closed form that training starts from."""
     num_train_epochs: int = 30
     """Passes over the training pairs at most; the best evaluation is kept."""
     per_device_train_batch_size: int = 128
     """(query, positive) pairs per step."""
     learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
-    weight_decay: float = 0.0
-    """Decoupled decay of the adapter's weights, that is, towards the base model."""
-    lr_scheduler_type: Scheduler = "constant"
-    """Schedule of the learning rate, one of those of transformers."""
-    warmup_ratio: float = 0.0
-    """Share of the steps in which the learning rate rises from 0."""
-    max_grad_norm: float = 0.0
-    """Gradients longer than this are scaled back to it; 0 leaves them as they are."""
+    """Learning rate of AdamW, the same in all steps."""
     ema_decay: float = 0.95
     """The adapter is the moving average of the iterates with this decay per step; 0 takes the last iterate."""
     penalty: float = 0.003
     """Weight of the squared distance of the adapter from the base model in the loss."""
-    loss: Literal["softmax", "pairwise"] = "softmax"
-    """Softmax over the negatives, where the hardest count most, or a logistic loss in which all count alike."""
     scale: float = 20.0
     """Factor on the similarities in the loss, 1 / temperature."""
     negatives: NegativePool = "corpus"
-    """Documents a query is trained against: the whole corpus; those that are a positive of some training query; those
-    of its batch; those of its batch and its given negatives (256 of them, by chance, if there are more); those of its
-    batch and the hardest found by search."""
+    """Documents a query is trained against: the whole corpus, or those of its batch and its given negatives (256 of
+    them, by chance, if there are more)."""
     unlabelled_weight: float = 0.1
     """With negatives 'corpus': how much a document that is no positive of any training query counts as a negative. At 1
     such documents are pushed away as strongly as others, which pays only where queries to come never ask for them."""
     num_negatives: int = 512
-    """With negatives 'corpus' or 'positives': documents drawn per step from those that are a positive, and as many from
+    """With negatives 'corpus': documents drawn per step from those that are a positive, and as many from
     the others, weighted so that they stand for all."""
-    num_hard_negatives: int = 8
-    """With negatives 'hard': documents mined per query, anew in every epoch."""
     eval_strategy: Literal["epoch", "steps"] = "epoch"
     """When to evaluate on the dev split."""
     eval_steps: int = 50
@@ -86,8 +68,6 @@ class AdapterTrainingArguments:
     """Steps between entries of the training loss in the log."""
     seed: int = 0
     """Seed of the order of the pairs, of drawn negatives and of random weights."""
-    num_seeds: int = 1
-    """Train this many times, with seeds seed, seed + 1, ..., and average the adapters (linear ones only)."""
     torch_compile: bool = False
     """Compile the loss, which on a GPU fuses its kernels and closes the gaps between them."""
     disable_tqdm: bool = False
@@ -101,29 +81,19 @@ class AdapterTrainingArguments:
             "per_device_train_batch_size",
             "eval_steps",
             "num_negatives",
-            "num_hard_negatives",
             "early_stopping_patience",
             "save_steps",
             "logging_steps",
-            "num_seeds",
         ):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("learning_rate", "scale", "start_ridge"):
+        for name in ("learning_rate", "scale"):
             _require(self, name, 0 < getattr(self, name) < float("inf"), "a number above 0")
-        for name in ("weight_decay", "penalty", "unlabelled_weight", "max_grad_norm"):
+        for name in ("penalty", "unlabelled_weight"):
             _require(self, name, 0 <= getattr(self, name) < float("inf"), "a number of at least 0")
-        for name in ("warmup_ratio", "ema_decay"):
-            _require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        for name in ("lr_scheduler_type", "kind", "start", "loss", "negatives", "eval_strategy", "save_strategy"):
+        _require(self, "ema_decay", 0 <= self.ema_decay < 1, "at least 0 and below 1")
+        for name in ("kind", "start", "negatives", "eval_strategy", "save_strategy"):
             choices = get_args(get_type_hints(AdapterTrainingArguments)[name])
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
-        if self.kind != "linear":
-            _require(
-                self,
-                "num_seeds",
-                self.num_seeds == 1,
-                f"1 for an adapter of kind {self.kind!r}: only linear maps average",
-            )
 
     # What follows is read by transformers' own callbacks, which take these settings for TrainingArguments.
 

@@ -13,8 +13,11 @@ from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.closed_form import within_class_whitening
-from st_adapter.fitting.losses import pairwise_logistic_loss, softmax_ranking_loss
+from st_adapter.fitting.losses import softmax_ranking_loss
 from st_adapter.fitting.sampling import Batch, BatchSampler
+
+# Ridge of the closed form that training starts from.
+_START_RIDGE = 1.0
 
 
 class GradientFit:
@@ -53,23 +56,17 @@ class GradientFit:
         self.averaged = copy.deepcopy(self.adapter) if args.ema_decay else self.adapter
         self._fused = self.sampler.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(
-            self.adapter.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay, fused=self._fused
+            self.adapter.parameters(), lr=args.learning_rate, weight_decay=0.0, fused=self._fused
         )
-        self._objective = softmax_ranking_loss if args.loss == "softmax" else pairwise_logistic_loss
         self._loss = torch.compile(self._batch_loss) if args.torch_compile else self._batch_loss
 
     def step(self) -> Tensor:
         """One update; the loss of its batch, a scalar without gradient."""
         args = self.args
-        if args.negatives == "hard" and self.sampler.starts_epoch:
-            with torch.no_grad():
-                self.sampler.mine(self.split.comparable(self.adapter.project(self.sampler.pairs.queries)))
         with _fast_products(self.sampler.device):
             loss = self._loss(self.sampler.next())
             self.optimizer.zero_grad()
             loss.backward()
-            if args.max_grad_norm:
-                torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), args.max_grad_norm)
             self.optimizer.step()
         if args.ema_decay:
             with torch.no_grad():
@@ -107,7 +104,7 @@ class GradientFit:
         anchors = self.adapter.project(batch.anchors) * (self.args.scale * batch.anchor_scale)
         scores = anchors @ batch.candidates.T  # (B, M)
         positive_scores = (anchors * batch.positives).sum(dim=1)
-        loss = self._objective(scores, positive_scores, batch.excluded, batch.weights, batch.log_priors)
+        loss = softmax_ranking_loss(scores, positive_scores, batch.excluded, batch.weights, batch.log_priors)
         if self.args.penalty:
             loss = loss + self.args.penalty * self.adapter.distance()
         return loss
@@ -127,7 +124,7 @@ class GradientFit:
                 base_model=self.split.base_model,
             )
         if args.start == "closed_form":
-            adapter.set_matrix(within_class_whitening(self.sampler.pairs, self.sampler.corpus, args.start_ridge))
+            adapter.set_matrix(within_class_whitening(self.sampler.pairs, self.sampler.corpus, _START_RIDGE))
         return adapter
 
 

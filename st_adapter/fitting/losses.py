@@ -1,4 +1,4 @@
-"""Ranking losses over precomputed embeddings: one function per loss, the paper in its docstring."""
+"""The ranking loss over precomputed embeddings."""
 
 from __future__ import annotations
 
@@ -44,39 +44,3 @@ def softmax_ranking_loss(
     floor = torch.finfo(scores.dtype).min / 2
     negatives = scores.masked_fill(excluded, floor).logsumexp(dim=1)  # (B,)
     return (F.softplus(negatives - positive_scores) * weights).mean()
-
-
-def pairwise_logistic_loss(
-    scores: Tensor, positive_scores: Tensor, excluded: Tensor, weights: Tensor, log_priors: Tensor | None = None
-) -> Tensor:
-    """Logistic loss of every positive against each of its negatives apart.
-
-    For a pair with score ``s+`` the loss is the mean over its negatives of ``log(1 + exp(s_n - s+))``: RankNet's cost
-    (Burges et al. 2005, "Learning to rank using gradient descent") and BPR (Rendle et al. 2009,
-    https://arxiv.org/abs/1205.2618). All negatives count alike, not mainly the hardest.
-
-    Args:
-        scores: (B, M) similarity of each pair's query with every candidate, times the scale (1 / temperature).
-        positive_scores: (B,) similarity of each pair, on the same scale.
-        excluded: (B, M) bool, True where the candidate must not count as a negative of the pair.
-        weights: (B,) weight of each pair, >= 0.
-        log_priors: (M,) logarithm of how many documents each candidate stands for; one each if None.
-
-    Returns:
-        Scalar, >= 0: the mean over the pairs, each times its weight. A pair without negatives contributes 0.
-
-    Inputs:
-        As for ``softmax_ranking_loss``.
-
-    Example:
-        >>> excluded = torch.tensor([[True, False, False]])
-        >>> scores = torch.tensor([[1.0, 1.0, 0.0]])
-        >>> loss = pairwise_logistic_loss(scores, torch.tensor([1.0]), excluded, torch.ones(1))
-        >>> round(loss.item(), 4)  # (log 2 + log(1 + e^-1)) / 2
-        0.5032
-    """
-    kept = (~excluded).to(scores.dtype)
-    if log_priors is not None:
-        kept = kept * log_priors.exp()
-    losses = F.softplus(scores - positive_scores.unsqueeze(1)) * kept  # (B, M)
-    return (losses.sum(dim=1) / kept.sum(dim=1).clamp_min(torch.finfo(kept.dtype).tiny) * weights).mean()

@@ -8,8 +8,8 @@ from torch import Tensor
 from st_adapter.embeddings.embedded import EmbeddedSplit, place_in_group
 from st_adapter.fitting.pairs import NOBODY, LabelledPairs, training_rows
 
-MANY = 256
-"""A query with more documents than this is not what the others' memory is laid out for."""
+# A query with more given negatives than this is not what the others' memory is laid out for.
+_MANY = 256
 
 
 class Barred:
@@ -23,26 +23,18 @@ class Barred:
     """
 
     def __init__(self, rows: Tensor, documents: Tensor, num_queries: int, num_documents: int) -> None:
-        self._num_documents = num_documents
-        self._keys = (rows * num_documents + documents).unique()  # sorted
-        self.documents = self._keys % num_documents
+        keys = (rows * num_documents + documents).unique()  # sorted
+        self.documents = keys % num_documents
         # On the CPU, where batches are drawn: no device is waited for to learn how many there are.
-        self.counts = torch.bincount(self._keys // num_documents, minlength=num_queries).cpu()
-        self._starts = self.counts.cumsum(0) - self.counts
+        self._counts = torch.bincount(keys // num_documents, minlength=num_queries).cpu()
+        self._starts = self._counts.cumsum(0) - self._counts
 
     def entries(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """The places in ``documents`` that belong to (U,) queries, and for each place which of these; on the CPU."""
-        counts = self.counts[queries]
+        counts = self._counts[queries]
         owner = torch.arange(len(queries)).repeat_interleave(counts)
         shift = self._starts[queries] - (counts.cumsum(0) - counts)
         return torch.arange(len(owner)) + shift[owner], owner
-
-    def holds(self, rows: Tensor, documents: Tensor) -> Tensor:
-        """Whether each document is barred for the query beside it; shapes that broadcast."""
-        wanted = rows * self._num_documents + documents
-        place = torch.searchsorted(self._keys, wanted).clamp(max=len(self._keys) - 1)
-        held: Tensor = self._keys[place] == wanted
-        return held
 
 
 def barred_documents(split: EmbeddedSplit, pairs: LabelledPairs, first: Tensor) -> Barred:
@@ -73,12 +65,12 @@ def given_negatives(split: EmbeddedSplit, first: Tensor, seed: int) -> Tensor:
     rows, order = rows[judged].sort(stable=True)
     documents = first[split.qrels.corpus_index[judged][order]]
     num_rows = int(row_of.max()) + 1
-    if int(torch.bincount(rows).max()) > MANY:
+    if int(torch.bincount(rows).max()) > _MANY:
         shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).to(rows.device)
         rows, order = rows[shuffled].sort(stable=True)
         documents = documents[shuffled][order]
     place = place_in_group(rows, num_rows)
-    kept = place < MANY
+    kept = place < _MANY
     given = torch.full((num_rows, int(place[kept].max()) + 1), NOBODY, device=rows.device)
     given[rows[kept], place[kept]] = documents[kept]
     return given

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -12,11 +11,8 @@ from torch import Tensor
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.fitting.arguments import AdapterTrainingArguments
-from st_adapter.fitting.negatives import MANY, barred_documents, given_negatives
+from st_adapter.fitting.negatives import barred_documents, given_negatives
 from st_adapter.fitting.pairs import NOBODY, labelled_pairs
-
-# Hits held at once while mining.
-_BLOCK_HITS = 2**22
 
 
 class Batch(NamedTuple):
@@ -73,71 +69,29 @@ class BatchSampler:
         self._shuffled = {
             "pairs": _Shuffled(torch.arange(len(pairs.rows))),
             "labelled": _Shuffled(labelled),
-            "unlabelled": _Shuffled(rest.nonzero().squeeze(1) if args.negatives == "corpus" else labelled[:0]),
+            "unlabelled": _Shuffled(rest.nonzero().squeeze(1)),
         }
         self._pair_rows = self.pairs.rows.cpu()
-        self.given: Tensor | None = None  # (Q, negatives) further candidates of each query
-        if args.negatives == "given":
-            self.given = given_negatives(split, self.first, args.seed)
+        # (Q, negatives) further candidates of each query
+        self.given = given_negatives(split, self.first, args.seed) if args.negatives == "given" else None
         self._column = torch.full((len(self.corpus) + 1,), NOBODY, device=self.device)
-
-    @property
-    def starts_epoch(self) -> bool:
-        """Whether the next batch is the first of a new order."""
-        return self._shuffled["pairs"].is_used_up(self.batch_size)
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps until every pair has been seen once (the last incomplete batch is left to the next epoch)."""
         return max(1, len(self.pairs.rows) // self.batch_size)
 
-    def mine(self, queries: Tensor) -> None:
-        """Search the corpus with the adapted (Q, D) training queries and keep each one's hardest negatives.
-
-        Documents scoring above 95 % of the query's best positive are taken for relevant ones without a judgement and
-        left out (positive-aware mining: Moreira et al. 2024, https://arxiv.org/abs/2407.15831, TopK-PercPos).
-        """
-        best = (queries[self.pairs.rows] * self.corpus.rows(self.pairs.documents)).sum(dim=1)
-        best = torch.full((len(queries),), -math.inf, device=self.device).scatter_reduce(
-            0, self.pairs.rows, best, "amax"
-        )
-        self.given = torch.empty((len(queries), self.args.num_hard_negatives), dtype=torch.int64, device=self.device)
-        for rows, depth in self._mining_plan():
-            found = self.corpus.search(queries[rows], depth)
-            documents = self.first[found.indices]
-            kept = found.scores < 0.95 * best[rows].unsqueeze(1)
-            kept &= ~self._barred.holds(rows.unsqueeze(1), documents)
-            # A stable sort puts the kept documents first, hardest first.
-            order = kept.long().sort(dim=1, descending=True, stable=True).indices[:, : self.args.num_hard_negatives]
-            hardest = torch.where(kept.gather(1, order), documents.gather(1, order), NOBODY)
-            self.given[rows] = torch.nn.functional.pad(
-                hardest, (0, self.args.num_hard_negatives - hardest.shape[1]), value=NOBODY
-            )
-
-    def _mining_plan(self) -> Iterator[tuple[Tensor, int]]:
-        """Blocks of queries, and how many documents to find for each, so that enough are left without the barred ones.
-
-        Queries with very many positives are searched deeper than the others, and in smaller blocks.
-        """
-        counts = self._barred.counts
-        band = (counts.clamp_min(1) / MANY).log2().ceil().clamp_min(0)
-        for number in band.unique():
-            rows = (band == number).nonzero().squeeze(1)
-            depth = min(self.args.num_hard_negatives + int(counts[rows].max()) + 16, len(self.corpus))
-            for block in rows.split(max(1, _BLOCK_HITS // depth)):
-                yield block.to(self.device), depth
-
     def next(self) -> Batch:
         """The next batch."""
         drawn = self._shuffled["pairs"].take(self.batch_size, self.generator)
         pairs = drawn.to(self.device)
         rows, documents = self.pairs.rows[pairs], self.pairs.documents[pairs]
-        if self.args.negatives in ("corpus", "positives"):
+        if self.given is None:
             labelled, labelled_prior = self._sample(self._shuffled["labelled"], 1.0)
             rest, rest_prior = self._sample(self._shuffled["unlabelled"], self.args.unlabelled_weight)
             candidates, log_priors = torch.cat([labelled, rest]), torch.cat([labelled_prior, rest_prior])
         else:
-            candidates = documents if self.given is None else torch.cat([documents, self.given[rows].flatten()])
+            candidates = torch.cat([documents, self.given[rows].flatten()])
             log_priors = torch.zeros(len(candidates), device=self.device)
             candidates = torch.where(_is_repeated(candidates), NOBODY, candidates)
         excluded = self._is_barred(self._pair_rows[drawn], candidates) | (candidates == NOBODY)
@@ -156,15 +110,13 @@ class BatchSampler:
         state = {"generator": self.generator.get_state()}
         for name, shuffled in self._shuffled.items():
             state |= {f"{name}.{key}": value for key, value in shuffled.state_dict().items()}
-        return state if self.given is None else {**state, "given": self.given}
+        return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on where ``state_dict`` was taken."""
         self.generator.set_state(state["generator"])
         for name, shuffled in self._shuffled.items():
             shuffled.load_state_dict({key: state[f"{name}.{key}"] for key in ("order", "at")})
-        if "given" in state:
-            self.given = state["given"].to(self.device)
 
     def _sample(self, pool: _Shuffled, weight: float) -> tuple[Tensor, Tensor]:
         """Up to ``num_negatives`` documents of a pool, and the log of how many each stands for, times ``weight``."""
@@ -194,13 +146,9 @@ class _Shuffled:
         self._order = torch.empty(0, dtype=torch.int64)
         self._at = 0
 
-    def is_used_up(self, size: int) -> bool:
-        """Whether the next ``size`` items start a new order (a rest too small for them is left out)."""
-        return self._at + size > len(self._order)
-
     def take(self, size: int, generator: torch.Generator) -> Tensor:
-        """The next ``size`` items, all different."""
-        if self.is_used_up(size):
+        """The next ``size`` items, all different; a rest too small for them is left out."""
+        if self._at + size > len(self._order):
             self._order, self._at = torch.randperm(len(self.items), generator=generator), 0
         chosen = self._order[self._at : self._at + size]
         self._at += size

@@ -83,6 +83,9 @@ def push_adapter(
         ConnectionError: it may work if tried again.
         ValueError: it will not work as it is, for instance because the token may not write, or because the repository
             holds something else.
+
+    Example:
+        >>> push_adapter(adapter, "user/adapter")  # doctest: +SKIP
     """
     with TemporaryDirectory() as folder:
         saved = save_adapter(adapter, Path(folder) / "adapter", training=training, title=repo_id)

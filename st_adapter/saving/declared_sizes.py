@@ -23,6 +23,7 @@ from st_adapter.saving.declared_settings import (
 from st_adapter.saving.model_files import DAMAGED, inside, read_modules
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.tensors import TensorInfo, tensor_infos
+from st_adapter.words import whole
 
 # A model that shares its layers declares more of them than its weights have; so does one without its decoder.
 _SPARE_LAYERS, _UNKNOWN_LAYERS, _SPARE_FACTOR = 24, 200, 10
@@ -94,7 +95,7 @@ def check_module(folder: Path, kind: str) -> None:
     for key, value in _numbers(config):
         if _LAYER_COUNT.fullmatch(key) and value > max(_UNKNOWN_LAYERS, len(infos)):
             raise ValueError(
-                f"{path} declares {key}={_written(value)}, but its weights have {len(infos)} tensors. {DAMAGED}"
+                f"{path} declares {key}={whole(value)}, but its weights have {len(infos)} tensors. {DAMAGED}"
             )
     if any(isinstance(value, list) and len(value) > len(infos) for value in config.values()):
         raise ValueError(f"{path} declares more parts than its weights have tensors, {len(infos)}. {DAMAGED}")
@@ -125,12 +126,12 @@ def _check_size(folder: Path, config: Mapping[str, Any], overrides: Mapping[str,
         positions = max(sizes, default=0) if config.get("sinusoidal_pos_embds") else _MAX_POSITIONS
         if value > (_MAX_LABELS if key == "num_labels" else positions if "position" in key else value):
             raise ValueError(
-                f"{folder / 'config.json'} declares {key}={_written(value)}, which no model has. It is damaged, or "
+                f"{folder / 'config.json'} declares {key}={whole(value)}, which no model has. It is damaged, or "
                 "made to exhaust the machine: do not open it."
             )
         if _LAYER_COUNT.fullmatch(key) and value > most:
             raise ValueError(
-                f"{folder / 'config.json'} declares {key}={_written(value)}, but its weights are those of "
+                f"{folder / 'config.json'} declares {key}={whole(value)}, but its weights are those of "
                 f"{layers or 'at most ' + str(most)} layers. It is damaged, or made to exhaust the machine: do not "
                 "open it."
             )
@@ -143,7 +144,7 @@ def _check_size(folder: Path, config: Mapping[str, Any], overrides: Mapping[str,
         ) from error
     if declared is not None and declared > _SPARE_FACTOR * held + _SPARE_VALUES:
         raise ValueError(
-            f"{folder / 'config.json'} declares {_written(declared)} weights, but its files hold {held:,}. It is "
+            f"{folder / 'config.json'} declares {whole(declared)} weights, but its files hold {held:,}. It is "
             "damaged, or made to exhaust the machine: do not open it."
         )
 
@@ -190,7 +191,3 @@ def _numbers(config: object) -> Iterator[tuple[str, int]]:
                     yield from _numbers(each)
             else:
                 yield from _numbers(value)
-
-
-def _written(number: int) -> str:
-    return f"{number:,}" if abs(number) < 10**18 else "a number of more than 18 digits"

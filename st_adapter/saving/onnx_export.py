@@ -83,6 +83,12 @@ def export_onnx(model: SentenceTransformer, output_dir: str | Path) -> list[Path
             weights or more or a ``Router`` of another making, or PyTorch's exporter cannot convert it; the files give
             other vectors than the model; ``output_dir`` is a file or holds the vectors of another model.
         OSError: the files cannot be written, for instance because the disk is full.
+
+    Example:
+        >>> from st_adapter import attach
+        >>> paths = export_onnx(attach(model, adapter), "exported")
+        >>> sorted(path.name for path in paths)
+        ['model.onnx', 'model_query.onnx']
     """
     check_dependencies()
     check_exportable(model)

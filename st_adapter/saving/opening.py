@@ -11,9 +11,9 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS
 from st_adapter.errors import without_secrets
+from st_adapter.saving.folder import CONFIG_FILE_NAME, read_saved
 from st_adapter.saving.onnx_files import BASE_FILE, DOCUMENT_FILE, QUERY_FILE
 from st_adapter.saving.record import TrainingRecord
-from st_adapter.saving.saved import CONFIG_FILE_NAME, read_saved
 from st_adapter.saving.verify import OTHER_BACKENDS, check_saved
 from st_adapter.storage.hub import download
 from st_adapter.storage.tensors import check_finite
@@ -75,6 +75,12 @@ def from_pretrained(
     Raises:
         ConnectionError: the Hub cannot be reached; it may work if tried again.
         ValueError: there is no such model, or it is not as it was saved; see ``check_saved``.
+
+    Example:
+        >>> from st_adapter import save_pretrained
+        >>> folder = save_pretrained(model, adapter, "model-with-adapter")
+        >>> from_pretrained(folder, device="cpu").encode_query("where is the red car").shape
+        (32,)
     """
     folder = locate(
         name_or_path,

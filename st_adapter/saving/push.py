@@ -12,10 +12,10 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.roles import Role
+from st_adapter.saving.folder import CONFIG_FILE_NAME, SavedModel, copy_as, left_out, read_saved
 from st_adapter.saving.layouts import Layout, reads_task
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import SaveOptions, write_model
-from st_adapter.saving.saved import CONFIG_FILE_NAME, SavedModel, copy_as, left_out, read_saved
 from st_adapter.saving.verify import check_files
 from st_adapter.storage.adapters import ADAPTER_FOLDER
 from st_adapter.storage.hub import MAIN, branches_of
@@ -64,6 +64,9 @@ def push_to_hub(
     Raises:
         ConnectionError: it may work if tried again; ``main`` is as it was.
         ValueError: as ``save_pretrained``, or it will not work as it is, for instance because the token may not write.
+
+    Example:
+        >>> push_to_hub(model, adapter, "user/model-with-adapter")  # doctest: +SKIP
     """
     options = SaveOptions(
         onnx=onnx, base_model=base_model, training=training, title=repo_id, check_texts=check_texts or {}
@@ -113,6 +116,9 @@ def push_folder(
     Raises:
         ConnectionError: it may work if tried again.
         ValueError: the folder is not such a model, the repository holds something else, or it will not work as it is.
+
+    Example:
+        >>> push_folder("model-with-adapter", "user/model-with-adapter")  # doctest: +SKIP
     """
     folder = Path(folder)
     saved = _publishable(folder)

@@ -16,10 +16,10 @@ from st_adapter.embeddings.roles import Role
 from st_adapter.saving.attach import check_adapter_fits, check_order
 from st_adapter.saving.base_files import BaseFiles, copy_base, find_base_files, write_stock
 from st_adapter.saving.compare import Compared, add_adapter, check_layout, reopened, tells_queries_from_texts
+from st_adapter.saving.folder import CONFIG_FILE_NAME, SavedRoute, card_of, is_saved_model, write_config
 from st_adapter.saving.layouts import Layout, task_error, to_layout
 from st_adapter.saving.onnx_export import export_onnx
 from st_adapter.saving.record import TrainingRecord
-from st_adapter.saving.saved import CONFIG_FILE_NAME, SavedRoute, card_of, is_saved_model, write_config
 from st_adapter.storage.adapters import ADAPTER_FOLDER
 from st_adapter.storage.writing import folder_written_whole, write_text
 
@@ -79,6 +79,11 @@ def save_pretrained(
             and the base model reads ``task``; the files named by ``base_model`` are not those of the model in memory,
             or hold its weights as pickles; ``output_dir`` holds something else.
         OSError: the folder cannot be written, for instance because the disk is full.
+
+    Example:
+        >>> folder = save_pretrained(model, adapter, "model-with-adapter")
+        >>> SentenceTransformer(str(folder), device="cpu").encode_query("where is the red car").shape
+        (32,)
     """
     options = SaveOptions(layout, onnx, base_model, training, allow_other_base, title, check_texts or {})
     return write_model(model, adapter, Path(output_dir), options)

@@ -8,8 +8,8 @@ from typing import Any
 from st_adapter.adapter import QueryAdapter
 from st_adapter.errors import InputError
 from st_adapter.saving.declared_sizes import TRANSFORMERS, check_module, check_transformer
+from st_adapter.saving.folder import CONFIG_FILE_NAME, UNVERIFIED, SavedModel, read_saved
 from st_adapter.saving.model_files import BOOKKEEPING, DAMAGED, TOKENIZER_FILES, inside, read_modules
-from st_adapter.saving.saved import CONFIG_FILE_NAME, UNVERIFIED, SavedModel, read_saved
 from st_adapter.storage.paths import file_sha256, file_within, is_pickle, names_in
 from st_adapter.storage.reading import read_json, read_object
 from st_adapter.storage.tensors import read_weights, tensor_infos

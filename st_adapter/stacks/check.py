@@ -120,7 +120,7 @@ def check_stack(
     Example:
         >>> from st_adapter import attach
         >>> adapted = attach(model, adapter)
-        >>> check_stack(adapted.encode_query, adapted.encode_document, adapted).ok
+        >>> check_stack(adapted, adapted.encode_query, adapted.encode_document).ok
         True
     """
     _check_arguments(model, embed_query, embed_documents)

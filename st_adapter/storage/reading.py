@@ -7,7 +7,7 @@ import math
 import stat
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, Union, get_args, get_origin
 
 from st_adapter.words import whole
 
@@ -74,8 +74,7 @@ def checked(value: Any, hint: Any, where: str) -> Any:
 
     Args:
         value: as ``json.loads`` gives it.
-        hint: a type such as ``dict[str, list[float]]``, ``int | None``, a ``Literal`` or a ``TypedDict``, whose other
-            keys are not looked at.
+        hint: a type such as ``dict[str, list[float]]``, ``int | None`` or a ``Literal``.
         where: what the value is, for the error.
 
     Returns:
@@ -97,8 +96,6 @@ def checked(value: Any, hint: Any, where: str) -> Any:
     elif origin is Literal:
         if not isinstance(value, str) or value not in arguments:
             raise ValueError(f"{where} is {_short(value)}, but one of {arguments} is expected.")
-    elif is_typeddict(hint):
-        _check_keys(value, hint, where)
     elif origin is list:
         if not isinstance(value, list):
             raise _other_type(value, hint, where)
@@ -131,17 +128,6 @@ def _is_of(value: Any, hint: Any, where: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _check_keys(value: Any, hint: Any, where: str) -> None:
-    if not isinstance(value, dict):
-        raise _other_type(value, dict, where)
-    missing = sorted(hint.__required_keys__ - value.keys())
-    if missing:
-        raise ValueError(f"{where} has no {', '.join(missing[:3])}, but is expected to.")
-    for key, each in get_type_hints(hint).items():
-        if key in value:
-            checked(value[key], each, f"{where}[{key!r}]" if where else key)
 
 
 def _as_float(value: float) -> float:

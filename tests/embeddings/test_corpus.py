@@ -10,7 +10,7 @@ from st_adapter.embeddings import corpus as corpus_module
 from st_adapter.embeddings.corpus import MemoryCorpus, blocks
 from st_adapter.embeddings.search import search
 from st_adapter.evaluation.evaluation import evaluate
-from st_adapter.evidence.indexes import evaluate_indexes
+from st_adapter.evidence.index_evaluation import evaluate_indexes
 from st_adapter.fitting.auto import fit
 
 

@@ -32,6 +32,7 @@ def test_a_model_is_described(tiny_prompt_model_path: Path) -> None:
     )
     assert EncoderIdentity.from_dict(described.to_dict()) == described
     assert str(tiny_prompt_model_path.parent) not in str(described)
+    assert len(str(described)) < 200 and described.probes not in repr(described)
 
 
 def test_what_shapes_the_vectors_is_seen(tiny_model: SentenceTransformer, tiny_unnormalized_model_path: Path) -> None:

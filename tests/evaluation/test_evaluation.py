@@ -139,3 +139,54 @@ def test_without_seen_documents_only_the_whole_is_compared():
         seen_documents(embedded, ["train", "dev"])
     with pytest.raises(ValueError, match=r"seen_documents has shape \(2,\), but the corpus has 3 documents"):
         evaluate(embedded["test"], seen_documents=torch.ones(2, dtype=torch.bool))
+
+
+def test_a_data_set_is_evaluated_on_test_unless_another_split_is_named():
+    embedded = labelled_dataset()
+    assert evaluate(embedded).query_ids == evaluate(embedded["test"]).query_ids
+    assert evaluate(embedded, split="train").query_ids == ["q0"]
+    assert evaluate(replace(embedded, qrels={"train": embedded.qrels["train"]})).split == "train", "the only one"
+    with pytest.raises(ValueError, match=r"There is no split 'dev'; this data set has \['train', 'test'\]"):
+        evaluate(embedded, split="dev")
+    with pytest.raises(ValueError, match=r"The split 'test' was given, and 'train' asked for"):
+        evaluate(embedded["test"], split="train")
+
+
+def test_a_function_of_the_vectors_counts_as_an_adapter_and_a_base_is_searched_once():
+    split, matrix = random_split(2), torch.eye(8).roll(1, 0)
+    whole = evaluate(split, QueryAdapter.from_matrix(matrix))
+    searched = []
+
+    def index(queries, k):
+        searched.append(len(queries))
+        return split.corpus.search(queries, k)
+
+    of_base = evaluate(split, index=index)
+    again = evaluate(split, lambda queries: queries @ matrix.T, ks=[1, 10], index=index, base=of_base)
+    assert searched == [6, 6], "once for the base and once for the adapted queries"
+    assert set(again.base) == set(again.adapted) == {name for name in whole.base if name.endswith(("@1", "@10"))}
+    for name, values in again.adapted.items():
+        assert values.tolist() == whole.adapted[name].tolist()
+        assert again.base[name].tolist() == whole.base[name].tolist()
+    for changes in ({"ks": [7]}, {"embedded": split.subset(torch.arange(6) > 0)}, {"embedded": random_split(2, 5)}):
+        with pytest.raises(ValueError, match=r"base is an evaluation of 'test' with 6 queries"):
+            evaluate(**{"embedded": split, "base": of_base, **changes})
+
+
+def test_results_print_short():
+    embedded = labelled_dataset()
+    assert repr(embedded) == (
+        "EmbeddedDataset(6 queries, 3 documents, 4 dimensions, cosine; train 1, test 5 queries)"
+    ), "as they are judged"
+    assert (
+        repr(embedded["test"])
+        == "EmbeddedSplit('test': 5 queries, 3 documents, 4 dimensions, cosine, 5 relevant pairs)"
+    )
+    base = evaluate(embedded)
+    mean = f"{base.base_means['ndcg@10']:.3f}".lstrip("0")
+    assert repr(base) == f"EvaluationResult('test', 4 queries, 3 documents: nDCG@10 {mean})"
+    adapted = evaluate(embedded, QueryAdapter.from_matrix(torch.eye(4).roll(1, 0)))
+    printed = repr(adapted)
+    assert printed.startswith(f"EvaluationResult('test', 4 queries, 3 documents: nDCG@10 {mean} -> ")
+    assert adapted.compare().sentence in printed and len(printed) < 220
+    assert repr(adapted.compare()).startswith(f"Comparison(nDCG@10 {mean} -> ") and "p = " in repr(adapted.compare())

@@ -111,7 +111,7 @@ def test_bad_input():
         run_metrics({}, {})
     with pytest.raises(ValueError, match=r"2 queries of the run have no judgements, the first: \['x', 'y'\]"):
         run_metrics({"q": {"a": 1}}, {"x": {}, "y": {}})
-    with pytest.raises(ValueError, match=r"gains have 1 queries, but judged_gains have 2"):
+    with pytest.raises(ValueError, match=r"relevance has 1 queries, but judged_relevance has 2"):
         ranking_metrics(np.zeros((1, 1)), np.zeros((2, 1)))
     with pytest.raises(ValueError, match=r"Cut-offs must be at least 1"):
         ranking_metrics(np.zeros((1, 1)), np.zeros((1, 1)), ks=[0])

@@ -15,7 +15,7 @@ from problems import rotated_problem
 from st_adapter.embeddings.embedded import EmbeddedQrels
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evidence.curve import draw_labels, learning_curve
-from st_adapter.fitting import auto
+from st_adapter.fitting import portfolio
 
 # The package has a function of the same name.
 module = importlib.import_module("st_adapter.evidence.curve")
@@ -24,7 +24,7 @@ module = importlib.import_module("st_adapter.evidence.curve")
 @pytest.fixture(autouse=True)
 def short_runs(monkeypatch):
     """Tiny problems need few steps."""
-    monkeypatch.setattr(auto, "_CHECKPOINTS", (10, 30))
+    monkeypatch.setattr(portfolio, "_CHECKPOINTS", (10, 30))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.search import TopK, rescore, search
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.hits import search_split
-from st_adapter.evidence.indexes import build_index, check_index, evaluate_indexes
+from st_adapter.evidence.index_evaluation import evaluate_indexes
+from st_adapter.evidence.indexes import build_index, check_index
 
 EVERY_INDEX = ["exact", "truncate:5", "int8", "int8-both", "binary:4", "binary-rescored:4", "hnsw:6", "ivf:1"]
 

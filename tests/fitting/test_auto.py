@@ -9,14 +9,14 @@ import torch
 
 from problems import DIM, rotated_problem
 from st_adapter.evaluation.evaluation import evaluate
-from st_adapter.fitting import auto
+from st_adapter.fitting import portfolio
 from st_adapter.fitting.auto import fit
 
 
 @pytest.fixture(autouse=True)
 def short_runs(monkeypatch):
     """Tiny problems need few steps."""
-    monkeypatch.setattr(auto, "_CHECKPOINTS", (10, 30))
+    monkeypatch.setattr(portfolio, "_CHECKPOINTS", (10, 30))
 
 
 def with_wrong_labels(embedded, seed=0):

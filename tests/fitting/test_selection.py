@@ -23,7 +23,7 @@ from st_adapter.fitting.selection import Scoreboard
 @settings(max_examples=40)
 @given(st.integers(0, 2**31), st.sampled_from([40, 100, 2**23]))
 def test_measuring_equals_the_full_evaluation(seed, block_scores):
-    split = random_split(seed, 7, 40, 6)
+    split = random_split(seed, 7, 40, 6, repeated=False)
     generator = torch.Generator().manual_seed(seed)
     names = [MapName("a", "1"), MapName("b", "1")]
     matrices = {name: torch.eye(6) + 0.5 * torch.randn(6, 6, generator=generator) for name in names}
@@ -118,7 +118,7 @@ def test_families_are_pruned_and_the_best_of_each_averaged():
 @settings(max_examples=25)
 @given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from([50, 300, 2**23]), st.booleans())
 def test_counting_among_the_best_is_counting_over_all(seed, depth, block_scores, tied):
-    split = random_split(seed, num_queries=9, num_documents=150)
+    split = random_split(seed, 9, 150, 6, repeated=False)
     generator = torch.Generator().manual_seed(seed)
     if tied:  # coarse numbers, so that many documents score the same
         split = replace(split, corpus=corpus_of((3 * split.corpus.embeddings).round(), "dot"))

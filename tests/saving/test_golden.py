@@ -13,8 +13,8 @@ from sentence_transformers import SentenceTransformer
 from problems import ROOT
 from st_adapter.adapter import QueryAdapter
 from st_adapter.saving.attach import attach, detach
+from st_adapter.saving.folder import read_saved
 from st_adapter.saving.opening import from_pretrained
-from st_adapter.saving.saved import read_saved
 
 VERSIONS = sorted(path for path in (ROOT / "tests" / "golden").glob("v*"))
 # Releases of torch differ in the last bits of the same product.

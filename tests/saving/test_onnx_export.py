@@ -22,8 +22,8 @@ from problems import trained
 from st_adapter import QueryAdapter, attach, from_pretrained, save_pretrained
 from st_adapter.saving import export_onnx
 from st_adapter.saving import onnx_export as onnx_export_module
+from st_adapter.saving.folder import read_saved
 from st_adapter.saving.onnx_export import _examples, _warn_if_different
-from st_adapter.saving.saved import read_saved
 
 LOW_RANK = {"kind": "low_rank", "rank": 4, "bias": True}
 MLP = {"kind": "mlp", "hidden_dim": 16, "bias": True, "activation": "silu"}

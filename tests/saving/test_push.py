@@ -14,9 +14,9 @@ from sentence_transformers import SentenceTransformer
 from hub_double.client import HubClient, HubClientError
 from hub_double.server import ALICE, ALICE_READS, BOB, HubServer
 from problems import TEXTS, hashes, make_adapter
+from st_adapter.saving.folder import CONFIG_FILE_NAME
 from st_adapter.saving.record import SplitScores, TrainingRecord
 from st_adapter.saving.save import save_pretrained
-from st_adapter.saving.saved import CONFIG_FILE_NAME
 
 pytestmark = pytest.mark.hub
 
@@ -335,7 +335,7 @@ def test_the_base_alone_leaves_no_adapter_on_other_branches(
     hub_client.run(push, alone, "alice/taken-back", token=ALICE)
     held = [hub_server.files("alice/taken-back", branch) for branch in ("main", "query", "twin")]
     for files in held:
-        assert json.loads(files[CONFIG_FILE_NAME])["has_adapter"] is False
+        assert json.loads(files[CONFIG_FILE_NAME])["routes"]["query"]["adapter"] is None
         assert not [name for name in files if name.startswith(("3_", "4_", "adapter/"))]
 
 

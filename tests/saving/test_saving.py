@@ -34,10 +34,10 @@ from st_adapter.adapter import Kind, QueryAdapter
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving import compare
 from st_adapter.saving.attach import attach, detach
+from st_adapter.saving.folder import CONFIG_FILE_NAME, read_saved
 from st_adapter.saving.opening import from_pretrained
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import save_pretrained
-from st_adapter.saving.saved import CONFIG_FILE_NAME, read_saved
 from st_adapter.storage import hub, writing
 from st_adapter.storage.paths import is_pickle
 
@@ -263,8 +263,8 @@ def test_no_adapter_saves_the_base_model_alone(
     assert after.pop(CONFIG_FILE_NAME)
     assert after == hashes(tiny_model_path)
     config = json.loads((saved / CONFIG_FILE_NAME).read_text())
-    assert config["has_adapter"] is False
-    assert config["training"]["seed"] == 3
+    assert config["routes"]["query"]["adapter"] is None
+    assert config["routes"]["query"]["training"]["seed"] == 3
     assert detach(SentenceTransformer(str(saved), device="cpu"))[1] == []
 
 

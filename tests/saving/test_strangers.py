@@ -23,11 +23,11 @@ from st_adapter import cli
 from st_adapter.cli.tables import console
 from st_adapter.errors import printable, without_secrets
 from st_adapter.saving.declared_sizes import check_module
+from st_adapter.saving.folder import CONFIG_FILE_NAME, copy_as, left_out, read_saved
 from st_adapter.saving.model_files import model_files
 from st_adapter.saving.opening import from_pretrained
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import save_pretrained
-from st_adapter.saving.saved import CONFIG_FILE_NAME, copy_as, left_out, read_saved
 from st_adapter.saving.verify import check_saved
 from st_adapter.storage.hub import explained_errors
 from st_adapter.storage.paths import file_sha256

@@ -20,10 +20,10 @@ from sentence_transformers.base.modules import Router
 
 from problems import TEXTS, adapted_queries, assert_adapted, hashes, make_adapter
 from st_adapter.adapter import QueryAdapter
+from st_adapter.saving.folder import CONFIG_FILE_NAME, copy_as, is_saved_model, read_saved
 from st_adapter.saving.opening import from_pretrained, saved_training
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import save_pretrained
-from st_adapter.saving.saved import CONFIG_FILE_NAME, copy_as, is_saved_model, read_saved
 from st_adapter.saving.verify import check_saved
 from st_adapter.storage.adapters import ADAPTER_FOLDER
 from st_adapter.storage.paths import file_sha256

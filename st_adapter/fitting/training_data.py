@@ -1,0 +1,68 @@
+"""Whatever a user gives a trainer, as an embedded train and dev split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+from datasets import Dataset, DatasetDict
+from sentence_transformers import SentenceTransformer
+
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
+from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.probe_texts import check_texts_of
+from st_adapter.embeddings.roles import Role
+
+TrainDataset: TypeAlias = RetrievalDataset | EmbeddedDataset | EmbeddedSplit | Dataset
+EvalDataset: TypeAlias = EmbeddedSplit | Dataset
+
+
+class TrainingData(NamedTuple):
+    """What a trainer works on.
+
+    Attributes:
+        train: the split to fit on, its documents in memory.
+        dev: the split to measure on, with the same corpus.
+        check_texts: texts that a saved model is compared on; None if the data came as vectors.
+    """
+
+    train: EmbeddedSplit
+    dev: EmbeddedSplit
+    check_texts: Mapping[Role, Sequence[str]] | None
+
+
+def training_data(
+    model: SentenceTransformer, train: TrainDataset | None, dev: EvalDataset | None = None
+) -> TrainingData:
+    """Load, embed and split what was given.
+
+    Args:
+        model: base model, which embeds what came as texts.
+        train: a whole data set, one embedded split, or pairs.
+        dev: the dev split, if ``train`` is not a whole data set.
+
+    Raises:
+        ValueError: the two do not make a train and a dev split over one corpus.
+    """
+    given = train
+    if isinstance(train, Dataset) and isinstance(dev, Dataset):
+        train, dev = RetrievalDataset.load(DatasetDict(train=train, dev=dev)), None
+    elif isinstance(train, Dataset) and dev is None:
+        # A test split would be set aside for nothing: the trainer looks at train and dev alone.
+        train = RetrievalDataset.load(train, cut_into=("train", "dev"))
+    # Vectors alone leave nothing to compare a saved model on but fixed texts.
+    check_texts = check_texts_of(train) if isinstance(train, RetrievalDataset) else None
+    if isinstance(train, RetrievalDataset):
+        train = embed(model, train)
+    if isinstance(train, EmbeddedDataset) and dev is None:
+        train = train.in_memory()
+        return TrainingData(train["train"], train["dev"], check_texts)
+    if isinstance(train, EmbeddedSplit) and isinstance(dev, EmbeddedSplit):
+        if train.corpus is not dev.corpus and list(train.corpus.ids) != list(dev.corpus.ids):
+            raise ValueError("train_dataset and eval_dataset search different corpora. Embed both as one data set.")
+        return TrainingData(train.in_memory(), dev, check_texts)
+    raise ValueError(
+        f"train_dataset is {type(given).__name__} and eval_dataset is {type(dev).__name__}. Pass a whole data set with "
+        "the splits 'train' and 'dev' as train_dataset, or two embedded splits, or two datasets.Dataset of pairs."
+    )
