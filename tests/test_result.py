@@ -76,7 +76,8 @@ def test_what_is_printed_is_what_the_command_line_prints(
     assert f"{compared.adapted:.4f}" in shown and f"{compared.interval.low:+.4f} to" in shown
     assert shown.endswith(result.verdict.sentence)
     assert result.verdict.sentence.startswith(f"Adopted. {result.results.selection.gate.reason}")
-    assert f"On the {compared.num_queries} queries of test: {compared.difference:+.3f} nDCG@10" in shown
+    difference = f"{compared.difference:+.3f}".replace("0.", ".", 1)
+    assert f"On the {compared.num_queries} queries of test: {difference} nDCG@10" in shown
     assert "\x1b" not in str(result) and repr(result) == f"Result({result.verdict.sentence!r})"
     # The command line and Python give the same figures.
     assert json.loads((tmp_path / "out" / "results.json").read_text())["test"] == result.results.to_json()["test"]

@@ -17,14 +17,14 @@ from st_adapter.evidence.tables import print_candidates
 from st_adapter.evidence.terminal import Terminal, escape
 from st_adapter.result import Result
 from st_adapter.saving.record import TrainingRecord
-from st_adapter.words import documents_searched
+from st_adapter.words import documents_searched, rank
 
 console = Terminal()
 
 
 def print_dataset(dataset: RetrievalDataset, too_long: LongTexts | None = None) -> None:
     """What was read, and what there is to note about it."""
-    splits = ", ".join(f"{len(set(judged['query_id']))} {escape(split)}" for split, judged in dataset.qrels.items())
+    splits = ", ".join(f"{number} {escape(split)}" for split, number in dataset.num_queries.items())
     searched = documents_searched(len(dataset.corpus), dataset.corpus_is_labelled_only)
     console.print(f"[bold]{escape(dataset.name)}[/bold]: {searched}; queries: {splits}")
     for note in (*dataset.notes, *(too_long.notes if too_long is not None else ())):
@@ -104,10 +104,6 @@ def print_examples(dataset: RetrievalDataset, result: EvaluationResult) -> None:
     for column in ("test query", "base", "adapted"):
         table.add_column(column, justify="left" if column == "test query" else "right", max_width=70)
     for row in [*order[::-1][:4], *order[:2][::-1]]:
-        ranks = [_rank(side["mrr@100"][row]) for side in (result.base, result.adapted)]
+        ranks = [rank(side["mrr@100"][row]) for side in (result.base, result.adapted)]
         table.add_row(escape(texts[result.query_ids[row]]), *ranks, style="green" if gain[row] > 0 else "red")
     console.print(table)
-
-
-def _rank(reciprocal_rank: float) -> str:
-    return str(round(1 / reciprocal_rank)) if reciprocal_rank > 0 else "> 100"

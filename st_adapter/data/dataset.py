@@ -85,8 +85,7 @@ class RetrievalDataset:
         """Name, size and splits, a line each."""
         searched = documents_searched(len(self.corpus), self.corpus_is_labelled_only)
         lines = [f"{printable(self.name) or 'Data in memory'}: {searched}"]
-        to_cut = {f"{', '.join(self.cut.splits)} (to be cut)": self.uncut} if self.cut and self.uncut else {}
-        for split, rows in {**self.qrels, **to_cut}.items():
+        for split, rows in self._rows().items():
             queries = counted(len(rows.unique("query_id")), "query", "queries")
             pairs = counted(sum(relevance > 0 for relevance in rows["relevance"]), "relevant pair")
             lines.append(f"  {printable(split)}: {queries}, {pairs}")
@@ -99,8 +98,12 @@ class RetrievalDataset:
 
     @property
     def num_queries(self) -> dict[str, int]:
-        """How many queries each split judges."""
-        return {split: len(rows.unique("query_id")) for split, rows in self.qrels.items()}
+        """How many queries each split judges, and how many are still to be cut."""
+        return {split: len(rows.unique("query_id")) for split, rows in self._rows().items()}
+
+    def _rows(self) -> dict[str, datasets.Dataset]:
+        to_cut = {"to be cut": self.uncut} if self.uncut is not None else {}
+        return {**self.qrels, **to_cut}
 
     @cached_property
     def own_copies(self) -> tuple[list[int], list[int]]:

@@ -628,8 +628,9 @@ def test_a_data_set_prints_its_splits():
     uncut = RetrievalDataset.load({"train": many(), "test": many(1, "Test {}?")}, split_by="document")
     assert str(uncut).splitlines()[1:] == [
         "  test: 1 query, 1 relevant pair",
-        "  train, dev (to be cut): 200 queries, 200 relevant pairs",
+        "  to be cut: 200 queries, 200 relevant pairs",
     ]
+    assert uncut.num_queries == {"test": 1, "to be cut": 200}
 
 
 def test_the_name_of_a_data_set_holds_no_password(tmp_path):

@@ -9,12 +9,13 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 import chromium
+from problems import ROOT
 from st_adapter import cli
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.embedding import embed
 from st_adapter.evidence.curve import learning_curve
 from st_adapter.evidence.report import write_report
-from st_adapter.evidence.results import CurveResults, described
+from st_adapter.evidence.results import CurveResults, Results, described
 from st_adapter.run import RunOptions, train
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
@@ -178,6 +179,15 @@ def test_fields_that_older_results_lack_are_checked_where_they_are(finished, tmp
         del results["base_model"]["max_seq_length"], results["test"]["num_own_copies"]
 
     assert remade(finished, tmp_path, older).text
+
+
+def test_the_results_of_version_0_1_have_a_report(tmp_path):
+    shutil.copy(ROOT / "tests" / "golden" / "v0.1.0" / "results.json", tmp_path)
+    results = Results.read(tmp_path / "results.json")
+    assert results.base_model.name == "base" and results.base_model.max_seq_length is None
+    assert results.data.long_texts is None and results.opened_with == {} and results.test.num_own_copies == 0
+    page = Page(write_report(tmp_path).page.read_text(encoding="utf-8"))
+    assert results.selection.gate.reason in page.text and "--seed 0 --method closed-form" in page.text
 
 
 def test_a_folder_without_results_is_refused(tmp_path, capsys):
