@@ -246,12 +246,8 @@ def test_flags_that_the_model_does_not_allow(flag, value, message, tiny_model_pa
         (["train", "--alpha", "2"], "--alpha is 2.0, but has to be"),
         (["train", "--seed", "-1"], "--seed is -1, but has to be"),
         (["train", "--embedding-batch-size", "0"], "--embedding-batch-size is 0, but has to be"),
-        (["train", "--num-seeds", "0"], "--num-seeds came with --method auto"),
+        (["train", "--rank", "8"], "--rank came with --method auto"),
         (["train", "--method", "gradient", "--num-train-epochs", "0"], "--num-train-epochs is 0, but has to be"),
-        (
-            ["train", "--method", "gradient", "--kind", "low_rank", "--rank", "33"],
-            "--rank is 33, but has to be at most 32",
-        ),
         (["train", "--method", "gradient", "--resume-from-checkpoint"], "Train with --save-strategy epoch"),
         (["learning-curve", "--num-draws", "0"], "--num-draws is 0, but has to be"),
         (["learning-curve", "--sizes", "1", "2"], "--sizes is [1, 2], but has to be numbers from 2 to"),
