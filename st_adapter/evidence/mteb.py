@@ -42,6 +42,7 @@ def mteb_task(
         'ndcg_at_10'
     """
     try:
+        from mteb.abstasks.retrieval import AbsTaskRetrieval
         from mteb.abstasks.task_metadata import TaskMetadata
     except ImportError as error:
         raise ImportError("A task for mteb needs mteb: pip install 'st-adapter[mteb]'.") from error
@@ -70,15 +71,16 @@ def mteb_task(
         eval_langs=list(languages),
         main_score="ndcg_at_10",
     )
-    return _task(metadata, content, copies)
+    return _task(AbsTaskRetrieval, metadata, content, copies)
 
 
-def _task(described: TaskMetadata, content: dict[str, Any], copies: Mapping[str, set[str]]) -> AbsTaskRetrieval:
+def _task(
+    task: type[AbsTaskRetrieval], described: TaskMetadata, content: dict[str, Any], copies: Mapping[str, set[str]]
+) -> AbsTaskRetrieval:
     """A task whose data are here and that leaves the queries' own copies out of what a model finds."""
-    from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.models.models_protocols import EncoderProtocol
 
-    class DatasetRetrieval(AbsTaskRetrieval):  # type: ignore[misc]
+    class DatasetRetrieval(task):  # type: ignore[misc, valid-type]
         metadata = described
 
         def load_data(self, *args: Any, **kwargs: Any) -> None:
