@@ -207,7 +207,7 @@ def test_unknown_options_and_help(capsys):
         cli.main(["train", "--method", "gradient", "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert "--learning-rate" in shown and "Peak learning rate of AdamW" in shown
+    assert "--learning-rate" in shown and "Learning rate of AdamW" in shown
 
 
 def test_evaluation_knows_what_the_model_was_fitted_on(pairs_file, tiny_model_path, tmp_path, capsys):
