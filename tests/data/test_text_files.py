@@ -84,7 +84,7 @@ PAIRS = pd.DataFrame({"query": ["a?", "b?", "c?"], "document": ["A", "B", "é"],
         ("a.json", b"\xef\xbb\xbf" + PAIRS.to_json(orient="records").encode(), ""),
         ("a.jsonl", b"\xef\xbb\xbf" + PAIRS.to_json(orient="records", lines=True).encode(), ""),
         ("a.tsv", b"\xef\xbb\xbf" + PAIRS.to_csv(index=False, sep="\t").encode(), ""),
-        ("a.tsv.gz", gzip.compress(PAIRS.to_csv(index=False, sep="\t").encode()), ""),
+        ("a.tsv.gz", gzip.compress(PAIRS.to_csv(index=False, sep="\t").encode(), mtime=0), ""),
     ],
 )
 def test_other_separators_and_encodings(tmp_path, name, content, note):
