@@ -56,14 +56,14 @@ _WORDS = "the a of in file read line number list string return sort open close v
 _CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
 
 
-def _write_bert(folder: Path) -> None:
-    """A BERT of 2 layers, 32 dimensions and random weights; its WordPiece knows some words and all ASCII letters."""
+def _write_bert(folder: Path, num_layers: int = 2) -> None:
+    """A BERT of few layers, 32 dimensions and random weights; its WordPiece knows some words and all ASCII letters."""
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_CHARACTERS, *(f"##{c}" for c in _CHARACTERS)]
     vocabulary += [word for word in _WORDS if word not in vocabulary]
     config = BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=num_layers,
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=64,
@@ -95,6 +95,14 @@ def _bert_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model_path(tmp_path_factory: pytest.TempPathFactory, _bert_path: Path) -> Path:
     """Folder of a model of 32 dimensions and 64 tokens: BERT, mean pooling, Normalize. Do not write into it."""
     return _save_model(tmp_path_factory.mktemp("models") / "tiny", _bert_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_flat_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without layers, only token embeddings and pooling: the time of an ONNX export grows with the layers."""
+    folder = tmp_path_factory.mktemp("models")
+    _write_bert(folder / "bert", num_layers=0)
+    return _save_model(folder / "tiny-flat", folder / "bert")
 
 
 @pytest.fixture(scope="session")
@@ -150,13 +158,13 @@ def hub_client(_hub_server: HubServer) -> Iterator[HubClient]:
 
 
 @pytest.fixture(scope="session")
-def _example_data(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def _example_data(tiny_flat_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     things = [
         f"{word} {thing}" for word in ("red", "blue", "old", "new") for thing in ("car", "house", "river", "book")
     ]
     pairs = {"query": [f"where is the {thing}" for thing in things], "document": [f"{thing}, here" for thing in things]}
     dataset = RetrievalDataset.load(pd.DataFrame(pairs))
-    model = SentenceTransformer(str(tiny_model_path), device="cpu")
+    model = SentenceTransformer(str(tiny_flat_model_path), device="cpu")
     cache = tmp_path_factory.mktemp("cache")
     embedded: EmbeddedDataset = embed(model, dataset, cache_dir=cache, show_progress_bar=False)
     return {"dataset": dataset, "embedded": embedded}
@@ -168,5 +176,6 @@ def _names_of_examples(request: pytest.FixtureRequest) -> None:
     if isinstance(request.node, pytest.DoctestItem):
         names = request.getfixturevalue("doctest_namespace")
         names.update(request.getfixturevalue("_example_data"))
-        names.update(model=request.getfixturevalue("tiny_model"), adapter=QueryAdapter(32))
+        model = SentenceTransformer(str(request.getfixturevalue("tiny_flat_model_path")), device="cpu")
+        names.update(model=model, adapter=QueryAdapter(32))
         request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))

@@ -67,7 +67,7 @@ def test_the_example_is_the_one_that_was_run_and_shows_what_it_printed():
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_python_code_runs_as_printed(page, tiny_model_path, workplace, capsys):
+def test_the_python_code_runs_as_printed(page, tiny_model_path, workplace, short_runs, capsys):
     code = python_of(page).replace("sentence-transformers/all-MiniLM-L6-v2", str(tiny_model_path))
     exec(compile(code, page, "exec"), {})
     printed = capsys.readouterr().out

@@ -267,7 +267,7 @@ def test_an_unknown_split_is_named(finished, pairs_file, tmp_path, capsys):
     )
 
 
-def test_the_test_split_chooses_nothing(pairs_file, tiny_model_path, tmp_path):
+def test_the_test_split_chooses_nothing(pairs_file, tiny_model_path, short_runs, tmp_path):
     """Judgements of the test split may be anything: the adapter stays the same to the last bit."""
     dataset = RetrievalDataset.load(str(pairs_file))
     model = SentenceTransformer(str(tiny_model_path), device="cpu")

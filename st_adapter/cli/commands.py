@@ -102,6 +102,7 @@ def train(options: TrainOptions) -> int:
 
 def demo(options: DemoOptions) -> int:
     """Train on the standard library, and show what changed."""
+    check_writable(options.output_dir, "output_dir")
     embedding = options.embedding
     if options.model is not None:
         base_model = open_base(options.model, embedding)
