@@ -33,7 +33,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from torch import Tensor
+from torch import Tensor, nn
 
 from st_adapter.saving.attach import detach
 from st_adapter.saving.onnx_files import (
@@ -98,14 +98,8 @@ def export_onnx(model: SentenceTransformer, output_dir: str | Path) -> list[Path
     model = copy.deepcopy(model).to("cpu", torch.float32).eval()
     model.truncate_dim = None
     base, query_modules = detach(model)
-    finished = {
-        name: modules
-        for name, modules, needed in (
-            (DOCUMENT_FILE, list(base), not _pooled_by_clients(base)),
-            (QUERY_FILE, [*base, *query_modules], bool(query_modules)),
-        )
-        if needed
-    }
+    finished: dict[str, list[nn.Module]] = {} if _pooled_by_clients(base) else {DOCUMENT_FILE: list(base)}
+    finished |= {QUERY_FILE: [*base, *query_modules]} if query_modules else {}
     _check_nothing_stale(folder, finished)
 
     # Beside the repository and not in it: what a killed process leaves behind is not uploaded with it.

@@ -93,9 +93,8 @@ def from_pretrained(
     check_saved(folder, any_class=kwargs.get("trust_remote_code") is True)
     _check_backend(kwargs)
     try:
-        model = SentenceTransformer(
-            str(folder), device=None if device is None else str(device), local_files_only=True, **kwargs
-        )
+        where = None if device is None else str(device)
+        model = SentenceTransformer(str(folder), device=where, local_files_only=True, **kwargs)
         embeddings = [
             encode(CHECK_TEXTS, convert_to_tensor=True, show_progress_bar=False)
             for encode in (model.encode_query, model.encode_document)
@@ -106,8 +105,8 @@ def from_pretrained(
             f"Sentence Transformers cannot open {name_or_path} ({type(error).__name__}: {reason}). Its files are as "
             "they were saved, so they were damaged before, or this release cannot read them."
         ) from error
-    for name, vectors in zip(("query", "document"), embeddings, strict=True):
-        check_finite(f"The {name} embeddings of {name_or_path}", vectors, "Its weights are damaged: save it again.")
+    for side, vectors in zip(("query", "document"), embeddings, strict=True):
+        check_finite(f"The {side} embeddings of {name_or_path}", vectors, "Its weights are damaged: save it again.")
     return model
 
 
