@@ -159,9 +159,7 @@ def evaluate(
         of_base = _metrics(chosen, chosen.query_embeddings, kept, ks, index)
     else:
         of_base = _taken_over(base, chosen, query_ids, ks)
-    adapted = of_base
-    if adapter is not None:
-        adapted = _metrics(chosen, adapt(adapter, chosen.query_embeddings), kept, ks, index)
+    adapted = of_base if adapter is None else _metrics(chosen, adapt(adapter, chosen.query_embeddings), kept, ks, index)
     return EvaluationResult(
         split=chosen.name,
         query_ids=query_ids,

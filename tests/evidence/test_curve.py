@@ -91,7 +91,7 @@ def test_a_recipe_that_does_not_help_is_called_so(problem):
 def test_bad_requests_are_refused(problem):
     num_train = len(problem["train"].query_ids)
     for sizes in ([], [1], [10, num_train + 1]):
-        with pytest.raises(ValueError, match=f"numbers from 2 to {num_train},"):
+        with pytest.raises(ValueError, match=f"numbers from 2 to {num_train}, the number of labelled"):
             learning_curve(problem, sizes=sizes)
     with pytest.raises(ValueError, match="num_draws is 0"):
         learning_curve(problem, num_draws=0)
