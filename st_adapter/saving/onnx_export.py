@@ -85,9 +85,7 @@ def export_onnx(model: SentenceTransformer, output_dir: str | Path) -> list[Path
         OSError: the files cannot be written, for instance because the disk is full.
 
     Example:
-        >>> from st_adapter import attach
-        >>> paths = export_onnx(attach(model, adapter), "exported")
-        >>> sorted(path.name for path in paths)
+        >>> [path.name for path in export_onnx(st_adapter.attach(model, adapter), "exported")]
         ['model.onnx', 'model_query.onnx']
     """
     check_dependencies()
@@ -98,14 +96,9 @@ def export_onnx(model: SentenceTransformer, output_dir: str | Path) -> list[Path
     model = copy.deepcopy(model).to("cpu", torch.float32).eval()
     model.truncate_dim = None
     base, query_modules = detach(model)
-    finished = {
-        name: modules
-        for name, modules, needed in (
-            (DOCUMENT_FILE, list(base), not _pooled_by_clients(base)),
-            (QUERY_FILE, [*base, *query_modules], bool(query_modules)),
-        )
-        if needed
-    }
+    finished = {} if _pooled_by_clients(base) else {DOCUMENT_FILE: list(base)}
+    if query_modules:
+        finished[QUERY_FILE] = [*base, *query_modules]
     _check_nothing_stale(folder, finished)
 
     # Beside the repository and not in it: what a killed process leaves behind is not uploaded with it.
