@@ -81,8 +81,8 @@ def short_quality_table(results: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     settings = results["settings"]
     note = (
-        f"{settings['model']}, mean of {len(settings['seeds'])} seeds. On new documents: the difference for queries (how "
-        f"many) of whose documents none was asked for in training. Seconds: fitting alone, on {results['device']}."
+        f"{settings['model']}, mean of {len(settings['seeds'])} seeds. On new documents: the difference for queries "
+        f"(how many) of whose documents none was asked for in training. Seconds: fitting alone, on {results['device']}."
     )
     return "\n".join([*lines, "", note])
 
