@@ -35,6 +35,7 @@ from sentence_transformers.base.modules import Normalize, Transformer  # noqa: E
 from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
 from transformers import BertConfig, BertModel  # noqa: E402
 
+import st_adapter  # noqa: E402
 from hub_double.client import HubClient  # noqa: E402
 from hub_double.server import HubServer  # noqa: E402
 from st_adapter import EmbeddedDataset, QueryAdapter, RetrievalDataset, embed  # noqa: E402
@@ -177,5 +178,5 @@ def _names_of_examples(request: pytest.FixtureRequest) -> None:
         names = request.getfixturevalue("doctest_namespace")
         names.update(request.getfixturevalue("_example_data"))
         model = SentenceTransformer(str(request.getfixturevalue("tiny_flat_model_path")), device="cpu")
-        names.update(model=model, adapter=QueryAdapter(32))
+        names.update(model=model, adapter=QueryAdapter(32), st_adapter=st_adapter)
         request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))

@@ -60,8 +60,7 @@ class AdapterTrainer:
         ValueError: there is nothing to train or to evaluate on, or model, data and adapter do not fit together.
 
     Example:
-        >>> from st_adapter import AdapterTrainingArguments
-        >>> args = AdapterTrainingArguments(num_train_epochs=1, disable_tqdm=True)
+        >>> args = st_adapter.AdapterTrainingArguments(num_train_epochs=1, disable_tqdm=True)
         >>> trainer = AdapterTrainer(model, args, embedded["train"], embedded["dev"])
         >>> trainer.train().global_step
         1

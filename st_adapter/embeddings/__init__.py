@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from st_adapter.embeddings.corpus import Corpus as Corpus
+    from st_adapter.embeddings.corpus import MemoryCorpus as MemoryCorpus
     from st_adapter.embeddings.embedded import EmbeddedDataset as EmbeddedDataset
     from st_adapter.embeddings.embedded import EmbeddedQrels as EmbeddedQrels
     from st_adapter.embeddings.embedded import EmbeddedSplit as EmbeddedSplit
@@ -16,6 +18,7 @@ else:
     __getattr__, __dir__ = names_on_demand(
         __name__,
         {
+            "corpus": ["Corpus", "MemoryCorpus"],
             "embedded": ["EmbeddedDataset", "EmbeddedQrels", "EmbeddedSplit"],
             "embedding": ["embed"],
             "encoder": ["Encoder"],

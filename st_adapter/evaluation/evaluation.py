@@ -129,8 +129,7 @@ def evaluate(
 
     Args:
         embedded: queries, corpus and judgements of one split, or a whole data set.
-        adapter: an adapter, the modules that a saved model applies to queries, or a function of their vectors; None
-            evaluates the base model alone.
+        adapter: an adapter, a saved model's modules for queries, or a function of vectors; None: the base model alone.
         ks: cut-offs, each >= 1.
         split: of a data set the split to evaluate; test, or else the only one, if None.
         index: what searches the corpus, as ``build_index`` makes it; the corpus's own search if None.
@@ -146,9 +145,8 @@ def evaluate(
             ``seen_documents`` has another number of documents, or ``base`` is of something else.
 
     Example:
-        >>> result = evaluate(embedded["test"], adapter)
-        >>> result.adapted_means["ndcg@10"] == result.base_means["ndcg@10"]  # untrained
-        True
+        >>> evaluate(embedded["test"], adapter).compare("ndcg@10").difference  # an untrained adapter
+        0.0
     """
     start = time.perf_counter()
     chosen = _split_of(embedded, split)

@@ -85,9 +85,7 @@ def export_onnx(model: SentenceTransformer, output_dir: str | Path) -> list[Path
         OSError: the files cannot be written, for instance because the disk is full.
 
     Example:
-        >>> from st_adapter import attach
-        >>> paths = export_onnx(attach(model, adapter), "exported")
-        >>> sorted(path.name for path in paths)
+        >>> [path.name for path in export_onnx(st_adapter.attach(model, adapter), "exported")]
         ['model.onnx', 'model_query.onnx']
     """
     check_dependencies()

@@ -77,8 +77,7 @@ def from_pretrained(
         ValueError: there is no such model, or it is not as it was saved; see ``check_saved``.
 
     Example:
-        >>> from st_adapter import save_pretrained
-        >>> folder = save_pretrained(model, adapter, "model-with-adapter")
+        >>> folder = st_adapter.save_pretrained(model, adapter, "model-with-adapter")
         >>> from_pretrained(folder, device="cpu").encode_query("where is the red car").shape
         (32,)
     """

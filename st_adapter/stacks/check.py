@@ -118,8 +118,7 @@ def check_stack(
             by this package.
 
     Example:
-        >>> from st_adapter import attach
-        >>> adapted = attach(model, adapter)
+        >>> adapted = st_adapter.attach(model, adapter)
         >>> check_stack(adapted, adapted.encode_query, adapted.encode_document).ok
         True
     """
