@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Each worker has one thread; one that is done takes over tests of the others.
-PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
+# Each worker has one thread, and takes whole files: what a file's fixtures prepare is prepared once.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format docs stacks clean

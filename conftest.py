@@ -47,6 +47,11 @@ settings.register_profile("project", deadline=None, derandomize="CI" in os.envir
 settings.load_profile("project")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The notebooks first: the longest test of all, started last, would keep one worker alone waiting for it."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 def pytest_collection_finish() -> None:
     """Saving collects garbage; what the libraries hold since they were imported is never any, and takes a while."""
     gc.collect()

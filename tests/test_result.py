@@ -8,6 +8,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import cli, train
+from st_adapter.cli import tables
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.evidence.results import Results
 from st_adapter.saving.folder import read_saved
@@ -64,7 +65,7 @@ def test_the_model_of_a_result_adapts_queries_alone(result, tiny_model):
 def test_what_is_printed_is_what_the_command_line_prints(
     result, tiny_model_path, pairs_file, cache, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(tables.console, "width", 100)
     arguments = ["train", "--model", tiny_model_path, "--data", pairs_file, "--cache-dir", cache, "--alpha", "0.99"]
     arguments += ["--method", "closed-form", "--output-dir", tmp_path / "out"]
     assert cli.main([str(word) for word in arguments]) == 0

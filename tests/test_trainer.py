@@ -56,7 +56,9 @@ def test_step_zero_is_the_base_model_wherever_training_starts(kind):
     embedded = rotated_problem()
     queries = embedded.corpus.embeddings[torch.cat([q.corpus_index for q in embedded.qrels.values()])]
     perfect = replace(embedded, query_embeddings=queries)
-    trainer = AdapterTrainer(None, arguments(kind=kind, start="closed_form", num_train_epochs=2), train_dataset=perfect)
+    trainer = AdapterTrainer(
+        None, arguments(kind=kind, rank=DIM, start="closed_form", num_train_epochs=2), train_dataset=perfect
+    )
     trainer.train()
     assert trainer.state.best_global_step == 0 and trainer.best_adapter is None
     assert torch.equal(trainer.adapter.transform(queries), queries)
@@ -91,15 +93,22 @@ def test_documents_and_queries_are_left_as_they_are():
     assert torch.equal(embedded.corpus.embeddings, documents) and torch.equal(embedded.query_embeddings, queries)
 
 
-def test_a_callback_that_writes_to_the_documents_is_found_out():
+@pytest.mark.parametrize(
+    ("through", "error", "words"),
+    [
+        (lambda matrix: matrix, ValueError, "vectors were written into after the corpus was made"),
+        (lambda matrix: matrix.numpy(), RuntimeError, "document embeddings changed while training"),
+    ],
+)
+def test_a_callback_that_writes_to_the_documents_is_found_out(through, error, words):
     embedded = rotated_problem()
 
     class Vandal(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            embedded.corpus.embeddings[0, 0] += 1e-3
+            through(embedded.corpus.embeddings)[0, 0] += 1e-3
 
     trainer = AdapterTrainer(None, arguments(num_train_epochs=1), train_dataset=embedded, callbacks=[Vandal()])
-    with pytest.raises(RuntimeError, match=r"document embeddings changed while training"):
+    with pytest.raises(error, match=words):
         trainer.train()
 
 
@@ -174,7 +183,7 @@ class Interrupt(TrainerCallback):
     [
         {"num_negatives": 20},
         {"kind": "mlp"},
-        {"kind": "low_rank", "ema_decay": 0.0},
+        {"kind": "low_rank", "rank": DIM, "ema_decay": 0.0},
         {"start": "closed_form"},
     ],
 )

@@ -17,7 +17,7 @@ from st_adapter.evidence.tables import print_candidates
 from st_adapter.evidence.terminal import Terminal, escape
 from st_adapter.result import Result
 from st_adapter.saving.record import TrainingRecord
-from st_adapter.words import documents_searched, rank
+from st_adapter.words import documents_searched, rank, signed
 
 console = Terminal()
 
@@ -87,10 +87,10 @@ def print_curve(curve: LearningCurve, labelled_only: bool) -> None:
     console.print(table)
     console.print(curve.sentence, markup=False)
     more = curve.doubling
-    if more is not None and more.expected_before is not None:
+    if more is not None and more.expected_before is not None and more.came is not None:
+        expected, came = (signed(gain, minus="-") for gain in (more.expected_before, more.came))
         console.print(
-            f"The same estimate without the largest size: {more.expected_before:+.3f} for the last step, which brought "
-            f"{more.came:+.3f}.",
+            f"The same estimate without the largest size: {expected} for the last step, which brought {came}.",
             style="dim",
         )
 

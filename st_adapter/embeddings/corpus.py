@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
@@ -57,11 +57,12 @@ class MemoryCorpus:
     Attributes:
         ids: N ids, row by row.
         embeddings: (N, D), as the base model gives them; kept as float32, and of unit length if the similarity is the
-            cosine. A matrix that is in this form already is not copied, and must not be written into.
+            cosine. A matrix that is in this form already is not copied.
         similarity: ``cosine`` or ``dot``.
 
     Raises:
-        ValueError: ids and matrix do not fit together, or a vector is not finite.
+        ValueError: ids and matrix do not fit together, or a vector is not finite; or, when documents are asked for, the
+            matrix was written into since.
 
     Example:
         >>> corpus = MemoryCorpus(["a", "b"], torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
@@ -72,6 +73,7 @@ class MemoryCorpus:
     ids: Sequence[str]
     embeddings: Tensor
     similarity: Similarity = "cosine"
+    _written: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         embeddings = self.embeddings.float()
@@ -82,6 +84,7 @@ class MemoryCorpus:
             if off.any():
                 embeddings = torch.nn.functional.normalize(embeddings)
         object.__setattr__(self, "embeddings", embeddings)
+        object.__setattr__(self, "_written", _times_written(embeddings))
 
     def __repr__(self) -> str:
         where = self.embeddings.device
@@ -104,24 +107,37 @@ class MemoryCorpus:
 
     def rows(self, index: Tensor) -> Tensor:
         """The vectors (n, D) of (n,) int64 rows."""
-        return self.embeddings.index_select(0, index)
+        return self._unchanged().index_select(0, index)
 
     def search(self, query_embeddings: Tensor, k: int) -> TopK:
         """The k best documents of each of (Q, D) queries; see ``search``."""
-        return search(query_embeddings, self.embeddings, k)
+        return search(query_embeddings, self._unchanged(), k)
 
     def scores(self, query_embeddings: Tensor) -> Tensor:
         """The scores (Q, N) of all documents."""
-        return query_embeddings @ self.embeddings.T
+        return query_embeddings @ self._unchanged().T
 
     @cached_property
     def first_of_equal(self) -> Tensor:
         """For each document the first one with exactly the same vector: (N,) int64."""
         return first_of_equal_rows(self.embeddings)
 
+    def _unchanged(self) -> Tensor:
+        # What was checked, and found to be equal, would not be so any more.
+        if _times_written(self.embeddings) != self._written:
+            raise ValueError(
+                "The documents' vectors were written into after the corpus was made of them. Make a new MemoryCorpus."
+            )
+        return self.embeddings
+
     def to(self, device: str | torch.device) -> MemoryCorpus:
         """The same corpus on ``device``."""
         return replace(self, embeddings=self.embeddings.to(device))
+
+
+def _times_written(embeddings: Tensor) -> int:
+    """PyTorch counts writes into a tensor, but not those through NumPy, nor into tensors of inference mode."""
+    return 0 if embeddings.is_inference() else embeddings._version
 
 
 def blocks(corpus: Corpus, device: str | torch.device = "cpu") -> Iterator[Tensor]:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
+from st_adapter.words import counted, signed
+
 _NUM_RESAMPLES = 10_000
 _NUM_FLIPS = 5_000
 _NUM_TWO_SIDED_FLIPS = 10_000
@@ -214,7 +216,7 @@ def gate(
 
     Example:
         >>> gate(np.full(20, 0.1)).reason
-        'Better than the base model: +0.100 nDCG@10 on 20 held-out queries, 95 % interval +0.100 to +0.100, p = 0.0002.'
+        'Better than the base model: +.100 nDCG@10 on 20 held-out queries, 95 % interval +.100 to +.100, p = 0.0002.'
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha}, but the level of a test lies between 0 and 1.")
@@ -230,6 +232,6 @@ def gate(
         verdict = "Not better than the base model"
     else:
         verdict = f"Not surely better than the base model (p above {alpha:g})"
-    figures = f"{gain:+.3f} nDCG@10 on {len(differences)} held-out queries"
-    interval_text = f"95 % interval {interval.low:+.3f} to {interval.high:+.3f}"
+    figures = f"{signed(gain, minus='-')} nDCG@10 on {counted(len(differences), 'held-out query', 'held-out queries')}"
+    interval_text = f"95 % interval {signed(interval.low, minus='-')} to {signed(interval.high, minus='-')}"
     return Gate(adopted, f"{verdict}: {figures}, {interval_text}, p = {p_value:.4f}.", gain, interval, p_value)

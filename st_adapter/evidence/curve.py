@@ -123,14 +123,14 @@ class LearningCurve:
         """The outcome in plain words."""
         last = self.points[-1]
         words = [
-            f"With {last.num_queries:,} labelled queries: {last.gain:+.3f} nDCG@10 on {self.num_dev_queries:,} dev "
+            f"With {last.num_queries:,} labelled queries: {_signed(last.gain)} nDCG@10 on {self.num_dev_queries:,} dev "
             f"queries, 95 % interval {_ends(last.interval)}."
         ]
         if self.doubling is None:
             words.append(f"What more labels would bring cannot be estimated from fewer than {_MIN_FITTED} sizes.")
         else:
             more = self.doubling
-            words.append(f"Twice as many would bring about {more.gain:+.3f} more ({_ends(more.interval)}).")
+            words.append(f"Twice as many would bring about {_signed(more.gain)} more ({_ends(more.interval)}).")
         if not self.adopted:
             words.append("The test against the base model on the training queries does not call this recipe better.")
         return " ".join(words)
@@ -338,4 +338,8 @@ def _rise(ratio: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
 
 
 def _ends(interval: Interval) -> str:
-    return f"{interval.low:+.3f} to {interval.high:+.3f}"
+    return f"{_signed(interval.low)} to {_signed(interval.high)}"
+
+
+def _signed(gain: float) -> str:
+    return signed(gain, minus="-")

@@ -13,7 +13,7 @@ from st_adapter.evidence.output_folder import RESULTS_FILE
 from st_adapter.evidence.results import SelectionResults
 from st_adapter.evidence.terminal import escape
 from st_adapter.saving.record import TABLE_METRICS
-from st_adapter.words import documents_searched, own_copies_left_out
+from st_adapter.words import documents_searched, own_copies_left_out, signed
 
 _SHOWN_CANDIDATES = 6
 _PARTS = {"all": "All queries", "seen": "Documents asked for in training", "unseen": "Documents new"}
@@ -53,8 +53,8 @@ def print_indexes(console: Console, evaluations: Sequence[IndexEvaluation]) -> N
             escape(evaluation.index),
             f"{compared.base:.3f}",
             f"{compared.adapted:.3f}",
-            f"{compared.difference:+.3f}",
-            f"{low:+.3f} to {high:+.3f}",
+            signed(compared.difference, minus="-"),
+            f"{signed(low, minus='-')} to {signed(high, minus='-')}",
             *(f"{recall:.3f}" for recall in (evaluation.base_recall, evaluation.adapted_recall)),
             style="green" if low > 0 else "red" if high < 0 else "",
         )

@@ -118,7 +118,7 @@ class GradientFit:
             adapter = QueryAdapter(
                 self.split.dimension,
                 kind=args.kind,
-                rank=min(args.rank, self.split.dimension),
+                rank=args.rank,
                 hidden_dim=args.hidden_dim,
                 normalize=self.split.normalized,
                 base_model=self.split.base_model,

@@ -113,7 +113,7 @@ def test_p_values_are_probabilities_and_ordered_as_the_evidence(num_candidates, 
 
 def test_the_gate_says_why():
     generator = np.random.default_rng(0)
-    assert gate(generator.normal(0.1, 0.2, 300)).reason.startswith("Better than the base model: +0.09")
+    assert gate(generator.normal(0.1, 0.2, 300)).reason.startswith("Better than the base model: +.09")
     assert gate(np.tile([0.3, -0.2], 15), p_value=0.3).reason.startswith("Not surely better")
     assert gate(-np.ones(30)).reason.startswith("Not better than the base model: -1.000 nDCG@10 on 30")
     rejected = gate(np.full(30, 0.1), rejected=True)
