@@ -15,6 +15,7 @@ ORDER = [
     "errors",
     "words",
     "storage",
+    "stores",
     "data",
     "embeddings",
     "adapter",

@@ -31,15 +31,25 @@ PAIR_COLUMNS = {
     "score": ("score", "relevance", "label", "scores", "labels"),
     "split": ("split",),
 }
-QUERIES_COLUMNS = {"id": ("_id", "id", "query_id", "qid"), "text": ("text", "query", "question", "claim")}
+_EMBEDDING = ("embedding", "embeddings", "vector", "vectors", "dense_vector")
+QUERIES_COLUMNS = {
+    "id": ("_id", "id", "query_id", "qid"),
+    "text": ("text", "query", "question", "claim"),
+    "embedding": _EMBEDDING,
+}
+_CORPUS_IDS = (
+    *("corpus_id", "document_id", "doc_id", "docid", "pid"),
+    *("chunk_id", "passage_id", "node_id", "point_id", "uuid"),
+)
 CORPUS_COLUMNS = {
-    "id": ("_id", "id", "corpus_id", "document_id", "doc_id", "docid", "pid"),
-    "text": ("text", "document", "passage", "chunk", "content", "body", "abstract"),
+    "id": ("_id", "id", *_CORPUS_IDS),
+    "text": ("text", "document", "passage", "chunk", "content", "page_content", "body", "abstract"),
     "title": ("title",),
+    "embedding": _EMBEDDING,
 }
 QRELS_COLUMNS = {
     "query_id": ("query_id", "qid"),
-    "corpus_id": ("corpus_id", "document_id", "doc_id", "docid", "pid"),
+    "corpus_id": _CORPUS_IDS,
     "score": ("score", "relevance", "label"),
     "split": ("split",),
 }
@@ -47,9 +57,24 @@ _REQUIRED = ("query", "document", "id", "text", "query_id", "corpus_id")
 
 
 def find_columns(
-    frame: pd.DataFrame, usual: Mapping[str, Sequence[str]], columns: Mapping[str, str], where: str
+    frame: pd.DataFrame,
+    usual: Mapping[str, Sequence[str]],
+    columns: Mapping[str, str],
+    where: str,
+    optional: Collection[str] = (),
 ) -> dict[str, list[str]]:
-    """Find which columns play which role; "document" and "negative" may be played by several, numbered ones."""
+    """Find which columns play which role; "document" and "negative" may be played by several, numbered ones.
+
+    Args:
+        frame: A table.
+        usual: Role -> usual names of its column, the likeliest first.
+        columns: Role -> column, as named by the user.
+        where: Of which table this is, for messages.
+        optional: Roles that need no column here, though they do elsewhere. What has vectors needs no texts.
+
+    Raises:
+        InputError: A role has no column, or several that cannot be told apart.
+    """
     by_name: dict[str, list[str]] = {}
     for column in frame.columns:
         name = re.sub(r"[ -]", "_", str(column).strip().casefold())
@@ -66,8 +91,9 @@ def find_columns(
             several = [column for candidates in free for column in candidates] if role == "negative" else played
             _check_distinct(several, where)
             found[role] = several if role in ("document", "negative") else played[:1]
+    optional = (*optional, *(("text",) if "embedding" in found else ()))
     for role in usual:
-        if role not in found and (role in _REQUIRED or role in columns):
+        if role not in found and ((role in _REQUIRED and role not in optional) or role in columns):
             mapped = f"{columns[role]!r}" if role in columns else ", ".join(usual[role])
             raise InputError(
                 f"No {role} column was found{where}. Found the columns {listed(frame.columns)}; looked for {mapped}.",

@@ -40,14 +40,16 @@ from st_adapter.data.judgements import (
     without_lacking,
 )
 from st_adapter.data.layout import LaidOut, lay_out
+from st_adapter.data.parts import read_parts
 from st_adapter.data.sources import DataSource, read_source
 from st_adapter.data.splits import UNCUT, Cut, cut_rows, in_order, named_splits
 from st_adapter.data.tables import NO_SPLIT
+from st_adapter.data.vectors import Vectors
 from st_adapter.errors import InputError, printable, without_secrets
+from st_adapter.stores.store import Store
 from st_adapter.words import counted, documents_searched
 
 _STRING = datasets.Value("string")
-_TEXT_FEATURES = datasets.Features({"id": _STRING, "text": _STRING})
 _QRELS_FEATURES = datasets.Features({"query_id": _STRING, "corpus_id": _STRING, "relevance": datasets.Value("float64")})
 
 
@@ -56,14 +58,19 @@ class RetrievalDataset:
     """Queries, a corpus and graded judgements, by split. Texts are unique by id and by content.
 
     Attributes:
-        queries: Q rows of `id` and `text`, both strings; those that no split judges included.
+        queries: Q rows of `id` and `text`, both strings; those that no split judges included. Without `text` if the
+            queries came as vectors alone.
         corpus: N rows of `id` and `text`, both strings; their order is the corpus order that breaks ties in search.
+            Without `text` if the documents came as vectors alone. Of a corpus in a store, the labelled documents.
         qrels: Split -> rows of `query_id`, `corpus_id` and `relevance` (float64; above 0 is relevant, more is better).
             Every query of a split has at least one relevant document in it.
         name: Where the data came from, for results and model cards; empty for data in memory.
         notes: What was merged, cut or left unused while loading, in plain words with counts.
         cut: How the splits that were not given are cut; None if all of them were given.
         corpus_is_labelled_only: Whether the corpus is just the documents of the pairs, with no others to search among.
+        query_embeddings: (Q, D) float32, if the queries came with vectors.
+        corpus_embeddings: (N, D) float32, if the documents came with vectors.
+        store: Where the documents' vectors lie, if that is a vector database.
         uncut: Rows as in `qrels` that are still to be cut: those of data to be cut by document, until the embeddings of
             their queries show which of them are paraphrases; see `paraphrases.cut_splits`.
     """
@@ -76,6 +83,9 @@ class RetrievalDataset:
     cut: Cut | None = None
     corpus_is_labelled_only: bool = False
     uncut: datasets.Dataset | None = None
+    query_embeddings: Vectors | None = None
+    corpus_embeddings: Vectors | None = None
+    store: Store | None = None
 
     def __post_init__(self) -> None:
         # The name is kept in results and records.
@@ -83,7 +93,7 @@ class RetrievalDataset:
 
     def __repr__(self) -> str:
         """Name, size and splits, a line each."""
-        searched = documents_searched(len(self.corpus), self.corpus_is_labelled_only)
+        searched = documents_searched(self.num_documents, self.corpus_is_labelled_only)
         lines = [f"{printable(self.name) or 'Data in memory'}: {searched}"]
         for split, rows in self._rows().items():
             queries = counted(len(rows.unique("query_id")), "query", "queries")
@@ -105,16 +115,39 @@ class RetrievalDataset:
         to_cut = {"to be cut": self.uncut} if self.uncut is not None else {}
         return {**self.qrels, **to_cut}
 
+    @property
+    def num_documents(self) -> int:
+        """N, how many documents are searched."""
+        return len(self.corpus) if self.store is None else self.store.count
+
+    @property
+    def query_texts(self) -> list[str] | None:
+        """The texts of the queries, row by row; None if they came as vectors alone."""
+        return list(self.queries["text"]) if "text" in self.queries.column_names else None
+
+    @property
+    def document_texts(self) -> list[str] | None:
+        """The texts of `corpus`, row by row; None if the documents came as vectors alone."""
+        return list(self.corpus["text"]) if "text" in self.corpus.column_names else None
+
     @cached_property
-    def own_copies(self) -> tuple[list[int], list[int]]:
-        """The documents that are a query's own text: rows of `queries`, and for each one the row of `corpus`."""
-        return own_copies(self.queries["text"], self.corpus["text"])
+    def own_copies(self) -> tuple[list[int], list[int]] | None:
+        """The documents that are a query's own text: rows of `queries`, and for each one the row of `corpus`.
+
+        None where not all texts are there to tell.
+        """
+        queries, documents = self.query_texts, self.document_texts
+        if queries is None or documents is None or self.store is not None:
+            return None
+        return own_copies(queries, documents)
 
     @classmethod
     def load(
         cls,
         source: DataSource,
         *,
+        queries: DataSource | None = None,
+        corpus: DataSource | Store | None = None,
         columns: Mapping[str, str] | None = None,
         ignore_columns: Collection[str] = (),
         relevant_from: float | None = None,
@@ -131,9 +164,14 @@ class RetrievalDataset:
                 `queries` and `qrels` (or `relevant_docs`) -> table or dict of ids; the path of a csv, tsv, json, jsonl
                 or parquet file, of rows or of LlamaIndex's `EmbeddingQAFinetuneDataset`; a folder with one
                 file per split (`train.csv`), or with `corpus`, `queries` and `qrels`; or the id of a Hub data set.
+            queries: A table of queries that the labels in `source` name by id, if it is given apart.
+            corpus: A table of the documents that the labels name by id, if it is given apart: a frame, a file, a folder
+                of files that are its parts; or an opened `Store`. The labels hold the queries' texts, or their ids in
+                `queries`. A column `embedding` of either table is taken as it is, and texts are then optional.
             columns: Role -> name of the column, where names are unusual. Roles of pairs: query, document, title,
                 negative, score, split. Of BEIR data sets: id, text, title (corpus and queries), query_id, corpus_id,
-                score, split (qrels).
+                score, split (qrels); id, text and embedding. Of tables given apart, `corpus.id` is the id of that table
+                alone, and so for `queries` and `labels`.
             ignore_columns: Columns that mean nothing here, as if they were not there.
             relevant_from: The least relevance that counts, above 0: with a lower one, a document is judged and not
                 relevant; from it on they are kept as they are. Queries that are left without a relevant document are
@@ -162,11 +200,16 @@ class RetrievalDataset:
             "1 query text stands in both 'train' and 'test' (apart from case and spacing); kept in both."
         """
         cut = Cut(tuple(cut_into), split_by, seed)
-        tables = without_columns(read_source(source), ignore_columns)
-        rows = lay_out(tables, columns or {})
+        named, store = columns or {}, None
+        if queries is None and corpus is None:
+            tables = read_source(source)
+        else:
+            tables, named, store = read_parts(source, queries, corpus, named)
+        tables = without_columns(tables, ignore_columns)
+        rows = lay_out(tables, named, documents_are_stored=store is not None)
         if relevant_from is not None:
             rows = with_least_relevant(rows, relevant_from)
-        dataset = _assembled(rows, tables.name, cut)
+        dataset = _assembled(rows, tables.name, cut, store)
         return dataset if split_by == "document" else dataset.with_cut()
 
     def split_to_evaluate(self, split: str | None = None) -> str:
@@ -217,7 +260,8 @@ class RetrievalDataset:
         """
         if self.cut is None or self.uncut is None:
             return self
-        texts, documents = (table.to_pandas().set_index("id")["text"] for table in (self.queries, self.corpus))
+        # What has no text is known by its id.
+        texts, documents = (_by_id(table) for table in (self.queries, self.corpus))
         made, notes = cut_rows(self.uncut.to_pandas(), self.cut, texts, documents, together)
         frames = {**{split: rows.to_pandas() for split, rows in self.qrels.items()}, **made}
         qrels = {**self.qrels, **{split: _dataset(rows, _QRELS_FEATURES) for split, rows in made.items()}}
@@ -225,18 +269,24 @@ class RetrievalDataset:
             self,
             qrels={split: qrels[split] for split in self.splits},
             uncut=None,
-            notes=(*self.notes, *notes, *overlap_notes({split: frames[split] for split in self.splits}, texts)),
+            notes=(
+                *self.notes,
+                *notes,
+                *overlap_notes(
+                    {split: frames[split] for split in self.splits}, None if self.query_texts is None else texts
+                ),
+            ),
         )
 
 
-def _assembled(rows: LaidOut, name: str, cut: Cut) -> RetrievalDataset:
+def _assembled(rows: LaidOut, name: str, cut: Cut, store: Store | None) -> RetrievalDataset:
     """The data set, without what is still to be cut."""
     queries = merged(rows.queries, "query", "queries")
-    corpus = merged(rows.corpus, "document", "documents")
+    corpus = merged(rows.corpus, "document", "documents", by_text=rows.corpus_embeddings is None and store is None)
     texts, documents = queries.texts, corpus.texts
     qrels = resolved(rows.qrels, queries.ids, corpus.ids)
     notes = [*rows.notes, *(rows.relevance_notes or []), *queries.notes, *corpus.notes]
-    if len(documents) == 1:
+    if len(corpus.table) == 1 and store is None:
         notes.append("The corpus holds 1 document, so every ranking is right: there is nothing to learn or to measure.")
     if rows.may_lack_relevant:
         qrels, left_out = without_lacking(qrels)
@@ -246,7 +296,7 @@ def _assembled(rows: LaidOut, name: str, cut: Cut) -> RetrievalDataset:
     notes += [*repeated, *split_notes]
     check_relevant(qrels, texts)
     notes += own_copy_notes(qrels, texts, documents)
-    unjudged = len(texts) - qrels["query_id"].nunique()
+    unjudged = len(queries.table) - qrels["query_id"].nunique()
     if unjudged:
         notes.append(f"{counted(unjudged, 'query', 'queries')} without judgements in any split kept, but not used.")
     by_split = {split: qrels[qrels["split"] == split] for split in in_order(qrels["split"])}
@@ -254,15 +304,27 @@ def _assembled(rows: LaidOut, name: str, cut: Cut) -> RetrievalDataset:
     if left_to_cut is None:
         notes += overlap_notes(by_split, texts)
     return RetrievalDataset(
-        queries=_dataset(texts.reset_index(), _TEXT_FEATURES),
-        corpus=_dataset(documents.reset_index(), _TEXT_FEATURES),
+        queries=_dataset(queries.table, _features(queries.table)),
+        corpus=_dataset(corpus.table, _features(corpus.table)),
         qrels={split: _dataset(rows, _QRELS_FEATURES) for split, rows in by_split.items()},
         name=name,
         notes=tuple(notes),
         cut=left_to_cut,
         corpus_is_labelled_only=rows.corpus_is_labelled_only,
         uncut=None if uncut is None else _dataset(uncut, _QRELS_FEATURES),
+        query_embeddings=None if rows.query_embeddings is None else rows.query_embeddings[queries.rows],
+        corpus_embeddings=None if rows.corpus_embeddings is None else rows.corpus_embeddings[corpus.rows],
+        store=store,
     )
+
+
+def _features(table: pd.DataFrame) -> datasets.Features:
+    return datasets.Features({column: _STRING for column in table})
+
+
+def _by_id(table: datasets.Dataset) -> pd.Series:
+    frame = table.to_pandas()
+    return frame.set_index("id", drop=False)["text" if "text" in frame else "id"]
 
 
 def _dataset(table: pd.DataFrame, features: datasets.Features) -> datasets.Dataset:

@@ -16,9 +16,10 @@ from pyarrow.parquet import read_schema
 
 from st_adapter.data.tables import JUDGEMENTS, NO_SPLIT, SPLIT_OF_WORD, Tables, read_mapping
 from st_adapter.data.text_files import decoded, json_table, read_delimited, read_json, read_json_lines
+from st_adapter.data.vectors import NUMPY_FORMATS, is_list_of_ids, read_numpy
 from st_adapter.words import listed
 
-_FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+_FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", *NUMPY_FORMATS)
 
 
 def _json_parts(content: Any) -> Tables | None:
@@ -51,6 +52,8 @@ def read_file(path: Path) -> Tables:
         if form == ".parquet":
             _check_parquet_names(content)
             return Tables({NO_SPLIT: pd.read_parquet(io.BytesIO(content))}, name=path.name)
+        if form in NUMPY_FORMATS:
+            return Tables({NO_SPLIT: read_numpy(path, content)}, name=path.name)
         text, notes = decoded(content)
         if form in (".csv", ".tsv"):
             frame, how = read_delimited(text, "," if form == ".csv" else "\t")
@@ -89,7 +92,7 @@ def _data_files(folder: Path) -> dict[str, list[Path]]:
     """Find the readable files of a folder by stem; numbered shards of a table (`x-00000-of-00002`) share one."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.is_file() and format_of(path) is not None:
+        if path.is_file() and format_of(path) is not None and not is_list_of_ids(path):
             found.setdefault(re.sub(r"-\d{5}-of-\d{5}$", "", path.name.split(".")[0]), []).append(path)
     return found
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from st_adapter.data.cutting import text_key
 from st_adapter.data.layout import LaidOut
@@ -38,21 +40,33 @@ def own_copies(queries: Iterable[str], corpus: Iterable[str]) -> tuple[list[int]
 
 
 class Merged(NamedTuple):
-    """Texts, each once.
+    """Queries or documents, each once.
 
     Attributes:
-        texts: Text by id; both unique.
+        table: `id`, and `text` if it is known; both unique, but for documents whose vectors are given.
         ids: Every id that was given -> the id that stands for its text.
+        rows: Which of the rows that were given are left.
         notes: What was merged.
     """
 
-    texts: pd.Series
+    table: pd.DataFrame
     ids: dict[str, str]
+    rows: NDArray[np.int64]
     notes: list[str]
 
+    @property
+    def texts(self) -> pd.Series | None:
+        """Text by id, if it is known."""
+        return self.table.set_index("id")["text"] if "text" in self.table else None
 
-def merged(frame: pd.DataFrame, singular: str, plural: str) -> Merged:
-    """Keep one row per id and per text, the first; ids that stand for two texts are an error."""
+
+def merged(frame: pd.DataFrame, singular: str, plural: str, by_text: bool = True) -> Merged:
+    """Keep one row per id and, where asked for, per text, the first; ids that stand for two texts are an error.
+
+    Vectors that came with their ids are what an index holds: no document of it is dropped for having the text of
+    another one.
+    """
+    frame = frame.reset_index(drop=True)
     once = frame.drop_duplicates()
     torn = once["id"][once["id"].duplicated()].unique().tolist()
     if torn:
@@ -63,13 +77,15 @@ def merged(frame: pd.DataFrame, singular: str, plural: str) -> Merged:
     notes = []
     if len(once) < len(frame):
         notes.append(f"{counted(len(frame) - len(once), 'repeated row')} of the {plural} read once.")
+    if not by_text or "text" not in once:
+        return Merged(once, dict(zip(once["id"], once["id"], strict=True)), once.index.to_numpy(), notes)
     table = once.drop_duplicates("text")
     if len(table) < len(once):
         number = len(once) - len(table)
         notes.append(f"{counted(number, singular, plural)} with exactly the text of an earlier one merged into it.")
     id_of_text = table.set_index("text")["id"]
     ids = dict(zip(once["id"], once["text"].map(id_of_text), strict=True))
-    return Merged(table.set_index("id")["text"], ids, notes)
+    return Merged(table, ids, table.index.to_numpy(), notes)
 
 
 def resolved(qrels: pd.DataFrame, query_ids: Mapping[str, str], corpus_ids: Mapping[str, str]) -> pd.DataFrame:
@@ -137,11 +153,11 @@ def once_each(qrels: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return once, [f"{number} of the same query and document merged; the highest was kept."]
 
 
-def check_relevant(qrels: pd.DataFrame, texts: pd.Series) -> None:
+def check_relevant(qrels: pd.DataFrame, texts: pd.Series | None) -> None:
     """Refuse splits with queries that have no relevant document in them."""
     best = qrels.groupby(["split", "query_id"], sort=False)["relevance"].max()
     for split, without in best[best <= 0].groupby(level="split", sort=False):
-        shown = [f"{query_id}: {texts[query_id][:60]}" for _, query_id in without.index]
+        shown = [query_id if texts is None else f"{query_id}: {texts[query_id][:60]}" for _, query_id in without.index]
         raise InputError(
             f"{counted(len(shown), 'query', 'queries')}{f' of split {split!r}' if split else ''} without any relevant "
             f"document (relevance above 0): {first_three(shown)}. Expected at least one each. "
@@ -151,8 +167,10 @@ def check_relevant(qrels: pd.DataFrame, texts: pd.Series) -> None:
         )
 
 
-def overlap_notes(by_split: Mapping[str, pd.DataFrame], texts: pd.Series) -> list[str]:
+def overlap_notes(by_split: Mapping[str, pd.DataFrame], texts: pd.Series | None) -> list[str]:
     """Notes on the query texts that stand in two splits."""
+    if texts is None:
+        return []
     present = {split: set(map(text_key, texts[rows["query_id"].unique()])) for split, rows in by_split.items()}
     notes = []
     for earlier, later in itertools.combinations(present, 2):
@@ -165,8 +183,10 @@ def overlap_notes(by_split: Mapping[str, pd.DataFrame], texts: pd.Series) -> lis
     return notes
 
 
-def own_copy_notes(qrels: pd.DataFrame, texts: pd.Series, documents: pd.Series) -> list[str]:
+def own_copy_notes(qrels: pd.DataFrame, texts: pd.Series | None, documents: pd.Series | None) -> list[str]:
     """A note on the queries that stand in the corpus without being judged relevant there."""
+    if texts is None or documents is None:
+        return []
     rows, places = own_copies(texts, documents)
     copies = pd.DataFrame({"query_id": texts.index[rows], "corpus_id": documents.index[places]})
     searched = qrels[["split", "query_id"]].drop_duplicates().merge(copies)

@@ -31,6 +31,7 @@ from st_adapter.data.columns import (
 )
 from st_adapter.data.labels import all_relevant_note, refuse_unused_labels
 from st_adapter.data.tables import Tables
+from st_adapter.data.vectors import Vectors, as_vectors
 from st_adapter.words import counted
 
 
@@ -38,13 +39,15 @@ from st_adapter.words import counted
 class LaidOut:
     """What was found in a source, under the package's own column names; each text, id and relevance is sound."""
 
-    queries: pd.DataFrame  # id, text
-    corpus: pd.DataFrame  # id, text
+    queries: pd.DataFrame  # id, and text if it is known
+    corpus: pd.DataFrame  # id, and text if it is known
     qrels: pd.DataFrame  # query_id, corpus_id, relevance, split
     notes: list[str]
     corpus_is_labelled_only: bool = False
     relevance_notes: list[str] | None = None  # true unless a least relevance is given; None if no column says it
     may_lack_relevant: bool = False  # queries without a relevant document are left out, and no error
+    query_embeddings: Vectors | None = None  # (Q, D), rows as in queries, if they came with the data
+    corpus_embeddings: Vectors | None = None  # (N, D), rows as in corpus
 
 
 class _Row(NamedTuple):
@@ -56,7 +59,7 @@ class _Row(NamedTuple):
     split: Any
 
 
-def lay_out(tables: Tables, columns: Mapping[str, str]) -> LaidOut:
+def lay_out(tables: Tables, columns: Mapping[str, str], documents_are_stored: bool = False) -> LaidOut:
     """Lay out the tables of a source.
 
     Of pairs, every row is a query, every document and negative a document of the corpus; equal ones are merged later.
@@ -65,6 +68,7 @@ def lay_out(tables: Tables, columns: Mapping[str, str]) -> LaidOut:
     Args:
         tables: As `read_source` gives them.
         columns: Role -> column; see `RetrievalDataset.load`.
+        documents_are_stored: Whether the documents' vectors lie elsewhere, so that texts are not needed.
 
     Raises:
         ValueError: A table is empty, a column or an id missing, a judged text empty or a text no string, a relevance no
@@ -78,7 +82,7 @@ def lay_out(tables: Tables, columns: Mapping[str, str]) -> LaidOut:
             )
     roles = dict.fromkeys((*CORPUS_COLUMNS, *QRELS_COLUMNS) if tables.texts else PAIR_COLUMNS)
     check_mapping(columns, roles, (*tables.texts.values(), *tables.rows.values()))
-    return _from_beir(tables, columns) if tables.texts else _from_pairs(tables, columns)
+    return _from_beir(tables, columns, documents_are_stored) if tables.texts else _from_pairs(tables, columns)
 
 
 def _split_tables(
@@ -168,35 +172,77 @@ def _pair_rows(frame: pd.DataFrame, found: Mapping[str, list[str]], split: str) 
         )
 
 
-def _from_beir(tables: Tables, columns: Mapping[str, str]) -> LaidOut:
+def _from_beir(tables: Tables, columns: Mapping[str, str], documents_are_stored: bool) -> LaidOut:
     notes = list(tables.notes)
     qrels, relevance_notes, qrels_notes = _judgements(tables, columns)
-    texts: dict[str, pd.DataFrame] = {}
-    for part, usual, judged in (
-        ("queries", QUERIES_COLUMNS, qrels["query_id"]),
-        ("corpus", CORPUS_COLUMNS, qrels["corpus_id"]),
+    parts: dict[str, _Part] = {}
+    for part, usual, judged, stored in (
+        ("queries", QUERIES_COLUMNS, qrels["query_id"], False),
+        ("corpus", CORPUS_COLUMNS, qrels["corpus_id"], documents_are_stored),
     ):
         frame = tables.texts[part]
         # One mapping serves both tables, so a name that only the other one has is no reason to stop.
         here = {role: column for role, column in columns.items() if column in frame.columns}
-        found = find_columns(frame, usual, here, f" in {part}")
+        found = find_columns(frame, usual, here, f" in {part}", optional=("text",) if stored else ())
         notes += unused_note(frame, found, f" in {part}")
+        parts[part] = _laid_out_part(part, frame, found, set(judged))
+        notes += parts[part].notes
+    queries, corpus = parts["queries"], parts["corpus"]
+    return LaidOut(
+        queries.table,
+        corpus.table,
+        qrels,
+        [*notes, *qrels_notes],
+        relevance_notes=relevance_notes,
+        query_embeddings=queries.embeddings,
+        corpus_embeddings=corpus.embeddings,
+    )
+
+
+class _Part(NamedTuple):
+    table: pd.DataFrame  # id, and text if it is known
+    embeddings: Vectors | None
+    notes: list[str]
+
+
+def _laid_out_part(part: str, frame: pd.DataFrame, found: Mapping[str, list[str]], judged: set[str]) -> _Part:
+    """Queries or corpus, without rows that nothing judges and that hold neither text nor vector."""
+    nouns = ("query", "queries") if part == "queries" else ("document", "documents")
+    ids = as_ids(frame[found["id"][0]], part)
+    table, notes = pd.DataFrame({"id": ids}), list[str]()
+    if "text" in found:
         column = found["text"][0]
         text = frame[column].tolist()
         notes += check_written_lists(text, column, f" in {part}")
         text = [document_text(cell) for cell in text]
         if "title" in found:
             text = [with_title(*both) for both in zip(frame[found["title"][0]].tolist(), text, strict=True)]
-        table = pd.DataFrame({"id": as_ids(frame[found["id"][0]], part), "text": pd.Series(text, dtype=object)})
-        nouns = ("query", "queries") if part == "queries" else ("document", "documents")
+        table["text"] = pd.Series(text, dtype=object)
+    if "embedding" in found:
+        column = found["embedding"][0]
+        embeddings = as_vectors(frame[column].tolist(), ids, nouns[1], column)
+        if "text" not in found:
+            notes.append(f"The {nouns[1]} came as vectors without texts{_UNCHECKED[part]}.")
+        else:
+            check_texts(table["text"].tolist(), ids, nouns[1], found["text"])
+            notes.append(f"The {nouns[1]} came with vectors (column {column!r}), which were taken as they are.")
+        return _Part(table, embeddings, notes)
+    if "text" in found:
+        text = table["text"].tolist()
         blank = np.array([is_missing(cell) or (isinstance(cell, str) and not cell.strip()) for cell in text])
-        needless = blank & ~table["id"].isin(set(judged)).to_numpy()
+        needless = blank & ~table["id"].isin(judged).to_numpy()
         if needless.any():
             notes.append(f"{counted(int(needless.sum()), *nouns)} without text that nothing judges left out.")
             table = table[~needless].reset_index(drop=True)
-        check_texts(table["text"].tolist(), table["id"].tolist(), nouns[1], [column])
-        texts[part] = table
-    return LaidOut(texts["queries"], texts["corpus"], qrels, [*notes, *qrels_notes], relevance_notes=relevance_notes)
+        check_texts(table["text"].tolist(), table["id"].tolist(), nouns[1], found["text"])
+    return _Part(table, None, notes)
+
+
+# What cannot be looked for without texts.
+_UNCHECKED = {
+    "queries": ": those that stand in two splits are found by the cosine of their vectors alone, not by their words",
+    "corpus": "",
+}
 
 
 def _judgements(tables: Tables, columns: Mapping[str, str]) -> tuple[pd.DataFrame, list[str] | None, list[str]]:

@@ -1,0 +1,183 @@
+"""What every vector database can do for us, and the address by which a user names one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+from urllib.parse import parse_qsl
+
+import numpy as np
+from numpy.typing import NDArray
+
+Metric = Literal["cosine", "dot", "euclidean"]
+Vectors = NDArray[np.float32]
+
+# Names under which frameworks keep the text of a document beside its vector.
+TEXT_FIELDS = ("text", "document", "page_content", "content", "chunk", "body")
+
+
+class Rows(NamedTuple):
+    """Some documents of a store.
+
+    Attributes:
+        ids: n ids, as strings.
+        vectors: (n, D) float32, as stored.
+        texts: n texts; None where the store keeps none.
+    """
+
+    ids: list[str]
+    vectors: Vectors
+    texts: list[str] | None
+
+
+class Hits(NamedTuple):
+    """What a store finds for some queries.
+
+    Attributes:
+        ids: for every query up to k ids, the best first.
+        scores: for every query as many similarities, higher is better.
+    """
+
+    ids: list[list[str]]
+    scores: list[list[float]]
+
+
+class Store(Protocol):
+    """One collection of a vector database, opened for reading.
+
+    Attributes:
+        address: what was opened, without secrets.
+        count: N, documents with a vector.
+        dimension: D.
+        metric: how the store compares; ``euclidean`` orders unit vectors as the cosine does.
+    """
+
+    address: str
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def metric(self) -> Metric: ...
+
+    def iterate(self, batch_size: int = 1024) -> Iterator[Rows]:
+        """All documents, in an order of the store's, at most ``batch_size`` at a time; each once."""
+
+    def fetch(self, ids: Sequence[str]) -> Rows:
+        """The documents with these ids, in this order.
+
+        Raises:
+            ValueError: the store lacks some; their number and the first three are named.
+        """
+
+    def search(self, vectors: Vectors, k: int) -> Hits:
+        """The store's own search with (Q, D) query vectors."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """``scheme:place#collection?option=value``: one string for a collection, as it is given on the command line.
+
+    Attributes:
+        scheme: ``chroma``, ``qdrant``, ``lancedb``, ``postgresql``, ``milvus``, ``faiss`` and so on.
+        place: folder, file or URL.
+        collection: collection, table or index; empty where a place holds one alone.
+        options: names of the fields that hold id, vector and text, where they are not the usual ones.
+
+    Example:
+        >>> Address.parse("lancedb:vectors#docs?text=body")
+        Address(scheme='lancedb', place='vectors', collection='docs', options={'text': 'body'})
+    """
+
+    scheme: str
+    place: str
+    collection: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, address: str) -> Address:
+        """Take an address apart.
+
+        Raises:
+            ValueError: it has no scheme, or an option that no store has.
+        """
+        scheme, colon, rest = address.partition(":")
+        place, _, collection = rest.partition("#")
+        collection, _, options = collection.partition("?")
+        if not colon or not place:
+            raise ValueError(
+                f"{address!r} is no address of a vector store. Give one like chroma:FOLDER#COLLECTION or "
+                "postgresql://USER@HOST/DATABASE#TABLE."
+            )
+        named = dict(parse_qsl(options, keep_blank_values=True))
+        unknown = sorted(set(named) - {"id", "vector", "text", "ids"})
+        if unknown:
+            raise ValueError(f"{address!r} has the option {unknown[0]!r}, but a store takes id, vector, text and ids.")
+        return cls(scheme, place, collection, named)
+
+    def required_collection(self) -> str:
+        """The collection.
+
+        Raises:
+            ValueError: none is named.
+        """
+        if not self.collection:
+            raise ValueError(
+                f"{self.scheme}:{self.place} names no collection. Add it: {self.scheme}:{self.place}#COLLECTION."
+            )
+        return self.collection
+
+
+def in_order(ids: Sequence[str], found: Iterable[tuple[str, object, str | None]], address: str) -> Rows:
+    """Rows in the order of the ids asked for, from (id, vector, text) in any order.
+
+    Raises:
+        ValueError: some ids were not found.
+    """
+    by_id = {name: (vector, text) for name, vector, text in found}
+    missing = [name for name in ids if name not in by_id]
+    if missing:
+        raise ValueError(
+            f"{address} has no document for {len(missing)} of {len(ids)} ids, the first: {missing[:3]}. Check that the "
+            "labels name documents of this collection, or name the field that holds their ids with ?id=FIELD."
+        )
+    vectors = np.asarray([by_id[name][0] for name in ids], dtype=np.float32)
+    texts = [by_id[name][1] for name in ids]
+    return Rows(list(ids), vectors, None if any(text is None for text in texts) else [str(text) for text in texts])
+
+
+def text_field(names: Iterable[str], given: str | None, address: str) -> str | None:
+    """The field that holds the text: the one that was named, else the first usual one there is.
+
+    Raises:
+        ValueError: the named field is not there.
+    """
+    there = list(names)
+    if given is not None and given not in there:
+        raise ValueError(f"{address} has no field {given!r}, only {there}. Name one of these with ?text=FIELD.")
+    return given or next((name for name in TEXT_FIELDS if name in there), None)
+
+
+def changed(address: str, expected: int, found: int) -> ValueError:
+    """The error of a store that is written to while it is read."""
+    return ValueError(
+        f"{address} held {expected} documents when reading began and {found} were read, so it was changed meanwhile. "
+        "Read it again when nothing writes to it."
+    )
+
+
+def lacks(address: str, kind: str, name: str, there: Sequence[str]) -> ValueError:
+    """The error of a collection that does not exist."""
+    return ValueError(f"{address} has no {kind} {name!r}, only {list(there)[:10]}. Name one of these after the #.")
+
+
+def extra_missing(store: str, extra: str, error: ImportError) -> ImportError:
+    """The error of a client that is not installed."""
+    return ImportError(
+        f"Reading {store} needs its client, which is not installed ({error}). Install it with: "
+        f"pip install 'st-adapter[{extra}]'"
+    )
