@@ -28,7 +28,8 @@ from torch import Tensor
 from st_adapter import EmbeddedDataset, EmbeddedQrels, RetrievalDataset, embed, evaluate, fit
 from st_adapter.demo import demo_model, standard_library_dataset
 from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.embeddings.embedded import EmbeddedSplit, OwnCopies
+from st_adapter.embeddings.embedded import EmbeddedSplit
+from st_adapter.embeddings.own_copies import OwnCopies
 from st_adapter.evaluation.hits import Adapter, adapt
 
 OUTPUT = ROOT / "scripts" / "results" / "check_own_copies.json"

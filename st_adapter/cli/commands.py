@@ -67,7 +67,7 @@ def train(options: TrainOptions) -> int:
         if not output.overwrite:
             check_may_push(output.push_to_hub, output.token)
     base_model = open_base(options.model, embedding)
-    dataset = load_dataset(options.data, reading, seed=options.seed, split_by=reading.split_by)
+    dataset = load_dataset(options, reading, seed=options.seed, split_by=reading.split_by)
     print_dataset(dataset)
     result = run_training(
         base_model,
@@ -182,14 +182,14 @@ def _data_to_evaluate_on(
 ) -> tuple[RetrievalDataset, int | None]:
     """The data, cut as for training if the model was trained on them or a seed is given, and the seed of the cut."""
     trained = recorded or TrainingRecord()
-    dataset = load_dataset(options.data, options.reading, cut_into=())
+    dataset = load_dataset(options, options.reading, cut_into=())
     seed = options.seed
     if seed is None and not (trained.data and dataset.name == trained.data):
         print_uncut(dataset, recorded)
         return dataset, None
     seed = trained.seed or 0 if seed is None else seed
     if "dev" not in dataset.qrels and {"train", UNCUT} & set(dataset.qrels):
-        dataset = load_dataset(options.data, options.reading, seed=seed, split_by=trained.split_by)
+        dataset = load_dataset(options, options.reading, seed=seed, split_by=trained.split_by)
     return dataset, seed
 
 
@@ -225,7 +225,7 @@ def learning_curve(options: LearningCurveOptions) -> int:
         check_writable(options.output_dir, "output_dir")
     embedding = options.embedding
     base_model = open_base(options.model, embedding)
-    dataset = load_dataset(options.data, options.reading, seed=options.seed)
+    dataset = load_dataset(options, options.reading, seed=options.seed)
     print_dataset(dataset, long_texts(base_model, dataset))
     embedded = embed(
         base_model,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
-from st_adapter.cli.options import ColumnOptions, EmbeddingOptions
+from st_adapter.cli.options import ColumnOptions, DataOptions, EmbeddingOptions
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.errors import InputError
 from st_adapter.evidence.output_folder import MODEL_FOLDER
@@ -17,19 +17,46 @@ from st_adapter.saving.attach import check_base
 from st_adapter.saving.declared_sizes import check_sizes
 from st_adapter.saving.folder import is_saved_model, read_saved
 from st_adapter.saving.opening import from_pretrained
+from st_adapter.stores import is_address, open_store
+from st_adapter.stores.store import Store
 
 
-def load_dataset(data: str, reading: ColumnOptions, **arguments: Any) -> RetrievalDataset:
+def load_dataset(where: DataOptions, reading: ColumnOptions, **arguments: Any) -> RetrievalDataset:
     """The data set, read as the flags say; further arguments are those of ``RetrievalDataset.load``."""
+    given = [name for name in ("data", "labels") if getattr(where, name) is not None]
+    if len(given) != 1:
+        came = "both came" if given else "neither came"
+        raise ValueError(f"--data or --labels is needed, but {came}. Give one of them.")
+    if where.data is not None and where.queries is not None:
+        raise ValueError("--queries came with --data, which holds the queries. Give --labels with --queries.")
+    if where.labels is not None and where.corpus is None:
+        raise ValueError(
+            "--labels came without --corpus: documents are named by id there. Add --corpus FILE_OR_STORE, or give "
+            "pairs of texts with --data."
+        )
     named = {each.name: getattr(reading, each.name) for each in fields(ColumnOptions)}
     columns = {name.removesuffix("_column"): c for name, c in named.items() if name.endswith("_column") and c}
+    for each in reading.columns:
+        role, equals, column = each.partition("=")
+        if not equals or "." not in role:
+            raise ValueError(f"--columns got {each!r}, but expects TABLE.ROLE=NAME, such as corpus.id=uuid.")
+        columns[role] = column
     return RetrievalDataset.load(
-        data,
+        where.data if where.labels is None else where.labels,
+        queries=where.queries,
+        corpus=_corpus(where.corpus),
         columns=columns,
         ignore_columns=reading.ignore_columns,
         relevant_from=reading.relevant_from,
         **arguments,
     )
+
+
+def _corpus(given: str | None) -> str | Store | None:
+    """The opened store that --corpus names, or the path that it is."""
+    if given is None or Path(given).exists() or not (is_address(given) or "#" in given):
+        return given
+    return open_store(given)
 
 
 def model_path(model: str) -> str:

@@ -16,9 +16,23 @@ _UNSAID = tyro.conf.arg(help_behavior_hint="")
 Text = Annotated[str | None, _UNSAID]
 Flag = Annotated[bool, _UNSAID]
 BaseName = Annotated[str, tyro.conf.arg(help="Base model: Hub id or folder of a Sentence Transformers model.")]
-DataName = Annotated[
-    str, tyro.conf.arg(help="File or folder of (query, document) pairs, folder in BEIR form, or Hub data set id.")
-]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Where model and data are: all in one, or labels, queries and corpus apart."""
+
+    model: BaseName
+    data: Text = None
+    """File or folder of (query, document) pairs, folder in BEIR form, or Hub data set id."""
+    labels: Text = None
+    """Instead of --data: file of queries, as texts or ids, with the ids of their relevant documents."""
+    queries: Text = None
+    """File of the queries that --labels names by id."""
+    corpus: Text = None
+    """File or folder of the documents that --labels names by id, with texts or vectors; or a vector database, which is
+    read only: chroma:FOLDER#COLLECTION, qdrant:URL#COLLECTION, lancedb:FOLDER#TABLE, postgresql://HOST/DB#TABLE,
+    milvus:FILE#COLLECTION, faiss:FILE."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,10 @@ class ColumnOptions:
     """BEIR form: id of the query in the qrels."""
     corpus_id_column: Text = None
     """BEIR form: id of the document in the qrels."""
+    embedding_column: Text = None
+    """Vectors of queries or documents."""
+    columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TABLE.ROLE=NAME ...", help_behavior_hint="")] = ()
+    """Columns of --labels, --queries and --corpus, such as corpus.id=uuid labels.corpus_id=chunk."""
     ignore_columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Columns that mean nothing here."""
     relevant_from: Annotated[float | None, _UNSAID] = None
@@ -163,11 +181,9 @@ class GradientOptions(AdapterTrainingArguments):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(DataOptions):
     """Fit a query adapter, prove it on held-out queries, and save OUTPUT_DIR/model/, results.json and a report."""
 
-    model: BaseName
-    data: DataName
     output_dir: str = "adapter_output"
     """Folder for model/, results.json and the report."""
     method: Method = "auto"
@@ -190,12 +206,11 @@ class BriefTrainOptions(TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(DataOptions):
     """Compare a saved model with its own base model on a split."""
 
     model: str
     """A model saved by `st-adapter train`: folder or Hub id."""
-    data: DataName
     split: Text = None
     """Split to evaluate on; test, or the only one there is, if not given."""
     index: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
@@ -248,11 +263,9 @@ class PushOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearningCurveOptions:
+class LearningCurveOptions(DataOptions):
     """Show how nDCG@10 on the dev split grows with the number of labels, and what twice as many would bring."""
 
-    model: BaseName
-    data: DataName
     output_dir: Annotated[Path | None, _UNSAID] = None
     """Folder for learning_curve.json and learning_curve.png; if it is that of `st-adapter train`, its report shows the
     curve as well."""

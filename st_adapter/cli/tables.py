@@ -25,7 +25,7 @@ console = Terminal()
 def print_dataset(dataset: RetrievalDataset, too_long: LongTexts | None = None) -> None:
     """What was read, and what there is to note about it."""
     splits = ", ".join(f"{number} {escape(split)}" for split, number in dataset.num_queries.items())
-    searched = documents_searched(len(dataset.corpus), dataset.corpus_is_labelled_only)
+    searched = documents_searched(dataset.num_documents, dataset.corpus_is_labelled_only)
     console.print(f"[bold]{escape(dataset.name)}[/bold]: {searched}; queries: {splits}")
     for note in (*dataset.notes, *(too_long.notes if too_long is not None else ())):
         console.print(f"  note: {escape(note)}", style="dim")
@@ -97,7 +97,7 @@ def print_curve(curve: LearningCurve, labelled_only: bool) -> None:
 
 def print_examples(dataset: RetrievalDataset, result: EvaluationResult) -> None:
     """Queries of the test split whose right document rose most and fell most."""
-    texts = dict(zip(dataset.queries["id"], dataset.queries["text"], strict=True))
+    texts = dict(zip(dataset.queries["id"], dataset.query_texts or dataset.queries["id"], strict=True))
     gain = result.adapted["mrr@100"] - result.base["mrr@100"]
     order = gain.argsort(kind="stable")
     table = Table(title=f"rank of the right document: {int((gain > 0).sum())} rose, {int((gain < 0).sum())} fell")

@@ -130,6 +130,21 @@ class RetrievalDataset:
         """The texts of `corpus`, row by row; None if the documents came as vectors alone."""
         return list(self.corpus["text"]) if "text" in self.corpus.column_names else None
 
+    def all_texts(self, purpose: str) -> tuple[list[str], list[str]]:
+        """The texts of queries and corpus, for what embeds them itself.
+
+        Args:
+            purpose: What needs them, for the message.
+
+        Raises:
+            ValueError: One side came as vectors alone, or lies in a store.
+        """
+        queries, documents = self.query_texts, self.document_texts
+        if queries is None or documents is None or self.store is not None:
+            side = "queries" if queries is None else "documents"
+            raise ValueError(f"{purpose} embeds all texts itself, but the {side} came as vectors. Give their texts.")
+        return queries, documents
+
     @cached_property
     def own_copies(self) -> tuple[list[int], list[int]] | None:
         """The documents that are a query's own text: rows of `queries`, and for each one the row of `corpus`.
@@ -324,7 +339,8 @@ def _features(table: pd.DataFrame) -> datasets.Features:
 
 def _by_id(table: datasets.Dataset) -> pd.Series:
     frame = table.to_pandas()
-    return frame.set_index("id", drop=False)["text" if "text" in frame else "id"]
+    by_id: pd.Series = frame.set_index("id", drop=False)["text" if "text" in frame else "id"]
+    return by_id
 
 
 def _dataset(table: pd.DataFrame, features: datasets.Features) -> datasets.Dataset:

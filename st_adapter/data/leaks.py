@@ -177,12 +177,13 @@ def find_leaks(
         raise ValueError("The splits are still to be cut. Pass what cut_splits(dataset, query_embeddings) gives.")
     vectors = normalized_queries(dataset, query_embeddings, threshold)
     row_of = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
-    texts = list(dataset.queries["text"])
+    # Queries without texts are told apart by their vectors alone; their ids are shown.
+    keys, texts = dataset.query_texts, dataset.query_texts or list(dataset.queries["id"])
     splits = {split: np.array(sorted({row_of[q] for q in rows["query_id"]})) for split, rows in dataset.qrels.items()}
     between = []
     for earlier, later in combinations(splits, 2):
         if earlier in ("train", "dev"):
-            pairs = _leaking_rows(splits[earlier], splits[later], texts, vectors, threshold)
+            pairs = _leaking_rows(splits[earlier], splits[later], keys, vectors, threshold)
             ids = list(row_of)
             leaks = tuple(Leak(kind, ids[a], ids[b], texts[a], texts[b], cosine) for kind, a, b, cosine in pairs)
             rows = torch.from_numpy(splits[earlier]), torch.from_numpy(splits[later])
@@ -243,12 +244,14 @@ class _Row(NamedTuple):
 
 
 def _leaking_rows(
-    earlier: NDArray[np.int64], later: NDArray[np.int64], texts: Sequence[str], vectors: Tensor, threshold: float
+    earlier: NDArray[np.int64], later: NDArray[np.int64], texts: Sequence[str] | None, vectors: Tensor, threshold: float
 ) -> list[_Row]:
-    """Each leaking row of either side with its closest counterpart, the strongest kind first."""
+    """Each leaking row of either side with its closest counterpart, the strongest kind first; texts as far as known."""
     found: dict[tuple[int, int], LeakKind] = {}
     twins: tuple[set[int], set[int]] = (set(), set())
-    keys: dict[LeakKind, list[str]] = {"exact": list(texts), "normalised": [text_key(text) for text in texts]}
+    keys: dict[LeakKind, list[str]] = {}
+    if texts is not None:
+        keys = {"exact": list(texts), "normalised": [text_key(text) for text in texts]}
     for kind, key in keys.items():
         first_of = tuple({key[row]: row for row in rows[::-1].tolist()} for rows in (earlier, later))
         for side, rows in enumerate((earlier, later)):

@@ -19,7 +19,7 @@ from st_adapter.data.tables import NO_SPLIT, Tables
 from st_adapter.data.vectors import is_list_of_ids
 from st_adapter.errors import InputError
 from st_adapter.stores.store import Store
-from st_adapter.words import listed
+from st_adapter.words import counted, listed
 
 _PARTS = ("labels", "queries", "corpus")
 _QUERY = {"query_id": QRELS_COLUMNS["query_id"], "query": PAIR_COLUMNS["query"]}
@@ -84,11 +84,17 @@ def read_parts(
         rows = {split: _with_corpus_ids(frame, documents, rest) for split, frame in rows.items()}
     if "queries" not in texts:
         rows, texts["queries"], rest = _queries_of(rows, rest)
+    notes = list(tables.notes)
     if documents.store is not None:
         texts["corpus"] = _labelled_documents(rows, documents.store, rest)
+        number = counted(documents.store.count, "document")
+        notes.append(
+            f"{number} lie in {documents.store.address}: their vectors are read and none is embedded; figures come "
+            "from the store's own search."
+        )
     else:
         texts["corpus"] = documents.frame
-    return replace(tables, rows=rows, texts=texts), rest, documents.store
+    return replace(tables, rows=rows, texts=texts, notes=tuple(notes)), rest, documents.store
 
 
 def read_table(source: DataSource) -> pd.DataFrame:
@@ -140,7 +146,8 @@ def _renamed(frame: pd.DataFrame, columns: Mapping[str, str], part: str) -> pd.D
             )
         if role in frame.columns and role != column:
             frame = frame.drop(columns=[role])
-    return frame.rename(columns={column: role for role, column in columns.items()})
+    renamed: pd.DataFrame = frame.rename(columns={column: role for role, column in columns.items()})
+    return renamed
 
 
 def _documents(
@@ -156,7 +163,7 @@ def _documents(
         return Documents(texts["corpus"])
     if hasattr(corpus, "fetch"):
         return Documents(pd.DataFrame(), corpus)  # type: ignore[arg-type]
-    return Documents(_renamed(read_table(corpus), columns, "corpus"))  # type: ignore[arg-type]
+    return Documents(_renamed(read_table(corpus), columns, "corpus"))
 
 
 def _with_corpus_ids(frame: pd.DataFrame, documents: Documents, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -164,7 +171,9 @@ def _with_corpus_ids(frame: pd.DataFrame, documents: Documents, columns: Mapping
     column = columns.get("corpus_id") or _usual(frame, "corpus_id", QRELS_COLUMNS)
     if column is None:
         column = _by_content(frame, documents)
-    frame = frame.assign(**{column: [laid_out(cell) for cell in frame[column]]}).explode(column, ignore_index=True)
+    frame = frame.copy()
+    frame[column] = pd.Series([laid_out(cell) for cell in frame[column]], index=frame.index, dtype=object)
+    frame = frame.explode(column, ignore_index=True)
     return frame if columns.get("corpus_id") else frame.rename(columns={column: "corpus_id"})
 
 
@@ -233,4 +242,5 @@ def _labelled_documents(rows: Mapping[str, pd.DataFrame], store: Store, columns:
     named = [frame[columns.get("corpus_id", "corpus_id")] for frame in rows.values()]
     ids = list(dict.fromkeys(one for column in named for one in as_ids(column, "labels")))
     fetched = store.fetch(ids)
-    return pd.DataFrame({"id": ids, **({} if fetched.texts is None else {"text": fetched.texts})})
+    table: pd.DataFrame = pd.DataFrame({"id": ids, **({} if fetched.texts is None else {"text": fetched.texts})})
+    return table

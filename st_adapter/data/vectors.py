@@ -44,17 +44,16 @@ def as_vectors(cells: Sequence[Any], labels: Sequence[str], what: str, column: s
         "one list of numbers in each row. Fill them in, or leave the column out with ignore_columns (--ignore-columns)",
     )
     found = [row for row in rows if row is not None]
-    dimensions = pd.Series([len(row) for row in found])
-    usual = int(dimensions.mode()[0])
-    others = dimensions[dimensions != usual]
+    dimensions = np.array([len(row) for row in found])
+    usual = int(np.bincount(dimensions).argmax())
     _refuse(
-        [f"{labels[number]} ({dimension})" for number, dimension in others.items()],
+        [f"{labels[number]} ({dimensions[number]})" for number in np.flatnonzero(dimensions != usual).tolist()],
         f"{what} have a vector in column {column!r} whose dimension is not the {usual} of the others",
         "vectors of one model. Embed these again",
     )
     matrix = np.stack(found)
     _refuse(
-        [labels[number] for number in np.flatnonzero(~np.isfinite(matrix).all(axis=1))],
+        [labels[number] for number in np.flatnonzero(~np.isfinite(matrix).all(axis=1)).tolist()],
         f"{what} have NaN or infinite numbers in the vectors of column {column!r}",
         "finite numbers. Embed these again",
     )
@@ -104,7 +103,8 @@ def table_of_arrays(ids: Sequence[Any], embeddings: Any, texts: Sequence[Any] | 
     if texts is not None and len(texts) != len(ids):
         raise ValueError(f"There are {counted(len(texts), 'text')} for {counted(len(ids), 'id')}. Expected one each.")
     columns = {"id": list(ids), "embedding": list(matrix.astype(np.float32, copy=False))}
-    return pd.DataFrame({**columns, **({} if texts is None else {"text": list(texts)})})
+    table: pd.DataFrame = pd.DataFrame({**columns, **({} if texts is None else {"text": list(texts)})})
+    return table
 
 
 def read_numpy(path: Path, content: bytes) -> pd.DataFrame:

@@ -59,6 +59,7 @@ class MemoryCorpus:
         embeddings: (N, D), as the base model gives them; kept as float32, and of unit length if the similarity is the
             cosine. A matrix that is in this form already is not copied.
         similarity: ``cosine`` or ``dot``.
+        stands_for: (N,) how many documents of a larger corpus each one stands for, >= 1; None: each for itself.
 
     Raises:
         ValueError: ids and matrix do not fit together, or a vector is not finite; or, when documents are asked for, the
@@ -73,6 +74,7 @@ class MemoryCorpus:
     ids: Sequence[str]
     embeddings: Tensor
     similarity: Similarity = "cosine"
+    stands_for: Tensor | None = None
     _written: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -132,7 +134,8 @@ class MemoryCorpus:
 
     def to(self, device: str | torch.device) -> MemoryCorpus:
         """The same corpus on ``device``."""
-        return replace(self, embeddings=self.embeddings.to(device))
+        weights = None if self.stands_for is None else self.stands_for.to(device)
+        return replace(self, embeddings=self.embeddings.to(device), stands_for=weights)
 
 
 def _times_written(embeddings: Tensor) -> int:

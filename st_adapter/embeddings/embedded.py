@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from st_adapter.choices import SplitBy
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.paraphrases import cut_splits
+from st_adapter.data.vectors import table_of_arrays
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus, Similarity, check_vectors
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import LongTexts
-
-# Batches of other sizes shift a vector; a cosine this near to 1 is the same text, whatever the precision.
-_COPY_TOLERANCE = 1e-4
+from st_adapter.embeddings.own_copies import OwnCopies, copies_of, same_id_and_vector
+from st_adapter.embeddings.tolerance import is_normalized
 
 
 class EmbeddedQrels(NamedTuple):
@@ -30,18 +33,6 @@ class EmbeddedQrels(NamedTuple):
     query_index: Tensor
     corpus_index: Tensor
     relevance: Tensor
-
-
-class OwnCopies(NamedTuple):
-    """Queries that stand in the corpus themselves, as indices: C (query, document) pairs, each once.
-
-    Attributes:
-        query_index: (C,) int64 into the queries.
-        corpus_index: (C,) int64 into the corpus.
-    """
-
-    query_index: Tensor
-    corpus_index: Tensor
 
 
 @dataclass(frozen=True)
@@ -84,7 +75,9 @@ class EmbeddedSplit:
     @cached_property
     def left_out(self) -> OwnCopies:
         """The own copies that count neither as hits nor as negatives, by query: all that are not judged relevant."""
-        copies = _same_id_and_vector(self) if self.own_copies is None else self.own_copies
+        copies = self.own_copies
+        if copies is None:
+            copies = same_id_and_vector(self.query_ids, self.query_embeddings, self.corpus)
         if len(copies.query_index) == 0:
             return copies
         num_documents = len(self.corpus)
@@ -104,7 +97,7 @@ class EmbeddedSplit:
             query_ids=[query_id for query_id, keep in zip(self.query_ids, kept.tolist(), strict=True) if keep],
             query_embeddings=self.query_embeddings[kept],
             qrels=EmbeddedQrels(rows[query_index], corpus_index, relevance),
-            own_copies=_copies_of(self.own_copies, kept),
+            own_copies=copies_of(self.own_copies, kept),
         )
 
     def in_memory(self) -> EmbeddedSplit:
@@ -169,6 +162,50 @@ class EmbeddedDataset:
         judged = ", ".join(f"{split} {len(q.query_index.unique()):,}" for split, q in self.qrels.items())
         return f"EmbeddedDataset({_sizes(self)}; {judged} queries)"
 
+    @classmethod
+    def from_arrays(
+        cls,
+        *,
+        queries: tuple[Sequence[Any], Any],
+        corpus: tuple[Sequence[Any], Any],
+        qrels: Any,
+        similarity: Similarity = "cosine",
+        seed: int = 0,
+        split_by: SplitBy = "query",
+    ) -> EmbeddedDataset:
+        """Make a data set of vectors that are there already, without a model.
+
+        Args:
+            queries: Q ids, and their (Q, D) vectors of NumPy or PyTorch.
+            corpus: N ids, and their (N, D) vectors.
+            qrels: query id -> document id -> relevance, query id -> relevant ids, a table of ``query_id``,
+                ``corpus_id`` and ``relevance``, or split -> such a table.
+            similarity: ``cosine`` or ``dot``, how a query is compared with a document.
+            seed: of the splits, if none are given; queries are cut by their ids.
+            split_by: what stays on one side of a cut; see ``RetrievalDataset.load``.
+
+        Raises:
+            ValueError: ids, vectors and judgements do not fit together.
+
+        Example:
+            >>> ids, vectors = [f"q{n}" for n in range(40)], torch.eye(40)
+            >>> EmbeddedDataset.from_arrays(queries=(ids, vectors), corpus=(ids, vectors), qrels={i: [i] for i in ids})
+            EmbeddedDataset(40 queries, 40 documents, 40 dimensions, cosine; train 26, dev 5, test 9 queries)
+        """
+        tables = {"queries": table_of_arrays(*queries), "corpus": table_of_arrays(*corpus), "qrels": qrels}
+        dataset = RetrievalDataset.load(tables, seed=seed, split_by=split_by)
+        if dataset.query_embeddings is None or dataset.corpus_embeddings is None:
+            raise ValueError("There are no vectors. Pass (ids, vectors) for queries and for corpus.")
+        vectors = torch.from_numpy(dataset.query_embeddings)
+        documents = MemoryCorpus(list(dataset.corpus["id"]), torch.from_numpy(dataset.corpus_embeddings), similarity)
+        return cls(
+            query_ids=list(dataset.queries["id"]),
+            query_embeddings=vectors,
+            corpus=documents,
+            qrels=index_qrels(cut_splits(dataset, vectors), documents, vectors.device),
+            normalized=is_normalized(vectors, torch.float32),
+        )
+
     def __getitem__(self, split: str) -> EmbeddedSplit:
         """The queries that a split judges, in data set order, with the whole corpus.
 
@@ -191,7 +228,7 @@ class EmbeddedDataset:
             qrels=qrels._replace(query_index=query_index),
             normalized=self.normalized,
             base_model=self.base_model,
-            own_copies=_copies_of(self.own_copies, judged),
+            own_copies=copies_of(self.own_copies, judged),
         )
 
     @property
@@ -220,10 +257,10 @@ class EmbeddedDataset:
         )
 
 
-def index_qrels(dataset: RetrievalDataset, device: str | torch.device) -> dict[str, EmbeddedQrels]:
+def index_qrels(dataset: RetrievalDataset, corpus: Corpus, device: str | torch.device) -> dict[str, EmbeddedQrels]:
     """The judgements of each split as indices into the rows of queries and corpus, on ``device``."""
     query_rows = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
-    corpus_rows = {corpus_id: row for row, corpus_id in enumerate(dataset.corpus["id"])}
+    corpus_rows = {corpus_id: row for row, corpus_id in enumerate(corpus.ids)}
     return {
         split: EmbeddedQrels(
             torch.tensor([query_rows[query_id] for query_id in judged["query_id"]], device=device),
@@ -293,29 +330,3 @@ def _check_range(what: str, query_index: Tensor, corpus_index: Tensor, num_queri
     for index, size, side in ((query_index, num_queries, "query"), (corpus_index, num_documents, "corpus")):
         if len(index) and not (0 <= int(index.min()) and int(index.max()) < size):
             raise ValueError(f"The {what} point to {side} rows outside 0..{size - 1}. Pass indices of these rows.")
-
-
-def _copies_of(copies: OwnCopies | None, kept: Tensor) -> OwnCopies | None:
-    """The own copies of the queries that are kept, (Q,) bool, as indices into these."""
-    if copies is None:
-        return None
-    there = kept[copies.query_index]
-    rows = kept.cumsum(0) - 1
-    return OwnCopies(rows[copies.query_index[there]], copies.corpus_index[there])
-
-
-def _same_id_and_vector(split: EmbeddedSplit) -> OwnCopies:
-    """The documents with a query's id and vector: "1", "2", ... often number both sides, so ids alone say nothing."""
-    row_of = {query_id: row for row, query_id in enumerate(split.query_ids)}
-    pairs = [(row_of[one], document) for document, one in enumerate(split.corpus.ids) if one in row_of]
-    device = split.query_embeddings.device
-    query_index, corpus_index = torch.tensor(pairs, dtype=torch.int64, device=device).reshape(-1, 2).unbind(1)
-    if not pairs:
-        return OwnCopies(query_index, corpus_index)
-    queries, documents = split.query_embeddings[query_index], split.corpus.rows(corpus_index)
-    lengths = queries.norm(dim=1), documents.norm(dim=1)
-    same = (queries * documents).sum(dim=1) >= (1 - _COPY_TOLERANCE) * lengths[0] * lengths[1]
-    if split.similarity == "dot":
-        # With the cosine, the documents have lost the lengths they had.
-        same &= (lengths[0] - lengths[1]).abs() <= _COPY_TOLERANCE * lengths[0]
-    return OwnCopies(query_index[same], corpus_index[same])

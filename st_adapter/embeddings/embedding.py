@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +18,16 @@ from tqdm.auto import tqdm
 from st_adapter.choices import Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
+from st_adapter.data.vectors import Vectors
 from st_adapter.embeddings.cache import VectorCache
-from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.embeddings.embedded import EmbeddedDataset, OwnCopies, index_qrels
+from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
+from st_adapter.embeddings.embedded import EmbeddedDataset, index_qrels
 from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, encode
+from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import LongTexts
+from st_adapter.embeddings.own_copies import OwnCopies
 from st_adapter.embeddings.roles import Role
+from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.embeddings.tolerance import is_normalized
 from st_adapter.errors import InputError
 from st_adapter.storage.writing import check_writable
@@ -41,7 +46,7 @@ def embed(
     precision: Precision = "fp32",
     show_progress_bar: bool = True,
 ) -> EmbeddedDataset:
-    """Embed every query and every document, each distinct text once.
+    """Embed every query and every document, each distinct text once; what came with vectors is not embedded.
 
     Vectors are cached as Arrow files under a key made of everything that can be read of the model in memory (see
     ``model_fingerprint``), the role, the prompt and the precision, and within it by text. Before cached vectors are
@@ -85,7 +90,7 @@ def embed(
 
 def judged_by(texts: EmbeddedDataset, dataset: RetrievalDataset) -> EmbeddedDataset:
     """The texts of a data set, embedded, with its judgements."""
-    return replace(texts, qrels=index_qrels(dataset, texts.query_embeddings.device))
+    return replace(texts, qrels=index_qrels(dataset, texts.corpus, texts.query_embeddings.device))
 
 
 def embed_texts(
@@ -102,27 +107,27 @@ def embed_texts(
     See ``paraphrases.cut_splits`` and ``judged_by``.
     """
     encoder = _as_encoder(model, batch_size, precision)
-    store = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
-    writable = _is_writable(store, given=cache_dir is not None)
-    identity = encoder.identity
-
-    def embed_role(role: Role, texts: list[str]) -> _Embedded:
-        cache = VectorCache.of(encoder, identity, role, texts, store, writable=writable)
-        _fill(cache, encoder, role, cache.missing(texts), show_progress_bar)
-        return _Embedded(torch.from_numpy(cache.read(texts)).to(encoder.device), _num_cut(cache, encoder, role, texts))
-
-    queries = embed_role("query", list(dataset.queries["text"]))
-    corpus = embed_role("document", list(dataset.corpus["text"]))
+    folder = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
+    embedding = _Embedding(
+        encoder, encoder.identity, folder, _is_writable(folder, given=cache_dir is not None), show_progress_bar
+    )
+    queries = embedding.side("query", dataset.query_texts, dataset.query_embeddings)
+    corpus: Corpus
+    if dataset.store is not None:
+        corpus, documents = StoreCorpus(dataset.store, encoder.similarity), None
+    else:
+        documents = embedding.side("document", dataset.document_texts, dataset.corpus_embeddings)
+        corpus = MemoryCorpus(list(dataset.corpus["id"]), documents.vectors, encoder.similarity)
+    sides = [queries] if documents is None else [queries, documents]
     return EmbeddedDataset(
         query_ids=list(dataset.queries["id"]),
         query_embeddings=queries.vectors,
-        corpus=MemoryCorpus(list(dataset.corpus["id"]), corpus.vectors, encoder.similarity),
+        corpus=corpus,
         qrels={},
-        normalized=identity.normalized
-        and all(is_normalized(each.vectors, encoder.dtype) for each in (queries, corpus)),
-        base_model=identity,
+        normalized=embedding.identity.normalized and all(is_normalized(each.vectors, encoder.dtype) for each in sides),
+        base_model=embedding.identity,
         own_copies=_own_copies(dataset, encoder.device),
-        long_texts=_long_texts(identity.max_seq_length, queries.num_cut, corpus.num_cut),
+        long_texts=_long_texts(embedding.identity.max_seq_length, [each.num_cut for each in sides]),
     )
 
 
@@ -130,6 +135,27 @@ def embed_texts(
 class _Embedded:
     vectors: Tensor  # (T, D) float32
     num_cut: int | None  # of the distinct texts; None if all are read to the end, or if nothing tells
+
+
+@dataclass(frozen=True)
+class _Embedding:
+    """An encoder with its cache."""
+
+    encoder: Encoder
+    identity: EncoderIdentity
+    folder: Path
+    writable: bool
+    show_progress_bar: bool
+
+    def side(self, role: Role, texts: list[str] | None, given: Vectors | None) -> _Embedded:
+        """The vectors of queries or documents: those that came with the data, or else those of their texts."""
+        if given is not None:
+            return _Embedded(torch.from_numpy(given).to(self.encoder.device), None)
+        texts = texts or []  # there is one or the other
+        cache = VectorCache.of(self.encoder, self.identity, role, texts, self.folder, writable=self.writable)
+        _fill(cache, self.encoder, role, cache.missing(texts), self.show_progress_bar)
+        vectors = torch.from_numpy(cache.read(texts)).to(self.encoder.device)
+        return _Embedded(vectors, _num_cut(cache, self.encoder, role, texts))
 
 
 def _as_encoder(model: SentenceTransformer | Encoder, batch_size: int, precision: Precision) -> Encoder:
@@ -190,11 +216,13 @@ def _num_cut(cache: VectorCache, encoder: Encoder, role: Role, texts: list[str])
     return None if looked_at is None else sum(known.values()) + sum(looked_at)
 
 
-def _own_copies(dataset: RetrievalDataset, device: torch.device) -> OwnCopies:
+def _own_copies(dataset: RetrievalDataset, device: torch.device) -> OwnCopies | None:
+    if dataset.own_copies is None:
+        return None
     return OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=device) for rows in dataset.own_copies))
 
 
-def _long_texts(max_seq_length: int | None, num_queries: int | None, num_documents: int | None) -> LongTexts | None:
-    if max_seq_length is None or num_queries is None or num_documents is None:
+def _long_texts(max_seq_length: int | None, num_cut: Sequence[int | None]) -> LongTexts | None:
+    if max_seq_length is None or len(num_cut) < 2 or None in num_cut:
         return None
-    return LongTexts(max_seq_length, num_queries, num_documents)
+    return LongTexts(max_seq_length, *(number or 0 for number in num_cut))

@@ -53,8 +53,8 @@ def long_texts(model: SentenceTransformer, dataset: RetrievalDataset) -> LongTex
     Returns:
         The counts; None for a model that reads texts of any length, or whose tokenizer is none of ``transformers``.
     """
-    queries = are_cut(model, list(dict.fromkeys(dataset.queries["text"])), "query")
-    documents = are_cut(model, list(dict.fromkeys(dataset.corpus["text"])), "document")
+    queries = are_cut(model, list(dict.fromkeys(dataset.query_texts or ())), "query")
+    documents = are_cut(model, list(dict.fromkeys(dataset.document_texts or ())), "document")
     if queries is None or documents is None:
         return None
     return LongTexts(int(model.max_seq_length), sum(queries), sum(documents))

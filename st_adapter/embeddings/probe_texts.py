@@ -38,7 +38,8 @@ def sample_of_texts(texts: Iterable[str], size: int = _SAMPLE_TEXTS) -> list[str
 
 def check_texts_of(dataset: RetrievalDataset) -> dict[Role, list[str]]:
     """The texts of a data set that a saved model is compared on; see ``save_pretrained``."""
-    return {"query": sample_of_texts(dataset.queries["text"]), "document": sample_of_texts(dataset.corpus["text"])}
+    known: dict[Role, list[str] | None] = {"query": dataset.query_texts, "document": dataset.document_texts}
+    return {role: sample_of_texts(texts) for role, texts in known.items() if texts is not None}
 
 
 def text_key(text: str) -> str:

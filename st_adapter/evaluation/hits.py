@@ -10,7 +10,8 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings.embedded import EmbeddedSplit, OwnCopies
+from st_adapter.embeddings.embedded import EmbeddedSplit
+from st_adapter.embeddings.own_copies import OwnCopies
 from st_adapter.embeddings.search import Index, TopK
 
 Adapter: TypeAlias = QueryAdapter | Sequence[Module] | Callable[[Tensor], Tensor]

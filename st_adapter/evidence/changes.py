@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.corpus import blocks
+from st_adapter.embeddings.corpus import MemoryCorpus, blocks
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evaluation.hits import Adapter, adapt, search_split
@@ -29,7 +29,8 @@ class Example:
         query_id: its id.
         query: its text.
         difference: adapted minus base in nDCG@10.
-        base_rank: rank of the first relevant document with the base model, from 1.
+        base_rank: rank of the first relevant document with the base model, from 1; None below the first 100 of a corpus
+            that does not lie in memory.
         adapted_rank: the same with the adapted model.
         relevant: text of the relevant document of highest relevance.
         base_top: text of the document that the base model ranks first.
@@ -41,8 +42,8 @@ class Example:
     query_id: str
     query: str
     difference: float
-    base_rank: int
-    adapted_rank: int
+    base_rank: int | None
+    adapted_rank: int | None
     relevant: str
     base_top: str
     adapted_top: str
@@ -106,11 +107,17 @@ def _examples(
     query_rows = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
     corpus_rows = {corpus_id: row for row, corpus_id in enumerate(dataset.corpus["id"])}
 
+    # What came without a text is shown by its id.
     def query_text(query_id: str) -> str:
-        return shortened(dataset.queries[query_rows[query_id]]["text"], _QUERY_CHARACTERS)
+        row = dataset.queries[query_rows[query_id]]
+        return shortened(row.get("text", query_id), _QUERY_CHARACTERS)
 
     def document_text(index: int) -> str:
-        return shortened(dataset.corpus[corpus_rows[split.corpus.ids[index]]]["text"], _DOCUMENT_CHARACTERS)
+        corpus_id = split.corpus.ids[index]
+        if dataset.store is not None:
+            texts = dataset.store.fetch([corpus_id]).texts
+            return corpus_id if texts is None else shortened(texts[0], _DOCUMENT_CHARACTERS)
+        return shortened(dataset.corpus[corpus_rows[corpus_id]].get("text", corpus_id), _DOCUMENT_CHARACTERS)
 
     examples = []
     for place, (row, split_row) in enumerate(zip(rows, chosen, strict=True)):
@@ -149,11 +156,13 @@ def _first_hits(split: EmbeddedSplit, rows: Sequence[int], queries: Tensor) -> l
     return first
 
 
-def _first_rank(split: EmbeddedSplit, query: Tensor, documents: Tensor, copies: Tensor) -> int:
+def _first_rank(split: EmbeddedSplit, query: Tensor, documents: Tensor, copies: Tensor) -> int | None:
     """Rank of the best of some documents for a (D,) query, from 1, of which it is known that it is not in the top.
 
-    The query's own copies do not count.
+    The query's own copies do not count. None where the whole corpus would have to be read for it.
     """
+    if not isinstance(split.corpus, MemoryCorpus):
+        return None
     (query,) = split.comparable(query.unsqueeze(0))
 
     def scores(vectors: Tensor) -> Tensor:

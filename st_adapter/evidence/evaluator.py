@@ -15,7 +15,8 @@ from torch import Tensor
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.judgements import own_copies
 from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, OwnCopies
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
+from st_adapter.embeddings.own_copies import OwnCopies
 from st_adapter.evaluation.evaluation import evaluate
 
 logger = logging.getLogger(__name__)
@@ -131,7 +132,8 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
             ValueError: there is no such split, or ``embedded`` is of other documents.
         """
         judged = dataset.judgements(split)
-        corpus = dict(zip(dataset.corpus["id"], dataset.corpus["text"], strict=True))
+        query_texts, document_texts = dataset.all_texts("GradedRetrievalEvaluator")
+        corpus = dict(zip(dataset.corpus["id"], document_texts, strict=True))
         if embedded is not None:
             if list(embedded.corpus.ids) != list(corpus):
                 raise ValueError(
@@ -144,7 +146,7 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
             *(judged[name] for name in ("query_id", "corpus_id", "relevance")), strict=True
         ):
             qrels.setdefault(query_id, {})[corpus_id] = relevance
-        return cls(dict(zip(dataset.queries["id"], dataset.queries["text"], strict=True)), corpus, qrels, **options)
+        return cls(dict(zip(dataset.queries["id"], query_texts, strict=True)), corpus, qrels, **options)
 
     def __call__(
         self, model: SentenceTransformer, output_path: str | None = None, epoch: int = -1, steps: int = -1

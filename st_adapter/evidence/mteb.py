@@ -126,7 +126,7 @@ def _left_out(dataset: RetrievalDataset, relevant_docs: dict[str, dict[str, int]
     """Query -> the documents that are its own text and not judged relevant; only queries that have some."""
     query_ids, corpus_ids = dataset.queries["id"][:], dataset.corpus["id"][:]
     left_out: dict[str, set[str]] = {}
-    for row, place in zip(*dataset.own_copies, strict=True):
+    for row, place in zip(*(dataset.own_copies or ((), ())), strict=True):
         query_id, corpus_id = query_ids[row], corpus_ids[place]
         if query_id in relevant_docs and relevant_docs[query_id].get(corpus_id, 0) <= 0:
             left_out.setdefault(query_id, set()).add(corpus_id)

@@ -49,6 +49,7 @@ class DataResults:
         notes: what was cut, merged or dropped.
         num_documents: N, size of the corpus.
         corpus_is_labelled_only: whether the corpus is just the documents of the pairs.
+        corpus: the vector database that holds the documents; empty if they came with the data.
         train: the training split.
         split_by: what was kept on one side when the splits were cut; None if they were given.
         long_texts: texts of which the model reads a part; None if it reads all of every text, or nothing tells.
@@ -59,6 +60,7 @@ class DataResults:
     notes: list[str]
     num_documents: int
     corpus_is_labelled_only: bool = False
+    corpus: str = ""
     train: TrainSplitResults
     split_by: str | None
     long_texts: LongTexts | None = None
@@ -72,7 +74,8 @@ class DataResults:
         return cls(
             name=dataset.name,
             notes=[*dataset.notes, *(long_texts.notes if long_texts is not None else ())],
-            num_documents=len(dataset.corpus),
+            num_documents=dataset.num_documents,
+            corpus=dataset.store.address if dataset.store is not None else "",
             corpus_is_labelled_only=dataset.corpus_is_labelled_only,
             train=TrainSplitResults(num_queries=len(train.query_ids), num_pairs=train.num_pairs),
             split_by=dataset.cut.by if dataset.cut else None,
@@ -96,6 +99,7 @@ class SelectionResults:
         seconds: wall time of the fit by step.
         step: of a gradient run: the one whose adapter was taken.
         num_steps: of a gradient run: how many there were.
+        num_documents: documents that the fit saw, if that were not all; see ``pooled``.
     """
 
     chosen: str
@@ -108,6 +112,7 @@ class SelectionResults:
     seconds: dict[str, float] | None = None
     step: int | None = None
     num_steps: int | None = None
+    num_documents: int | None = None
 
     @classmethod
     def of(cls, fitted: FitResult) -> SelectionResults:
@@ -122,6 +127,7 @@ class SelectionResults:
             num_unseen=verdict.num_unseen,
             unseen_weight=verdict.unseen_weight,
             seconds=fitted.seconds,
+            num_documents=fitted.num_documents,
         )
 
     def check(self) -> None:

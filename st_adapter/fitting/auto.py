@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from st_adapter.errors import setting_error
 from st_adapter.fitting.candidates import Candidate
 from st_adapter.fitting.folds import NUM_FOLDS, Fold, cross_fit_folds, labelled_split, unseen_share
 from st_adapter.fitting.measure import Measure
+from st_adapter.fitting.pool import seen_by_fit
 from st_adapter.fitting.portfolio import Maps, Portfolio, combined, fit_candidate, runs_of
 from st_adapter.fitting.selection import Scoreboard, Verdict
 
@@ -40,11 +41,13 @@ class FitResult:
         adapter: None if the base model is kept.
         verdict: the gate with its reason, and what every candidate did.
         seconds: wall time by step.
+        num_documents: documents that the fit saw, if these were not all; see ``pooled``.
     """
 
     adapter: QueryAdapter | None
     verdict: Verdict
     seconds: dict[str, float]
+    num_documents: int | None = None
 
     def __repr__(self) -> str:
         return f"FitResult({self.chosen}: {self.verdict.gate.reason})"
@@ -76,6 +79,8 @@ def fit(
     are closed forms, gradient runs that start there, each also shrunk towards the identity, and averages of the best.
     The best one has to pass a paired test against the base model; then it is fitted again on all labels.
 
+    Of a corpus of more than 200,000 documents a part is looked at that stands for the whole; see ``pooled``.
+
     Args:
         embedded: with the splits ``train`` and ``dev``.
         method: ``closed-form`` leaves the gradient runs out.
@@ -92,14 +97,20 @@ def fit(
         (False, False)
     """
     check_seed_and_level(seed, alpha)
-    return fit_labelled(
-        labelled_split(embedded).in_memory(),
+    clock = Clock()
+    with clock("choosing documents"):
+        labelled = seen_by_fit(labelled_split(embedded), seed)
+    found = fit_labelled(
+        labelled,
         unseen_share(embedded),
         method=method,
         seed=seed,
         alpha=alpha,
         show_progress_bar=show_progress_bar,
     )
+    if len(labelled.corpus) == len(embedded.corpus):
+        return found
+    return replace(found, seconds={**clock.seconds, **found.seconds}, num_documents=len(labelled.corpus))
 
 
 def fit_labelled(

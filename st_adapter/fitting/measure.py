@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.embeddings.embedded import EmbeddedSplit, OwnCopies, place_in_group
+from st_adapter.embeddings.embedded import EmbeddedSplit, place_in_group
+from st_adapter.embeddings.own_copies import OwnCopies
 from st_adapter.fitting.candidates import BASE, Candidate, MapName, mixed, scorings_of
 
 _K = 10  # the cut-off of nDCG
@@ -41,6 +42,7 @@ class Measure:
         self.relevance = split.qrels.relevance[order]
         self.copies = split.left_out
         self.one_each = len(self.rows) == len(split.query_ids)
+        self.weights = self.corpus.stands_for
         self.ideal = self._ideal()
         self.block = max(1, _BLOCK_SCORES // len(self.corpus))
         self._base: Tensor | None = None
@@ -95,26 +97,34 @@ class Measure:
             own = scores[rows, self.documents[pairs]]
             # With one relevant document a query, the rows follow each other and need not be copied.
             every = scores[low - first : low - first + len(rows)] if self.one_each else scores[rows]
-            ranks.append((every > own.unsqueeze(1)).sum(dim=1))
+            ranks.append(self._number(every > own.unsqueeze(1)))
         return self._from_ranks(torch.cat(ranks) if ranks else self.rows[:0], every_pair, start, len(scores))
 
     def _pooled_ndcg(self, candidate: Candidate, scores: _Scores, pool: _Pool, start: int) -> Tensor:
         """nDCG@10 of the queries of a block, counted where it can change."""
         pairs = self._pairs(start, scores.num_rows)
         rows = self.rows[pairs] - start
-        best = mixed(candidate, pool.scores).topk(min(_K, pool.size), dim=1).values  # (B, K)
+        best, places = mixed(candidate, pool.scores).topk(min(_K, pool.size), dim=1)  # (B, K)
         own = mixed(candidate, pool.own)
-        ranks = (best[rows] > own.unsqueeze(1)).sum(dim=1)
+        higher = best[rows] > own.unsqueeze(1)
+        documents = None if self.weights is None else pool.documents.gather(1, places)[rows]
+        ranks = self._number(higher, documents)
         unsure = (ranks < _K) & (own < mixed(candidate, pool.thresholds)[rows])
         if unsure.any():
             again, place = rows[unsure].unique(return_inverse=True)
             every = mixed(candidate, {name: scores[name][again] for name in scorings_of(candidate)})
             counted = [
-                (every[one] > other.unsqueeze(1)).sum(dim=1)
+                self._number(every[one] > other.unsqueeze(1))
                 for one, other in zip(place.split(self.block), own[unsure].split(self.block), strict=True)
             ]
             ranks[unsure] = torch.cat(counted)
         return self._from_ranks(ranks, pairs, start, scores.num_rows)
+
+    def _number(self, higher: Tensor, documents: Tensor | None = None) -> Tensor:
+        """How many documents of the whole corpus the (P, M) marked ones stand for; all in order if not named."""
+        if self.weights is None:
+            return higher.sum(dim=1)
+        return (higher * (self.weights if documents is None else self.weights[documents])).sum(dim=1)
 
     def _from_ranks(self, ranks: Tensor, pairs: slice, start: int, num_rows: int) -> Tensor:
         """nDCG@10 from the ranks, from 0, of the relevant pairs of a block."""
@@ -170,7 +180,8 @@ class _Pool:
         documents: (P,) their documents.
 
     Attributes:
-        scores: for each scoring the (B, size) scores of the documents of the pool; the lowest score fills up.
+        documents: (B, size) which documents they are.
+        scores: for each scoring their (B, size) scores; the lowest score fills up.
         thresholds: for each scoring (B,) scores that no document outside of the pool exceeds.
         own: for each scoring the (P,) scores of the relevant pairs.
         size: how many documents the pool of a query has at most.
@@ -184,6 +195,7 @@ class _Pool:
         self.size = int((~repeated).sum(dim=1).max())
         order = repeated.long().sort(dim=1, stable=True).indices[:, : self.size]
         pool, repeated = pool.gather(1, order), repeated.gather(1, order)
+        self.documents = pool
         self.scores = {name: scores.gather(1, pool).masked_fill(repeated, _LOWEST) for name, scores in scorings.items()}
         self.thresholds = {name: threshold for name, (_, threshold) in found.items()}
         self.own = {name: scores[rows, documents] for name, scores in scorings.items()}

@@ -124,7 +124,9 @@ class BatchSampler:
         if size == 0 or weight == 0:
             return pool.items[:0], torch.zeros(0, device=self.device)
         prior = torch.full((size,), math.log(weight * len(pool.items) / size), device=self.device)
-        return (pool.items if size == len(pool.items) else pool.take(size, self.generator)), prior
+        drawn = pool.items if size == len(pool.items) else pool.take(size, self.generator)
+        weights = self.corpus.stands_for
+        return drawn, prior if weights is None else prior + weights[drawn].log()
 
     def _is_barred(self, rows: Tensor, candidates: Tensor) -> Tensor:
         """(B, M) bool: the candidate, all of them different, is barred for the query; rows on the CPU."""

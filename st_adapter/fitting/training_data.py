@@ -13,6 +13,7 @@ from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.embeddings.roles import Role
+from st_adapter.fitting.pool import seen_by_fit
 
 TrainDataset: TypeAlias = RetrievalDataset | EmbeddedDataset | EmbeddedSplit | Dataset
 EvalDataset: TypeAlias = EmbeddedSplit | Dataset
@@ -56,12 +57,11 @@ def training_data(
     if isinstance(train, RetrievalDataset):
         train = embed(model, train)
     if isinstance(train, EmbeddedDataset) and dev is None:
-        train = train.in_memory()
-        return TrainingData(train["train"], train["dev"], check_texts)
+        return TrainingData(seen_by_fit(train["train"]), train["dev"], check_texts)
     if isinstance(train, EmbeddedSplit) and isinstance(dev, EmbeddedSplit):
         if train.corpus is not dev.corpus and list(train.corpus.ids) != list(dev.corpus.ids):
             raise ValueError("train_dataset and eval_dataset search different corpora. Embed both as one data set.")
-        return TrainingData(train.in_memory(), dev, check_texts)
+        return TrainingData(seen_by_fit(train), dev, check_texts)
     raise ValueError(
         f"train_dataset is {type(given).__name__} and eval_dataset is {type(dev).__name__}. Pass a whole data set with "
         "the splits 'train' and 'dev' as train_dataset, or two embedded splits, or two datasets.Dataset of pairs."

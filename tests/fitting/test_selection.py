@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from problems import corpus_of, dataset_of, random_split
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings.embedded import OwnCopies
+from st_adapter.embeddings.own_copies import OwnCopies
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting import measure as measuring
 from st_adapter.fitting.auto import fit
