@@ -17,6 +17,7 @@ from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.embedding import embed_texts, judged_by
+from st_adapter.embeddings.index_check import checked_given
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
@@ -55,6 +56,7 @@ class RunOptions:
         opened_with: settings that the model was opened with and its files do not say, such as ``truncate_dim``, for
             results, report and model card.
         script: the script that makes the model, for the model card.
+        allow_other_vectors: go on where the vectors that came with the data, or lie in a store, are not the model's.
     """
 
     drop_leaks: bool = False
@@ -65,6 +67,7 @@ class RunOptions:
     base_model: str | Path | None = None
     opened_with: Mapping[str, Any] = field(default_factory=dict)
     script: str = ""
+    allow_other_vectors: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ def _run(base: SentenceTransformer, dataset: RetrievalDataset, settings: _Settin
             show_progress_bar=settings.show_progress_bar,
         )
     with clock("checking"):
+        dataset = checked_given(base, dataset, embedded, options.allow_other_vectors)
         data = _checked_data(dataset, embedded, options)
     with clock("fitting"):
         fitted = _fitted(base, data.embedded, settings)

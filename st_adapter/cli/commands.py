@@ -81,6 +81,7 @@ def train(options: TrainOptions) -> int:
         show_progress_bar=not output.disable_tqdm,
         options=RunOptions(
             drop_leaks=reading.drop_leaks,
+            allow_other_vectors=reading.allow_other_vectors,
             paraphrase_threshold=reading.paraphrase_threshold,
             resume_from_checkpoint=options.gradient.resume_from_checkpoint,
             save_base=output.save_base,
@@ -155,6 +156,7 @@ def evaluate(options: EvaluateOptions) -> int:
         run_dir=options.run_dir,
         **embedding.arguments(),
         paraphrase_threshold=trained.paraphrase_threshold or PARAPHRASE_THRESHOLD,
+        allow_other_vectors=options.reading.allow_other_vectors,
     )
     print_evaluation(console, exact.result, dataset.corpus_is_labelled_only)
     if others:

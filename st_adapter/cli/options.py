@@ -63,6 +63,8 @@ class ColumnOptions:
     """Vectors of queries or documents."""
     columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TABLE.ROLE=NAME ...", help_behavior_hint="")] = ()
     """Columns of --labels, --queries and --corpus, such as corpus.id=uuid labels.corpus_id=chunk."""
+    allow_other_vectors: Flag = False
+    """Go on where the vectors of --corpus or --queries are not the model's."""
     ignore_columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Columns that mean nothing here."""
     relevant_from: Annotated[float | None, _UNSAID] = None

@@ -106,7 +106,7 @@ def embed_texts(
 
     See ``paraphrases.cut_splits`` and ``judged_by``.
     """
-    encoder = _as_encoder(model, batch_size, precision)
+    encoder = as_encoder(model, batch_size, precision)
     folder = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
     embedding = _Embedding(
         encoder, encoder.identity, folder, _is_writable(folder, given=cache_dir is not None), show_progress_bar
@@ -158,7 +158,8 @@ class _Embedding:
         return _Embedded(vectors, _num_cut(cache, self.encoder, role, texts))
 
 
-def _as_encoder(model: SentenceTransformer | Encoder, batch_size: int, precision: Precision) -> Encoder:
+def as_encoder(model: SentenceTransformer | Encoder, batch_size: int = 32, precision: Precision = "fp32") -> Encoder:
+    """A model with the way it is run; an encoder as it is."""
     # What is no encoder at all is refused by what is made for models.
     if isinstance(model, SentenceTransformer) or not hasattr(type(model), "cache_key"):
         return SentenceTransformerEncoder(model, batch_size=batch_size, precision=precision)

@@ -11,26 +11,46 @@ from torch import Tensor
 
 from st_adapter.embeddings.corpus import Corpus, Similarity
 from st_adapter.embeddings.search import TopK
-from st_adapter.stores.store import Store
+from st_adapter.embeddings.tolerance import is_normalized
+from st_adapter.stores.store import Metric, Store, Vectors
 
 _IDS_AT_ONCE = 1024
+_QUERIES_AT_ONCE = 256
+# Documents whose lengths say whether a store that compares in another way ranks alike.
+_LOOKED_AT = 256
+# Metrics that rank as a similarity does, whatever the lengths of the vectors.
+_SAME: dict[Similarity, Metric] = {"cosine": "cosine", "dot": "dot"}
 
 
 class StoreCorpus(Corpus):
-    """The documents of a store.
+    """The documents of a store, which are read and never written.
+
+    Their ids are read once, and their vectors when they are asked for.
 
     Args:
         store: opened for reading.
         similarity: ``cosine`` or ``dot``, how the model compares a query with a document.
 
     Raises:
-        ValueError: the store compares in another way.
+        ValueError: the store ranks by another measure than the model, holds nothing or an id twice, or was written to
+            while it was read.
     """
 
     def __init__(self, store: Store, similarity: Similarity) -> None:
         self.store = store
         self._similarity = similarity
-        self._ids = [one for rows in store.iterate(_IDS_AT_ONCE) for one in rows.ids]
+        self._ids = store.ids()
+        if not self._ids:
+            raise ValueError(f"{store.address} holds no documents. Fill it first, or name another collection.")
+        if len(self._row_of) < len(self._ids):
+            raise ValueError(
+                f"{store.address} holds {len(self._ids):,} documents under {len(self._row_of):,} ids. Every document "
+                "needs an id of its own: name the field that holds it with ?id=FIELD."
+            )
+        self._check_metric()
+
+    def __repr__(self) -> str:
+        return f"StoreCorpus({self.store.address}: {len(self):,} documents, {self.dimension} dimensions)"
 
     @property
     def ids(self) -> Sequence[str]:
@@ -54,23 +74,53 @@ class StoreCorpus(Corpus):
     def _row_of(self) -> dict[str, int]:
         return {one: row for row, one in enumerate(self._ids)}
 
+    def stored(self, index: Tensor) -> Vectors:
+        """The vectors (n, D) of (n,) int64 rows as they lie in the store."""
+        ids = [self._ids[row] for row in index.tolist()]
+        starts = range(0, len(ids), _IDS_AT_ONCE)
+        parts = [self.store.fetch(ids[start : start + _IDS_AT_ONCE]).vectors for start in starts]
+        return np.concatenate(parts) if parts else np.zeros((0, self.dimension), dtype=np.float32)
+
+    def texts(self, index: Tensor) -> list[str] | None:
+        """The texts of (n,) int64 rows; None if the store keeps none."""
+        return self.store.fetch([self._ids[row] for row in index.tolist()]).texts
+
     def rows(self, index: Tensor) -> Tensor:
         """The vectors (n, D) of (n,) int64 rows, of unit length if the similarity is the cosine."""
-        ids = [self._ids[row] for row in index.tolist()]
-        parts = [
-            self.store.fetch(ids[start : start + _IDS_AT_ONCE]).vectors for start in range(0, len(ids), _IDS_AT_ONCE)
-        ]
-        vectors = torch.from_numpy(np.concatenate(parts)) if parts else torch.zeros(0, self.dimension)
-        vectors = vectors.to(index.device)
+        vectors = torch.from_numpy(self.stored(index)).to(index.device)
         return torch.nn.functional.normalize(vectors) if self._similarity == "cosine" else vectors
 
     def search(self, query_embeddings: Tensor, k: int) -> TopK:
-        """The k best documents of each of (Q, D) queries, as the store finds them."""
+        """The k best documents of each of (Q, D) queries, as the store finds them; -1 where it finds fewer."""
         k = min(k, len(self))
-        found = self.store.search(query_embeddings.cpu().numpy(), k)
-        indices = torch.full((len(found.ids), k), -1, dtype=torch.int64)
-        scores = torch.full((len(found.ids), k), -torch.inf)
-        for row, (ids, values) in enumerate(zip(found.ids, found.scores, strict=True)):
-            indices[row, : len(ids)] = torch.tensor([self._row_of[one] for one in ids], dtype=torch.int64)
-            scores[row, : len(ids)] = torch.tensor(values, dtype=torch.float32)
+        scores = torch.full((len(query_embeddings), k), -torch.inf)
+        indices = torch.full((len(query_embeddings), k), -1, dtype=torch.int64)
+        for start in range(0, len(query_embeddings), _QUERIES_AT_ONCE):
+            queries = query_embeddings[start : start + _QUERIES_AT_ONCE].cpu().numpy()
+            hits = self.store.search(queries, k)
+            for row, (ids, found) in enumerate(zip(hits.ids, hits.scores, strict=True), start=start):
+                indices[row, : len(ids)] = torch.tensor([self._row(one) for one in ids], dtype=torch.int64)
+                scores[row, : len(ids)] = torch.tensor(found, dtype=torch.float32)
         return TopK(scores.to(query_embeddings.device), indices.to(query_embeddings.device))
+
+    def _row(self, one: str) -> int:
+        if one not in self._row_of:
+            raise ValueError(
+                f"{self.store.address} finds the document {one!r}, which was not there when its ids were read, so it "
+                "was changed meanwhile. Run again when nothing writes to it."
+            )
+        return self._row_of[one]
+
+    def _check_metric(self) -> None:
+        """Other measures rank alike where all vectors have unit length."""
+        metric = self.store.metric
+        if metric == _SAME[self._similarity]:
+            return
+        number = min(_LOOKED_AT, len(self))
+        rows = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:number]
+        if not is_normalized(torch.from_numpy(self.stored(rows)), torch.float16):
+            raise ValueError(
+                f"{self.store.address} compares by {metric}, the model by {self._similarity}, and its vectors are not "
+                "of unit length, so it ranks in another way than the model. Make an index that compares by "
+                f"{self._similarity}, or store unit vectors."
+            )

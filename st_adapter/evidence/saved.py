@@ -13,6 +13,7 @@ from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.embedding import embed_texts, judged_by
+from st_adapter.embeddings.index_check import checked_given
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evidence.index_evaluation import IndexEvaluation, evaluate_indexes
@@ -74,6 +75,7 @@ def evaluate_saved(
     fitted_on: Sequence[str] = (),
     run_dir: str | Path | None = None,
     paraphrase_threshold: float = PARAPHRASE_THRESHOLD,
+    allow_other_vectors: bool = False,
     **embedding: Any,
 ) -> list[IndexEvaluation]:
     """Evaluate a saved model with an adapter against its own base model, by exact search and through indexes.
@@ -89,6 +91,7 @@ def evaluate_saved(
             the others; without any they are not told apart.
         run_dir: a folder to write the rankings and judgements to in TREC form; see ``write_trec``.
         paraphrase_threshold: where the splits were cut by document, that of the training, for the same splits.
+        allow_other_vectors: go on where vectors that came with the data are not the base model's.
         **embedding: arguments of ``embed``, such as ``cache_dir``.
 
     Returns:
@@ -105,6 +108,7 @@ def evaluate_saved(
         check_writable(Path(run_dir), "run_dir")
     base, query_modules = detach(model)
     embedded = embed_texts(base, dataset, **embedding)
+    dataset = checked_given(base, dataset, embedded, allow_other_vectors)
     dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     embedded = judged_by(embedded, dataset)
     if run_dir is not None:

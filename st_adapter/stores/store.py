@@ -56,13 +56,23 @@ class Store(Protocol):
     address: str
 
     @property
-    def count(self) -> int: ...
+    def count(self) -> int:
+        """N."""
 
     @property
-    def dimension(self) -> int: ...
+    def dimension(self) -> int:
+        """D."""
 
     @property
-    def metric(self) -> Metric: ...
+    def metric(self) -> Metric:
+        """How the store compares."""
+
+    def ids(self) -> list[str]:
+        """The N ids, without their vectors.
+
+        Raises:
+            ValueError: the store was written to meanwhile.
+        """
 
     def iterate(self, batch_size: int = 1024) -> Iterator[Rows]:
         """All documents, in an order of the store's, at most ``batch_size`` at a time; each once."""
@@ -76,6 +86,9 @@ class Store(Protocol):
 
     def search(self, vectors: Vectors, k: int) -> Hits:
         """The store's own search with (Q, D) query vectors."""
+
+    def close(self) -> None:
+        """Let go of the database, which some let only one process open."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,280 @@
+"""Are these vectors of this model? A sample of the texts is embedded again and compared with what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.vectors import Vectors
+from st_adapter.embeddings.embedded import EmbeddedDataset
+from st_adapter.embeddings.embedding import as_encoder
+from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, encode
+from st_adapter.embeddings.roles import Role
+from st_adapter.embeddings.store_corpus import StoreCorpus
+from st_adapter.errors import InputError
+from st_adapter.words import counted
+
+Cause = Literal["same", "rounded", "scaled", "truncated", "prompt", "order", "length", "texts", "other model"]
+
+# Distances of unit vectors, 0 to 2. Half precision moves them by about .001, bytes by .01 to .03, a prompt by more.
+_EQUAL, _ROUNDED = 2e-3, 4e-2
+_MOST = 0.8  # share of a sample that shows a cause, where single texts may have changed since
+_SAMPLE = 50
+_TEXTS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class IndexComparison:
+    """What a comparison found.
+
+    Attributes:
+        same: whether the vectors can be used with the model.
+        cause: why they differ, as far as it is known. ``same``; ``rounded``: half precision or quantised; ``scaled``:
+            other lengths; ``truncated``: the first dimensions only; ``prompt``: embedded with another prompt, or none;
+            ``order``: the vectors of other texts; ``length``: longer texts were cut elsewhere; ``texts``: some texts
+            have changed since; ``other model``.
+        sentence: that in words, with what to do.
+        num_compared: texts that were embedded again.
+        median_distance: between stored and new vectors at unit length, 0 to 2.
+        largest_distance: the largest of them.
+    """
+
+    same: bool
+    cause: Cause
+    sentence: str
+    num_compared: int
+    median_distance: float
+    largest_distance: float
+
+    def __repr__(self) -> str:
+        return f"IndexComparison({self.cause}: {self.sentence})"
+
+
+def compare_vectors(
+    encoder: Encoder, texts: Sequence[str], vectors: Vectors, role: Role = "document"
+) -> IndexComparison:
+    """Embed texts again and say whether vectors are the encoder's, and if not, why.
+
+    Args:
+        encoder: the model.
+        texts: n texts, some fifty are enough.
+        vectors: (n, D) as they are stored.
+        role: whether they were embedded as documents or as queries.
+
+    Raises:
+        ValueError: there is not one vector for each text.
+
+    Example:
+        >>> from st_adapter.embeddings.encoder import SentenceTransformerEncoder
+        >>> encoder, texts = SentenceTransformerEncoder(model), ["red car", "blue house", "green book"]
+        >>> compare_vectors(encoder, texts, encoder.encode_document(texts).numpy()).cause
+        'same'
+        >>> compare_vectors(encoder, texts, encoder.encode_document(texts[::-1]).numpy()).cause
+        'order'
+    """
+    if len(texts) != len(vectors) or not len(texts):
+        raise ValueError(
+            f"There are {len(texts)} texts and {len(vectors)} vectors. Pass at least one, and one of each."
+        )
+    ours = encode(encoder, role, texts, _TEXTS_AT_ONCE)
+    if vectors.shape[1] != ours.shape[1]:
+        return _of_another_dimension(ours, vectors)
+    apart = _apart(ours, vectors)
+    verdict = _verdict(encoder, texts, ours, vectors, role, apart)
+    cause, same, sentence = verdict
+    return IndexComparison(same, cause, sentence, len(texts), float(np.median(apart)), float(apart.max()))
+
+
+def compare_index(corpus: StoreCorpus, encoder: Encoder, num: int = _SAMPLE, seed: int = 0) -> IndexComparison | None:
+    """Compare a sample of a store with an encoder; see ``compare_vectors``.
+
+    Args:
+        corpus: the store.
+        encoder: the model that shall search it.
+        num: documents to embed again.
+        seed: of the sample.
+
+    Returns:
+        What was found; None if the store keeps no texts.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(corpus), generator=generator)[:num]
+    texts = corpus.texts(rows)
+    if texts is None:
+        return None
+    # A store that keeps a text for some documents only.
+    there = [place for place, text in enumerate(texts) if text.strip()]
+    if not there:
+        return None
+    return compare_vectors(encoder, [texts[place] for place in there], corpus.stored(rows)[there])
+
+
+def checked_given(
+    model: SentenceTransformer | Encoder,
+    dataset: RetrievalDataset,
+    embedded: EmbeddedDataset,
+    allow_other: bool = False,
+) -> RetrievalDataset:
+    """Compare the vectors that came with the data, or lie in a store, with the model before anything is done with them.
+
+    Args:
+        model: what queries are embedded with.
+        dataset: the data.
+        embedded: the same, embedded.
+        allow_other: whether vectors that are not the model's are an error, or a note.
+
+    Returns:
+        The data set with a note on each comparison.
+
+    Raises:
+        InputError: the vectors are not the model's.
+    """
+    encoder, notes = as_encoder(model), []
+    given: tuple[tuple[Role, Vectors | None, list[str] | None], ...] = (
+        ("document", dataset.corpus_embeddings, dataset.document_texts),
+        ("query", dataset.query_embeddings, dataset.query_texts),
+    )
+    found: dict[str, IndexComparison | None] = {}
+    if isinstance(embedded.corpus, StoreCorpus):
+        found["documents"] = compare_index(embedded.corpus, encoder)
+    for role, vectors, texts in given:
+        if vectors is not None:
+            name = "queries" if role == "query" else "documents"
+            found[name] = None if texts is None else _compared_sample(encoder, role, texts, vectors)
+    for name, comparison in found.items():
+        if comparison is None:
+            notes.append(f"The vectors of the {name} have no texts, so it was not checked that they are this model's.")
+        elif comparison.same or allow_other:
+            notes.append(f"{name.capitalize()}: {comparison.sentence}")
+        else:
+            raise InputError(
+                f"The vectors of the {name} cannot be used with this model. {comparison.sentence}",
+                python="If it shall be so, pass options=RunOptions(allow_other_vectors=True).",
+                flags="If it shall be so, add --allow-other-vectors.",
+            )
+    return replace(dataset, notes=(*dataset.notes, *notes)) if notes else dataset
+
+
+def _compared_sample(encoder: Encoder, role: Role, texts: Sequence[str], vectors: Vectors) -> IndexComparison:
+    rows = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:_SAMPLE].tolist()
+    return compare_vectors(encoder, [texts[row] for row in rows], vectors[rows], role)
+
+
+def _verdict(
+    encoder: Encoder, texts: Sequence[str], ours: Vectors, vectors: Vectors, role: Role, apart: NDArray[np.float64]
+) -> tuple[Cause, bool, str]:
+    number = counted(len(texts), "text")
+    near = apart <= _EQUAL
+    if near.all() or np.quantile(apart, _MOST) <= _ROUNDED and apart.max() <= 2 * _ROUNDED:
+        lengths = np.linalg.norm(vectors, axis=1) / np.maximum(np.linalg.norm(ours, axis=1), 1e-12)
+        if encoder.similarity == "dot" and np.abs(lengths - 1).max() > _ROUNDED:
+            return (
+                "scaled",
+                False,
+                f"The stored vectors point where the model's do, but have {np.median(lengths):.2g} times their length, "
+                "and this model compares by dot product, in which lengths count. Store its vectors as they are.",
+            )
+        if near.all():
+            return "same", True, f"{number} embedded again: the stored vectors are this model's."
+        return (
+            "rounded",
+            True,
+            f"{number} embedded again: the stored vectors are this model's, rounded (half precision or quantised).",
+        )
+    if _matching_others(ours, vectors) >= _MOST:
+        return (
+            "order",
+            False,
+            "The stored vectors are this model's, but stand at other texts: rows are in another order than ids and "
+            "texts. Read vectors, ids and texts from one place.",
+        )
+    for words, theirs in _with_other_prompts(encoder, texts, role):
+        if (_apart(theirs, vectors) <= _ROUNDED).mean() >= _MOST:
+            return (
+                "prompt",
+                False,
+                f"The stored vectors were embedded {words}; the model embeds {role}s otherwise. Set its {role} prompt "
+                f"to that (--{role}-prompt, model.prompts[{role!r}]).",
+            )
+    return _of_some(texts, apart)
+
+
+def _of_some(texts: Sequence[str], apart: NDArray[np.float64]) -> tuple[Cause, bool, str]:
+    """What is left: some texts agree, or none."""
+    near = apart <= _ROUNDED
+    if near.mean() < 0.2:
+        return (
+            "other model",
+            False,
+            f"The stored vectors are not this model's (median distance {np.median(apart):.2f} at unit length, of at "
+            "most 2): another model, or one with other settings, made them. Name the model that did.",
+        )
+    lengths = np.array([len(text) for text in texts])
+    if not near.all() and lengths[~near].min() >= np.median(lengths[near]):
+        return (
+            "length",
+            False,
+            f"The stored vectors of short texts are this model's, those of the {int((~near).sum())} longer ones are "
+            "not: they were cut at another length. Set it (--max-seq-length, model.max_seq_length).",
+        )
+    return (
+        "texts",
+        bool(near.mean() >= _MOST),
+        f"{int((~near).sum())} of {len(texts)} stored vectors are not this model's vector of their text: these texts "
+        "have changed since they were embedded. Embed them again.",
+    )
+
+
+def _of_another_dimension(ours: Vectors, vectors: Vectors) -> IndexComparison:
+    ours_dimension, dimension = ours.shape[1], vectors.shape[1]
+    apart = _apart(ours[:, :dimension], vectors) if dimension < ours_dimension else np.full(len(ours), 2.0)
+    median, largest = float(np.median(apart)), float(apart.max())
+    if dimension < ours_dimension and (apart <= _ROUNDED).mean() >= _MOST:
+        sentence = (
+            f"The stored vectors are the first {dimension} of this model's {ours_dimension} dimensions. Truncate the "
+            f"model as well (--truncate-dim {dimension}, truncate_dim={dimension})."
+        )
+        return IndexComparison(False, "truncated", sentence, len(ours), median, largest)
+    sentence = (
+        f"The stored vectors have {dimension} dimensions, this model's {ours_dimension}: another model made them. Name "
+        "the model that did."
+    )
+    return IndexComparison(False, "other model", sentence, len(ours), median, largest)
+
+
+def _apart(one: Vectors, other: Vectors) -> NDArray[np.float64]:
+    """The distances of the rows of two (n, D) matrices at unit length, 0 to 2: (n,)."""
+    return np.asarray(np.linalg.norm(_unit(one) - _unit(other), axis=1))
+
+
+def _unit(vectors: Vectors) -> NDArray[np.float64]:
+    wide = vectors.astype(np.float64)
+    return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12))
+
+
+def _matching_others(ours: Vectors, vectors: Vectors) -> float:
+    """The share of stored vectors that are the model's vector of another text of the sample, 0-1."""
+    cosines = _unit(vectors) @ _unit(ours).T
+    near = cosines >= 1 - _ROUNDED**2 / 2
+    return float((near.any(axis=1) & ~near.diagonal()).mean())
+
+
+def _with_other_prompts(encoder: Encoder, texts: Sequence[str], role: Role) -> Iterator[tuple[str, Vectors]]:
+    """The texts with each other prompt of the model, and without any, and the words for it."""
+    if not isinstance(encoder, SentenceTransformerEncoder):
+        return
+    prompts = {"without a prompt": ""}
+    prompts |= {f"with the prompt {name!r} ({prompt!r})": prompt for name, prompt in encoder.model.prompts.items()}
+    for words, prompt in prompts.items():
+        yield words, encoder.model.encode(list(texts), prompt=prompt, show_progress_bar=False, convert_to_numpy=True)
+    if role == "document":
+        yield "as queries", encoder.encode_query(texts).cpu().numpy()
+    else:
+        yield "as documents", encoder.encode_document(texts).cpu().numpy()

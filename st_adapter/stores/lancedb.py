@@ -1,0 +1,129 @@
+"""LanceDB: ``lancedb:FOLDER#TABLE``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from st_adapter.stores.store import (
+    Address,
+    Hits,
+    Metric,
+    Rows,
+    Vectors,
+    changed,
+    extra_missing,
+    in_order,
+    lacks,
+    text_field,
+)
+
+_METRICS: dict[str, Metric] = {"cosine": "cosine", "dot": "dot", "l2": "euclidean"}
+_PAGE = 512
+
+
+class LanceStore:
+    """One table of LanceDB; see ``Store``. The columns are ``id`` and the only vector, unless named in the address."""
+
+    def __init__(self, address: Address) -> None:
+        try:
+            import lancedb
+            import pyarrow
+        except ImportError as error:
+            raise extra_missing("LanceDB", "lancedb", error) from error
+        self.address = f"lancedb:{address.place}#{address.required_collection()}"
+        # Connecting to a folder that is not there would make one.
+        if "://" not in address.place and not Path(address.place).is_dir():
+            raise ValueError(f"lancedb:{address.place} is no folder. Name the folder that LanceDB was connected to.")
+        database = lancedb.connect(address.place)
+        names = list(database.list_tables().tables)
+        if address.collection not in names:
+            raise lacks(f"lancedb:{address.place}", "table", address.collection, names)
+        self._table = database.open_table(address.collection)
+        # The state of now, whatever is written meanwhile.
+        self._table.checkout(self._table.version)
+        schema = self._table.schema
+        self._text = text_field(schema.names, address.options.get("text"), self.address)
+        vectors = [column.name for column in schema if pyarrow.types.is_fixed_size_list(column.type)]
+        self._vector = address.options.get("vector") or (vectors[0] if len(vectors) == 1 else "vector")
+        self._id = address.options.get("id", "id")
+        for column, there in ((self._vector, vectors), (self._id, schema.names)):
+            if column not in there:
+                raise lacks(self.address, "column", column, there)
+        self._quoted = pyarrow.types.is_string(schema.field(self._id).type) or pyarrow.types.is_large_string(
+            schema.field(self._id).type
+        )
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return int(self._table.count_rows())
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+        return int(self._table.schema.field(self._vector).type.list_size)
+
+    @cached_property
+    def metric(self) -> Metric:
+        """How the table's index compares; without one, a search names its own and LanceDB's default is Euclidean."""
+        for index in self._table.list_indices():
+            if self._vector in index.columns:
+                return _METRICS[self._table.index_stats(index.name).distance_type]
+        return "euclidean"
+
+    def close(self) -> None:
+        """Nothing is held that others would miss."""
+
+    def ids(self) -> list[str]:
+        """All ids."""
+        found = self._table.search().select([self._id]).to_arrow()
+        return [str(name) for name in found[self._id].to_pylist()]
+
+    def iterate(self, batch_size: int = 1024) -> Iterator[Rows]:
+        """All rows."""
+        expected, read = self.count, 0
+        for batch in self._table.search().select(self._columns).to_batches(batch_size):
+            if len(batch):
+                read += len(batch)
+                yield self._rows(batch)
+        if read != expected:
+            raise changed(self.address, expected, read)
+
+    def fetch(self, ids: Sequence[str]) -> Rows:
+        """The rows with these ids."""
+        found: list[tuple[str, object, str | None]] = []
+        for start in range(0, len(ids), _PAGE):
+            wanted = ids[start : start + _PAGE]
+            values = ", ".join("'{}'".format(name.replace("'", "''")) if self._quoted else name for name in wanted)
+            query = self._table.search().where(f"{self._id} IN ({values})").select(self._columns).limit(len(wanted))
+            rows = self._rows(query.to_arrow())
+            texts: Sequence[str | None] = rows.texts or [None] * len(rows.ids)
+            found += list(zip(rows.ids, rows.vectors, texts, strict=True))
+        return in_order(ids, found, self.address)
+
+    def search(self, vectors: Vectors, k: int) -> Hits:
+        """LanceDB's own search."""
+        ids, scores = [], []
+        for vector in vectors:
+            query = self._table.search(vector, vector_column_name=self._vector)
+            query = query.distance_type({"cosine": "cosine", "dot": "dot", "euclidean": "l2"}[self.metric])
+            found = query.select([self._id, "_distance"]).limit(k).to_arrow()
+            ids.append([str(name) for name in found[self._id].to_pylist()])
+            scores.append([1 - distance for distance in found["_distance"].to_pylist()])
+        return Hits(ids, scores)
+
+    @property
+    def _columns(self) -> list[str]:
+        return [self._id, self._vector, *([self._text] if self._text else [])]
+
+    def _rows(self, table: Any) -> Rows:
+        column = table[self._vector]
+        column = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+        vectors = np.asarray(column.flatten(), dtype=np.float32).reshape(len(table), self.dimension)
+        texts = [str(text) for text in table[self._text].to_pylist()] if self._text else None
+        return Rows([str(name) for name in table[self._id].to_pylist()], vectors, texts)
