@@ -113,8 +113,8 @@ def _copied(place: str) -> tempfile.TemporaryDirectory[str]:
     if needed > free:
         copy.cleanup()
         raise ValueError(
-            f"chroma:{place} is read from a copy of its {needed / 1e9:.1f} GB, because Chroma writes into what it opens; "
-            f"{copy.name} has {free / 1e9:.1f} GB. Name a larger place with TMPDIR."
+            f"chroma:{place} is read from a copy of its {needed / 1e9:.1f} GB, because Chroma writes into what it "
+            f"opens; {copy.name} has {free / 1e9:.1f} GB. Name a larger place with TMPDIR."
         )
     shutil.copytree(place, copy.name, dirs_exist_ok=True)
     return copy
