@@ -25,7 +25,7 @@ from st_adapter.embeddings.embedded import EmbeddedDataset, index_qrels
 from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, encode
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import LongTexts
-from st_adapter.embeddings.own_copies import OwnCopies
+from st_adapter.embeddings.own_copies import OwnCopies, copies_in_store
 from st_adapter.embeddings.roles import Role
 from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.embeddings.tolerance import is_normalized
@@ -126,7 +126,9 @@ def embed_texts(
         qrels={},
         normalized=embedding.identity.normalized and all(is_normalized(each.vectors, encoder.dtype) for each in sides),
         base_model=embedding.identity,
-        own_copies=_own_copies(dataset, encoder.device),
+        own_copies=copies_in_store(dataset.query_texts, queries.vectors, corpus)
+        if isinstance(corpus, StoreCorpus)
+        else _own_copies(dataset, encoder.device),
         long_texts=_long_texts(embedding.identity.max_seq_length, [each.num_cut for each in sides]),
     )
 

@@ -8,10 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from st_adapter.data.cutting import text_key
 from st_adapter.embeddings.corpus import Corpus
+from st_adapter.embeddings.store_corpus import StoreCorpus
 
 # Batches of other sizes shift a vector; a cosine this near to 1 is the same text, whatever the precision.
 _COPY_TOLERANCE = 1e-4
+# A text is found first by itself; a prompt of the queries may put some others before it.
+_FIRST_HITS = 5
 
 
 class OwnCopies(NamedTuple):
@@ -44,6 +48,29 @@ def same_id_and_vector(query_ids: Sequence[str], query_embeddings: Tensor, corpu
     if not pairs:
         return OwnCopies(query_index, corpus_index)
     return _with_the_same_vector(query_embeddings, corpus, OwnCopies(query_index, corpus_index))
+
+
+def copies_in_store(query_texts: Sequence[str] | None, query_embeddings: Tensor, corpus: StoreCorpus) -> OwnCopies:
+    """The documents of a store that are a query's own text, among those that the base model finds first.
+
+    By the text apart from case, width and spacing, or, where there are none, by the vector.
+    """
+    queries = query_embeddings
+    if corpus.similarity == "cosine":
+        queries = torch.nn.functional.normalize(queries)
+    indices = corpus.search(queries, _FIRST_HITS).indices
+    query_index = torch.arange(len(indices), device=indices.device).unsqueeze(1).expand_as(indices)
+    there = indices >= 0
+    pairs = OwnCopies(query_index[there], indices[there])
+    documents = pairs.corpus_index.unique()
+    texts = None if query_texts is None else corpus.texts(documents)
+    if query_texts is None or texts is None:
+        return _with_the_same_vector(query_embeddings, corpus, pairs)
+    key_of = dict(zip(documents.tolist(), map(text_key, texts), strict=True))
+    own = [text_key(text) for text in query_texts]
+    same = [key_of[document] == own[query] for query, document in zip(*(part.tolist() for part in pairs), strict=True)]
+    kept = torch.tensor(same, dtype=torch.bool, device=indices.device)
+    return OwnCopies(pairs.query_index[kept], pairs.corpus_index[kept])
 
 
 def _with_the_same_vector(query_embeddings: Tensor, corpus: Corpus, pairs: OwnCopies) -> OwnCopies:

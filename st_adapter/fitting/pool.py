@@ -22,7 +22,7 @@ def seen_by_fit(split: EmbeddedSplit, seed: int = 0) -> EmbeddedSplit:
     """A split with its documents in memory, or of a large corpus the part that a fit needs; see ``pooled``."""
     if len(split.corpus) <= MAX_DOCUMENTS:
         return split.in_memory()
-    return pooled(split, seed)
+    return pooled(split, seed, _DEPTH, _SAMPLE)
 
 
 def pooled(split: EmbeddedSplit, seed: int = 0, depth: int = _DEPTH, sample: int = _SAMPLE) -> EmbeddedSplit:
