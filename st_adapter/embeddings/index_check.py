@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.vectors import Vectors
+from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.embedding import as_encoder
 from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, encode
@@ -58,7 +59,7 @@ class IndexComparison:
 
 
 def compare_vectors(
-    encoder: Encoder, texts: Sequence[str], vectors: Vectors, role: Role = "document"
+    encoder: Encoder, texts: Sequence[str], vectors: Vectors, role: Role = "document", among: Corpus | None = None
 ) -> IndexComparison:
     """Embed texts again and say whether vectors are the encoder's, and if not, why.
 
@@ -67,6 +68,7 @@ def compare_vectors(
         texts: n texts, some fifty are enough.
         vectors: (n, D) as they are stored.
         role: whether they were embedded as documents or as queries.
+        among: all vectors, of which these are a sample, to find those that stand at other texts.
 
     Raises:
         ValueError: there is not one vector for each text.
@@ -87,8 +89,8 @@ def compare_vectors(
     if vectors.shape[1] != ours.shape[1]:
         return _of_another_dimension(ours, vectors)
     apart = _apart(ours, vectors)
-    verdict = _verdict(encoder, texts, ours, vectors, role, apart)
-    cause, same, sentence = verdict
+    others = vectors if among is None else _nearest(among, ours)
+    cause, same, sentence = _verdict(encoder, texts, ours, vectors, others, role, apart)
     return IndexComparison(same, cause, sentence, len(texts), float(np.median(apart)), float(apart.max()))
 
 
@@ -113,7 +115,7 @@ def compare_index(corpus: StoreCorpus, encoder: Encoder, num: int = _SAMPLE, see
     there = [place for place, text in enumerate(texts) if text.strip()]
     if not there:
         return None
-    return compare_vectors(encoder, [texts[place] for place in there], corpus.stored(rows)[there])
+    return compare_vectors(encoder, [texts[place] for place in there], corpus.stored(rows)[there], among=corpus)
 
 
 def checked_given(
@@ -164,11 +166,18 @@ def checked_given(
 
 def _compared_sample(encoder: Encoder, role: Role, texts: Sequence[str], vectors: Vectors) -> IndexComparison:
     rows = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:_SAMPLE].tolist()
-    return compare_vectors(encoder, [texts[row] for row in rows], vectors[rows], role)
+    among = MemoryCorpus([str(row) for row in range(len(vectors))], torch.from_numpy(vectors), encoder.similarity)
+    return compare_vectors(encoder, [texts[row] for row in rows], vectors[rows], role, among)
 
 
 def _verdict(
-    encoder: Encoder, texts: Sequence[str], ours: Vectors, vectors: Vectors, role: Role, apart: NDArray[np.float64]
+    encoder: Encoder,
+    texts: Sequence[str],
+    ours: Vectors,
+    vectors: Vectors,
+    others: Vectors,
+    role: Role,
+    apart: NDArray[np.float64],
 ) -> tuple[Cause, bool, str]:
     number = counted(len(texts), "text")
     near = apart <= _EQUAL
@@ -188,7 +197,7 @@ def _verdict(
             True,
             f"{number} embedded again: the stored vectors are this model's, rounded (half precision or quantised).",
         )
-    if _matching_others(ours, vectors) >= _MOST:
+    if _matching_others(ours, others, apart) >= _MOST:
         return (
             "order",
             False,
@@ -259,11 +268,16 @@ def _unit(vectors: Vectors) -> NDArray[np.float64]:
     return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12))
 
 
-def _matching_others(ours: Vectors, vectors: Vectors) -> float:
-    """The share of stored vectors that are the model's vector of another text of the sample, 0-1."""
-    cosines = _unit(vectors) @ _unit(ours).T
-    near = cosines >= 1 - _ROUNDED**2 / 2
-    return float((near.any(axis=1) & ~near.diagonal()).mean())
+def _nearest(among: Corpus, ours: Vectors) -> Vectors:
+    """For each of the model's vectors the stored one that is nearest: (n, D)."""
+    found = among.search(torch.from_numpy(_unit(ours)).float(), 1).indices[:, 0]
+    return np.asarray(among.rows(found.clamp_min(0)).cpu().numpy())
+
+
+def _matching_others(ours: Vectors, others: Vectors, apart: NDArray[np.float64]) -> float:
+    """The share of the model's vectors that are stored, but at another text, 0-1."""
+    near = _unit(ours) @ _unit(others).T >= 1 - _ROUNDED**2 / 2
+    return float((near.any(axis=1) & (apart > _ROUNDED)).mean())
 
 
 def _with_other_prompts(encoder: Encoder, texts: Sequence[str], role: Role) -> Iterator[tuple[str, Vectors]]:
