@@ -1,0 +1,137 @@
+"""Fit on a part of a corpus that stands for the whole, and compare with the fit on all documents.
+
+On each data set one fit sees all documents and another one a pool of about a fifth of them; both adapters then search
+the whole corpus. And one data set gets random documents beside its own, 100,000 and 1,000,000 in all: what a fit takes
+must not grow with them.
+
+    python scripts/benchmark_pool.py --data DIR [DIR ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmark_quality import ROOT, git_commit, write_results
+
+from st_adapter import EmbeddedDataset, RetrievalDataset, embed, evaluate, fit
+from st_adapter.demo import demo_model, standard_library_dataset
+from st_adapter.embeddings.corpus import MemoryCorpus
+from st_adapter.embeddings.embedded import EmbeddedSplit
+from st_adapter.fitting.auto import FitResult, fit_labelled
+from st_adapter.fitting.folds import labelled_split, unseen_share
+from st_adapter.fitting.pool import pooled
+from st_adapter.saving.record import installed_versions
+
+OUTPUT = ROOT / "scripts" / "results" / "benchmark_pool.json"
+_SHARE = 0.2
+_DEPTHS = (100, 50, 20, 10, 5, 2, 1)
+_SIZES = (100_000, 1_000_000)
+
+
+def main() -> None:
+    """Fit, measure, and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders with corpus, queries and qrels")
+    parser.add_argument("--no-demo", action="store_true", help="leave out the demo's data")
+    parser.add_argument("--sizes", type=int, nargs="+", default=_SIZES, help="documents in all, random ones included")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    arguments = parser.parse_args()
+    commit, model = git_commit(), demo_model(device="cpu")
+    sets = {str(path.name): RetrievalDataset.load(str(path)) for path in arguments.data}
+    if not arguments.no_demo:
+        sets["Python standard library"] = standard_library_dataset()
+    found: dict[str, Any] = {}
+    growth: list[dict[str, Any]] = []
+    for name, dataset in sets.items():
+        embedded = embed(model, dataset)
+        found[name] = _compared(embedded)
+        print(f"{name}: {found[name]}", flush=True)
+        if not growth:
+            growth = [{"data": name, **_timed(embedded, size)} for size in arguments.sizes]
+            print(growth, flush=True)
+    write_results(
+        arguments.output,
+        {
+            "script": "benchmark_pool.py",
+            "git_commit": commit,
+            "versions": installed_versions(),
+            "base_model": "all-MiniLM-L6-v2",
+            "seed": 0,
+            "data_sets": found,
+            "growth": growth,
+        },
+    )
+
+
+def _fitted(labelled: EmbeddedSplit, embedded: EmbeddedDataset) -> FitResult:
+    return fit_labelled(labelled, unseen_share(embedded), method="auto", seed=0, alpha=0.05, show_progress_bar=False)
+
+
+def _compared(embedded: EmbeddedDataset) -> dict[str, Any]:
+    """The fit on all documents and the one on a pool, both measured on all of them."""
+    labelled, number = labelled_split(embedded), len(embedded.corpus)
+    wanted = round(_SHARE * number)
+    depth, known = _depth(labelled, wanted)
+    part = pooled(labelled, 0, depth, max(wanted - known, number // 50))
+    whole, of_part = _fitted(labelled, embedded), _fitted(part, embedded)
+    base = evaluate(embedded["test"]).base_means["ndcg@10"]
+    return {
+        "num_documents": number,
+        "num_pooled": len(part.corpus),
+        "depth": depth,
+        "base": base,
+        "whole": _figures(whole, embedded),
+        "pool": _figures(of_part, embedded),
+    }
+
+
+def _depth(labelled: EmbeddedSplit, wanted: int) -> tuple[int, int]:
+    """How deep each query may look, so that what is found leaves room for a sample; and how many documents that is."""
+    for depth in _DEPTHS:
+        known = len(pooled(labelled, 0, depth, 1).corpus) - 1
+        if known <= 0.7 * wanted:
+            return depth, known
+    return _DEPTHS[-1], known
+
+
+def _figures(found: FitResult, embedded: EmbeddedDataset) -> dict[str, Any]:
+    test = evaluate(embedded["test"], found.adapter)
+    return {
+        "adopted": found.adopted,
+        "chosen": found.chosen,
+        "test": test.adapted_means["ndcg@10"],
+        "cross_fitted_gain": found.verdict.gate.gain,
+        "interval": list(found.verdict.gate.interval),
+    }
+
+
+def _timed(embedded: EmbeddedDataset, size: int) -> dict[str, Any]:
+    """What a fit takes when random documents lie among the real ones, with their mean and covariance."""
+    own = embedded.in_memory().corpus.rows(torch.arange(len(embedded.corpus)))
+    generator = torch.Generator().manual_seed(0)
+    covariance = torch.linalg.cholesky(torch.cov(own.T) + 1e-6 * torch.eye(own.shape[1]))
+    parts = [own]
+    for rows in torch.arange(size - len(own)).split(2**16):
+        noise = torch.randn(len(rows), own.shape[1], generator=generator) @ covariance.T
+        parts.append(torch.nn.functional.normalize(own.mean(dim=0) + noise))
+    ids: Sequence[str] = [*embedded.corpus.ids, *(f"random-{row}" for row in range(size - len(own)))]
+    larger = replace(embedded, corpus=MemoryCorpus(ids, torch.cat(parts)))
+    start = time.perf_counter()
+    found = fit(larger, seed=0)
+    return {
+        "num_documents": size,
+        "num_documents_seen": found.num_documents or size,
+        "seconds": time.perf_counter() - start,
+        "seconds_by_step": found.seconds,
+        "gain": found.verdict.gate.gain,
+    }
+
+
+if __name__ == "__main__":
+    main()
