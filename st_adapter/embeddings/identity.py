@@ -61,21 +61,23 @@ class EncoderIdentity:
     probes: str | None = field(default=None, repr=False)
 
     @classmethod
-    def probed(cls, name: str, vectors: Tensor) -> EncoderIdentity:
+    def probed(cls, name: str, vectors: Tensor, dtype: torch.dtype | None = None) -> EncoderIdentity:
         """Describe an encoder by what it makes of the fixed texts alone: all that is known where there are no weights.
 
         Args:
             name: of the encoder.
             vectors: (2 T, D), of T ``fixed_texts`` as queries and then of the same as documents.
+            dtype: in which they were computed; that of ``vectors`` if None.
         """
+        dtype = dtype or vectors.dtype
         return cls(
             name=name,
             revision=None,
             weights_sha256=None,
-            dtype=str(vectors.dtype).removeprefix("torch."),
+            dtype=str(dtype).removeprefix("torch."),
             dimension=int(vectors.shape[1]),
             query_prompt="",
-            normalized=is_normalized(vectors, vectors.dtype),
+            normalized=is_normalized(vectors, dtype),
             probes=_encode_probes(vectors),
         )
 
