@@ -47,7 +47,9 @@ class OpenAIServer:
         requests: body and headers of each request, those that failed too.
         failures: what goes wrong with the next requests, one each: ``("status", 429)``, ``("wait", seconds)``,
             ``("change", function of the data of the answer)``, ``("body", what is answered)``.
-        hold_after: once so many texts were given out, further requests wait until the server stops.
+        hold_after: once so many texts were given out, a further request gets no answer.
+        held: a request gets no answer.
+        left: who waited for it is gone.
     """
 
     def __init__(self) -> None:
@@ -60,7 +62,7 @@ class OpenAIServer:
         self.requests: list[tuple[dict[str, Any], dict[str, str]]] = []
         self.failures: deque[Failure] = deque()
         self.hold_after: int | None = None
-        self.held = threading.Event()
+        self.held, self.left = threading.Event(), threading.Event()
 
     def __enter__(self) -> OpenAIServer:
         listener = socket.socket()
@@ -76,7 +78,6 @@ class OpenAIServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.hold_after = None
         self._server.should_exit = self._server.force_exit = True
         self._thread.join()
 
@@ -100,9 +101,12 @@ class OpenAIServer:
             return JSONResponse(how)
         if what == "wait":
             await self._pause(how)
-        while self.hold_after is not None and self.answered.total() >= self.hold_after:
+        if self.hold_after is not None and self.answered.total() >= self.hold_after:
             self.held.set()
-            await self._pause(0.01)
+            while not (await request.is_disconnected() or self._server.should_exit):
+                await self._pause(0.01)
+            self.left.set()
+            return _error(503, "Nobody waits any more.")
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
         data = [
             {"object": "embedding", "index": place, "embedding": vector(text, body.get("dimensions", DIMENSION))}

@@ -155,6 +155,23 @@ class EncoderIdentity:
             return "only one of them normalizes"
         return None
 
+    def query_difference(self, query_embeddings: Tensor) -> str | None:
+        """Why vectors of the check texts as queries are not those of this model, as a phrase; None if they are.
+
+        Args:
+            query_embeddings: (T, D), of ``CHECK_TEXTS``, by whatever is to be this model.
+        """
+        if int(query_embeddings.shape[1]) != self.dimension:
+            return f"it gives {query_embeddings.shape[1]} dimensions"
+        if self.probes is None:
+            return None
+        ours = self._probe_vectors()[: len(query_embeddings)]
+        theirs = EncoderIdentity.probed(self.name, query_embeddings)._probe_vectors()
+        distance = float(relative_distances(ours, theirs).max())
+        if distance <= max(same_within(torch.float16), same_within(self._torch_dtype())):
+            return None
+        return f"the same queries get other vectors, up to {distance:.2g} of their length apart"
+
     def comparable(self, other: EncoderIdentity) -> bool:
         """Whether the two hashes of the weights can be compared."""
         return self.dtype == other.dtype and None not in (self.weights_sha256, other.weights_sha256)
