@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers.base.modules import Dense, Module, Normalize
 from torch import Tensor, nn
 
@@ -162,19 +164,39 @@ class QueryAdapter(StoredAdapter):
             features["sentence_embedding"] = self.transform(features["sentence_embedding"])
         return features
 
-    def transform(self, query_embeddings: Tensor) -> Tensor:
-        """What ``forward`` does for a query, on plain tensors; differentiable with respect to the weights.
+    @overload
+    def transform(self, query_embeddings: Tensor) -> Tensor: ...
+
+    @overload
+    def transform(self, query_embeddings: NDArray[Any]) -> NDArray[np.float32]: ...
+
+    def transform(self, query_embeddings: Tensor | NDArray[Any]) -> Tensor | NDArray[np.float32]:
+        """What ``forward`` does for a query, on plain tensors or arrays.
 
         Args:
-            query_embeddings: (B, D) floating point, as the base model gives them, on the adapter's device. Half
-                precision is computed in the adapter's own dtype.
+            query_embeddings: (B, D) floating point, as the base model gives them: a tensor on the adapter's device, or
+                a NumPy array. Half precision is computed in the adapter's own dtype.
 
         Returns:
-            (B, D), same dtype as the input. With ``normalize``, row i has the length of input row i.
+            (B, D): a tensor of the dtype of the input, differentiable with respect to the weights; or, of an array, a
+            float32 array. With ``normalize``, row i has the length of input row i.
 
         Raises:
             ValueError: not a floating-point matrix with D columns.
+
+        Example:
+            >>> QueryAdapter(2).transform(np.array([[0.5, 0.25]]))
+            array([[0.5 , 0.25]], dtype=float32)
         """
+        if isinstance(query_embeddings, np.ndarray):
+            kind = query_embeddings.dtype
+            given = query_embeddings.astype(np.float32) if np.issubdtype(kind, np.floating) else query_embeddings
+            with torch.no_grad():
+                moved = torch.as_tensor(given, device=next(self.parameters()).device)
+                return self._transform(moved).cpu().numpy()
+        return self._transform(query_embeddings)
+
+    def _transform(self, query_embeddings: Tensor) -> Tensor:
         if (
             query_embeddings.ndim != 2
             or query_embeddings.shape[1] != self.input_dimension

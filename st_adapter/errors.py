@@ -7,14 +7,16 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-# A token of the Hub; what stands before the @ of an address; what a query string, a header or a flag calls a secret.
-_HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
+# A token of the Hub or an API; what stands before the @ of an address; what a query string or a header calls a secret.
+_HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}|\bsk-[A-Za-z0-9_-]{16,}")
 _IN_ADDRESS = re.compile(r"(?<=://)[^/\s?#@]+@(?=[^/\s])")
 _NAMED = re.compile(
     r"(?i)([?&;](?:[\w.-]*(?:token|secret|password|passwd|api[_-]?key|signature|credential|sig|auth))=)[^&#\s'\"]+"
 )
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{6,}")
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_API_KEY = "OPENAI_API_KEY"
+_SHORTEST_API_KEY = 8  # what is shorter is a word for servers that want no key, such as EMPTY
 _HIDDEN = "***"
 # Joiners that scripts and emoji need; all other characters without a shape of their own can make a line lie.
 _NEEDED_FORMATS = "\u200c\u200d"
@@ -73,6 +75,8 @@ def without_secrets(text: str, secrets: Iterable[str | None] = ()) -> str:
         '401 for https://***@hub.example/x?token=*** with ***'
     """
     known = {*secrets, *(os.environ.get(name) for name in _TOKEN_VARIABLES)}
+    key = os.environ.get(_API_KEY, "")
+    known.add(key if len(key) >= _SHORTEST_API_KEY else None)
     for secret in sorted(filter(None, known), key=len, reverse=True):
         text = text.replace(secret, _HIDDEN)
     text = _IN_ADDRESS.sub(f"{_HIDDEN}@", _HUB_TOKEN.sub(_HIDDEN, text))

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from sentence_transformers import SentenceTransformer
+from torch import Tensor
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.leaks import LeakReport
-from st_adapter.embeddings.roles import Role
 from st_adapter.evaluation.evaluation import EvaluationResult
-from st_adapter.evidence.output_folder import MODEL_FOLDER
+from st_adapter.evidence.output_folder import ALONE_FOLDER, MODEL_FOLDER
 from st_adapter.evidence.report import write_page
 from st_adapter.evidence.results import Results
 from st_adapter.evidence.split_results import HEADLINE_METRIC
 from st_adapter.evidence.tables import print_evaluation
 from st_adapter.evidence.terminal import Terminal, escape
-from st_adapter.saving.push import push_to_hub
-from st_adapter.saving.record import TrainingRecord
-from st_adapter.saving.save import save_pretrained
+from st_adapter.saving.base import Base, Kept
 from st_adapter.words import fraction, metric_name, signed
 
 _WIDTH = 100
@@ -57,47 +55,29 @@ class RunVerdict:
         return self.sentence
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What saving a model takes besides its adapter.
-
-    Attributes:
-        base: the base model.
-        base_model: Hub id or folder that it came from, if it no longer knows.
-        training: for the model card.
-        check_texts: some texts of the data, on which a saved model is compared with the one in memory.
-    """
-
-    base: SentenceTransformer
-    base_model: str | Path | None
-    training: TrainingRecord
-    check_texts: Mapping[Role, Sequence[str]]
-
-    def arguments(self) -> dict[str, Any]:
-        """As the functions of saving take them."""
-        return {"base_model": self.base_model, "training": self.training, "check_texts": self.check_texts}
-
-
 @dataclass(frozen=True, repr=False)
 class Result:
     """What ``train`` found; printing it shows the evidence and the verdict.
 
     Attributes:
-        model: the base model with the adapter on its query side, or the base model as it was.
+        model: the base model with the adapter on its query side, or the base model as it was; None if the base is no
+            Sentence Transformers model.
         adapter: None if the base model is kept.
         results: everything that judging and repeating the run takes.
         evaluations: split (``dev`` and, if the data have one, ``test``) -> base and adapted, per query.
         leaks: queries and documents that stand in two splits, as far as they were not dropped.
         output_dir: the folder that model and results were written to, if there is one.
-        origin: what saving takes besides.
+        base: what the adapter was fitted for.
+        kept: what saving takes besides.
     """
 
-    model: SentenceTransformer
+    model: SentenceTransformer | None
     adapter: QueryAdapter | None
     results: Results
     evaluations: dict[str, EvaluationResult]
     leaks: LeakReport
-    origin: Origin
+    base: Base
+    kept: Kept
     output_dir: Path | None = field(default=None, kw_only=True)
 
     @property
@@ -120,8 +100,20 @@ class Result:
     @property
     def model_dir(self) -> Path | None:
         """The saved model in ``output_dir``; None if there is none."""
-        folder = None if self.output_dir is None else self.output_dir / MODEL_FOLDER
-        return folder if folder is not None and folder.is_dir() else None
+        return self._saved(MODEL_FOLDER)
+
+    @property
+    def adapter_dir(self) -> Path | None:
+        """The adapter saved alone in ``output_dir``, of a base that is no Sentence Transformers model; or else None."""
+        return self._saved(ALONE_FOLDER)
+
+    def encode_query(self, texts: Sequence[str]) -> Tensor:
+        """The (T, D) float32 vectors of texts as queries, with the adapter if there is one.
+
+        Args:
+            texts: T queries.
+        """
+        return self.base.encode_query(self.adapter, texts)
 
     def print_to(self, console: Console) -> None:
         """Show the figures that are evidence, and the verdict."""
@@ -145,20 +137,23 @@ class Result:
         return write_page(self.results, path)
 
     def save_pretrained(self, output_dir: str | Path, **options: Any) -> Path:
-        """Save the model so that plain Sentence Transformers opens it.
+        """Save the model so that plain Sentence Transformers opens it; the adapter alone if the base is no such model.
 
         Args:
             output_dir: a new or empty folder, or one that a model was saved to before.
-            **options: of the function ``save_pretrained``, such as ``onnx=True``.
+            **options: of the function ``save_pretrained``, such as ``onnx=True``, or of ``save_adapter``.
+
+        Raises:
+            ValueError: the base is no Sentence Transformers model and is kept, so that there is nothing to save.
         """
-        return save_pretrained(self.origin.base, self.adapter, output_dir, **self.origin.arguments(), **options)
+        return self.base.save(self.adapter, output_dir, self.kept, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload the model to the Hugging Face Hub; returns the address of the commit.
+        """Upload what ``save_pretrained`` saves to the Hugging Face Hub; returns the address of the commit.
 
         Args:
             repo_id: ``user/name``.
-            **options: of the function ``push_to_hub``, such as ``private=True``.
+            **options: of the function ``push_to_hub`` or ``push_adapter``, such as ``private=True``.
 
         Raises:
             ValueError: the base model is kept, so that there is nothing new to upload; or the Hub refuses it.
@@ -168,7 +163,11 @@ class Result:
                 f"{self.verdict.decision} There is no adapter to upload, and a copy of the base model would help "
                 "nobody. Use the base model as it is."
             )
-        return push_to_hub(self.origin.base, self.adapter, repo_id, **self.origin.arguments(), **options)
+        return self.base.push(self.adapter, repo_id, self.kept, **options)
+
+    def _saved(self, name: str) -> Path | None:
+        folder = None if self.output_dir is None else self.output_dir / name
+        return folder if folder is not None and folder.is_dir() else None
 
     def __str__(self) -> str:
         text = io.StringIO()

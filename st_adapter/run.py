@@ -17,6 +17,7 @@ from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.embedding import embed_texts, judged_by
+from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.index_check import checked_given
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.errors import InputError
@@ -30,12 +31,10 @@ from st_adapter.evidence.results import DataResults, Results, SelectionResults, 
 from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import Clock, check_seed_and_level, fit
-from st_adapter.result import Origin, Result
-from st_adapter.saving.attach import attach, check_base
+from st_adapter.result import Result
+from st_adapter.saving.base import Base, Kept, base_of
 from st_adapter.saving.declared_sizes import check_sizes
-from st_adapter.saving.onnx_export import check_dependencies, check_exportable
 from st_adapter.saving.record import installed_versions
-from st_adapter.saving.save import check_target
 from st_adapter.storage.writing import check_writable
 from st_adapter.trainer import AdapterTrainer
 
@@ -106,7 +105,7 @@ class _Fitted:
 
 
 def train(
-    model: SentenceTransformer | str | Path,
+    model: SentenceTransformer | Encoder | str | Path,
     dataset: Any,
     *,
     method: Method = "auto",
@@ -125,15 +124,17 @@ def train(
     Else the base model is kept. The test split, if there is one, is evaluated and used for nothing else.
 
     Args:
-        model: base model on the device to work on, or its Hub id or folder.
+        model: base model on the device to work on, or its Hub id or folder; or any ``Encoder``, such as
+            ``OpenAIEncoder`` and ``FunctionEncoder``, of which the adapter is saved alone.
         dataset: with the splits ``train`` and ``dev``, or whatever ``RetrievalDataset.load`` takes.
         method: ``auto``, ``closed-form``: see ``fit``; ``gradient``: one run of ``AdapterTrainer`` with ``args``.
         seed: of the whole run, and of the splits of data that come without.
         alpha: level of the test that an adapter has to pass, 0 < alpha < 1.
         args: settings of method ``gradient``, but for ``seed`` and what is given here.
-        output_dir: folder for ``model/`` and ``results.json``: new, empty or of an earlier run; nowhere if None.
+        output_dir: folder for ``model/`` or ``adapter/`` and ``results.json``: new, empty or of an earlier run; nowhere
+            if None.
         cache_dir: where embeddings are cached; see ``embed``.
-        batch_size: texts per forward pass of the base model.
+        batch_size: texts per forward pass of the base model; an ``Encoder`` says that itself.
         precision: of the base model's forward pass; see ``embed``.
         show_progress_bar: bars for embedding and fitting.
         options: what few runs need.
@@ -153,17 +154,17 @@ def train(
         method, seed, alpha, args, folder, cache_dir, batch_size, precision, show_progress_bar, options
     )
     _check_settings(settings)
-    base = _opened(model)
+    base = base_of(_opened(model), options.base_model)
     dataset = dataset if isinstance(dataset, RetrievalDataset) else RetrievalDataset.load(dataset, seed=seed)
     _check_fit_together(base, dataset, settings)
     return _run(base, dataset, settings)
 
 
-def _run(base: SentenceTransformer, dataset: RetrievalDataset, settings: _Settings) -> Result:
+def _run(base: Base, dataset: RetrievalDataset, settings: _Settings) -> Result:
     clock, options = Clock(), settings.options
     with clock("embedding"):
         embedded = embed_texts(
-            base,
+            base.encoder,
             dataset,
             cache_dir=settings.cache_dir,
             batch_size=settings.batch_size,
@@ -171,7 +172,7 @@ def _run(base: SentenceTransformer, dataset: RetrievalDataset, settings: _Settin
             show_progress_bar=settings.show_progress_bar,
         )
     with clock("checking"):
-        dataset = checked_given(base, dataset, embedded, options.allow_other_vectors)
+        dataset = checked_given(base.encoder, dataset, embedded, options.allow_other_vectors)
         data = _checked_data(dataset, embedded, options)
     with clock("fitting"):
         fitted = _fitted(base, data.embedded, settings)
@@ -181,12 +182,13 @@ def _run(base: SentenceTransformer, dataset: RetrievalDataset, settings: _Settin
     similarity, threshold = data.embedded.similarity, options.paraphrase_threshold
     record = record_of(results, data.texts, similarity, threshold, options.script)
     result = Result(
-        model=base if fitted.adapter is None else attach(base, fitted.adapter),
+        model=base.adapted(fitted.adapter),
         adapter=fitted.adapter,
         results=results,
         evaluations=evaluations,
         leaks=data.leaks,
-        origin=Origin(base, options.base_model, record, check_texts_of(data.texts)),
+        base=base,
+        kept=Kept(record, check_texts_of(data.texts)),
     )
     return _finished(result, settings, clock)
 
@@ -207,7 +209,7 @@ def _check_settings(settings: _Settings) -> None:
     check_seed_and_level(settings.seed, settings.alpha)
 
 
-def _opened(model: SentenceTransformer | str | Path) -> SentenceTransformer:
+def _opened(model: SentenceTransformer | Encoder | str | Path) -> SentenceTransformer | Encoder:
     if not isinstance(model, str | Path):
         return model
     if Path(model).is_dir():
@@ -215,20 +217,19 @@ def _opened(model: SentenceTransformer | str | Path) -> SentenceTransformer:
     return SentenceTransformer(str(model))
 
 
-def _check_fit_together(model: SentenceTransformer, dataset: RetrievalDataset, settings: _Settings) -> None:
+def _check_fit_together(base: Base, dataset: RetrievalDataset, settings: _Settings) -> None:
     """Check everything that can be checked before anything is embedded."""
-    check_base(model)
+    base.check(onnx=settings.options.onnx)
     missing = [split for split in ("train", "dev") if split not in dataset.splits]
     if missing:
         raise ValueError(f"The data have no split {missing[0]!r}, only {dataset.splits}. Training needs both.")
     if settings.output_dir is not None:
-        # What the weights need at least.
-        num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        check_writable(settings.output_dir, "output_dir", num_bytes=num_bytes)
-        check_target(model, settings.output_dir / output.MODEL_FOLDER, settings.options.base_model)
-    if settings.options.onnx:
-        check_dependencies()
-        check_exportable(model)
+        check_writable(settings.output_dir, "output_dir", num_bytes=base.num_bytes)
+        base.check_target(settings.output_dir / _model_folder(base))
+
+
+def _model_folder(base: Base) -> str:
+    return output.MODEL_FOLDER if base.model is not None else output.ALONE_FOLDER
 
 
 def _checked_data(dataset: RetrievalDataset, embedded: EmbeddedDataset, options: RunOptions) -> _Data:
@@ -242,9 +243,9 @@ def _checked_data(dataset: RetrievalDataset, embedded: EmbeddedDataset, options:
     return _Data(dataset, judged_by(embedded, dataset), leaks)
 
 
-def _fitted(model: SentenceTransformer, embedded: EmbeddedDataset, settings: _Settings) -> _Fitted:
+def _fitted(base: Base, embedded: EmbeddedDataset, settings: _Settings) -> _Fitted:
     if settings.method == "gradient":
-        return _fitted_by_gradient(model, embedded, settings)
+        return _fitted_by_gradient(base, embedded, settings)
     found = fit(
         embedded,
         method=settings.method,
@@ -255,14 +256,14 @@ def _fitted(model: SentenceTransformer, embedded: EmbeddedDataset, settings: _Se
     return _Fitted(found.adapter, SelectionResults.of(found), ["train", "dev"])
 
 
-def _fitted_by_gradient(model: SentenceTransformer, embedded: EmbeddedDataset, settings: _Settings) -> _Fitted:
+def _fitted_by_gradient(base: Base, embedded: EmbeddedDataset, settings: _Settings) -> _Fitted:
     """One run of the trainer, and the gate on the dev split."""
     args = replace(
         settings.args or AdapterTrainingArguments(), seed=settings.seed, disable_tqdm=not settings.show_progress_bar
     )
     if settings.output_dir is not None:
         args = replace(args, output_dir=str(settings.output_dir / output.CHECKPOINT_FOLDER))
-    trainer = AdapterTrainer(model, args, train_dataset=embedded)
+    trainer = AdapterTrainer(base.model, args, train_dataset=embedded)
     trainer.train(resume_from_checkpoint=settings.options.resume_from_checkpoint)
     dev = evaluate(embedded["dev"], trainer.best_adapter)
     differences = dev.adapted[HEADLINE_METRIC] - dev.base[HEADLINE_METRIC]
@@ -323,10 +324,13 @@ def _finished(result: Result, settings: _Settings, clock: Clock) -> Result:
     folder = settings.output_dir
     if folder is not None:
         with clock("saving"):
-            if result.adapter is not None or settings.options.save_base:
-                result.save_pretrained(folder / output.MODEL_FOLDER, onnx=settings.options.onnx)
+            name = _model_folder(result.base)
+            if result.adapter is not None or (settings.options.save_base and result.model is not None):
+                onnx = {"onnx": True} if settings.options.onnx else {}
+                result.save_pretrained(folder / name, **onnx)
+                output.remove_models(folder, but=name)
             else:
-                output.remove_model(folder)
+                output.remove_models(folder)
     result = replace(result, results=replace(result.results, seconds=clock.seconds), output_dir=folder)
     if folder is not None:
         output.remove_report(folder)

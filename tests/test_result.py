@@ -106,7 +106,7 @@ def test_the_report_of_a_result_is_that_of_the_folder(result, tiny_model_path, p
 
 
 def test_a_kept_base_model_is_the_one_that_was_given(kept, tmp_path):
-    assert kept.adapter is None and not kept.verdict.adopted and kept.model is kept.origin.base
+    assert kept.adapter is None and not kept.verdict.adopted and kept.model is kept.base.model
     assert str(kept.verdict).startswith("The base model is kept. Not ")
     assert kept.verdict.measured == "" and str(kept.verdict) in " ".join(str(kept).split())
     assert kept.evaluation.base_means == kept.evaluation.adapted_means

@@ -79,7 +79,7 @@ def test_wherever_the_documents_lie_the_adapter_is_the_same(corpus, tiny_flat_mo
     assert compared["adapted"] == pytest.approx(expected.adapted, abs=1e-6)
     model = SentenceTransformer(str(tmp_path / "out" / "model"), device="cpu")
     np.testing.assert_allclose(model.encode_query(QUERIES[:3]), whole.model.encode_query(QUERIES[:3]), atol=1e-5)
-    np.testing.assert_array_equal(model.encode_document(TEXTS[:3]), whole.origin.base.encode_document(TEXTS[:3]))
+    np.testing.assert_array_equal(model.encode_document(TEXTS[:3]), whole.base.model.encode_document(TEXTS[:3]))
     assert cli.main(["report", "--output-dir", str(tmp_path / "out")]) == 0
 
 

@@ -6,9 +6,11 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from sentence_transformers import SentenceTransformer
+
 from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method
-from st_adapter.cli.opening import load_dataset, model_path, open_base, open_model, set_options
+from st_adapter.cli.opening import is_endpoint, load_dataset, model_path, open_base, open_model, set_options
 from st_adapter.cli.options import (
     CheckOptions,
     DemoOptions,
@@ -32,10 +34,11 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.splits import UNCUT
 from st_adapter.demo import demo_model, standard_library_dataset
 from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.long_texts import long_texts
 from st_adapter.errors import InputError
 from st_adapter.evidence import learning_curve as measure
-from st_adapter.evidence.output_folder import CURVE_FILE, CURVE_PICTURE, MODEL_FOLDER, RESULTS_FILE
+from st_adapter.evidence.output_folder import ALONE_FOLDER, CURVE_FILE, CURVE_PICTURE, MODEL_FOLDER, RESULTS_FILE
 from st_adapter.evidence.report import write_report
 from st_adapter.evidence.results import CurveResults, described
 from st_adapter.evidence.saved import SavedModelResults, evaluate_saved
@@ -43,7 +46,7 @@ from st_adapter.evidence.tables import print_evaluation, print_indexes
 from st_adapter.evidence.terminal import escape
 from st_adapter.run import RunOptions
 from st_adapter.run import train as run_training
-from st_adapter.saving.alone import push_adapter
+from st_adapter.saving.alone import check_may_push_adapter, is_adapter_alone, push_adapter, push_adapter_folder
 from st_adapter.saving.attach import detach
 from st_adapter.saving.folder import CONFIG_FILE_NAME, is_saved_model, read_saved
 from st_adapter.saving.opening import saved_training
@@ -65,7 +68,8 @@ def train(options: TrainOptions) -> int:
     if output.push_to_hub is not None:
         check_can_write(output.push_to_hub, output.token)
         if not output.overwrite:
-            check_may_push(output.push_to_hub, output.token)
+            check = check_may_push_adapter if is_endpoint(options.model) else check_may_push
+            check(output.push_to_hub, output.token)
     base_model = open_base(options.model, embedding)
     dataset = load_dataset(options, reading, seed=options.seed, split_by=reading.split_by)
     print_dataset(dataset)
@@ -77,7 +81,7 @@ def train(options: TrainOptions) -> int:
         alpha=fitting.alpha,
         args=args,
         output_dir=options.output_dir,
-        **embedding.arguments(),
+        **embedding.arguments(run_here=not is_endpoint(options.model)),
         show_progress_bar=not output.disable_tqdm,
         options=RunOptions(
             drop_leaks=reading.drop_leaks,
@@ -94,8 +98,9 @@ def train(options: TrainOptions) -> int:
     print_result(result, Path(options.output_dir))
     _make_report(Path(options.output_dir))
     adopted = result.verdict.adopted
-    if output.push_to_hub is not None and result.model_dir is not None and adopted:
-        _push_trained(result.model_dir, options)
+    saved = result.model_dir or result.adapter_dir
+    if output.push_to_hub is not None and saved is not None and adopted:
+        _push_trained(saved, options)
     elif output.push_to_hub is not None:
         console.print("Nothing was uploaded: the base model is on the Hub already, or yours alone.")
     return _NOT_BETTER if fitting.fail_if_not_better and not adopted else 0
@@ -105,6 +110,7 @@ def demo(options: DemoOptions) -> int:
     """Train on the standard library, and show what changed."""
     check_writable(options.output_dir, "output_dir")
     embedding = options.embedding
+    base_model: SentenceTransformer | Encoder
     if options.model is not None:
         base_model = open_base(options.model, embedding)
     else:
@@ -116,7 +122,7 @@ def demo(options: DemoOptions) -> int:
         dataset,
         seed=options.seed,
         output_dir=options.output_dir,
-        **embedding.arguments(),
+        **embedding.arguments(run_here=not is_endpoint(options.model or "")),
         options=RunOptions(base_model=options.model, opened_with=embedding.opened_with()),
     )
     print_leaks(dataset, result)
@@ -198,7 +204,8 @@ def _data_to_evaluate_on(
 def push(options: PushOptions) -> int:
     """Upload a saved model, or its adapter alone."""
     folder = Path(model_path(str(options.directory)))
-    if not is_saved_model(folder):
+    alone = next(filter(is_adapter_alone, (options.directory, options.directory / ALONE_FOLDER)), None)
+    if not is_saved_model(folder) and alone is None:
         raise ValueError(
             f"{options.directory} holds no model that st-adapter saved: there is no {CONFIG_FILE_NAME} in it or in its "
             f"folder {MODEL_FOLDER}/. Pass the output folder of `st-adapter train`."
@@ -209,6 +216,12 @@ def push(options: PushOptions) -> int:
         "commit_message": options.commit_message,
         "overwrite": options.overwrite,
     }
+    if alone is not None:
+        if options.twin:
+            raise ValueError(f"--twin is for whole models, but {alone} holds an adapter alone. Leave it out.")
+        _print_uploaded(push_adapter_folder(alone, options.repo_id, **common))
+        _print_code(f"adapter = QueryAdapter.from_pretrained({options.repo_id!r})")
+        return 0
     if not options.adapter_only:
         _print_uploaded(push_folder(folder, options.repo_id, twin=options.twin, **common))
         _print_code(f"model = SentenceTransformer({options.repo_id!r})")
@@ -228,13 +241,12 @@ def learning_curve(options: LearningCurveOptions) -> int:
     embedding = options.embedding
     base_model = open_base(options.model, embedding)
     dataset = load_dataset(options, options.reading, seed=options.seed)
-    print_dataset(dataset, long_texts(base_model, dataset))
+    here = isinstance(base_model, SentenceTransformer)
+    print_dataset(dataset, long_texts(base_model, dataset) if here else None)
     embedded = embed(
         base_model,
         dataset,
-        cache_dir=embedding.cache_dir,
-        batch_size=embedding.embedding_batch_size,
-        precision=embedding.precision,
+        **embedding.arguments(run_here=here),
     )
     curve = measure(
         embedded,
@@ -289,16 +301,16 @@ def _refuse_unused(gradient: GradientOptions, method: Method) -> None:
 def _push_trained(folder: Path, options: TrainOptions) -> None:
     output = options.output
     repo_id = str(output.push_to_hub)
+    alone = is_adapter_alone(folder)
+    push = push_adapter_folder if alone else push_folder
     try:
-        url = push_folder(
-            folder, repo_id, private=output.private or None, token=output.token, overwrite=output.overwrite
-        )
+        url = push(folder, repo_id, private=output.private or None, token=output.token, overwrite=output.overwrite)
     except (ValueError, OSError) as error:
         words = error.for_command_line if isinstance(error, InputError) else str(error)
         again = f"st-adapter push {options.output_dir} {repo_id}"
         raise ValueError(f"{words} The model is saved: `{again}` uploads it without training.") from error
     _print_uploaded(url)
-    _print_code(f"model = SentenceTransformer({repo_id!r})")
+    _print_code(f"{'adapter = QueryAdapter.from_pretrained' if alone else 'model = SentenceTransformer'}({repo_id!r})")
 
 
 def _print_uploaded(url: str) -> None:

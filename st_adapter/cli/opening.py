@@ -11,14 +11,18 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.cli.options import ColumnOptions, DataOptions, EmbeddingOptions
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.openai_encoder import OpenAIEncoder
 from st_adapter.errors import InputError
-from st_adapter.evidence.output_folder import MODEL_FOLDER
+from st_adapter.evidence.output_folder import ALONE_FOLDER, MODEL_FOLDER
+from st_adapter.saving.alone import is_adapter_alone
 from st_adapter.saving.attach import check_base
 from st_adapter.saving.declared_sizes import check_sizes
 from st_adapter.saving.folder import is_saved_model, read_saved
 from st_adapter.saving.opening import from_pretrained
 from st_adapter.stores import is_address, open_store
 from st_adapter.stores.store import Store
+
+_ENDPOINT = "openai:"
 
 
 def load_dataset(where: DataOptions, reading: ColumnOptions, **arguments: Any) -> RetrievalDataset:
@@ -65,8 +69,15 @@ def model_path(model: str) -> str:
     return str(inside) if inside.is_dir() and not is_saved_model(Path(model)) else model
 
 
-def open_base(model: str, options: EmbeddingOptions) -> SentenceTransformer:
+def is_endpoint(model: str) -> bool:
+    """Whether --model names one behind an OpenAI-compatible endpoint."""
+    return model.startswith(_ENDPOINT)
+
+
+def open_base(model: str, options: EmbeddingOptions) -> SentenceTransformer | OpenAIEncoder:
     """Open a model to train an adapter for, which is not one that has an adapter already."""
+    if is_endpoint(model):
+        return _open_endpoint(model, options)
     for folder in (Path(model), Path(model_path(model))):
         if is_saved_model(folder) and read_saved(folder).has_adapter:
             name = read_saved(folder).base_model.name
@@ -76,14 +87,47 @@ def open_base(model: str, options: EmbeddingOptions) -> SentenceTransformer:
     return opened
 
 
-def open_model(model: str, options: EmbeddingOptions) -> SentenceTransformer:
-    """Open any model that a flag names, as the other flags say."""
-    device = options.device
+def _open_endpoint(model: str, options: EmbeddingOptions) -> OpenAIEncoder:
+    """The encoder that openai:NAME is; what only a model in memory can be told is refused."""
+    unused = {
+        "--precision": options.precision != "fp32",
+        "--revision": options.revision is not None,
+        "--trust-remote-code": options.trust_remote_code,
+        "--max-seq-length": options.max_seq_length is not None,
+    }
+    given = [flag for flag, came in unused.items() if came]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} came with --model {model}, but the server decides that of a model behind an endpoint. "
+            "Leave it out, and set it where the server is started."
+        )
+    name = model.removeprefix(_ENDPOINT)
+    if not name:
+        raise ValueError(f"--model is {model!r} without a name. Name the model as the endpoint knows it.")
+    _check_device(options.device)
+    return OpenAIEncoder(
+        name,
+        options.base_url,
+        dimensions=options.truncate_dim,
+        query_prompt=options.query_prompt or "",
+        document_prompt=options.document_prompt or "",
+        batch_size=options.embedding_batch_size,
+        device=options.device or "cpu",
+    )
+
+
+def _check_device(device: str | None) -> None:
     if device is not None:
         try:
             torch.zeros(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"The device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def open_model(model: str, options: EmbeddingOptions) -> SentenceTransformer:
+    """Open any model that a flag names, as the other flags say."""
+    device = options.device
+    _check_device(device)
     folder = Path(model)
     _check_model_name(model, options)
     arguments: dict[str, Any] = {
@@ -106,6 +150,15 @@ def open_model(model: str, options: EmbeddingOptions) -> SentenceTransformer:
 def _check_model_name(model: str, options: EmbeddingOptions) -> None:
     """Check what --model names as far as it can be seen without asking the Hub."""
     folder = Path(model)
+    if is_endpoint(model):
+        raise ValueError(f"--model is {model}, an endpoint, but this command opens a saved model: a folder or Hub id.")
+    if options.base_url is not None:
+        raise ValueError(f"--base-url is for models behind an endpoint, --model openai:NAME, but --model is {model}.")
+    if is_adapter_alone(folder) or is_adapter_alone(folder / ALONE_FOLDER):
+        raise ValueError(
+            f"{model} holds an adapter alone, but this command opens a whole model. Apply it to query embeddings: "
+            "QueryAdapter.from_pretrained(...).transform(query_embeddings)."
+        )
     if folder.is_dir():
         if options.revision is not None:
             raise ValueError(f"--revision {options.revision} is for models on the Hub, but {model} is a folder.")

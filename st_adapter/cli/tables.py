@@ -64,6 +64,13 @@ def print_result(result: Result, output_dir: Path) -> None:
     console.print(f"Time: {seconds}", style="dim")
     result.print_to(console)
     console.print(f"Results: [bold]{escape(str(output_dir / RESULTS_FILE))}[/bold]")
+    if result.adapter_dir is not None:
+        console.print("Use the adapter on query embeddings of the base model, as NumPy arrays or tensors:")
+        path = os.path.relpath(result.adapter_dir)
+        console.print(
+            f"  adapter = QueryAdapter.from_pretrained({path!r})", highlight=False, soft_wrap=True, markup=False
+        )
+        console.print("  adapter.transform(query_embeddings)", highlight=False, soft_wrap=True)
     if result.model_dir is not None:
         console.print("Use the model with plain Sentence Transformers:")
         path = os.path.relpath(result.model_dir)

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from st_adapter.embeddings.embedding import embed as embed
     from st_adapter.embeddings.encoder import Encoder as Encoder
     from st_adapter.embeddings.fingerprint import model_fingerprint as model_fingerprint
+    from st_adapter.embeddings.function_encoder import FunctionEncoder as FunctionEncoder
     from st_adapter.embeddings.identity import EncoderIdentity as EncoderIdentity
+    from st_adapter.embeddings.openai_encoder import OpenAIEncoder as OpenAIEncoder
 else:
     from st_adapter.lazy import names_on_demand
 
@@ -23,6 +25,8 @@ else:
             "embedding": ["embed"],
             "encoder": ["Encoder"],
             "fingerprint": ["model_fingerprint"],
+            "function_encoder": ["FunctionEncoder"],
             "identity": ["EncoderIdentity"],
+            "openai_encoder": ["OpenAIEncoder"],
         },
     )

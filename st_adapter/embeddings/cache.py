@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 import warnings
 from collections.abc import Iterable, Sequence
@@ -37,6 +38,7 @@ class VectorCache:
         self._shards: list[NDArray[np.float32]] = []
         self._where: dict[str, tuple[int, int]] = {}
         self._cut: dict[str, bool] = {}
+        self._ahead: list[Path] = []
         for path in sorted(folder.glob("*.arrow")):
             self._add(path)
 
@@ -60,7 +62,8 @@ class VectorCache:
             encoder: gives the vectors that are missing.
             identity: of this encoder as it is now.
             role: of the texts.
-            texts: what is to be embedded; a sample of those with a vector is embedded afresh and compared.
+            texts: what is to be embedded; a sample of those with a vector is embedded afresh and compared, or the texts
+                that the encoder names.
             store: the folder of all caches.
             writable: whether what is new is kept on disk.
 
@@ -101,18 +104,29 @@ class VectorCache:
         return {text: self._cut[key] for text, key in keys.items() if key in self._cut}
 
     def write(self, texts: Sequence[str], vectors: NDArray[np.float32], cut: Sequence[bool] | None = None) -> None:
-        """Keep the (T, D) vectors of T texts in a new shard, whole or not at all, and which of them are cut."""
-        bad = ~np.isfinite(vectors).all(axis=1)
-        if bad.any():
-            first = [texts[row][:60] for row in np.flatnonzero(bad)[:3]]
-            raise ValueError(
-                f"The base model gave NaN or infinite values for {int(bad.sum())} texts, the first: {first}. "
-                "Check these texts and the model's weights; with fp16 try bf16 or fp32."
-            )
-        keys = [text_key(text) for text in texts]
+        """Keep the (T, D) vectors of T texts in a new shard, whole or not at all, and which of them are cut.
+
+        What was written ahead is removed: it is part of what is written now.
+        """
+        _check_finite(texts, vectors)
         if not self.writable:
-            self._keep(keys, vectors, cut)
+            self._keep([text_key(text) for text in texts], vectors, cut)
             return
+        self._add(self._write_shard(texts, vectors, cut))
+        for path in self._ahead:
+            # Windows removes no file that another run has opened; twice there, a vector is as good as once.
+            with contextlib.suppress(OSError):
+                path.unlink()
+        self._ahead.clear()
+
+    def write_ahead(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Keep vectors on disk in case that the run does not live to ``write`` them with others."""
+        _check_finite(texts, vectors)
+        if self.writable:
+            self._ahead.append(self._write_shard(texts, vectors, None))
+
+    def _write_shard(self, texts: Sequence[str], vectors: NDArray[np.float32], cut: Sequence[bool] | None) -> Path:
+        keys = [text_key(text) for text in texts]
         self.folder.mkdir(parents=True, exist_ok=True)
         name = uuid.uuid4().hex
         unfinished, finished = self.folder / f"{name}.part", self.folder / f"{name}.arrow"
@@ -126,7 +140,7 @@ class VectorCache:
             unfinished.replace(finished)
         finally:
             unfinished.unlink(missing_ok=True)
-        self._add(finished)
+        return finished
 
     def _add(self, path: Path) -> None:
         try:
@@ -134,6 +148,8 @@ class VectorCache:
             keys = table["key"].to_pylist()
             vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(keys), self.dimension)
             cut = table["cut"].to_pylist() if "cut" in table.column_names else None
+        except FileNotFoundError:
+            return  # written ahead by another run, which has just written it with others
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(
                 f"The cached embeddings in {path} cannot be read as vectors of {self.dimension} dimensions ({error}). "
@@ -148,7 +164,8 @@ class VectorCache:
 
     def _is_of(self, encoder: Encoder, role: Role, texts: Iterable[str]) -> bool:
         """Whether a sample of the texts has the vectors that the encoder gives now; a warning if not."""
-        sample = sample_of_texts(self.known(texts))
+        fixed = encoder.compared_on
+        sample = sample_of_texts(self.known(texts)) if fixed is None else self.known(fixed)
         if not sample:
             return True
         fresh = encode(encoder, role, sample, _SAMPLE_BATCH)
@@ -170,3 +187,13 @@ class VectorCache:
             stacklevel=6,
         )
         return False
+
+
+def _check_finite(texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if bad.any():
+        first = [texts[row][:60] for row in np.flatnonzero(bad)[:3]]
+        raise ValueError(
+            f"The base model gave NaN or infinite values for {int(bad.sum())} texts, the first: {first}. "
+            "Check these texts and the model's weights; with fp16 try bf16 or fp32."
+        )

@@ -198,16 +198,22 @@ def _fill(cache: VectorCache, encoder: Encoder, role: Role, texts: list[str], sh
     """Embed texts and write them into the cache, with which of them are cut."""
     if not texts:
         return
+    fixed = cache.missing(encoder.compared_on or ())
+    if fixed:
+        cache.write(fixed, encode(encoder, role, fixed, _CHUNK_TEXTS))
     # Texts of like length share a batch, so little of it is padding.
     texts = sorted(texts, key=len, reverse=True)
+    at_once = encoder.texts_per_answer or _CHUNK_TEXTS
     noun = "queries" if role == "query" else "documents"
     with tqdm(total=len(texts), desc=f"Embedding {noun}", unit="text", disable=not show_progress_bar) as progress:
         for start in range(0, len(texts), _SHARD_TEXTS):
             shard = texts[start : start + _SHARD_TEXTS]
             parts = []
-            for offset in range(0, len(shard), _CHUNK_TEXTS):
-                chunk = shard[offset : offset + _CHUNK_TEXTS]
-                parts.append(encode(encoder, role, chunk, _CHUNK_TEXTS))
+            for offset in range(0, len(shard), at_once):
+                chunk = shard[offset : offset + at_once]
+                parts.append(encode(encoder, role, chunk, at_once))
+                if encoder.texts_per_answer is not None and len(chunk) < len(shard):
+                    cache.write_ahead(chunk, parts[-1])
                 progress.update(len(chunk))
             cache.write(shard, np.concatenate(parts), encoder.are_cut(shard, role))
 

@@ -38,6 +38,9 @@ class Encoder(Protocol):
         dimension: D of the vectors.
         device: where the vectors lie, and where adapters are fitted to them.
         dtype: in which they are computed: how exactly two runs agree depends on it.
+        texts_per_answer: how many texts one call is to get, where answers take time or money: each is then on disk
+            before the next is asked for. None for a model in memory.
+        compared_on: the texts on which cached vectors are compared with fresh ones; None for a sample of the data.
 
     Example:
         >>> from st_adapter.embeddings.probe_texts import CHECK_TEXTS
@@ -85,6 +88,16 @@ class Encoder(Protocol):
     def dtype(self) -> torch.dtype:
         """In which the vectors are computed."""
         return torch.float32
+
+    @property
+    def texts_per_answer(self) -> int | None:
+        """How many texts one call is to get, if each answer is to be kept at once."""
+        return None
+
+    @property
+    def compared_on(self) -> Sequence[str] | None:
+        """The texts on which cached vectors are compared with fresh ones, if not on a sample of the data."""
+        return None
 
     def cache_key(self, identity: EncoderIdentity, role: Role) -> str:
         """A hash of all that can be read of what shapes the vectors of a role; what cannot, a sample of them shows.

@@ -61,21 +61,23 @@ class EncoderIdentity:
     probes: str | None = field(default=None, repr=False)
 
     @classmethod
-    def probed(cls, name: str, vectors: Tensor) -> EncoderIdentity:
+    def probed(cls, name: str, vectors: Tensor, dtype: torch.dtype | None = None) -> EncoderIdentity:
         """Describe an encoder by what it makes of the fixed texts alone: all that is known where there are no weights.
 
         Args:
             name: of the encoder.
             vectors: (2 T, D), of T ``fixed_texts`` as queries and then of the same as documents.
+            dtype: in which they were computed; that of ``vectors`` if None.
         """
+        dtype = dtype or vectors.dtype
         return cls(
             name=name,
             revision=None,
             weights_sha256=None,
-            dtype=str(vectors.dtype).removeprefix("torch."),
+            dtype=str(dtype).removeprefix("torch."),
             dimension=int(vectors.shape[1]),
             query_prompt="",
-            normalized=is_normalized(vectors, vectors.dtype),
+            normalized=is_normalized(vectors, dtype),
             probes=_encode_probes(vectors),
         )
 
@@ -152,6 +154,23 @@ class EncoderIdentity:
         if self.normalized != other.normalized:
             return "only one of them normalizes"
         return None
+
+    def query_difference(self, query_embeddings: Tensor) -> str | None:
+        """Why vectors of the check texts as queries are not those of this model, as a phrase; None if they are.
+
+        Args:
+            query_embeddings: (T, D), of ``CHECK_TEXTS``, by whatever is to be this model.
+        """
+        if int(query_embeddings.shape[1]) != self.dimension:
+            return f"it gives {query_embeddings.shape[1]} dimensions"
+        if self.probes is None:
+            return None
+        ours = self._probe_vectors()[: len(query_embeddings)]
+        theirs = EncoderIdentity.probed(self.name, query_embeddings)._probe_vectors()
+        distance = float(relative_distances(ours, theirs).max())
+        if distance <= max(same_within(torch.float16), same_within(self._torch_dtype())):
+            return None
+        return f"the same queries get other vectors, up to {distance:.2g} of their length apart"
 
     def comparable(self, other: EncoderIdentity) -> bool:
         """Whether the two hashes of the weights can be compared."""

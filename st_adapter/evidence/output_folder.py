@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 MODEL_FOLDER, CHECKPOINT_FOLDER = "model", "checkpoints"
+# Of a base that is no Sentence Transformers model.
+ALONE_FOLDER = "adapter"
 RESULTS_FILE = "results.json"
 REPORT_FILE, REPORT_PICTURE = "report.html", "report.png"
 CURVE_FILE, CURVE_PICTURE = "learning_curve.json", "learning_curve.png"
@@ -22,7 +24,7 @@ def check_output_folder(folder: Path) -> None:
         raise ValueError(f"The output folder {folder} is a file. Name a folder.")
     if folder.is_dir():
         names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-        foreign = sorted(names - _FILES - {MODEL_FOLDER, CHECKPOINT_FOLDER})
+        foreign = sorted(names - _FILES - {MODEL_FOLDER, ALONE_FOLDER, CHECKPOINT_FOLDER})
         if foreign:
             raise ValueError(
                 f"The output folder {folder} holds files that are not from an earlier run, the first: {foreign[:3]}. "
@@ -36,7 +38,8 @@ def remove_report(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def remove_model(folder: Path) -> None:
-    """Remove the model of an earlier run, so that its adapter does not pass for the outcome of a new run."""
-    if (folder / MODEL_FOLDER).exists():
-        shutil.rmtree(folder / MODEL_FOLDER)
+def remove_models(folder: Path, *, but: str = "") -> None:
+    """Remove the models of an earlier run, so that its adapter does not pass for the outcome of a new run."""
+    for name in {MODEL_FOLDER, ALONE_FOLDER} - {but}:
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)

@@ -14,8 +14,12 @@ from st_adapter.saving.record import TrainingRecord
 from st_adapter.storage.adapters import WEIGHTS_FILE
 from st_adapter.storage.hub import MAIN
 from st_adapter.storage.reading import read_object
-from st_adapter.storage.uploading import Upload, upload
-from st_adapter.storage.writing import folder_written_whole, write_text
+from st_adapter.storage.records import built, plain
+from st_adapter.storage.uploading import Upload, check_repository_free, upload
+from st_adapter.storage.writing import folder_written_whole, write_json, write_text
+
+# How it came about, for a card of another name.
+_TRAINING_FILE = "training.json"
 
 
 def save_adapter(
@@ -42,17 +46,62 @@ def save_adapter(
         'linear'
     """
     target = Path(output_dir).resolve()
+    check_adapter_target(target)
+    adapter.check_weights()
+    with folder_written_whole(target) as folder:
+        adapter.save(str(folder))
+        if training is not None:
+            write_json(folder / _TRAINING_FILE, plain(training))
+        card = adapter_card(title or target.name, adapter.get_config_dict(), adapter.base_model, training)
+        write_text(folder / "README.md", card)
+    return target
+
+
+def check_adapter_target(target: Path) -> None:
+    """Check, before work whose result is to be saved, that an adapter can be saved to a folder.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
     if target.exists() and not _may_replace(target):
         raise ValueError(
             f"{target} exists and holds something else than an adapter, but a new folder or one with an adapter is "
             "expected. Choose another output_dir."
         )
-    adapter.check_weights()
-    with folder_written_whole(target) as folder:
-        adapter.save(str(folder))
-        card = adapter_card(title or target.name, adapter.get_config_dict(), adapter.base_model, training)
-        write_text(folder / "README.md", card)
-    return target
+
+
+def is_adapter_alone(folder: Path) -> bool:
+    """Whether a folder is one that ``save_adapter`` wrote."""
+    return folder.is_dir() and any(folder.iterdir()) and _may_replace(folder)
+
+
+def push_adapter_folder(folder: Path, repo_id: str, **options: Any) -> str:
+    """Upload what ``save_adapter`` wrote, with a model card of its new name.
+
+    Args:
+        folder: that holds it.
+        repo_id: ``user/name``.
+        **options: as ``push_adapter`` takes them.
+
+    Returns:
+        The URL of the commit.
+
+    Raises:
+        ValueError: the folder is damaged; else as ``push_adapter``.
+    """
+    path = folder / _TRAINING_FILE
+    training = built(TrainingRecord, read_object(path), path.name) if path.is_file() else None
+    return push_adapter(QueryAdapter.from_pretrained(folder), repo_id, training=training, **options)
+
+
+def check_may_push_adapter(repo_id: str, token: str | None = None) -> None:
+    """Check, before work whose result is to be pushed, that a repository is new, blank or holds an adapter alone.
+
+    Raises:
+        ConnectionError: it may work if tried again.
+        ValueError: it holds something else.
+    """
+    check_repository_free(Upload({}, _is_adapter_alone), repo_id, token)
 
 
 def push_adapter(
@@ -103,7 +152,7 @@ def _may_replace(target: Path) -> bool:
     """Whether a folder is empty or holds an adapter alone; a model of Transformers has files of the same names."""
     config_file = QueryAdapter.config_file_name
     names = {path.name for path in target.iterdir()} if target.is_dir() else None
-    if names is None or not names <= {config_file, WEIGHTS_FILE, "README.md"}:
+    if names is None or not names <= {config_file, WEIGHTS_FILE, _TRAINING_FILE, "README.md"}:
         return False
     if not names:
         return True

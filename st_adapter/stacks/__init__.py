@@ -1,4 +1,4 @@
-"""Classes for stacks that have no setting for it: one file per stack, imported only by who uses that stack."""
+"""What makes stacks use an adapter, and whether they do: one file per stack, imported only by who uses that stack."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from st_adapter.stacks.check import StackCheck as StackCheck
     from st_adapter.stacks.check import check_stack as check_stack
     from st_adapter.stacks.diagnosis import StackProblem as StackProblem
+    from st_adapter.stacks.wrapping import wrap as wrap
 else:
     from st_adapter.lazy import names_on_demand
 
@@ -14,5 +15,6 @@ else:
         {
             "check": ["StackCheck", "check_stack"],
             "diagnosis": ["StackProblem"],
+            "wrapping": ["wrap"],
         },
     )

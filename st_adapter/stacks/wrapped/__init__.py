@@ -1,0 +1,1 @@
+"""One file a stack, each imported when something of that stack is to be wrapped; see ``wrap``."""
