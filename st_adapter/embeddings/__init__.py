@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from st_adapter.embeddings.fingerprint import model_fingerprint as model_fingerprint
     from st_adapter.embeddings.function_encoder import FunctionEncoder as FunctionEncoder
     from st_adapter.embeddings.identity import EncoderIdentity as EncoderIdentity
+    from st_adapter.embeddings.index_check import IndexComparison as IndexComparison
+    from st_adapter.embeddings.index_check import compare_index as compare_index
+    from st_adapter.embeddings.index_check import compare_vectors as compare_vectors
     from st_adapter.embeddings.openai_encoder import OpenAIEncoder as OpenAIEncoder
+    from st_adapter.embeddings.store_corpus import StoreCorpus as StoreCorpus
 else:
     from st_adapter.lazy import names_on_demand
 
@@ -27,6 +31,8 @@ else:
             "fingerprint": ["model_fingerprint"],
             "function_encoder": ["FunctionEncoder"],
             "identity": ["EncoderIdentity"],
+            "index_check": ["IndexComparison", "compare_index", "compare_vectors"],
             "openai_encoder": ["OpenAIEncoder"],
+            "store_corpus": ["StoreCorpus"],
         },
     )

@@ -13,7 +13,7 @@ from st_adapter.evidence.output_folder import RESULTS_FILE
 from st_adapter.evidence.results import SelectionResults
 from st_adapter.evidence.terminal import escape
 from st_adapter.saving.record import TABLE_METRICS
-from st_adapter.words import documents_searched, own_copies_left_out, signed
+from st_adapter.words import documents_searched, own_copies_left_out, signed, whole
 
 _SHOWN_CANDIDATES = 6
 _PARTS = {"all": "All queries", "seen": "Documents asked for in training", "unseen": "Documents new"}
@@ -78,6 +78,11 @@ def print_candidates(console: Console, selection: SelectionResults) -> None:
     hidden = len(selection.candidates) - _SHOWN_CANDIDATES
     table.caption = f"{hidden} more in {RESULTS_FILE}" if hidden > 0 else None
     console.print(table)
+    if selection.num_documents is not None:
+        console.print(
+            f"Gains are estimated on {whole(selection.num_documents)} documents that stand for the whole corpus.",
+            style="dim",
+        )
 
 
 def _add_columns(table: Table, names: Iterable[str]) -> None:

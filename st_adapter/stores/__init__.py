@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from st_adapter.stores.store import Address, Store
+from st_adapter.stores.store import Address
+from st_adapter.stores.store import Store as Store
 
 # Scheme -> module and class; a client is imported when its store is opened.
 _STORES = {
