@@ -309,7 +309,7 @@ def refused(capsys, *words):
         (["--onnx"], "no model to write as ONNX. Leave --onnx out."),
         (["--embedding-batch-size", "0"], "--embedding-batch-size is 0, but has to be at least 1."),
         (["--truncate-dim", "0"], "--truncate-dim is 0, but has to be at least 1."),
-        (["--device", "nowhere"], "The device 'nowhere' cannot be used"),
+        (["--device", "cpu"], "--device came with --model openai:acme/letters"),
     ],
 )
 def test_flags_that_an_endpoint_does_not_know_are_refused(words, message, server, pairs_file, tmp_path, capsys):
