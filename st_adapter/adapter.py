@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sentence_transformers.base.modules import Dense, Module, Normalize
 from torch import Tensor, nn
 
+from st_adapter.choices import check_choice, check_whole
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.storage.adapters import StoredAdapter
 from st_adapter.storage.tensors import check_finite
@@ -58,8 +59,8 @@ class QueryAdapter(StoredAdapter):
         >>> adapter.transform(torch.tensor([[0.6, 0.8]])).tolist() == torch.tensor([[0.6, 0.8]]).tolist()
         True
         >>> swap = QueryAdapter.from_matrix(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
-        >>> swap.transform(torch.tensor([[1.0, 0.0]])).tolist()
-        [[0.0, 1.0]]
+        >>> swap.transform(np.array([[1.0, 0.0]]))
+        array([[0., 1.]], dtype=float32)
     """
 
     # As version 0.1 wrote it, so the two dimensions, equal today, are one number in a file.
@@ -80,13 +81,13 @@ class QueryAdapter(StoredAdapter):
         base_model: EncoderIdentity | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        _check_whole("embedding_dimension", embedding_dimension)
-        _check_choice("kind", kind, get_args(Kind))
-        _check_choice("activation", activation, get_args(Activation))
-        _check_whole("rank", rank)
-        _check_whole("hidden_dim", hidden_dim)
-        _check_choice("bias", bias, (True, False))
-        _check_choice("normalize", normalize, (True, False))
+        check_whole("embedding_dimension", embedding_dimension)
+        check_choice("kind", kind, get_args(Kind))
+        check_choice("activation", activation, get_args(Activation))
+        check_whole("rank", rank)
+        check_whole("hidden_dim", hidden_dim)
+        check_choice("bias", bias, (True, False))
+        check_choice("normalize", normalize, (True, False))
         if kind == "low_rank" and rank > embedding_dimension:
             raise ValueError(
                 f"rank is {rank}, but a low_rank adapter of {embedding_dimension} dimensions expects a rank of at most "
@@ -174,27 +175,22 @@ class QueryAdapter(StoredAdapter):
         """What ``forward`` does for a query, on plain tensors or arrays.
 
         Args:
-            query_embeddings: (B, D) floating point, as the base model gives them: a tensor on the adapter's device, or
-                a NumPy array. Half precision is computed in the adapter's own dtype.
+            query_embeddings: (B, D) floating point, as the base model gives them; a tensor on the adapter's device, or
+                an array. Half precision is computed in the adapter's own dtype.
 
         Returns:
-            (B, D): a tensor of the dtype of the input, differentiable with respect to the weights; or, of an array, a
-            float32 array. With ``normalize``, row i has the length of input row i.
+            (B, D): a tensor of the input's dtype, differentiable in the weights, or, of an array, a float32 array. With
+            ``normalize``, row i has the length of input row i.
 
         Raises:
             ValueError: not a floating-point matrix with D columns.
 
-        Example:
-            >>> QueryAdapter(2).transform(np.array([[0.5, 0.25]]))
-            array([[0.5 , 0.25]], dtype=float32)
         """
-        if isinstance(query_embeddings, np.ndarray):
-            kind = query_embeddings.dtype
-            given = query_embeddings.astype(np.float32) if np.issubdtype(kind, np.floating) else query_embeddings
-            with torch.no_grad():
-                moved = torch.as_tensor(given, device=next(self.parameters()).device)
-                return self._transform(moved).cpu().numpy()
-        return self._transform(query_embeddings)
+        if not isinstance(query_embeddings, np.ndarray):
+            return self._transform(query_embeddings)
+        given = query_embeddings.astype(np.float32) if query_embeddings.dtype.kind == "f" else query_embeddings
+        with torch.no_grad():
+            return self._transform(torch.as_tensor(given, device=next(self.parameters()).device)).cpu().numpy()
 
     def _transform(self, query_embeddings: Tensor) -> Tensor:
         if (
@@ -351,14 +347,3 @@ def _dense(weight: Tensor, bias: Tensor | None, activation_function: nn.Module) 
             init_weight=weight.float(),
             init_bias=None if bias is None else bias.float(),
         )
-
-
-def _check_whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}, but a whole number of at least 1 is expected. Pass such a number.")
-
-
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    # `is` for booleans: 1 == True, but a 1 in a configuration is a mistake.
-    if not any(value is choice if isinstance(choice, bool) else value == choice for choice in choices):
-        raise ValueError(f"{name} is {value!r}, but one of {choices} is expected. Pass one of these.")

@@ -10,3 +10,16 @@ Precision = Literal["fp32", "bf16", "fp16"]
 # What duplicate finders for encoders of this kind start from (semhash: 0.9). Set high on purpose: dropping a query that
 # only resembles another costs a label for nothing, while a looser paraphrase that goes uncounted is still a new query.
 PARAPHRASE_THRESHOLD = 0.9
+
+
+def check_whole(name: str, value: object) -> None:
+    """Raise ValueError if a setting is no whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}, but a whole number of at least 1 is expected. Pass such a number.")
+
+
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """Raise ValueError if a setting is none of its choices."""
+    # `is` for booleans: 1 == True, but a 1 in a configuration is a mistake.
+    if not any(value is choice if isinstance(choice, bool) else value == choice for choice in choices):
+        raise ValueError(f"{name} is {value!r}, but one of {choices} is expected. Pass one of these.")

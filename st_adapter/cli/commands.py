@@ -10,7 +10,15 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method
-from st_adapter.cli.opening import is_endpoint, load_dataset, model_path, open_base, open_model, set_options
+from st_adapter.cli.opening import (
+    adapter_alone,
+    is_endpoint,
+    load_dataset,
+    model_path,
+    open_base,
+    open_model,
+    set_options,
+)
 from st_adapter.cli.options import (
     CheckOptions,
     DemoOptions,
@@ -38,7 +46,7 @@ from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.long_texts import long_texts
 from st_adapter.errors import InputError
 from st_adapter.evidence import learning_curve as measure
-from st_adapter.evidence.output_folder import ALONE_FOLDER, CURVE_FILE, CURVE_PICTURE, MODEL_FOLDER, RESULTS_FILE
+from st_adapter.evidence.output_folder import CURVE_FILE, CURVE_PICTURE, MODEL_FOLDER, RESULTS_FILE
 from st_adapter.evidence.report import write_report
 from st_adapter.evidence.results import CurveResults, described
 from st_adapter.evidence.saved import SavedModelResults, evaluate_saved
@@ -204,7 +212,7 @@ def _data_to_evaluate_on(
 def push(options: PushOptions) -> int:
     """Upload a saved model, or its adapter alone."""
     folder = Path(model_path(str(options.directory)))
-    alone = next(filter(is_adapter_alone, (options.directory, options.directory / ALONE_FOLDER)), None)
+    alone = adapter_alone(str(options.directory))
     if not is_saved_model(folder) and alone is None:
         raise ValueError(
             f"{options.directory} holds no model that st-adapter saved: there is no {CONFIG_FILE_NAME} in it or in its "

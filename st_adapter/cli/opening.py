@@ -74,6 +74,14 @@ def is_endpoint(model: str) -> bool:
     return model.startswith(_ENDPOINT)
 
 
+def adapter_alone(model: str) -> Path | None:
+    """The folder of an adapter alone, if it or the output folder of `st-adapter train` was named."""
+    folder = Path(model)
+    if is_saved_model(folder) or is_saved_model(folder / MODEL_FOLDER):
+        return None  # keeps its adapter in such a folder
+    return next(filter(is_adapter_alone, (folder, folder / ALONE_FOLDER)), None)
+
+
 def open_base(model: str, options: EmbeddingOptions) -> SentenceTransformer | OpenAIEncoder:
     """Open a model to train an adapter for, which is not one that has an adapter already."""
     if is_endpoint(model):
@@ -90,6 +98,7 @@ def open_base(model: str, options: EmbeddingOptions) -> SentenceTransformer | Op
 def _open_endpoint(model: str, options: EmbeddingOptions) -> OpenAIEncoder:
     """The encoder that openai:NAME is; what only a model in memory can be told is refused."""
     unused = {
+        "--device": options.device is not None,
         "--precision": options.precision != "fp32",
         "--revision": options.revision is not None,
         "--trust-remote-code": options.trust_remote_code,
@@ -104,7 +113,6 @@ def _open_endpoint(model: str, options: EmbeddingOptions) -> OpenAIEncoder:
     name = model.removeprefix(_ENDPOINT)
     if not name:
         raise ValueError(f"--model is {model!r} without a name. Name the model as the endpoint knows it.")
-    _check_device(options.device)
     return OpenAIEncoder(
         name,
         options.base_url,
@@ -112,22 +120,17 @@ def _open_endpoint(model: str, options: EmbeddingOptions) -> OpenAIEncoder:
         query_prompt=options.query_prompt or "",
         document_prompt=options.document_prompt or "",
         batch_size=options.embedding_batch_size,
-        device=options.device or "cpu",
     )
-
-
-def _check_device(device: str | None) -> None:
-    if device is not None:
-        try:
-            torch.zeros(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"The device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def open_model(model: str, options: EmbeddingOptions) -> SentenceTransformer:
     """Open any model that a flag names, as the other flags say."""
     device = options.device
-    _check_device(device)
+    if device is not None:
+        try:
+            torch.zeros(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"The device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     folder = Path(model)
     _check_model_name(model, options)
     arguments: dict[str, Any] = {
@@ -154,7 +157,7 @@ def _check_model_name(model: str, options: EmbeddingOptions) -> None:
         raise ValueError(f"--model is {model}, an endpoint, but this command opens a saved model: a folder or Hub id.")
     if options.base_url is not None:
         raise ValueError(f"--base-url is for models behind an endpoint, --model openai:NAME, but --model is {model}.")
-    if is_adapter_alone(folder) or is_adapter_alone(folder / ALONE_FOLDER):
+    if adapter_alone(model) is not None:
         raise ValueError(
             f"{model} holds an adapter alone, but this command opens a whole model. Apply it to query embeddings: "
             "QueryAdapter.from_pretrained(...).transform(query_embeddings)."

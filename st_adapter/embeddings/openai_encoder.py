@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
@@ -21,13 +22,15 @@ from st_adapter.embeddings.roles import Role
 from st_adapter.errors import InputError, setting_error, without_secrets
 
 if TYPE_CHECKING:
-    from openai import APIStatusError
+    from openai import APIStatusError, OpenAI
 
 _KEY, _URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 # The client asks for a key even where the server does not.
 _NO_KEY = "no-key-needed"
 # Servers compute in half precision as a rule, and other neighbours in a batch round a vector another way.
 _DTYPE = torch.float16
+# A server without a GPU takes its time; the waits between the retries add up to half a minute.
+_TIMEOUT, _RETRIES = 120.0, 6
 _MESSAGE_LENGTH = 300
 
 
@@ -50,13 +53,13 @@ class OpenAIEncoder(Encoder):
         query_prompt: put before every query; endpoints put nothing there themselves.
         document_prompt: put before every document.
         batch_size: texts per request, >= 1; some servers take no more than 32.
-        timeout: seconds to wait for an answer, > 0.
-        max_retries: how often a request that failed is sent again, >= 0.
-        device: where adapters are fitted to the vectors.
+        client: an ``openai.OpenAI`` with settings of your own, such as headers, a time-out or the number of retries;
+            one with the key of the environment, two minutes and six retries if None.
 
     Raises:
         ImportError: ``st-adapter[openai]`` is not installed.
-        ValueError: a setting is out of its range, or the hosted API is meant and there is no key.
+        ValueError: a setting is out of its range, the hosted API is meant and there is no key, or both ``base_url``
+            and ``client`` say where it lies.
 
     Example:
         >>> OpenAIEncoder("bge-small", "http://localhost:8080/v1", query_prompt="query: ")  # doctest: +SKIP
@@ -73,24 +76,22 @@ class OpenAIEncoder(Encoder):
         query_prompt: str = "",
         document_prompt: str = "",
         batch_size: int = 32,
-        timeout: float = 120.0,
-        max_retries: int = 6,
-        device: str | torch.device = "cpu",
+        client: OpenAI | None = None,
     ) -> None:
         check_settings(similarity, batch_size)
         if dimensions is not None and dimensions < 1:
             raise setting_error("dimensions", dimensions, "at least 1", flag="--truncate-dim")
-        if not timeout > 0:
-            raise setting_error("timeout", timeout, "above 0")
-        if max_retries < 0:
-            raise setting_error("max_retries", max_retries, "at least 0")
+        if client is not None and base_url is not None:
+            raise ValueError("Both base_url and client came, but a client knows its own address. Pass one of them.")
         self.name = name
         self.query_prompt = query_prompt
         self.document_prompt = document_prompt
         self.batch_size = batch_size
         self._similarity = similarity
-        self._device = torch.device(device)
-        self._client = _client(base_url, timeout, max_retries)
+        self._client: Any = client or _client(base_url)
+        if client is None:
+            # The client is part of a cycle, so its connections would stay open until garbage is collected.
+            weakref.finalize(self, self._client.close)
         self._options: dict[str, Any] = {} if dimensions is None else {"dimensions": dimensions}
         self._dimension = dimensions
 
@@ -112,11 +113,6 @@ class OpenAIEncoder(Encoder):
     def similarity(self) -> Similarity:
         """As given."""
         return self._similarity
-
-    @property
-    def device(self) -> torch.device:
-        """As given."""
-        return self._device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -210,7 +206,7 @@ class OpenAIEncoder(Encoder):
         return words if words.endswith(".") else f"{words}."
 
 
-def _client(base_url: str | None, timeout: float, max_retries: int) -> Any:
+def _client(base_url: str | None) -> OpenAI:
     try:
         from openai import OpenAI
     except ImportError as error:
@@ -224,7 +220,7 @@ def _client(base_url: str | None, timeout: float, max_retries: int) -> Any:
             python="Set it, or pass the base_url of a server of your own.",
             flags="Set it, or name a server of your own with --base-url.",
         )
-    return OpenAI(api_key=key or _NO_KEY, base_url=base_url, timeout=timeout, max_retries=max_retries)
+    return OpenAI(api_key=key or _NO_KEY, base_url=base_url, timeout=_TIMEOUT, max_retries=_RETRIES)
 
 
 def _in_order(items: Sequence[Any], texts: Sequence[str], who: str) -> list[Any]:

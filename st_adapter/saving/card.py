@@ -110,11 +110,13 @@ def _metadata(
     library_name: str,
 ) -> ModelCardData:
     defaults = SentenceTransformerModelCardData(local_files_only=True)
+    # Without weights there was no model of theirs, only what something else made of texts.
+    theirs = base_model is None or base_model.weights_sha256 is not None
     metadata: dict[str, Any] = {
         **(inherited or {}),
         "library_name": library_name,
         "pipeline_tag": defaults.pipeline_tag,
-        "tags": [*defaults.tags, "st-adapter", "query-adapter"],
+        "tags": [*(defaults.tags if theirs else ()), "st-adapter", "query-adapter"],
     }
     if base_model is not None and "/" in base_model.name:
         metadata |= {"base_model": base_model.name, "base_model_relation": "adapter"}
