@@ -77,6 +77,46 @@ def test_another_length_shows_in_the_long_texts(model, encoder):
     assert found.cause == "length" and "--max-seq-length" in found.sentence
 
 
+def test_a_length_that_hardly_any_text_keeps_to_is_found_by_trying(tiny_model):
+    texts = [" ".join(TEXTS[n % 50 :] + TEXTS[: n % 50]) for n in range(50)]  # all longer than the model reads
+    tiny_model.max_seq_length = 16
+    vectors = _at_length(tiny_model, texts, 64)
+    found = compare_vectors(SentenceTransformerEncoder(tiny_model), texts, vectors)
+    assert (found.cause, found.same) == ("length", False) and "--max-seq-length 64" in found.sentence, found
+    assert tiny_model.max_seq_length == 16, "the model is as it was"
+
+
+def _at_length(model, texts, length):
+    before, model.max_seq_length = model.max_seq_length, length
+    try:
+        return model.encode_document(texts)
+    finally:
+        model.max_seq_length = before
+
+
+@pytest.mark.parametrize("prompt", ["passage: ", "search_document: "])
+def test_usual_prompts_are_tried_though_the_model_names_none(prompt, tiny_model):
+    tiny_model.prompts = {}
+    vectors = tiny_model.encode(TEXTS, prompt=prompt)
+    found = compare_vectors(SentenceTransformerEncoder(tiny_model), TEXTS, vectors)
+    assert (found.cause, found.same) == ("prompt", False) and repr(prompt) in found.sentence, found
+
+
+@pytest.mark.parametrize("prompts", [{}, {"query": "what is ", "document": ""}])
+def test_a_few_texts_that_changed_are_no_other_prompt(prompts, tiny_model):
+    tiny_model.prompts = prompts
+    encoder = SentenceTransformerEncoder(tiny_model)
+    vectors = encoder.encode_document(TEXTS).cpu().numpy()
+    vectors[:3] = encoder.encode_document(["sort", "value", "how"]).cpu().numpy()
+    found = compare_vectors(encoder, TEXTS, vectors)
+    assert (found.cause, found.same) == ("texts", True) and found.sentence.startswith("3 of 50"), found
+
+
+def test_another_real_model_of_as_many_dimensions(tiny_model, encoder):
+    found = compare_vectors(encoder, TEXTS, tiny_model.encode_document(TEXTS))
+    assert (found.cause, found.same) == ("other model", False)
+
+
 def test_lengths_count_for_dot_products_only(model, encoder, stored, monkeypatch):
     assert compare_vectors(encoder, TEXTS, 3 * stored).same
     monkeypatch.setattr(model, "similarity_fn_name", "dot")
