@@ -1,13 +1,14 @@
-"""Elasticsearch and OpenSearch through their real clients, against a double of the servers: see lucene_double."""
+"""Elasticsearch and OpenSearch through their real clients, against a double of the servers."""
 
 import base64
 import sys
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import torch
 
-from lucene_double import LuceneServer
+from lucene_double.server import LuceneServer
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.stores import is_address, open_store
@@ -57,17 +58,31 @@ def index(field, vectors=VECTORS, **settings):
     return {"settings": settings, "mappings": {"properties": properties}, "documents": documents}
 
 
+@pytest.fixture(scope="module")
+def running():
+    """Kind, version and flavor -> a server, started when it is asked for first."""
+    started = {}
+    with ExitStack() as stack:
+
+        def server(*what):
+            pytest.importorskip({"opensearch": "opensearchpy"}.get(what[0], what[0]))
+            if what not in started:
+                started[what] = stack.enter_context(LuceneServer(*what))
+            started[what].reset()
+            return started[what]
+
+        yield server
+
+
 @pytest.fixture(params=SERVERS)
-def server(request, monkeypatch):
-    kind, version, flavor, field = SERVERS[request.param]
-    pytest.importorskip({"elasticsearch": "elasticsearch", "opensearch": "opensearchpy"}[kind])
+def server(request, running, monkeypatch):
     for name in ("ELASTIC_API_KEY", "OPENSEARCH_USER", "OPENSEARCH_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
-    with LuceneServer(kind, version, flavor) as server:
-        server.field = field
-        server.address = f"{kind}:{server.url}#docs"
-        server.indices["docs"] = index(field)
-        yield server
+    *what, field = SERVERS[request.param]
+    server = running(*what)
+    server.field, server.address = field, f"{server.kind}:{server.url}#docs"
+    server.indices["docs"] = index(field)
+    return server
 
 
 @pytest.fixture
@@ -134,8 +149,7 @@ MEASURES = [
 
 
 @pytest.mark.parametrize(("kind", "measure", "settings", "metric"), MEASURES)
-def test_each_measure_ranks_as_it_is_called(kind, measure, settings, metric):
-    pytest.importorskip({"opensearch": "opensearchpy"}.get(kind, kind))
+def test_each_measure_ranks_as_it_is_called(kind, measure, settings, metric, running):
     base = (
         {"type": "dense_vector", "dims": DIM} if kind == "elasticsearch" else {"type": "knn_vector", "dimension": DIM}
     )
@@ -147,12 +161,12 @@ def test_each_measure_ranks_as_it_is_called(kind, measure, settings, metric):
         "dot": queries @ vectors.T,
         "euclidean": -np.linalg.norm(queries[:, None] - vectors[None], axis=2),
     }[metric]
-    with LuceneServer(kind, "9.2.0" if kind == "elasticsearch" else "3.2.0") as server:
-        server.indices["docs"] = index({**base, **measure}, vectors, **settings)
-        store = open_store(f"{kind}:{server.url}#docs")
-        assert store.metric == metric
-        found = store.search(queries, 7)
-        store.close()
+    server = running(*SERVERS["elasticsearch-9.2" if kind == "elasticsearch" else "opensearch"][:3])
+    server.indices["docs"] = index({**base, **measure}, vectors, **settings)
+    store = open_store(f"{kind}:{server.url}#docs")
+    assert store.metric == metric
+    found = store.search(queries, 7)
+    store.close()
     assert found.ids == [[IDS[row] for row in line[:7]] for line in np.argsort(-oracle, axis=1)]
 
 
@@ -313,12 +327,11 @@ def test_key_or_password_come_from_the_environment_and_are_never_shown(server, m
     assert SECRET not in str(raised.value)
 
 
-def test_a_server_of_another_major_version():
-    pytest.importorskip("elasticsearch")
-    with LuceneServer("elasticsearch", "8.19.0") as server:
-        server.indices["docs"] = index(ELASTIC)
-        with pytest.raises(ConnectionError, match=r"media_type_header_exception.*client and server are of one major"):
-            open_store(f"elasticsearch:{server.url}#docs")
+def test_a_server_of_another_major_version(running):
+    server = running("elasticsearch", "7.17.0", "default")
+    server.indices["docs"] = index(ELASTIC)
+    with pytest.raises(ConnectionError, match=r"media_type_header_exception.*client and server are of one major"):
+        open_store(f"elasticsearch:{server.url}#docs")
 
 
 @pytest.mark.parametrize(("kind", "module"), [("elasticsearch", "elasticsearch"), ("opensearch", "opensearchpy")])

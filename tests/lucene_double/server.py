@@ -21,17 +21,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-Json = dict[str, Any]
-_SHARDS = 2
+from lucene_double.documents import (
+    SHARDS,
+    Json,
+    Refused,
+    mapped,
+    matches,
+    only_keys,
+    score_of,
+    shard_doc,
+    shown,
+    value_of,
+)
+
 _MOST_HITS = 10_000
-
-
-class Refused(Exception):
-    """An answer with an error."""
-
-    def __init__(self, status: int, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status, self.kind = status, kind
 
 
 class LuceneServer:
@@ -48,6 +51,10 @@ class LuceneServer:
 
     def __init__(self, kind: str, version: str, flavor: str = "default") -> None:
         self.kind, self.version, self.flavor = kind, version, flavor
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
         self.indices: dict[str, Json] = {}
         self.aliases: dict[str, list[str]] = {}
         self.requests: list[tuple[str, str]] = []
@@ -127,28 +134,30 @@ class LuceneServer:
             case ("GET", "alias"):
                 return {name: {"aliases": {}} for name in self.indices if fnmatch.fnmatch(name, index)}
             case ("POST", "count"):
-                return {"count": len(self._matching(self._only(index), _only_keys(body, "query"))), **self._shards}
+                return {"count": len(self._matching(self._only(index), only_keys(body, "query"))), **self._shards}
             case ("POST", "pit") if elastic:
                 _time(query["keep_alive"])
                 return {"id": self._opened(self._only(index)), **self._shards}
             case ("DELETE", "pit") if elastic:
-                return {"succeeded": self._closed(_only_keys(body, "id")["id"]), "num_freed": 1}
+                return {"succeeded": self._closed(only_keys(body, "id")["id"]), "num_freed": 1}
             case ("POST", "search") if elastic:
                 return self._elastic_search(index, body)
             case ("POST", "search"):
                 return self._open_search(index, body, query.get("scroll"))
             case ("POST", "search/scroll") if not elastic:
-                return self._scrolled(_only_keys(body, "scroll_id", "scroll"))
+                return self._scrolled(only_keys(body, "scroll_id", "scroll"))
             case ("DELETE", "search/scroll") if not elastic:
-                closed = [self._closed(one) for one in _only_keys(body, "scroll_id")["scroll_id"]]
+                closed = [self._closed(one) for one in only_keys(body, "scroll_id")["scroll_id"]]
                 return {"succeeded": all(closed), "num_freed": sum(closed)}
         raise Refused(405, "illegal_argument_exception", f"{request.method} {path} is no reading")
 
     @property
     def _shards(self) -> Json:
-        return {
-            "_shards": {"total": _SHARDS, "successful": _SHARDS - self.failing_shards, "failed": self.failing_shards}
-        }
+        return {"_shards": {"total": SHARDS, "successful": SHARDS - self.failing_shards, "failed": self.failing_shards}}
+
+    @property
+    def _leaves_vectors_out(self) -> bool:
+        return self.flavor == "serverless" or tuple(map(int, self.version.split(".")[:2])) >= (9, 2)
 
     def _named(self, pattern: str) -> list[str]:
         names = self.aliases.get(pattern) or [name for name in self.indices if fnmatch.fnmatch(name, pattern)]
@@ -175,18 +184,14 @@ class LuceneServer:
 
     def _elastic_search(self, pattern: str, body: Json) -> Json:
         allowed = ("query", "size", "_source", "pit", "sort", "track_total_hits", "search_after", "knn")
-        pit = _only_keys(body, *allowed).get("pit")
+        pit = only_keys(body, *allowed).get("pit")
         if pit and pattern:
             raise Refused(400, "action_request_validation_exception", "[indices] cannot be used with point in time")
         index = self._context(pit["id"])["index"] if pit else self._only(pattern)
-        left_out = (self.flavor == "serverless" or tuple(map(int, self.version.split(".")[:2])) >= (9, 2)) and index[
-            "settings"
-        ].get("index.mapping.exclude_source_vectors", "true") == "true"
-        source = body.get("_source", True)
+        source, left_out = body.get("_source", True), self._leaves_vectors_out
         if isinstance(source, dict):
-            flag = self.flavor == "serverless" or self.version >= "9.2"
-            _only_keys(source, "includes", *(["exclude_vectors"] if flag else []))
-            left_out = left_out and source.get("exclude_vectors", True)
+            only_keys(source, "includes", *(["exclude_vectors"] if left_out else []))
+            left_out = source.get("exclude_vectors", left_out)
         size = _size(body)
         if "knn" in body:
             hits = self._elastic_nearest(index, body["knn"])[:size]
@@ -203,18 +208,18 @@ class LuceneServer:
         if body.get("sort") and (body["sort"] != [{"_shard_doc": "asc"}] or "pit" not in body):
             raise Refused(400, "query_shard_exception", "No mapping found for [_shard_doc] in order to sort on")
         names = self._matching(index, body)
-        return sorted((one for one in names if _shard_doc(index, one) > after), key=lambda one: _shard_doc(index, one))
+        return sorted((one for one in names if shard_doc(index, one) > after), key=lambda one: shard_doc(index, one))
 
     def _open_search(self, pattern: str, body: Json, scroll: str | None) -> Json:
-        _only_keys(body, "query", "size", "_source", "sort")
+        only_keys(body, "query", "size", "_source", "sort")
         source = body.get("_source", True)
         if isinstance(source, dict):
-            _only_keys(source, "includes")
+            only_keys(source, "includes")
         index, size = self._only(pattern), _size(body)
         if "knn" in body["query"]:
             ((field, asked),) = body["query"]["knn"].items()
-            settings = _field(index, field)
-            if settings["type"] != "knn_vector" or not 1 <= _only_keys(asked, "vector", "k")["k"] <= _MOST_HITS:
+            settings = mapped(index, field)
+            if settings["type"] != "knn_vector" or not 1 <= only_keys(asked, "vector", "k")["k"] <= _MOST_HITS:
                 raise Refused(400, "parsing_exception", f"[knn] {field} with k {asked['k']}")
             space = settings.get("method", {}).get("space_type") or settings.get("space_type")
             space = space or index["settings"].get("index.knn.space_type", "l2")
@@ -236,8 +241,8 @@ class LuceneServer:
         return {"_scroll_id": asked["scroll_id"], **found}
 
     def _elastic_nearest(self, index: Json, asked: Json) -> list[tuple[str, float]]:
-        _only_keys(asked, "field", "query_vector", "k", "num_candidates")
-        settings, query = _field(index, asked["field"]), np.asarray(asked["query_vector"])
+        only_keys(asked, "field", "query_vector", "k", "num_candidates")
+        settings, query = mapped(index, asked["field"]), np.asarray(asked["query_vector"])
         if settings["type"] != "dense_vector" or settings.get("index") is False:
             raise Refused(400, "illegal_argument_exception", "to perform knn search, a field has to be indexed")
         if not asked["k"] <= asked["num_candidates"] <= _MOST_HITS:
@@ -248,34 +253,28 @@ class LuceneServer:
         return self._nearest(index, asked["field"], asked["query_vector"], similarity)[: asked["k"]]
 
     def _nearest(self, index: Json, field: str, query: list[float], measure: str) -> list[tuple[str, float]]:
-        if len(query) != (size := _field(index, field).get("dims", _field(index, field).get("dimension"))):
+        if len(query) != (size := mapped(index, field).get("dims", mapped(index, field).get("dimension"))):
             raise Refused(400, "illegal_argument_exception", f"dimension {len(query)} differs from {size}")
         scores = {}
         for one in self._matching(index, {"query": {"exists": {"field": field}}}):
-            x, y = np.asarray(query), np.asarray(_value(index["documents"][one], field))
-            scores[one] = _score(measure, x, y)
+            x, y = np.asarray(query), np.asarray(value_of(index["documents"][one], field))
+            scores[one] = score_of(measure, x, y)
         return sorted(scores.items(), key=lambda item: -item[1])
 
     def _matching(self, index: Json, body: Json) -> list[str]:
-        return [one for one, source in index["documents"].items() if _matches(index, one, source, body["query"])]
+        return [one for one, source in index["documents"].items() if matches(index, one, source, body["query"])]
 
     def _found(self, index: Json, hits: list[Any], source: Any, left_out: bool = False, numbered: bool = False) -> Json:
         found = []
         for one, score in hits:
             hit = {"_index": "docs", "_id": one, "_score": score}
             if numbered:
-                hit["sort"] = [_shard_doc(index, one)]
+                hit["sort"] = [shard_doc(index, one)]
             if source is not False and index["mappings"].get("_source", {}).get("enabled", True):
                 wanted = source["includes"] if isinstance(source, dict) else None
-                hit["_source"] = _shown(index, index["documents"][one], wanted, left_out)
+                hit["_source"] = shown(index, index["documents"][one], wanted, left_out)
             found.append(hit)
         return {"took": 1, "timed_out": False, **self._shards, "hits": {"hits": found}}
-
-
-def _only_keys(given: Json, *known: str) -> Json:
-    if unknown := set(given) - set(known):
-        raise Refused(400, "parsing_exception", f"Unknown key for a value in [{sorted(unknown)[0]}].")
-    return given
 
 
 def _time(text: str) -> None:
@@ -294,70 +293,3 @@ def _plain(header: str | None) -> str:
     """What a careless server says of the credentials it got."""
     scheme, _, rest = (header or "none").partition(" ")
     return base64.b64decode(rest).decode() if scheme == "Basic" else rest
-
-
-def _field(index: Json, path: str) -> Json:
-    properties, parts = index["mappings"]["properties"], path.split(".")
-    for part in parts[:-1]:
-        properties = properties[part].get("properties") or properties[part].get("fields")
-    if parts[-1] not in properties:
-        raise Refused(400, "query_shard_exception", f"field [{path}] does not exist in the mapping")
-    found: Json = properties[parts[-1]]
-    return found
-
-
-def _value(source: Json, path: str) -> Any:
-    value: Any = source
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
-
-
-def _shard_doc(index: Json, one: str) -> int:
-    """The shard, and which document of it."""
-    place = list(index["documents"]).index(one)
-    return (place % _SHARDS << 32) | place // _SHARDS
-
-
-def _matches(index: Json, one: str, source: Json, query: Json) -> bool:
-    ((kind, asked),) = query.items()
-    if kind == "bool":
-        return all(_matches(index, one, source, part) for part in _only_keys(asked, "filter")["filter"])
-    if kind == "exists":
-        return _value(source, asked["field"]) is not None
-    if kind == "ids":
-        return one in asked["values"]
-    if kind == "terms":
-        ((path, values),) = asked.items()
-        settings = _field(index, path)
-        value = _value(source, path) if _value(source, path) is not None else _value(source, path.rpartition(".")[0])
-        # Text is kept as its words.
-        words = str(value).lower().split() if settings["type"] == "text" else [str(value)]
-        return value is not None and any(str(each) in words for each in values)
-    raise Refused(400, "parsing_exception", f"unknown query [{kind}]")
-
-
-def _shown(index: Json, source: Json, wanted: list[str] | None, left_out: bool) -> Json:
-    excluded = index["mappings"].get("_source", {}).get("excludes", [])
-    shown: Json = {}
-    for path in list(source) if wanted is None else wanted:
-        value = _value(source, path)
-        vector = value is not None and _field(index, path).get("type") == "dense_vector"
-        if value is None or path in excluded or (vector and left_out):
-            continue
-        *above, last = path.split(".")
-        inner = shown
-        for part in above:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
-    return shown
-
-
-def _score(measure: str, x: Any, y: Any) -> float:
-    """As the documentation gives them: of Elasticsearch, and of OpenSearch since 2.19."""
-    if measure in ("l2_norm", "l2"):
-        return float(1 / (1 + ((x - y) ** 2).sum()))
-    if measure in ("max_inner_product", "innerproduct"):
-        return float(x @ y + 1 if x @ y >= 0 else 1 / (1 - x @ y))
-    length = 1.0 if measure == "dot_product" else np.linalg.norm(x) * np.linalg.norm(y)
-    return float((1 + x @ y / length) / 2)
