@@ -38,7 +38,7 @@ class DataOptions:
     corpus: Text = None
     """File or folder of the documents that --labels names by id, with texts or vectors; or a vector database, which is
     read only: chroma:FOLDER#COLLECTION, qdrant:URL#COLLECTION, lancedb:FOLDER#TABLE, postgresql://HOST/DB#TABLE,
-    milvus:FILE#COLLECTION, faiss:FILE."""
+    milvus:FILE#COLLECTION, faiss:FILE, elasticsearch:URL#INDEX, opensearch:URL#INDEX."""
 
     def check(self) -> None:
         """See whether the flags belong together, before anything heavy is imported.

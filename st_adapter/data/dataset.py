@@ -2,10 +2,10 @@
 
 Pairs are rows of a query and a document, optionally with `negative` (judged, relevance 0), `score` (the relevance; 1
 where there is no such column) and the document's `title`. Cells may hold lists, and `negative_1`, `negative_2`, ...
-count as one. The BEIR form is a corpus, queries and qrels; labels with queries and corpus given apart are the same. A
-column `embedding` of queries or corpus is taken as it is, and their texts are then optional. Titles are put before their
-text. Identical texts become one document or one query, under the id that came first, unless they came with vectors; of a
-repeated judgement the highest is kept.
+count as one. The BEIR form is a corpus, queries and qrels; labels with queries and corpus given apart are the same.
+Titles are put before their text. A column `embedding` of queries or corpus is taken as it is, and their texts are then
+optional. Identical texts become one document or one query, under the id that came first, unless these came with
+vectors; of a repeated judgement the highest is kept.
 
 A column that is not used, but looks as if it said what is relevant (0 and 1, grades, or a name such as `clicked` or
 `rating`), is refused: name it as score, or ignore it; see `labels.looks_like_labels`.
@@ -214,9 +214,7 @@ class RetrievalDataset:
         cut = Cut(tuple(cut_into), split_by, seed)
         tables, named, store = read_parts(source, queries, corpus, columns or {})
         tables = without_columns(tables, ignore_columns)
-        rows = lay_out(tables, named, documents_are_stored=store is not None)
-        if relevant_from is not None:
-            rows = with_least_relevant(rows, relevant_from)
+        rows = with_least_relevant(lay_out(tables, named, documents_are_stored=store is not None), relevant_from)
         dataset = _assembled(rows, tables.name, cut, store)
         return dataset if split_by == "document" else dataset.with_cut()
 

@@ -15,6 +15,8 @@ _STORES = {
     "postgres": ("postgres", "PostgresStore"),
     "milvus": ("milvus", "MilvusStore"),
     "faiss": ("faiss", "FaissStore"),
+    "elasticsearch": ("elasticsearch", "ElasticsearchStore"),
+    "opensearch": ("opensearch", "OpenSearchStore"),
 }
 
 
@@ -28,8 +30,9 @@ def open_store(address: str) -> Store:
 
     Args:
         address: ``chroma:FOLDER#COLLECTION``, ``qdrant:URL#COLLECTION``, ``lancedb:FOLDER#TABLE``,
-            ``postgresql://USER@HOST/DATABASE#TABLE``, ``milvus:FILE#COLLECTION`` or ``faiss:FILE``; options after a
-            ``?`` name the fields that hold ``id``, ``vector`` and ``text``, where they are not the usual ones.
+            ``postgresql://USER@HOST/DATABASE#TABLE``, ``milvus:FILE#COLLECTION``, ``faiss:FILE``,
+            ``elasticsearch:URL#INDEX`` or ``opensearch:URL#INDEX``; options after a ``?`` name the fields that hold
+            ``id``, ``vector`` and ``text``, where they are not the usual ones.
 
     Raises:
         ValueError: the scheme, the place, the collection or a field does not exist.
