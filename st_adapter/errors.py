@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 # A token of the Hub or an API; what stands before the @ of an address; what a query string or a header calls a secret.
 _HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}|\bsk-[A-Za-z0-9_-]{16,}")
-_IN_ADDRESS = re.compile(r"(?<=://)[^/\s?#@]+@(?=[^/\s])")
+_IN_ADDRESS = re.compile(r"(?<=://)(?:[^/\s?#]+@(?=[^/\s@])|[^/\s?#]*:[^/\s?#]+@(?=/))")
 _NAMED = re.compile(
     r"(?i)([?&;](?:[\w.-]*(?:token|secret|password|passwd|api[_-]?key|signature|credential|sig|auth))=)[^&#\s'\"]+"
 )

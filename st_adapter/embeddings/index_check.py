@@ -17,7 +17,7 @@ from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.embedding import as_encoder
 from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, encode
-from st_adapter.embeddings.roles import Role
+from st_adapter.embeddings.roles import Role, prompt_of
 from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.errors import InputError
 from st_adapter.words import counted
@@ -28,6 +28,11 @@ Cause = Literal["same", "rounded", "scaled", "truncated", "prompt", "order", "le
 _EQUAL, _ROUNDED = 2e-3, 4e-2
 _MOST = 0.8  # share of a sample that shows a cause, where single texts may have changed since
 _SAMPLE = 50
+# What is tried on texts whose vectors differ: prompts and lengths that models are published with. Many are used with a
+# prompt that their settings do not name.
+_TRIED = 16
+_USUAL_PROMPTS = ("passage: ", "query: ", "search_document: ", "search_query: ")
+_LENGTHS = (64, 128, 256, 384, 512)
 _TEXTS_AT_ONCE = 32
 
 
@@ -192,7 +197,8 @@ def _verdict(
             )
         if near.all():
             return "same", True, f"{number} embedded again: the stored vectors are this model's."
-        return (
+        # In long texts a prompt moves a vector no further than rounding does.
+        return _as_otherwise_embedded(encoder, texts, vectors, role, apart) or (
             "rounded",
             True,
             f"{number} embedded again: the stored vectors are this model's, rounded (half precision or quantised).",
@@ -204,15 +210,42 @@ def _verdict(
             "The stored vectors are this model's, but stand at other texts: rows are in another order than ids and "
             "texts. Read vectors, ids and texts from one place.",
         )
-    for words, theirs in _with_other_prompts(encoder, texts, role):
-        if (_apart(theirs, vectors) <= _ROUNDED).mean() >= _MOST:
-            return (
-                "prompt",
-                False,
-                f"The stored vectors were embedded {words}; the model embeds {role}s otherwise. Set its {role} prompt "
-                f"to that (--{role}-prompt, model.prompts[{role!r}]).",
-            )
-    return _of_some(texts, apart)
+    return _as_otherwise_embedded(encoder, texts, vectors, role, apart) or _of_some(texts, apart)
+
+
+def _as_otherwise_embedded(
+    encoder: Encoder, texts: Sequence[str], vectors: Vectors, role: Role, apart: NDArray[np.float64]
+) -> tuple[Cause, bool, str] | None:
+    """The prompt or length that explains vectors better than the encoder's own, if it can be told to embed so."""
+    # Of a few texts that changed there is nothing to explain.
+    if not isinstance(encoder, SentenceTransformerEncoder) or (apart <= _EQUAL).mean() >= _MOST:
+        return None
+    rows = np.argsort(-apart, kind="stable")[:_TRIED]
+    tried = [texts[row] for row in rows]
+    remedy = f"Set its {role} prompt to that (--{role}-prompt, model.prompts[{role!r}])."
+    found: list[tuple[Cause, str, NDArray[np.float64]]] = [
+        (
+            "prompt",
+            f"The stored vectors were embedded {words}; the model embeds {role}s otherwise. {remedy}",
+            _apart(theirs, vectors[rows]),
+        )
+        for words, theirs in _with_other_prompts(encoder, tried, role)
+    ]
+    found += [
+        (
+            "length",
+            f"The stored vectors are of texts cut at {length} tokens; this model reads {encoder.model.max_seq_length}. "
+            f"Set it (--max-seq-length {length}, model.max_seq_length).",
+            _apart(theirs, vectors[rows]),
+        )
+        for length, theirs in _with_other_lengths(encoder, tried, role)
+    ]
+    if not found:
+        return None
+    # Several may come near; only one embedded them.
+    cause, sentence, distances = min(found, key=lambda each: float(np.median(each[2])))
+    explains = (distances <= _ROUNDED).mean() >= _MOST and np.median(distances) <= np.median(apart[rows]) / 2
+    return (cause, False, sentence) if explains else None
 
 
 def _of_some(texts: Sequence[str], apart: NDArray[np.float64]) -> tuple[Cause, bool, str]:
@@ -280,15 +313,37 @@ def _matching_others(ours: Vectors, others: Vectors, apart: NDArray[np.float64])
     return float((near.any(axis=1) & (apart > _ROUNDED)).mean())
 
 
-def _with_other_prompts(encoder: Encoder, texts: Sequence[str], role: Role) -> Iterator[tuple[str, Vectors]]:
-    """The texts with each other prompt of the model, and without any, and the words for it."""
-    if not isinstance(encoder, SentenceTransformerEncoder):
-        return
-    prompts = {"without a prompt": ""}
-    prompts |= {f"with the prompt {name!r} ({prompt!r})": prompt for name, prompt in encoder.model.prompts.items()}
-    for words, prompt in prompts.items():
-        yield words, encoder.model.encode(list(texts), prompt=prompt, show_progress_bar=False, convert_to_numpy=True)
+def _with_other_prompts(
+    encoder: SentenceTransformerEncoder, texts: Sequence[str], role: Role
+) -> Iterator[tuple[str, Vectors]]:
+    """The texts without a prompt, with each of the model's and with usual ones, and the words for it."""
+    words = {prompt: f"with the prompt {prompt!r}" for prompt in _USUAL_PROMPTS}
+    words |= {prompt: f"with the prompt {name!r} ({prompt!r})" for name, prompt in encoder.model.prompts.items()}
+    words[""] = "without a prompt"
+    for prompt in sorted(words, key=len):
+        if prompt != prompt_of(encoder.model, role):
+            theirs = encoder.model.encode(list(texts), prompt=prompt, show_progress_bar=False, convert_to_numpy=True)
+            yield words[prompt], theirs
     if role == "document":
         yield "as queries", encoder.encode_query(texts).cpu().numpy()
     else:
         yield "as documents", encoder.encode_document(texts).cpu().numpy()
+
+
+def _with_other_lengths(
+    encoder: SentenceTransformerEncoder, texts: Sequence[str], role: Role
+) -> Iterator[tuple[int, Vectors]]:
+    """The texts cut at usual lengths but for the model's own, as far as it can read."""
+    model, own = encoder.model, encoder.model.max_seq_length
+    if not isinstance(own, int):
+        return
+    longest = getattr(getattr(model[0], "config", None), "max_position_embeddings", own)
+    try:
+        for length in _LENGTHS:
+            if length != own and length <= longest:
+                model.max_seq_length = length
+                theirs = encode(encoder, role, texts, _TEXTS_AT_ONCE)
+                model.max_seq_length = own
+                yield length, theirs
+    finally:
+        model.max_seq_length = own

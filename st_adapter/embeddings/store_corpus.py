@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from st_adapter.embeddings.corpus import Corpus, Similarity
+from st_adapter.embeddings.corpus import Corpus, Similarity, check_vectors
 from st_adapter.embeddings.search import TopK
 from st_adapter.embeddings.tolerance import is_normalized
-from st_adapter.stores.store import Metric, Store, Vectors
+from st_adapter.stores.store import Metric, MissingDocuments, Rows, Store, Vectors
 
 _IDS_AT_ONCE = 1024
 _QUERIES_AT_ONCE = 256
@@ -76,14 +76,28 @@ class StoreCorpus(Corpus):
 
     def stored(self, index: Tensor) -> Vectors:
         """The vectors (n, D) of (n,) int64 rows as they lie in the store."""
-        ids = [self._ids[row] for row in index.tolist()]
-        starts = range(0, len(ids), _IDS_AT_ONCE)
-        parts = [self.store.fetch(ids[start : start + _IDS_AT_ONCE]).vectors for start in starts]
+        parts = [part.vectors for part in self._fetched(index)]
         return np.concatenate(parts) if parts else np.zeros((0, self.dimension), dtype=np.float32)
 
     def texts(self, index: Tensor) -> list[str] | None:
-        """The texts of (n,) int64 rows; None if the store keeps none."""
-        return self.store.fetch([self._ids[row] for row in index.tolist()]).texts
+        """The texts of (n,) int64 rows, empty where a document has none; None if the store keeps none."""
+        parts = [(len(part.ids), part.texts) for part in self._fetched(index)]
+        if all(texts is None for _, texts in parts):
+            return None
+        return [text for number, texts in parts for text in (texts or [""] * number)]
+
+    def _fetched(self, index: Tensor) -> Iterator[Rows]:
+        ids = [self._ids[row] for row in index.tolist()]
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            try:
+                found = self.store.fetch(ids[start : start + _IDS_AT_ONCE])
+            except MissingDocuments as error:
+                raise ValueError(
+                    f"{self.store.address} was changed after its ids were read. {error} Run again when nothing writes "
+                    "to it."
+                ) from error
+            check_vectors("corpus", found.ids, torch.from_numpy(found.vectors))
+            yield found
 
     def rows(self, index: Tensor) -> Tensor:
         """The vectors (n, D) of (n,) int64 rows, of unit length if the similarity is the cosine."""

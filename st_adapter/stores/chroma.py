@@ -12,7 +12,18 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from st_adapter.stores.store import Address, Hits, Metric, Rows, Vectors, changed, extra_missing, in_order, lacks
+from st_adapter.stores.store import (
+    Address,
+    Hits,
+    Metric,
+    Rows,
+    Vectors,
+    changed,
+    extra_missing,
+    in_order,
+    lacks,
+    unreachable,
+)
 
 _METRICS: dict[str, Metric] = {"cosine": "cosine", "ip": "dot", "l2": "euclidean"}
 
@@ -29,9 +40,12 @@ class ChromaStore:
             import chromadb
         except ImportError as error:
             raise extra_missing("Chroma", "chroma", error) from error
-        self.address = f"chroma:{address.place}#{address.required_collection()}"
+        address.required_collection()
+        self.address = address.shown
         self._copy = None if _is_url(address.place) else _copied(address.place)
-        self._client = _client(chromadb, address.place if self._copy is None else self._copy.name)
+        self._client: Any = (
+            _of_server(chromadb, address) if self._copy is None else chromadb.PersistentClient(path=self._copy.name)
+        )
         try:
             self._look_at(address)
         except BaseException:
@@ -41,7 +55,7 @@ class ChromaStore:
     def _look_at(self, address: Address) -> None:
         names = [collection.name for collection in self._client.list_collections()]
         if address.collection not in names:
-            raise lacks(f"chroma:{address.place}", "collection", address.collection, names)
+            raise lacks(address.shown_place, "collection", address.collection, names)
         # Without this, opening a collection attaches an embedding function that downloads a model.
         self._collection = self._client.get_collection(address.collection, embedding_function=None)
 
@@ -120,8 +134,9 @@ def _copied(place: str) -> tempfile.TemporaryDirectory[str]:
     return copy
 
 
-def _client(chromadb: Any, place: str) -> Any:
-    if _is_url(place):
-        url = urlsplit(place)
+def _of_server(chromadb: Any, address: Address) -> Any:
+    url = urlsplit(address.place)
+    try:
         return chromadb.HttpClient(host=url.hostname, port=url.port or 8000, ssl=url.scheme == "https")
-    return chromadb.PersistentClient(path=place)
+    except (ValueError, chromadb.errors.ChromaError) as error:
+        raise unreachable(address, error) from error

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from st_adapter.stores.store import Address, Hits, Metric, Rows, Vectors, extra_missing
+from st_adapter.stores.store import Address, Hits, Metric, MissingDocuments, Rows, Vectors, extra_missing
 
 
 class FaissStore:
@@ -25,7 +25,6 @@ class FaissStore:
             import faiss
         except ImportError as error:
             raise extra_missing("FAISS", "index", error) from error
-        self._faiss: Any = faiss
         self.address = f"faiss:{address.place}"
         if not Path(address.place).is_file():
             raise ValueError(f"{self.address} is no file. Name the file that faiss.write_index wrote.")
@@ -44,6 +43,13 @@ class FaissStore:
                 f"{self.address} is a {type(self._flat).__name__}, which does not give its vectors out as they were. "
                 "Use an IndexFlat or IndexHNSWFlat, or give the vectors as a table."
             )
+        measures: dict[int, Metric] = {faiss.METRIC_INNER_PRODUCT: "dot", faiss.METRIC_L2: "euclidean"}
+        if index.metric_type not in measures:
+            raise ValueError(
+                f"{self.address} compares by a measure of FAISS ({index.metric_type}) that is neither the inner "
+                "product nor Euclidean, so it ranks as no model does. Make an index with one of these."
+            )
+        self._metric = measures[index.metric_type]
         self._names = self._read_names(address.options.get("ids"), numbers)
 
     @property
@@ -59,7 +65,7 @@ class FaissStore:
     @property
     def metric(self) -> Metric:
         """The index's metric; FAISS has no cosine, unit vectors with the dot product are one."""
-        return "dot" if self._index.metric_type == self._faiss.METRIC_INNER_PRODUCT else "euclidean"
+        return self._metric
 
     def close(self) -> None:
         """Nothing is held that others would miss."""
@@ -78,7 +84,7 @@ class FaissStore:
         """The vectors with these ids."""
         missing = [name for name in ids if name not in self._rows]
         if missing:
-            raise ValueError(
+            raise MissingDocuments(
                 f"{self.address} has no vector for {len(missing)} of {len(ids)} ids, the first: {missing[:3]}. Name "
                 "the documents' ids, one a line in the order they were added, with #?ids=FILE."
             )

@@ -20,6 +20,8 @@ from st_adapter.stores.store import (
     in_order,
     lacks,
     text_field,
+    texts_of,
+    whole_numbers,
 )
 
 _METRICS: dict[str, Metric] = {"cosine": "cosine", "dot": "dot", "l2": "euclidean"}
@@ -35,14 +37,15 @@ class LanceStore:
             import pyarrow
         except ImportError as error:
             raise extra_missing("LanceDB", "lancedb", error) from error
-        self.address = f"lancedb:{address.place}#{address.required_collection()}"
+        address.required_collection()
+        self.address = address.shown
         # Connecting to a folder that is not there would make one.
         if "://" not in address.place and not Path(address.place).is_dir():
             raise ValueError(f"lancedb:{address.place} is no folder. Name the folder that LanceDB was connected to.")
         database = lancedb.connect(address.place)
         names = list(database.list_tables().tables)
         if address.collection not in names:
-            raise lacks(f"lancedb:{address.place}", "table", address.collection, names)
+            raise lacks(address.shown_place, "table", address.collection, names)
         self._table = database.open_table(address.collection)
         # The state of now, whatever is written meanwhile.
         self._table.checkout(self._table.version)
@@ -61,7 +64,7 @@ class LanceStore:
     @property
     def count(self) -> int:
         """N."""
-        return int(self._table.count_rows())
+        return int(self._table.count_rows(self._there))
 
     @property
     def dimension(self) -> int:
@@ -81,13 +84,13 @@ class LanceStore:
 
     def ids(self) -> list[str]:
         """All ids."""
-        found = self._table.search().select([self._id]).to_arrow()
+        found = self._table.search().where(self._there).select([self._id]).to_arrow()
         return [str(name) for name in found[self._id].to_pylist()]
 
     def iterate(self, batch_size: int = 1024) -> Iterator[Rows]:
         """All rows."""
         expected, read = self.count, 0
-        for batch in self._table.search().select(self._columns).to_batches(batch_size):
+        for batch in self._table.search().where(self._there).select(self._columns).to_batches(batch_size):
             if len(batch):
                 read += len(batch)
                 yield self._rows(batch)
@@ -99,9 +102,12 @@ class LanceStore:
         found: list[tuple[str, object, str | None]] = []
         for start in range(0, len(ids), _PAGE):
             wanted = ids[start : start + _PAGE]
-            values = ", ".join("'{}'".format(name.replace("'", "''")) if self._quoted else name for name in wanted)
-            query = self._table.search().where(f"{self._id} IN ({values})").select(self._columns).limit(len(wanted))
-            rows = self._rows(query.to_arrow())
+            quoted = ["'{}'".format(name.replace("'", "''")) for name in wanted]
+            values = ", ".join(quoted if self._quoted else map(str, whole_numbers(wanted)))
+            if not values:
+                continue
+            here = f"`{self._id}` IN ({values}) AND {self._there}"
+            rows = self._rows(self._table.search().where(here).select(self._columns).limit(len(wanted)).to_arrow())
             texts: Sequence[str | None] = rows.texts or [None] * len(rows.ids)
             found += list(zip(rows.ids, rows.vectors, texts, strict=True))
         return in_order(ids, found, self.address)
@@ -118,6 +124,11 @@ class LanceStore:
         return Hits(ids, scores)
 
     @property
+    def _there(self) -> str:
+        """A row without a vector is no document."""
+        return f"`{self._vector}` IS NOT NULL"
+
+    @property
     def _columns(self) -> list[str]:
         return [self._id, self._vector, *([self._text] if self._text else [])]
 
@@ -125,5 +136,5 @@ class LanceStore:
         column = table[self._vector]
         column = column.combine_chunks() if hasattr(column, "combine_chunks") else column
         vectors = np.asarray(column.flatten(), dtype=np.float32).reshape(len(table), self.dimension)
-        texts = [str(text) for text in table[self._text].to_pylist()] if self._text else None
+        texts = texts_of(table[self._text].to_pylist()) if self._text else None
         return Rows([str(name) for name in table[self._id].to_pylist()], vectors, texts)

@@ -19,6 +19,8 @@ from st_adapter.stores.store import (
     in_order,
     lacks,
     text_field,
+    unreachable,
+    whole_numbers,
 )
 
 _METRICS: dict[str, Metric] = {"COSINE": "cosine", "IP": "dot", "L2": "euclidean"}
@@ -30,16 +32,18 @@ class MilvusStore:
 
     def __init__(self, address: Address) -> None:
         try:
-            from pymilvus import DataType, MilvusClient
+            from pymilvus import DataType, MilvusClient, MilvusException
         except ImportError as error:
             raise extra_missing("Milvus", "milvus", error) from error
-        self.address = f"milvus:{address.place}#{address.required_collection()}"
-        self._name = address.collection
+        self._name, self.address = address.required_collection(), address.shown
         remote = address.place.startswith(("http://", "https://"))
         # A client of a file that is not there would make one.
         if not remote and not Path(address.place).exists():
             raise ValueError(f"milvus:{address.place} is no file. Name the .db file of Milvus Lite, or a server's URL.")
-        self._client = MilvusClient(address.place, token=os.environ.get("MILVUS_TOKEN", "") if remote else "")
+        try:
+            self._client = MilvusClient(address.place, token=os.environ.get("MILVUS_TOKEN", "") if remote else "")
+        except MilvusException as error:
+            raise unreachable(address, error) from error
         try:
             self._look_at(address, DataType, remote)
         except BaseException:
@@ -49,7 +53,7 @@ class MilvusStore:
     def _look_at(self, address: Address, types: Any, remote: bool) -> None:
         names = list(self._client.list_collections())
         if self._name not in names:
-            raise lacks(f"milvus:{address.place}", "collection", self._name, names)
+            raise lacks(address.shown_place, "collection", self._name, names)
         if not remote:
             # What a file holds is loaded by each process that opens it; of a server that is its owner's choice.
             self._client.load_collection(self._name)
@@ -105,8 +109,10 @@ class MilvusStore:
         """The entities with these ids."""
         found: list[Any] = []
         for start in range(0, len(ids), _PAGE):
-            wanted = [name if self._quoted else int(name) for name in ids[start : start + _PAGE]]
-            found += self._client.query(self._name, filter=f"{self._id} in {wanted}", output_fields=self._fields)
+            wanted: list[Any] = list(ids[start : start + _PAGE])
+            wanted = wanted if self._quoted else whole_numbers(wanted)
+            if wanted:
+                found += self._client.query(self._name, filter=f"{self._id} in {wanted}", output_fields=self._fields)
         return in_order(ids, [self._row(entity) for entity in found], self.address)
 
     def search(self, vectors: Vectors, k: int) -> Hits:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from st_adapter.errors import without_secrets
 from st_adapter.stores.store import (
     Address,
     Hits,
@@ -20,12 +20,16 @@ from st_adapter.stores.store import (
     in_order,
     lacks,
     text_field,
+    unreachable,
+    whole_numbers,
 )
 
 # Operator classes of an index on the column -> how it compares; the operators that use it.
 _METRICS: dict[str, Metric] = {"vector_cosine_ops": "cosine", "vector_ip_ops": "dot", "vector_l2_ops": "euclidean"}
 _OPERATORS: dict[Metric, str] = {"cosine": "<=>", "dot": "<#>", "euclidean": "<->"}
 _READABLE = ("vector", "halfvec")
+_MAX_CANDIDATES = 1000  # pgvector's own limit
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class PostgresStore:
@@ -42,16 +46,20 @@ class PostgresStore:
             raise extra_missing("PostgreSQL", "postgres", error) from error
         self._psycopg, self._sql = psycopg, psycopg.sql
         self._url = f"{address.scheme}:{address.place}"
-        self.address = f"{without_secrets(self._url)}#{address.required_collection()}"
+        address.required_collection()
+        self.address = address.shown
         try:
             self._connection = psycopg.connect(self._url)
         except psycopg.OperationalError as error:
-            raise ConnectionError(
-                f"{self.address} cannot be reached: {without_secrets(str(error)).strip()}. Start the server, or check "
-                "host, database and user."
-            ) from error
+            raise unreachable(address, error) from error
         try:
             self._look_at(address, register_vector)
+        except psycopg.Error as error:
+            self._connection.close()
+            raise ValueError(
+                f"{self.address} cannot be read: {error}. The table needs a column of pgvector's, and the user the "
+                "right to read it."
+            ) from error
         except BaseException:
             self._connection.close()
             raise
@@ -65,11 +73,17 @@ class PostgresStore:
         columns = self._columns_of(address.collection)
         self._text = text_field(columns, address.options.get("text"), self.address)
         vectors = [name for name, kind in columns.items() if kind in _READABLE]
-        self._vector = address.options.get("vector") or (vectors[0] if len(vectors) == 1 else "embedding")
+        if "vector" not in address.options and len(vectors) > 1:
+            raise ValueError(
+                f"{self.address} has several vectors, {vectors}. Name one of them with #TABLE?vector=COLUMN."
+            )
+        self._vector = address.options.get("vector") or next(iter(vectors), "embedding")
         self._id = address.options.get("id", "id")
         for column, there in ((self._vector, vectors), (self._id, list(columns))):
             if column not in there:
                 raise lacks(self.address, "column", column, there)
+        self._id_kind = columns[self._id]
+        self._one("SELECT count(*) FROM (SELECT 1 FROM {table} LIMIT 1) AS readable")
 
     @property
     def count(self) -> int:
@@ -85,10 +99,13 @@ class PostgresStore:
     def metric(self) -> Metric:
         """How an index on the column compares; without one, Euclidean, as pgvector's own examples search."""
         query = (
-            "SELECT opcname FROM pg_index JOIN pg_opclass ON pg_opclass.oid = ANY(indclass) "
-            "WHERE indrelid = %s::regclass"
+            "SELECT opcname FROM pg_index JOIN pg_opclass ON pg_opclass.oid = indclass[0] "
+            "JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0] "
+            "WHERE indrelid = %s::regclass AND attname = %s"
         )
-        names = [name.replace("halfvec", "vector") for (name,) in self._connection.execute(query, [self._name])]
+        found = self._connection.execute(query, [self._name, self._vector]).fetchall()
+        self._connection.rollback()
+        names = [name.replace("halfvec", "vector") for (name,) in found]
         return next((_METRICS[name] for name in names if name in _METRICS), "euclidean")
 
     def close(self) -> None:
@@ -118,8 +135,7 @@ class PostgresStore:
 
     def fetch(self, ids: Sequence[str]) -> Rows:
         """The rows with these ids."""
-        query = self._query("SELECT {columns} FROM {table} WHERE {id}::text = ANY(%s) AND {vector} IS NOT NULL")
-        found = [self._row(row) for row in self._connection.execute(query, [list(ids)])]
+        found = [self._row(row) for row in self._connection.execute(*self._looked_up(ids))]
         self._connection.rollback()
         return in_order(ids, found, self.address)
 
@@ -127,9 +143,14 @@ class PostgresStore:
         """PostgreSQL's own search, by the operator of the column's index."""
         operator = _OPERATORS[self.metric]
         query = self._query(
-            f"SELECT {{id}}::text, {{vector}} {operator} %s AS distance FROM {{table}} ORDER BY distance LIMIT %s"
+            f"SELECT {{id}}::text, {{vector}} {operator} %s AS distance FROM {{table}} WHERE {{vector}} IS NOT NULL "
+            "ORDER BY distance LIMIT %s"
         )
         hits = Hits([], [])
+        # An HNSW index finds no more than this, 40 unless told otherwise; it is forgotten with the transaction.
+        current = self._connection.execute("SELECT current_setting('hnsw.ef_search', true)").fetchone()
+        candidates = min(_MAX_CANDIDATES, max(k, int((current and current[0]) or 0)))
+        self._connection.execute("SELECT set_config('hnsw.ef_search', %s, true)", [str(candidates)])
         for vector in vectors:
             rows = self._connection.execute(query, [vector, k]).fetchall()
             hits.ids.append([name for name, _ in rows])
@@ -151,6 +172,19 @@ class PostgresStore:
             )
             raise lacks(self.address.partition("#")[0], "table", table, [name for (name,) in there])
         return dict(rows)
+
+    def _looked_up(self, ids: Sequence[str]) -> tuple[Any, list[Any]]:
+        """The query for some ids, compared in the column's own type: only so is its index used."""
+        kind, wanted = "text", list[Any](ids)
+        column = "{id}"
+        if self._id_kind in ("int2", "int4", "int8"):
+            kind, wanted = "bigint", whole_numbers(ids)
+        elif self._id_kind == "uuid":
+            kind, wanted = "uuid", [name for name in ids if _UUID.fullmatch(name)]
+        elif self._id_kind not in ("text", "varchar"):
+            column = "{id}::text"
+        where = f"WHERE {column} = ANY(%s::{kind}[]) AND {{vector}} IS NOT NULL"
+        return self._query(f"SELECT {{columns}} FROM {{table}} {where}"), [wanted]
 
     def _query(self, template: str) -> Any:
         names = {"vector": self._sql.Identifier(self._vector), "id": self._sql.Identifier(self._id)}

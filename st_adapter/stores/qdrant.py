@@ -20,6 +20,8 @@ from st_adapter.stores.store import (
     in_order,
     lacks,
     text_field,
+    unreachable,
+    whole_numbers,
 )
 
 _METRICS: dict[str, Metric] = {"Cosine": "cosine", "Dot": "dot", "Euclid": "euclidean"}
@@ -29,7 +31,8 @@ _PAGE, _IDS_AT_ONCE = 256, 4096
 class QdrantStore:
     """One collection of Qdrant; see ``Store``.
 
-    Ids are the points' own; ``?id=FIELD`` takes them from the payload, ``?vector=NAME`` chooses a named vector.
+    Ids are the points' own; ``?id=FIELD`` takes them from the payload, ``?id=metadata.FIELD`` from deeper in it. Of
+    several vectors ``?vector=NAME`` chooses one, and points without it are no documents.
     """
 
     def __init__(self, address: Address) -> None:
@@ -38,11 +41,14 @@ class QdrantStore:
         except ImportError as error:
             raise extra_missing("Qdrant", "qdrant", error) from error
         self._models = qdrant_client.models
-        self.address = f"qdrant:{address.place}#{address.required_collection()}"
-        self._name, self._options = address.collection, address.options
+        self._name, self._options = address.required_collection(), address.options
+        self.address = address.shown
         self._client = _client(qdrant_client, address.place)
         try:
             self._look_at(address)
+        except qdrant_client.http.exceptions.ApiException as error:
+            self._client.close()
+            raise unreachable(address, error) from error
         except BaseException:
             self._client.close()
             raise
@@ -50,7 +56,7 @@ class QdrantStore:
     def _look_at(self, address: Address) -> None:
         names = [collection.name for collection in self._client.get_collections().collections]
         if self._name not in names:
-            raise lacks(f"qdrant:{address.place}", "collection", self._name, names)
+            raise lacks(address.shown_place, "collection", self._name, names)
         given = self._client.get_collection(self._name).config.params.vectors
         named = given if isinstance(given, dict) else {"": given}
         self._vector = self._options.get("vector", next(iter(named)))
@@ -61,7 +67,7 @@ class QdrantStore:
     @property
     def count(self) -> int:
         """N."""
-        return int(self._client.count(self._name, exact=True).count)
+        return int(self._client.count(self._name, count_filter=self._filter(), exact=True).count)
 
     @property
     def dimension(self) -> int:
@@ -126,7 +132,12 @@ class QdrantStore:
         expected, read, offset = self.count, 0, None
         while True:
             points, offset = self._client.scroll(
-                self._name, limit=size, offset=offset, with_vectors=vectors, with_payload=payload or False
+                self._name,
+                scroll_filter=self._filter(),
+                limit=size,
+                offset=offset,
+                with_vectors=vectors,
+                with_payload=payload or False,
             )
             read += len(points)
             if points:
@@ -148,12 +159,18 @@ class QdrantStore:
         common = {"with_vectors": self._wanted, "with_payload": True}
         if "id" not in self._options:
             points = [point for point in map(_point_id, ids) if point is not None]
-            return list(self._client.retrieve(self._name, points, **common))
-        match = self._models.FieldCondition(key=self._options["id"], match=self._models.MatchAny(any=ids))
-        points, _ = self._client.scroll(
-            self._name, scroll_filter=self._models.Filter(must=[match]), limit=len(ids), **common
-        )
+            found = self._client.retrieve(self._name, points, **common)
+            return [point for point in found if not self._vector or self._vector in point.vector]
+        # What is written as a number is none but for who asks for a number.
+        alike = [self._models.MatchAny(any=values) for values in (ids, whole_numbers(ids)) if values]
+        matches = [self._models.FieldCondition(key=self._options["id"], match=match) for match in alike]
+        points, _ = self._client.scroll(self._name, scroll_filter=self._filter(matches), limit=len(ids), **common)
         return list(points)
+
+    def _filter(self, one_of: Sequence[Any] = ()) -> Any:
+        """Points that have the vector, and meet one of some conditions."""
+        vector = [self._models.HasVectorCondition(has_vector=self._vector)] if self._vector else None
+        return self._models.Filter(must=vector, should=list(one_of) or None) if vector or one_of else None
 
     def _row(self, point: Any) -> tuple[str, object, str | None]:
         vector = point.vector[self._vector] if self._vector else point.vector
@@ -161,7 +178,18 @@ class QdrantStore:
         return self._id(point), vector, text
 
     def _id(self, point: Any) -> str:
-        return str(point.payload[self._options["id"]] if "id" in self._options else point.id)
+        if "id" not in self._options:
+            return str(point.id)
+        found: Any = point.payload or {}
+        for name in self._options["id"].split("."):
+            if not isinstance(found, dict) or name not in found:
+                raise ValueError(
+                    f"{self.address} has no {self._options['id']!r} in the payload of point {point.id}, only "
+                    f"{sorted(point.payload or {})}. Name a field that all points have with ?id=FIELD, or leave it out "
+                    "to use the points' own ids."
+                )
+            found = found[name]
+        return str(found)
 
 
 def _point_id(name: str) -> int | str | None:
@@ -176,7 +204,9 @@ def _point_id(name: str) -> int | str | None:
 
 def _client(qdrant_client: Any, place: str) -> Any:
     if place.startswith(("http://", "https://")):
-        return qdrant_client.QdrantClient(url=place, api_key=os.environ.get("QDRANT_API_KEY"))
+        # Whether the server answers shows at once; the client would ask in a thread of its own, and only warn.
+        key = os.environ.get("QDRANT_API_KEY")
+        return qdrant_client.QdrantClient(url=place, api_key=key, check_compatibility=False)
     # A client of a folder that is not there would make one.
     if not (Path(place) / "meta.json").is_file():
         raise ValueError(f"qdrant:{place} is no folder that Qdrant's client wrote: there is no meta.json in it.")

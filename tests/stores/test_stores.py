@@ -228,6 +228,28 @@ def test_a_store_that_ranks_otherwise_than_the_model_is_refused():
             StoreCorpus(Memory(3 * VECTORS, metric), similarity)
 
 
+@pytest.mark.parametrize("kind", ["lancedb", "chroma", "faiss", "milvus", "postgresql", "qdrant"])
+def test_documents_that_go_after_their_ids_were_read(kind, addresses):
+    store = open_store(addresses(kind))
+    corpus = StoreCorpus(store, "cosine")
+    corpus._ids = ["gone", *corpus.ids[1:]]  # as if it had been deleted since
+    for read in (corpus.rows, corpus.texts):
+        with pytest.raises(
+            ValueError, match=r"was changed after its ids were read.* 1 of 3 ids, the first: \['gone'\]"
+        ):
+            read(torch.arange(3))
+    store.close()
+
+
+def test_vectors_that_are_no_numbers_are_named():
+    vectors = VECTORS.copy()
+    vectors[7, 3] = np.nan
+    corpus = StoreCorpus(Memory(vectors), "cosine")
+    corpus.rows(torch.arange(7))
+    with pytest.raises(ValueError, match=r"1 rows of corpus_embeddings hold NaN or infinite values, .*\['d7'\]"):
+        corpus.rows(torch.arange(9))
+
+
 def test_stores_that_hold_nothing_or_change():
     with pytest.raises(ValueError, match="holds no documents"):
         StoreCorpus(Memory(VECTORS[:0]), "cosine")
