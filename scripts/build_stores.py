@@ -6,6 +6,7 @@ with BUILDERS["chroma"](folder, ids, vectors, texts) as address: ...
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -135,3 +136,12 @@ BUILDERS: dict[str, Builder] = {
 
 def _parts(number: int) -> Iterator[slice]:
     yield from (slice(start, start + _AT_ONCE) for start in range(0, number, _AT_ONCE))
+
+
+if __name__ == "__main__":
+    _kind, _rows, _folder = sys.argv[1:]
+    _loaded = np.load(_rows)
+    with BUILDERS[_kind](
+        Path(_folder), _loaded["ids"].tolist(), _loaded["vectors"], _loaded["texts"].tolist()
+    ) as _address:
+        print(_address)

@@ -75,6 +75,8 @@ def _run(given: Any) -> int:
     from st_adapter.evidence.terminal import Terminal, escape
 
     try:
+        if isinstance(given, options.DataOptions):
+            given.check()
         from huggingface_hub import get_token
         from transformers.utils import logging
 

@@ -27,17 +27,6 @@ _ENDPOINT = "openai:"
 
 def load_dataset(where: DataOptions, reading: ColumnOptions, **arguments: Any) -> RetrievalDataset:
     """The data set, read as the flags say; further arguments are those of ``RetrievalDataset.load``."""
-    given = [name for name in ("data", "labels") if getattr(where, name) is not None]
-    if len(given) != 1:
-        came = "both came" if given else "neither came"
-        raise ValueError(f"--data or --labels is needed, but {came}. Give one of them.")
-    if where.data is not None and where.queries is not None:
-        raise ValueError("--queries came with --data, which holds the queries. Give --labels with --queries.")
-    if where.labels is not None and where.corpus is None:
-        raise ValueError(
-            "--labels came without --corpus: documents are named by id there. Add --corpus FILE_OR_STORE, or give "
-            "pairs of texts with --data."
-        )
     named = {each.name: getattr(reading, each.name) for each in fields(ColumnOptions)}
     columns = {name.removesuffix("_column"): c for name, c in named.items() if name.endswith("_column") and c}
     for each in reading.columns:

@@ -38,7 +38,25 @@ class DataOptions:
     corpus: Text = None
     """File or folder of the documents that --labels names by id, with texts or vectors; or a vector database, which is
     read only: chroma:FOLDER#COLLECTION, qdrant:URL#COLLECTION, lancedb:FOLDER#TABLE, postgresql://HOST/DB#TABLE,
-    milvus:FILE#COLLECTION, faiss:FILE."""
+    milvus:FILE#COLLECTION, faiss:FILE, elasticsearch:URL#INDEX, opensearch:URL#INDEX."""
+
+    def check(self) -> None:
+        """See whether the flags belong together, before anything heavy is imported.
+
+        Raises:
+            ValueError: they do not.
+        """
+        given = [name for name in ("data", "labels") if getattr(self, name) is not None]
+        if len(given) != 1:
+            came = "both came" if given else "neither came"
+            raise ValueError(f"--data or --labels is needed, but {came}. Give one of them.")
+        if self.data is not None and self.queries is not None:
+            raise ValueError("--queries came with --data, which holds the queries. Give --labels with --queries.")
+        if self.labels is not None and self.corpus is None:
+            raise ValueError(
+                "--labels came without --corpus: documents are named by id there. Add --corpus FILE_OR_STORE, or give "
+                "pairs of texts with --data."
+            )
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 Pairs are rows of a query and a document, optionally with `negative` (judged, relevance 0), `score` (the relevance; 1
 where there is no such column) and the document's `title`. Cells may hold lists, and `negative_1`, `negative_2`, ...
-count as one. The BEIR form is a corpus, queries and qrels. Titles are put before their text. Identical texts become one
-document or one query, under the id that came first; of a repeated judgement the highest is kept.
+count as one. The BEIR form is a corpus, queries and qrels; labels with queries and corpus given apart are the same.
+Titles are put before their text. A column `embedding` of queries or corpus is taken as it is, and their texts are then
+optional. Identical texts become one document or one query, under the id that came first, unless these came with
+vectors; of a repeated judgement the highest is kept.
 
 A column that is not used, but looks as if it said what is relevant (0 and 1, grades, or a name such as `clicked` or
 `rating`), is refused: name it as score, or ignore it; see `labels.looks_like_labels`.
@@ -41,7 +43,7 @@ from st_adapter.data.judgements import (
 )
 from st_adapter.data.layout import LaidOut, lay_out
 from st_adapter.data.parts import read_parts
-from st_adapter.data.sources import DataSource, read_source
+from st_adapter.data.sources import DataSource
 from st_adapter.data.splits import UNCUT, Cut, cut_rows, in_order, named_splits
 from st_adapter.data.tables import NO_SPLIT
 from st_adapter.data.vectors import Vectors
@@ -179,28 +181,26 @@ class RetrievalDataset:
                 `queries` and `qrels` (or `relevant_docs`) -> table or dict of ids; the path of a csv, tsv, json, jsonl
                 or parquet file, of rows or of LlamaIndex's `EmbeddingQAFinetuneDataset`; a folder with one
                 file per split (`train.csv`), or with `corpus`, `queries` and `qrels`; or the id of a Hub data set.
-            queries: A table of queries that the labels in `source` name by id, if it is given apart.
-            corpus: A table of the documents that the labels name by id, if it is given apart: a frame, a file, a folder
-                of files that are its parts; or an opened `Store`. The labels hold the queries' texts, or their ids in
-                `queries`. A column `embedding` of either table is taken as it is, and texts are then optional.
+            queries: A table of the queries, if `source` is labels that name them by id.
+            corpus: A table of the documents, if `source` is labels that name them by id: a frame, a file, a folder of
+                its parts; or an opened `Store`.
             columns: Role -> name of the column, where names are unusual. Roles of pairs: query, document, title,
-                negative, score, split. Of BEIR data sets: id, text, title (corpus and queries), query_id, corpus_id,
-                score, split (qrels); id, text and embedding. Of tables given apart, `corpus.id` is the id of that table
-                alone, and so for `queries` and `labels`.
-            ignore_columns: Columns that mean nothing here, as if they were not there.
+                negative, score, split. Of queries and corpus: id, text, title, embedding. Of qrels and labels:
+                query_id, corpus_id, score, split. Of tables given apart, `corpus.id` is that of the corpus alone.
+            ignore_columns: Columns that mean nothing here.
             relevant_from: The least relevance that counts, above 0: with a lower one, a document is judged and not
                 relevant; from it on they are kept as they are. Queries that are left without a relevant document are
                 left out, with a note. If None, all above 0 count.
             seed: Seeds the hash that makes splits.
             split_by: What stays on one side where splits are cut: the duplicates of a query, or all queries of one
-                document; then the splits are cut once the queries are embedded, with paraphrases on one side as well.
+                document and their paraphrases; then the splits are cut once the queries are embedded.
             cut_into: The splits that queries are cut into where the data come without. `("train", "dev")` sets no test
                 split aside: 15 % are dev. `()` cuts nothing, to evaluate on all there is: queries that came without
                 splits are the split `all`, and no train split is needed.
 
         Raises:
             ValueError: Nothing is found at `source`; a column is missing; a split is empty or train is missing; a text,
-                an id or a score is none, or an id stands for two texts; a query has no relevant document in its split.
+                an id or a score is none, or stands for two; a query has no relevant document in its split.
 
         Example:
             >>> pairs = {
@@ -208,22 +208,13 @@ class RetrievalDataset:
             ...     "answer": ["Call sorted().", "Use bisect.", "Call list.sort()."],
             ...     "split": ["train", "dev", "test"],
             ... }
-            >>> dataset = RetrievalDataset.load(pd.DataFrame(pairs))
-            >>> dataset.splits, len(dataset.queries), len(dataset.corpus)
-            (['train', 'dev', 'test'], 3, 3)
-            >>> dataset.notes[-1]
-            "1 query text stands in both 'train' and 'test' (apart from case and spacing); kept in both."
+            >>> RetrievalDataset.load(pd.DataFrame(pairs)).splits
+            ['train', 'dev', 'test']
         """
         cut = Cut(tuple(cut_into), split_by, seed)
-        named, store = columns or {}, None
-        if queries is None and corpus is None:
-            tables = read_source(source)
-        else:
-            tables, named, store = read_parts(source, queries, corpus, named)
+        tables, named, store = read_parts(source, queries, corpus, columns or {})
         tables = without_columns(tables, ignore_columns)
-        rows = lay_out(tables, named, documents_are_stored=store is not None)
-        if relevant_from is not None:
-            rows = with_least_relevant(rows, relevant_from)
+        rows = with_least_relevant(lay_out(tables, named, documents_are_stored=store is not None), relevant_from)
         dataset = _assembled(rows, tables.name, cut, store)
         return dataset if split_by == "document" else dataset.with_cut()
 

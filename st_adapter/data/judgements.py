@@ -105,8 +105,10 @@ def resolved(qrels: pd.DataFrame, query_ids: Mapping[str, str], corpus_ids: Mapp
     return known_ids
 
 
-def with_least_relevant(rows: LaidOut, relevant_from: float) -> LaidOut:
+def with_least_relevant(rows: LaidOut, relevant_from: float | None) -> LaidOut:
     """The judgements with lower relevance as not relevant, without the queries that this leaves with none."""
+    if relevant_from is None:
+        return rows
     relevance = rows.qrels["relevance"]
     if not (math.isfinite(relevant_from) and relevant_from > 0):
         raise InputError(

@@ -55,7 +55,7 @@ class Documents:
 def read_parts(
     labels: DataSource, queries: DataSource | None, corpus: DataSource | Store | None, columns: Mapping[str, str]
 ) -> tuple[Tables, dict[str, str], Store | None]:
-    """Read what was given apart into one set of tables, in the BEIR form.
+    """Read what was given apart into one set of tables, in the BEIR form; one source alone is read as it is.
 
     Labels are rows of a document's id and of a query, as its text or as the id that it has in ``queries``. The column
     of document ids is found by its usual names, or else because its values are ids of the corpus.
@@ -73,6 +73,8 @@ def read_parts(
         ValueError: a part is missing, or labels and corpus have no ids in common.
     """
     tables = read_source(labels)
+    if queries is None and corpus is None:
+        return tables, dict(columns), None
     of_part = {part: {role: c for name, c in columns.items() for role in _role(name, part)} for part in _PARTS}
     rest = {name: column for name, column in columns.items() if "." not in name}
     rows = {split: _renamed(frame, of_part["labels"], "labels") for split, frame in tables.rows.items()}

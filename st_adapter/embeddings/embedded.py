@@ -190,7 +190,7 @@ class EmbeddedDataset:
         Example:
             >>> ids, vectors = [f"q{n}" for n in range(40)], torch.eye(40)
             >>> EmbeddedDataset.from_arrays(queries=(ids, vectors), corpus=(ids, vectors), qrels={i: [i] for i in ids})
-            EmbeddedDataset(40 queries, 40 documents, 40 dimensions, cosine; train 26, dev 5, test 9 queries)
+            EmbeddedDataset(40 queries, 40 documents, 40 dimensions, cosine; train 29, dev 5, test 6 queries)
         """
         tables = {"queries": table_of_arrays(*queries), "corpus": table_of_arrays(*corpus), "qrels": qrels}
         dataset = RetrievalDataset.load(tables, seed=seed, split_by=split_by)

@@ -80,7 +80,7 @@ def compare_vectors(
 
     Example:
         >>> from st_adapter.embeddings.encoder import SentenceTransformerEncoder
-        >>> encoder, texts = SentenceTransformerEncoder(model), ["red car", "blue house", "green book"]
+        >>> encoder, texts = SentenceTransformerEncoder(model), ["red car", "blue house", "green book", "a"]
         >>> compare_vectors(encoder, texts, encoder.encode_document(texts).numpy()).cause
         'same'
         >>> compare_vectors(encoder, texts, encoder.encode_document(texts[1:] + texts[:1]).numpy()).cause

@@ -177,8 +177,8 @@ class OpenAIEncoder(Encoder):
 
     def _refusal(self, error: APIStatusError, texts: list[str]) -> Exception:
         status = error.status_code
-        message = error.message.removeprefix(f"Error code: {status} - ")
-        said = f"{self.name} at {self._url} answered {status}: {self._shown(message)}"
+        body = error.body if isinstance(error.body, dict) else {}
+        said = f"{self.name} at {self._url} answered {status}: {self._shown(str(body.get('message', error.message)))}"
         if status in (401, 403):
             return ValueError(f"{said} Set the environment variable {_KEY} to a key that may use this model.")
         if status in (408, 409, 429) or status >= 500:

@@ -120,16 +120,13 @@ def test_not_a_byte_is_written(kind, tmp_path):
         )
         return {str(path.relative_to(tmp_path)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
-    fill = "import sys, numpy as np; from pathlib import Path; from build_stores import BUILDERS\n" + (
-        "vectors = np.load(sys.argv[2]); ids = [f'd{n}' for n in range(len(vectors))]\n"
-        "with BUILDERS[sys.argv[3]](Path(sys.argv[1]), ids, vectors, ids) as address: print(address)"
-    )
-    np.save(tmp_path.parent / f"{kind}.npy", VECTORS)
+    rows = tmp_path.parent / f"{kind}.npz"
+    np.savez(rows, ids=np.array(IDS), vectors=VECTORS, texts=np.array(TEXTS))
     path = os.pathsep.join([str(ROOT), str(ROOT / "scripts")])
     options = {"capture_output": True, "text": True, "check": True, "env": {**os.environ, "PYTHONPATH": path}}
-    arguments = [str(tmp_path), str(tmp_path.parent / f"{kind}.npy"), kind]
     # Each in a process of its own, so that nothing is written later.
-    made = subprocess.run([sys.executable, "-c", fill, *arguments], **options)
+    fill = [str(ROOT / "scripts" / "build_stores.py"), kind, str(rows), str(tmp_path)]
+    made = subprocess.run([sys.executable, *fill], **options)
     before = digests()
     subprocess.run([sys.executable, "-c", READ_ALL, made.stdout.split()[-1]], **options)
     assert before and digests() == before

@@ -1,0 +1,1 @@
+"""Elasticsearch and OpenSearch in memory, for tests: see server."""
