@@ -135,7 +135,7 @@ def test_not_a_byte_is_written(kind, tmp_path):
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        ("chrom:folder#docs", ValueError, r"There is no store 'chrom'. Choose from chroma, faiss"),
+        ("chrom:folder#docs", ValueError, r"There is no store 'chrom'. Choose from chroma, elasticsearch, faiss"),
         ("no address", ValueError, r"'no address' is no address of a vector store"),
         ("chroma:nowhere#docs", ValueError, r"no chroma.sqlite3 in it"),
         ("qdrant:nowhere#docs", ValueError, r"no meta.json in it"),
