@@ -135,7 +135,7 @@ def test_not_a_byte_is_written(kind, tmp_path):
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        ("chrom:folder#docs", ValueError, r"There is no store 'chrom'. Choose from chroma, faiss"),
+        ("chrom:folder#docs", ValueError, r"There is no store 'chrom'. Choose from chroma, elasticsearch, faiss"),
         ("no address", ValueError, r"'no address' is no address of a vector store"),
         ("chroma:nowhere#docs", ValueError, r"no chroma.sqlite3 in it"),
         ("qdrant:nowhere#docs", ValueError, r"no meta.json in it"),
@@ -185,6 +185,7 @@ def test_a_client_that_is_not_installed_is_named_with_its_extra(module, monkeypa
 
 def test_what_is_an_address():
     assert is_address("chroma:folder#docs") and is_address("postgresql://host/db#docs")
+    assert is_address("elasticsearch:http://host:9200#docs") and is_address("opensearch:https://host#docs")
     assert not any(map(is_address, ("corpus.parquet", "user/name", "folder:with:colons", "C:\\corpus.csv")))
 
 
