@@ -83,7 +83,7 @@ def compare_vectors(
         >>> encoder, texts = SentenceTransformerEncoder(model), ["red car", "blue house", "green book", "a"]
         >>> compare_vectors(encoder, texts, encoder.encode_document(texts).numpy()).cause
         'same'
-        >>> compare_vectors(encoder, texts, encoder.encode_document(texts[::-1]).numpy()).cause
+        >>> compare_vectors(encoder, texts, encoder.encode_document(texts[1:] + texts[:1]).numpy()).cause
         'order'
     """
     if len(texts) != len(vectors) or not len(texts):
