@@ -13,7 +13,6 @@ from st_adapter.stores.store import Address, Hits, Metric, Rows, Vectors, change
 # Neither server gives more for one request.
 MOST_HITS = 10_000
 _PAGE, _IDS_AT_ONCE = 256, 4096
-_DEFAULT_PORTS = {"http": 9200, "https": 443}
 # Fields whose values are cut into words, so that only a keyword in them finds a whole value.
 _CUT_INTO_WORDS = ("text", "match_only_text", "search_as_you_type")
 
@@ -223,16 +222,16 @@ class LuceneStore(ABC):
         )
 
     def _url(self, place: str) -> str:
-        """The server's URL with a port, which one of the clients wants."""
+        """The place, if it is the URL of a server and no secret is in it."""
         url = urlsplit(place)
-        if url.scheme not in _DEFAULT_PORTS or not url.hostname:
+        if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError(f"{self._server} is no server. Give its URL, like http://localhost:9200.")
         if "@" in url.netloc:
             raise ValueError(
                 f"{self._server} names a user, but user, password and key are taken from the environment alone. Leave "
                 "out what stands before the @."
             )
-        return place if url.port else url._replace(netloc=f"{url.netloc}:{_DEFAULT_PORTS[url.scheme]}").geturl()
+        return place
 
 
 def _leaves(properties: Mapping[str, Any], above: str = "") -> dict[str, Any]:

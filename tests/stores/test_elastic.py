@@ -11,7 +11,7 @@ import torch
 from lucene_double.server import LuceneServer
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.store_corpus import StoreCorpus
-from st_adapter.stores import is_address, open_store
+from st_adapter.stores import open_store
 
 N, DIM = 150, 8
 IDS = [f"d{number}" for number in range(N)]
@@ -45,7 +45,8 @@ SERVERS = {
 def index(field, vectors=VECTORS, **settings):
     keyword = {"type": "text", "fields": {"keyword": {"type": "keyword", "ignore_above": 256}}}
     parts = {"properties": {"source_id": keyword, "number": {"type": "long"}, "words": {"type": "text"}}}
-    properties = {"vector": field, "text": {"type": "text"}, "metadata": parts}
+    nested = {"type": "nested", "properties": {"vector": field}}
+    properties = {"vector": field, "text": {"type": "text"}, "metadata": parts, "parts": nested}
     documents = {
         one: {
             "vector": vector.tolist(),
@@ -106,11 +107,12 @@ def test_everything_comes_back_once(store, server):
     assert server.num_open == 0, "what was opened for reading is closed"
 
 
-def test_some_come_in_the_order_asked_for(store):
+def test_some_come_in_the_order_asked_for(store, monkeypatch):
     rows = store.fetch(["d7", "d3", "d149", "d7"])
     assert rows.ids == ["d7", "d3", "d149", "d7"]
     np.testing.assert_allclose(rows.vectors, VECTORS[[7, 3, 149, 7]], atol=1e-6)
-    assert store.fetch(IDS * 3).ids == IDS * 3, "more than one request fetches"
+    monkeypatch.setattr("st_adapter.stores.lucene._PAGE", 64)
+    assert store.fetch(IDS * 2).ids == IDS * 2, "more than one request fetches"
 
 
 def test_ids_that_are_not_there_are_counted_and_named(store):
@@ -143,6 +145,7 @@ MEASURES = [
     ("elasticsearch", {}, {}, "cosine"),
     ("opensearch", {"method": {"space_type": "innerproduct"}}, {}, "dot"),
     ("opensearch", {"space_type": "l2"}, {}, "euclidean"),
+    ("opensearch", {"space_type": "cosinesimil"}, {}, "cosine"),
     ("opensearch", {}, {}, "euclidean"),
     ("opensearch", {"method": {"name": "hnsw"}}, {"index.knn.space_type": "cosinesimil"}, "cosine"),
 ]
@@ -230,6 +233,15 @@ def test_vectors_that_are_rounded_or_cannot_be_searched(elastic, opensearch, ser
     server.indices["docs"] = index(server.field | (elastic if server.kind == "elasticsearch" else opensearch))
     with pytest.raises(ValueError, match=r"has no searchable field of float vectors 'embedding', only \[\]"):
         open_store(server.address)
+
+
+def test_a_measure_that_no_model_has(running):
+    server = running(*SERVERS["opensearch"][:3])
+    server.indices["docs"] = index({"type": "knn_vector", "dimension": DIM, "space_type": "l1"})
+    store = open_store(f"opensearch:{server.url}#docs")
+    with pytest.raises(ValueError, match="compares by l1, but an adapter needs cosinesimil, innerproduct, l2"):
+        assert store.metric
+    store.close()
 
 
 def test_indices_that_are_not_there(server):
@@ -346,7 +358,3 @@ def test_places_that_lead_nowhere(kind, module, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"pip install 'st-adapter\[{kind}\]'"):
         open_store(f"{kind}:{tmp_path}#docs")
-
-
-def test_what_is_an_address():
-    assert is_address("elasticsearch:http://localhost:9200#docs") and is_address("opensearch:https://host#docs")

@@ -185,6 +185,7 @@ def test_a_client_that_is_not_installed_is_named_with_its_extra(module, monkeypa
 
 def test_what_is_an_address():
     assert is_address("chroma:folder#docs") and is_address("postgresql://host/db#docs")
+    assert is_address("elasticsearch:http://host:9200#docs") and is_address("opensearch:https://host#docs")
     assert not any(map(is_address, ("corpus.parquet", "user/name", "folder:with:colons", "C:\\corpus.csv")))
 
 
