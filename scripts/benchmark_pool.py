@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from st_adapter.fitting.auto import FitResult, fit_labelled
 from st_adapter.fitting.folds import labelled_split, unseen_share
 from st_adapter.fitting.pool import pooled
 from st_adapter.saving.record import installed_versions
+from st_adapter.words import fraction, signed
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_pool.json"
 _SHARE = 0.2
@@ -67,6 +68,36 @@ def main() -> None:
             "growth": growth,
         },
     )
+
+
+def markdown_table(results: Mapping[str, Any]) -> str:
+    """The result file as the documentation shows it."""
+    lines = [
+        "| data set | documents | in the pool | base | fit on all | fit on the pool | gain, cross-fitted: all | pool |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, found in results["data_sets"].items():
+        whole, part = found["whole"], found["pool"]
+        gains = [
+            f"{signed(each['cross_fitted_gain'])} [{', '.join(signed(end) for end in each['interval'])}]"
+            for each in (whole, part)
+        ]
+        figures = " | ".join(fraction(value) for value in (found["base"], whole["test"], part["test"]))
+        lines.append(
+            f"| {name} | {found['num_documents']:,} | {found['num_pooled']:,} | {figures} | {' | '.join(gains)} |"
+        )
+    small, large = results["growth"][0], results["growth"][-1]
+    search = "choosing documents"
+    fitting = [each["seconds"] - each["seconds_by_step"].get(search, 0.0) for each in (small, large)]
+    lines += [
+        "",
+        "Test nDCG@10 on the whole corpus, all-MiniLM-L6-v2, seed 0.",
+        "",
+        f"{small['data']} with random documents beside its own, {small['num_documents']:,} and "
+        f"{large['num_documents']:,} in all: without the search that chooses the documents, the fit took "
+        f"{fitting[1] / fitting[0]:.2f} times as long, with it {large['seconds'] / small['seconds']:.2f} times.",
+    ]
+    return "\n".join(lines)
 
 
 def _fitted(labelled: EmbeddedSplit, embedded: EmbeddedDataset) -> FitResult:

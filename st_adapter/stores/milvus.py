@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,8 @@ from st_adapter.stores.store import (
 
 _METRICS: dict[str, Metric] = {"COSINE": "cosine", "IP": "dot", "L2": "euclidean"}
 _PAGE = 1024
+# The server inside Milvus Lite turns away clients while another one of the process has been idle ("too many pings").
+_OPENINGS = 4
 
 
 class MilvusStore:
@@ -40,18 +43,23 @@ class MilvusStore:
         # A client of a file that is not there would make one.
         if not remote and not Path(address.place).exists():
             raise ValueError(f"milvus:{address.place} is no file. Name the .db file of Milvus Lite, or a server's URL.")
+        token = os.environ.get("MILVUS_TOKEN", "") if remote else ""
+        for left in reversed(range(1 if remote else _OPENINGS)):
+            try:
+                self._client = MilvusClient(address.place, token=token)
+                names = list(self._client.list_collections())
+                break
+            except MilvusException as error:
+                if not left:
+                    raise unreachable(address, error) from error
+                time.sleep(1)
         try:
-            self._client = MilvusClient(address.place, token=os.environ.get("MILVUS_TOKEN", "") if remote else "")
-        except MilvusException as error:
-            raise unreachable(address, error) from error
-        try:
-            self._look_at(address, DataType, remote)
+            self._look_at(address, names, DataType, remote)
         except BaseException:
             self._client.close()
             raise
 
-    def _look_at(self, address: Address, types: Any, remote: bool) -> None:
-        names = list(self._client.list_collections())
+    def _look_at(self, address: Address, names: list[str], types: Any, remote: bool) -> None:
         if self._name not in names:
             raise lacks(address.shown_place, "collection", self._name, names)
         if not remote:
