@@ -128,7 +128,7 @@ def _trained(folder: Path, name: str, where: list[str], cache: Path | None = Non
         "adapted": compared["adapted"],
         "num_embedded": sum(_num_rows(path) for path in cache.rglob("*.arrow")) if own else None,
         "fit_seconds": results["seconds"]["fitting"],
-        "notes": [note for note in results["data"]["notes"] if "vectors" in note],
+        "comparison": [note for note in results["data"]["notes"] if note.startswith("Documents: ")],
     }
 
 
