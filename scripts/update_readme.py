@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 import benchmark_index
 import benchmark_label_curve
+import benchmark_pool
 import benchmark_quality
+import check_stores
 import check_versions
 import measure_house
 import readme_example
@@ -227,6 +229,8 @@ PAGES: dict[str, dict[str, Part]] = {
         "check_versions": Part(check_versions.markdown_table, ("check_versions",)),
         "damage": Part(damage_table, ("fuzz_repository", "check_strangers", "kill_saving")),
         "identity": Part(identity_table, ("check_identity",)),
+        "stores": Part(check_stores.markdown_table, ("check_stores",)),
+        "pool": Part(benchmark_pool.markdown_table, ("benchmark_pool",)),
         "house": Part(measure_house.markdown_table, ("measure_house",)),
     },
 }
