@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 from benchmark_quality import ROOT, git_commit, write_results
 from build_stores import BUILDERS
 from huggingface_hub.constants import HF_HOME
@@ -55,7 +56,7 @@ def main() -> None:
         model.save_pretrained(str(folder / "base"))
         dataset = RetrievalDataset.load(str(arguments.data))
         embedded = embed(model, dataset)
-        vectors = embedded.corpus.rows(_all(len(embedded.corpus))).numpy()
+        vectors = embedded.corpus.rows(torch.arange(len(embedded.corpus))).numpy()
         ids, texts = list(embedded.corpus.ids), list(dataset.corpus["text"])
         _write_tables(dataset, folder)
         # What the first lines embedded need not be embedded again.
@@ -99,12 +100,6 @@ def markdown_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _all(number: int) -> Any:
-    import torch
-
-    return torch.arange(number)
-
-
 def _write_tables(dataset: RetrievalDataset, folder: Path) -> None:
     """Labels by id and queries, as somebody has them whose documents lie in a database."""
     labels = [rows.to_pandas().assign(split=split) for split, rows in dataset.qrels.items()]
@@ -135,10 +130,7 @@ def _trained(folder: Path, name: str, where: list[str], cache: Path | None = Non
 def _num_rows(path: Path) -> int:
     """Texts in a file of the cache."""
     with pa.memory_map(str(path)) as source:
-        try:
-            return int(pa.ipc.open_file(source).read_all().num_rows)
-        except pa.ArrowInvalid:
-            return int(pa.ipc.open_stream(source).read_all().num_rows)
+        return int(pa.ipc.open_stream(source).read_all().num_rows)
 
 
 def _checked(

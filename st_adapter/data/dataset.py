@@ -46,9 +46,8 @@ from st_adapter.data.parts import read_parts
 from st_adapter.data.sources import DataSource
 from st_adapter.data.splits import UNCUT, Cut, cut_rows, in_order, named_splits
 from st_adapter.data.tables import NO_SPLIT
-from st_adapter.data.vectors import Vectors
 from st_adapter.errors import InputError, printable, without_secrets
-from st_adapter.stores.store import Store
+from st_adapter.stores.store import Store, Vectors
 from st_adapter.words import counted, documents_searched
 
 _STRING = datasets.Value("string")

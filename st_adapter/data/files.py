@@ -88,12 +88,20 @@ def read_data_files(folder: Path) -> Tables:
     return _read_pair_folder(folder, files)
 
 
+def readable_files(folder: Path) -> list[Path]:
+    """The files of a folder that can be read as tables, by name."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and format_of(path) is not None and not is_list_of_ids(path)
+    ]
+
+
 def _data_files(folder: Path) -> dict[str, list[Path]]:
     """Find the readable files of a folder by stem; numbered shards of a table (`x-00000-of-00002`) share one."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and format_of(path) is not None and not is_list_of_ids(path):
-            found.setdefault(re.sub(r"-\d{5}-of-\d{5}$", "", path.name.split(".")[0]), []).append(path)
+    for path in readable_files(folder):
+        found.setdefault(re.sub(r"-\d{5}-of-\d{5}$", "", path.name.split(".")[0]), []).append(path)
     return found
 
 

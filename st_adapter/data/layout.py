@@ -31,7 +31,8 @@ from st_adapter.data.columns import (
 )
 from st_adapter.data.labels import all_relevant_note, refuse_unused_labels
 from st_adapter.data.tables import Tables
-from st_adapter.data.vectors import Vectors, as_vectors
+from st_adapter.data.vectors import as_vectors
+from st_adapter.stores.store import Vectors
 from st_adapter.words import counted
 
 

@@ -13,15 +13,15 @@ import pandas as pd
 
 from st_adapter.data.cells import as_ids, is_missing, laid_out
 from st_adapter.data.columns import CORPUS_COLUMNS, PAIR_COLUMNS, QRELS_COLUMNS, find_columns
-from st_adapter.data.files import format_of, read_file
+from st_adapter.data.files import read_file, readable_files
 from st_adapter.data.sources import DataSource, read_source
-from st_adapter.data.tables import NO_SPLIT, Tables
-from st_adapter.data.vectors import is_list_of_ids
+from st_adapter.data.tables import Tables
 from st_adapter.errors import InputError
 from st_adapter.stores.store import Store
 from st_adapter.words import counted, listed
 
 _PARTS = ("labels", "queries", "corpus")
+_DOCUMENT = {"corpus_id": QRELS_COLUMNS["corpus_id"]}
 _QUERY = {"query_id": QRELS_COLUMNS["query_id"], "query": PAIR_COLUMNS["query"]}
 # Labels by which the column of documents is found, and ids that a store is asked for.
 _LOOKED_AT, _ASKED_FOR = 100, 5
@@ -34,10 +34,12 @@ class Documents:
     Attributes:
         frame: a table of documents; empty if they lie in a store.
         store: where they lie, if that is no table.
+        id_column: of the table, as named by the user.
     """
 
     frame: pd.DataFrame
     store: Store | None = None
+    id_column: str | None = None
 
     def share_known(self, ids: Sequence[str]) -> float:
         """How many of some ids are there, 0-1; of a store a few are asked for."""
@@ -48,7 +50,8 @@ class Documents:
 
     @cached_property
     def _ids(self) -> set[str]:
-        columns = find_columns(self.frame, {"id": CORPUS_COLUMNS["id"]}, {}, " in corpus")
+        named = {} if self.id_column is None else {"id": self.id_column}
+        columns = find_columns(self.frame, {"id": CORPUS_COLUMNS["id"]}, named, " in corpus")
         return set(as_ids(self.frame[columns["id"][0]], "corpus"))
 
 
@@ -82,6 +85,8 @@ def read_parts(
     if queries is not None:
         texts["queries"] = _renamed(read_table(queries), of_part["queries"], "queries")
     documents = _documents(corpus, texts, of_part["corpus"])
+    if rest.get("id") in documents.frame.columns:
+        documents = replace(documents, id_column=rest["id"])
     if not tables.texts:
         rows = {split: _with_corpus_ids(frame, documents, rest) for split, frame in rows.items()}
     if "queries" not in texts:
@@ -105,24 +110,12 @@ def read_table(source: DataSource) -> pd.DataFrame:
     Raises:
         ValueError: there is none, or there are several.
     """
-    if isinstance(source, (str, os.PathLike)):
-        folder = Path(source).expanduser()
-        parts = sorted(folder.iterdir()) if folder.is_dir() else []
-        parts = [part for part in parts if format_of(part) is not None and not is_list_of_ids(part)]
-        if parts:
-            return pd.concat([read_table_file(part) for part in parts], ignore_index=True)
-    tables = read_source(source)
-    if tables.texts:
+    folder = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else None
+    parts = readable_files(folder) if folder is not None and folder.is_dir() else []
+    tables = [read_file(part) for part in parts] or [read_source(source)]
+    if any(each.texts for each in tables):
         raise ValueError("Queries with a corpus and judgements were given where one table is expected. Give the table.")
-    return pd.concat(tables.rows.values(), ignore_index=True)
-
-
-def read_table_file(path: Path) -> pd.DataFrame:
-    """The rows of one file."""
-    tables = read_file(path)
-    if tables.texts:
-        raise ValueError(f"{str(path)!r} holds a whole data set where one table is expected. Give the table.")
-    return tables.rows[NO_SPLIT]
+    return pd.concat([frame for each in tables for frame in each.rows.values()], ignore_index=True)
 
 
 def _role(name: str, part: str) -> list[str]:
@@ -170,18 +163,13 @@ def _documents(
 
 def _with_corpus_ids(frame: pd.DataFrame, documents: Documents, columns: Mapping[str, str]) -> pd.DataFrame:
     """Labels with a row per document, whose id stands under its usual name."""
-    column = columns.get("corpus_id") or _usual(frame, "corpus_id", QRELS_COLUMNS)
-    if column is None:
-        column = _by_content(frame, documents)
+    named = {"corpus_id": columns["corpus_id"]} if "corpus_id" in columns else {}
+    found = find_columns(frame, _DOCUMENT, named, " in labels", optional=("corpus_id",))
+    column = found["corpus_id"][0] if found else _by_content(frame, documents)
     frame = frame.copy()
     frame[column] = pd.Series([laid_out(cell) for cell in frame[column]], index=frame.index, dtype=object)
     frame = frame.explode(column, ignore_index=True)
-    return frame if columns.get("corpus_id") else frame.rename(columns={column: "corpus_id"})
-
-
-def _usual(frame: pd.DataFrame, role: str, usual: Mapping[str, Sequence[str]]) -> str | None:
-    by_name = {str(column).strip().casefold().replace(" ", "_").replace("-", "_"): column for column in frame.columns}
-    return next((str(by_name[name]) for name in usual[role] if name in by_name), None)
+    return frame if named else frame.rename(columns={column: "corpus_id"})
 
 
 def _by_content(frame: pd.DataFrame, documents: Documents) -> str:

@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from st_adapter.data.cells import is_missing
+from st_adapter.stores.store import Vectors
 from st_adapter.words import counted, first_three, listed
-
-Vectors = NDArray[np.float32]
 
 NUMPY_FORMATS = (".npy", ".npz")
 _IDS, _TEXTS, _EMBEDDINGS = ("ids", "id"), ("texts", "text"), ("embeddings", "embedding", "vectors", "vector")

@@ -138,6 +138,11 @@ class MemoryCorpus:
         return replace(self, embeddings=self.embeddings.to(device), stands_for=weights)
 
 
+def comparable(vectors: Tensor, similarity: Similarity) -> Tensor:
+    """Vectors (n, D) whose dot product with others of their kind is the similarity."""
+    return torch.nn.functional.normalize(vectors) if similarity == "cosine" else vectors
+
+
 def _times_written(embeddings: Tensor) -> int:
     """PyTorch counts writes into a tensor, but not those through NumPy, nor into tensors of inference mode."""
     return 0 if embeddings.is_inference() else embeddings._version

@@ -14,7 +14,7 @@ from st_adapter.choices import SplitBy
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.data.vectors import table_of_arrays
-from st_adapter.embeddings.corpus import Corpus, MemoryCorpus, Similarity, check_vectors
+from st_adapter.embeddings.corpus import Corpus, MemoryCorpus, Similarity, check_vectors, comparable
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.embeddings.own_copies import OwnCopies, copies_of, same_id_and_vector
@@ -106,7 +106,7 @@ class EmbeddedSplit:
 
     def comparable(self, query_embeddings: Tensor) -> Tensor:
         """Query vectors (n, D) whose dot product with a document is the similarity."""
-        return torch.nn.functional.normalize(query_embeddings) if self.similarity == "cosine" else query_embeddings
+        return comparable(query_embeddings, self.similarity)
 
     @property
     def similarity(self) -> Similarity:

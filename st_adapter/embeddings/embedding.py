@@ -18,11 +18,10 @@ from tqdm.auto import tqdm
 from st_adapter.choices import Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
-from st_adapter.data.vectors import Vectors
 from st_adapter.embeddings.cache import VectorCache
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, index_qrels
-from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, encode
+from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, encode, is_encoder
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.embeddings.own_copies import OwnCopies, copies_in_store
@@ -31,6 +30,7 @@ from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.embeddings.tolerance import is_normalized
 from st_adapter.errors import InputError
 from st_adapter.storage.writing import check_writable
+from st_adapter.stores.store import Vectors
 
 # A killed run loses at most the texts of one unfinished shard.
 _SHARD_TEXTS = 2048
@@ -162,8 +162,7 @@ class _Embedding:
 
 def as_encoder(model: SentenceTransformer | Encoder, batch_size: int = 32, precision: Precision = "fp32") -> Encoder:
     """A model with the way it is run; an encoder as it is."""
-    # What is no encoder at all is refused by what is made for models.
-    if isinstance(model, SentenceTransformer) or not hasattr(type(model), "cache_key"):
+    if not is_encoder(model):
         return SentenceTransformerEncoder(model, batch_size=batch_size, precision=precision)
     if (batch_size, precision) != (32, "fp32"):
         raise ValueError(

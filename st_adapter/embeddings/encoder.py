@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -111,6 +111,11 @@ class Encoder(Protocol):
     def are_cut(self, texts: Sequence[str], role: Role) -> list[bool] | None:
         """Which texts are longer than what is read of them; None if all are read to the end, or if nothing tells."""
         return None
+
+
+def is_encoder(model: SentenceTransformer | Encoder) -> TypeGuard[Encoder]:
+    """Whether something is an ``Encoder``; all else is taken for a model, and refused by what is made for models."""
+    return not isinstance(model, SentenceTransformer) and hasattr(type(model), "cache_key")
 
 
 class SentenceTransformerEncoder(Encoder):

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.vectors import Vectors
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.embedding import as_encoder
@@ -20,6 +19,7 @@ from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, e
 from st_adapter.embeddings.roles import Role, prompt_of
 from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.errors import InputError
+from st_adapter.stores.store import Vectors
 from st_adapter.words import counted
 
 Cause = Literal["same", "rounded", "scaled", "truncated", "prompt", "order", "length", "texts", "other model"]
@@ -113,10 +113,8 @@ def compare_index(corpus: StoreCorpus, encoder: Encoder, num: int = _SAMPLE, see
     """
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(corpus), generator=generator)[:num]
-    texts = corpus.texts(rows)
-    if texts is None:
-        return None
-    # A store that keeps a text for some documents only.
+    texts = corpus.texts(rows) or []
+    # A store may keep a text for some documents only.
     there = [place for place, text in enumerate(texts) if text.strip()]
     if not there:
         return None
@@ -144,17 +142,16 @@ def checked_given(
         InputError: the vectors are not the model's.
     """
     encoder, notes = as_encoder(model), []
-    given: tuple[tuple[Role, Vectors | None, list[str] | None], ...] = (
-        ("document", dataset.corpus_embeddings, dataset.document_texts),
-        ("query", dataset.query_embeddings, dataset.query_texts),
-    )
     found: dict[str, IndexComparison | None] = {}
     if isinstance(embedded.corpus, StoreCorpus):
         found["documents"] = compare_index(embedded.corpus, encoder)
-    for role, vectors, texts in given:
-        if vectors is not None:
-            name = "queries" if role == "query" else "documents"
-            found[name] = None if texts is None else _compared_sample(encoder, role, texts, vectors)
+    vectors, texts = dataset.corpus_embeddings, dataset.document_texts
+    if vectors is not None:
+        found["documents"] = _compared_sample(encoder, "document", texts, vectors, embedded.corpus)
+    vectors, texts = dataset.query_embeddings, dataset.query_texts
+    if vectors is not None:
+        queries = MemoryCorpus(embedded.query_ids, embedded.query_embeddings, encoder.similarity)
+        found["queries"] = _compared_sample(encoder, "query", texts, vectors, queries)
     for name, comparison in found.items():
         if comparison is None:
             notes.append(f"The vectors of the {name} have no texts, so it was not checked that they are this model's.")
@@ -169,9 +166,12 @@ def checked_given(
     return replace(dataset, notes=(*dataset.notes, *notes)) if notes else dataset
 
 
-def _compared_sample(encoder: Encoder, role: Role, texts: Sequence[str], vectors: Vectors) -> IndexComparison:
+def _compared_sample(
+    encoder: Encoder, role: Role, texts: Sequence[str] | None, vectors: Vectors, among: Corpus
+) -> IndexComparison | None:
+    if texts is None:
+        return None
     rows = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:_SAMPLE].tolist()
-    among = MemoryCorpus([str(row) for row in range(len(vectors))], torch.from_numpy(vectors), encoder.similarity)
     return compare_vectors(encoder, [texts[row] for row in rows], vectors[rows], role, among)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from st_adapter.data.cutting import text_key
-from st_adapter.embeddings.corpus import Corpus
+from st_adapter.embeddings.corpus import Corpus, comparable
 from st_adapter.embeddings.store_corpus import StoreCorpus
 
 # Batches of other sizes shift a vector; a cosine this near to 1 is the same text, whatever the precision.
@@ -55,10 +55,7 @@ def copies_in_store(query_texts: Sequence[str] | None, query_embeddings: Tensor,
 
     By the text apart from case, width and spacing, or, where there are none, by the vector.
     """
-    queries = query_embeddings
-    if corpus.similarity == "cosine":
-        queries = torch.nn.functional.normalize(queries)
-    indices = corpus.search(queries, _FIRST_HITS).indices
+    indices = corpus.search(comparable(query_embeddings, corpus.similarity), _FIRST_HITS).indices
     query_index = torch.arange(len(indices), device=indices.device).unsqueeze(1).expand_as(indices)
     there = indices >= 0
     pairs = OwnCopies(query_index[there], indices[there])

@@ -9,17 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from st_adapter.embeddings.corpus import Corpus, Similarity, check_vectors
+from st_adapter.embeddings.corpus import Corpus, Similarity, check_vectors, comparable
 from st_adapter.embeddings.search import TopK
 from st_adapter.embeddings.tolerance import is_normalized
-from st_adapter.stores.store import Metric, MissingDocuments, Rows, Store, Vectors
+from st_adapter.stores.store import MissingDocuments, Rows, Store, Vectors
 
 _IDS_AT_ONCE = 1024
 _QUERIES_AT_ONCE = 256
 # Documents whose lengths say whether a store that compares in another way ranks alike.
 _LOOKED_AT = 256
-# Metrics that rank as a similarity does, whatever the lengths of the vectors.
-_SAME: dict[Similarity, Metric] = {"cosine": "cosine", "dot": "dot"}
 
 
 class StoreCorpus(Corpus):
@@ -101,8 +99,7 @@ class StoreCorpus(Corpus):
 
     def rows(self, index: Tensor) -> Tensor:
         """The vectors (n, D) of (n,) int64 rows, of unit length if the similarity is the cosine."""
-        vectors = torch.from_numpy(self.stored(index)).to(index.device)
-        return torch.nn.functional.normalize(vectors) if self._similarity == "cosine" else vectors
+        return comparable(torch.from_numpy(self.stored(index)).to(index.device), self._similarity)
 
     def search(self, query_embeddings: Tensor, k: int) -> TopK:
         """The k best documents of each of (Q, D) queries, as the store finds them; -1 where it finds fewer."""
@@ -128,7 +125,7 @@ class StoreCorpus(Corpus):
     def _check_metric(self) -> None:
         """Other measures rank alike where all vectors have unit length."""
         metric = self.store.metric
-        if metric == _SAME[self._similarity]:
+        if metric == self._similarity:
             return
         number = min(_LOOKED_AT, len(self))
         rows = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:number]

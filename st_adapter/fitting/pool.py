@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -61,9 +60,8 @@ def pooled(split: EmbeddedSplit, seed: int = 0, depth: int = _DEPTH, sample: int
 
 
 def _in_memory(corpus: Corpus, documents: Tensor, weights: Tensor) -> MemoryCorpus:
-    ids: Sequence[str] = corpus.ids
-    chosen = [ids[row] for row in documents.tolist()]
-    return MemoryCorpus(chosen, corpus.rows(documents), corpus.similarity, weights)
+    ids = [corpus.ids[row] for row in documents.tolist()]
+    return MemoryCorpus(ids, corpus.rows(documents), corpus.similarity, weights)
 
 
 def _kept(copies: OwnCopies, documents: Tensor) -> OwnCopies:

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder
+from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, is_encoder
 from st_adapter.embeddings.roles import Role, encode_as
 from st_adapter.errors import InputError
 from st_adapter.saving.alone import check_adapter_target, push_adapter, save_adapter
@@ -229,6 +229,4 @@ def base_of(model: SentenceTransformer | Encoder, base_model: str | Path | None 
     """
     if isinstance(model, SentenceTransformerEncoder):
         return ModelBase(model.model, base_model, model)
-    if isinstance(model, SentenceTransformer) or not hasattr(type(model), "cache_key"):
-        return ModelBase(model, base_model)
-    return EncoderBase(model)
+    return EncoderBase(model) if is_encoder(model) else ModelBase(model, base_model)

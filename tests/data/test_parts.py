@@ -60,6 +60,13 @@ def test_the_tables_may_call_their_columns_differently():
     assert pairs_of(loaded(labels, corpus, columns=columns)) == pairs_of(loaded())
 
 
+def test_one_mapping_of_ids_serves_where_the_column_of_documents_is_found_by_content():
+    labels, corpus = LABELS.rename(columns={"chunk_id": "abschnitt"}), CORPUS.rename(columns={"id": "nummer"})
+    assert pairs_of(loaded(labels, corpus, columns={"id": "nummer"})) == pairs_of(loaded())
+    with pytest.raises(InputError, match=r"No corpus_id column was found in labels.*looked for 'nowhere'"):
+        loaded(columns={"corpus_id": "nowhere"})
+
+
 def test_queries_may_lie_apart_too():
     queries = pd.DataFrame({"qid": range(N), "question": LABELS["query"]})
     labels = pd.DataFrame({"query_id": range(N), "doc_id": IDS, "score": 2})
