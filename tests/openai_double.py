@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import socket
 import threading
 import time
 from collections import Counter, deque
 from typing import Any
 
 import numpy as np
-import uvicorn
 from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
+
+from served import Served
 
 DIMENSION = 24
 MODEL = "acme/letters"
@@ -37,7 +37,7 @@ def vector(text: str, dimension: int = DIMENSION) -> NDArray[np.float32]:
     return np.asarray(cut / np.linalg.norm(cut), dtype=np.float32)
 
 
-class OpenAIServer:
+class OpenAIServer(Served):
     """The server, in a thread, on a free port of the loopback device.
 
     Attributes:
@@ -64,22 +64,10 @@ class OpenAIServer:
         self.hold_after: int | None = None
         self.held, self.left = threading.Event(), threading.Event()
 
-    def __enter__(self) -> OpenAIServer:
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        settings: dict[str, Any] = {"loop": "asyncio", "http": "h11", "ws": "none", "lifespan": "off"}
-        self._server = uvicorn.Server(uvicorn.Config(self, log_config=None, access_log=False, **settings))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.005)
+    def __enter__(self) -> Any:
+        super().__enter__()
+        self.url += "/v1"
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

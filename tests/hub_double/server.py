@@ -11,9 +11,6 @@ import base64
 import hashlib
 import json
 import re
-import socket
-import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs, unquote
 
-import uvicorn
 import yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from starlette.requests import Request
@@ -41,6 +37,7 @@ from hub_double.store import (
     folder_ids,
     has_lfs_name,
 )
+from served import Served
 
 ALICE = "hf_alicewritesalicewritesalicewrites"
 ALICE_READS = "hf_alicereadsalicereadsalicereads"
@@ -90,7 +87,7 @@ def _route(methods: str, pattern: str) -> Callable[[Callable[..., Any]], Callabl
     return register
 
 
-class HubServer:
+class HubServer(Served):
     """The server, in a thread, on a free port of the loopback device.
 
     Attributes:
@@ -115,26 +112,6 @@ class HubServer:
         self.requests: list[Observed] = []
         self.lfs_uploads: list[str] = []
         self.pushes: list[Pushed] = []
-
-    def __enter__(self) -> HubServer:
-        listener = socket.create_server(("127.0.0.1", 0))
-        # Connections inherit it; without it, each body waits 40 ms until the client has confirmed the headers.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        # h11: this implementation alone lets a connection be dropped (see _drop).
-        settings = {"loop": "asyncio", "http": "h11", "ws": "none", "lifespan": "off"}
-        self._server = uvicorn.Server(uvicorn.Config(self, log_config=None, access_log=False, **settings))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            if not self._thread.is_alive():
-                raise RuntimeError("The test server did not start.")
-            time.sleep(0.005)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join()
 
     def files(self, repo_id: str, revision: str = "main", *, repo_type: str = "models") -> dict[str, bytes]:
         """What the repository holds at a revision: path -> content."""

@@ -10,13 +10,9 @@ import base64
 import fnmatch
 import itertools
 import json
-import socket
-import threading
-import time
 from typing import Any
 
 import numpy as np
-import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -33,11 +29,12 @@ from lucene_double.documents import (
     shown,
     value_of,
 )
+from served import Served
 
 _MOST_HITS = 10_000
 
 
-class LuceneServer:
+class LuceneServer(Served):
     """The server, in a thread, on a free port of the loopback device.
 
     Attributes:
@@ -62,23 +59,6 @@ class LuceneServer:
         self.failing_shards = 0
         self._open: dict[str, Json] = {}  # points in time and scrolls: the documents they saw, and where they are
         self._numbers = itertools.count()
-
-    def __enter__(self) -> LuceneServer:
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        settings: Json = {"loop": "asyncio", "http": "h11", "ws": "none", "lifespan": "off"}
-        self._server = uvicorn.Server(uvicorn.Config(self, log_config=None, access_log=False, **settings))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.005)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join()
 
     @property
     def num_open(self) -> int:
