@@ -42,8 +42,8 @@ from st_adapter import EmbeddedDataset, QueryAdapter, RetrievalDataset, embed  #
 from st_adapter.fitting import portfolio  # noqa: E402
 
 pytest.register_assert_rewrite("problems")
-# No test asserts a time; in CI the same examples are tried every time.
-settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
+# No test asserts a time. The same examples are tried every time; `--hypothesis-profile=default` draws new ones.
+settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
 
 

@@ -6,13 +6,14 @@ import json
 import os
 import random
 import shutil
+import warnings
 from pathlib import Path
 
 import fuzz_repository
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
@@ -373,6 +374,7 @@ def test_what_the_libraries_cannot_open_is_one_clear_error(saved: Path) -> None:
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
+@example(seed=303888)
 def test_damaged_files_pass_the_checks_or_are_one_clear_error(
     seed: int, saved_once: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -381,7 +383,10 @@ def test_damaged_files_pass_the_checks_or_are_one_clear_error(
     shutil.copytree(saved_once, folder)
     _, _, must_be_noticed = fuzz_repository.mutate(folder, random.Random(seed))
     try:
-        check_saved(folder)
+        with warnings.catch_warnings():
+            # A forged record may look like one of a newer version, which is not an error.
+            warnings.filterwarnings("ignore", "(?s).* as a newer st-adapter may do", UserWarning)
+            check_saved(folder)
     except ValueError as error:
         assert str(error)
     else:
