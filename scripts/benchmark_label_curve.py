@@ -1,10 +1,10 @@
-"""How many labelled queries are enough: test nDCG@10 of `auto` with 25, 50, 100, 200, 400 and all of them.
+"""How many labelled queries are enough: test nDCG@10 of `auto` with 0, 25, 50, 100, 200, 400 and all of them.
 
 Labelled queries are drawn at random from train and dev, each keeping its share, several times; with all of them only
-the seed differs. Corpus and test stay whole. Writes scripts/results/label_curve.json after every size and prints a
-table.
+the seed differs. Corpus and test stay whole. With 0 labels, what pseudo-queries give is taken untested. Writes
+scripts/results/label_curve.json after every size and prints a table.
 
-    python scripts/benchmark_label_curve.py                 # scifact and feedbackqa of ../shared/data
+    python scripts/benchmark_label_curve.py                 # ../shared/data/* if there, and the demo's data
     python scripts/benchmark_label_curve.py --data DIR DIR  # folders with corpus, queries and qrels
 """
 
@@ -20,10 +20,12 @@ from benchmark_quality import (
     FITTED_ON,
     METRIC,
     ROOT,
-    SHARED_DATA,
+    Beside,
+    Fitted,
     Material,
     add_arguments,
     compare,
+    default_folders,
     ours,
     rounded,
     start_results,
@@ -31,28 +33,28 @@ from benchmark_quality import (
     write_results,
 )
 
-from st_adapter.embeddings.corpus import MemoryCorpus
-from st_adapter.embeddings.embedded import EmbeddedDataset
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evidence.curve import draw_labels
+from st_adapter.fitting.prior import prior_of
 from st_adapter.words import fraction, signed
 
 OUTPUT = ROOT / "scripts" / "results" / "label_curve.json"
-DEFAULT_DATA = ("scifact", "feedbackqa")
-SIZES = [25, 50, 100, 200, 400]
+SIZES = [0, 25, 50, 100, 200, 400]
 ALL = "all"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add_arguments(parser, OUTPUT)
+    parser.add_argument("--no-demo", action="store_true", help="leave out the demo's data")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of labelled queries, besides all")
     parser.add_argument("--draws", type=int, default=5)
     arguments = parser.parse_args()
 
-    default = [SHARED_DATA / name for name in DEFAULT_DATA if (SHARED_DATA / name).is_dir()]
-    material = Material(arguments, arguments.data if arguments.data is not None else default, with_demo=False)
+    folders = arguments.data if arguments.data is not None else default_folders()
+    material = Material(arguments, folders, with_demo=not arguments.no_demo)
     results = start_results(
         arguments,
         {
@@ -87,22 +89,21 @@ def main() -> None:
             if key in entry["sizes"]:
                 print(f"{name}, {key} labelled queries: already there", flush=True)
                 continue
-            entry["sizes"][key] = measure_size(name, embedded, of_base, size, arguments.draws)
+            entry["sizes"][key] = measure_size(material, name, of_base, size, arguments.draws)
             write_results(arguments.output, results)
     write_results(arguments.output, results)
     print(markdown_table(results))
 
 
-def measure_size(
-    name: str, embedded: EmbeddedDataset, of_base: EvaluationResult, size: int, draws: int
-) -> dict[str, Any]:
+def measure_size(material: Material, name: str, of_base: EvaluationResult, size: int, draws: int) -> dict[str, Any]:
     """Fit on every draw of one size; seen and unseen are those of the drawn labels."""
+    embedded, pseudo_queries = material.embedded(name), material.pseudo_queries(name)
     test, base = embedded["test"], of_base.base[METRIC]
     runs, values = {}, []
     for draw in range(draws):
         drawn = draw_share(embedded, size, seed=draw)
         start = time.perf_counter()
-        fitted = ours(drawn, MemoryCorpus.of(embedded.corpus).embeddings, seed=draw)
+        fitted = fit_some(drawn, pseudo_queries, seed=draw)
         seconds = time.perf_counter() - start
         seen = seen_documents(drawn, FITTED_ON)
         evaluated = evaluate(test, fitted.transform, ks=[10], seen_documents=seen, base=of_base)
@@ -122,13 +123,23 @@ def measure_size(
     return {**{key: value for key, value in whole.items() if key not in ("seen", "unseen")}, "runs": runs}
 
 
+def fit_some(drawn: EmbeddedDataset, pseudo_queries: EmbeddedSplit | None, seed: int) -> Fitted:
+    """`auto` on some labels, or without any the map of the pseudo-queries."""
+    if drawn["train"].num_pairs:
+        return ours(drawn, Beside(drawn.query_embeddings[:0], pseudo_queries), seed)
+    if pseudo_queries is None:
+        return Fitted(lambda queries: queries, {"adopted": False})
+    prior = prior_of(pseudo_queries, seed)
+    return Fitted(lambda queries: queries @ prior.T, {"adopted": True})
+
+
 def draw_share(embedded: EmbeddedDataset, size: int, seed: int) -> EmbeddedDataset:
     """Keep `size` random queries of train and dev together, each with its share and at least one; test stays whole.
 
     A larger draw with the same seed contains every smaller one.
     """
     numbers = {split: len(embedded[split].query_ids) for split in ("train", "dev")}
-    num_dev = min(max(1, round(size * numbers["dev"] / sum(numbers.values()))), numbers["dev"], size - 1)
+    num_dev = min(max(1, round(size * numbers["dev"] / sum(numbers.values()))), numbers["dev"], max(0, size - 1))
     return draw_labels(embedded, {"train": size - num_dev, "dev": num_dev}, seed)
 
 

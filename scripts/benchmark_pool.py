@@ -24,7 +24,7 @@ from st_adapter.demo import demo_model, standard_library_dataset
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.fitting.auto import FitResult, fit_labelled
-from st_adapter.fitting.folds import labelled_split, unseen_share
+from st_adapter.fitting.folds import labelled_split, shown_by_dev
 from st_adapter.fitting.pool import pooled
 from st_adapter.saving.record import installed_versions
 from st_adapter.words import fraction, signed
@@ -101,7 +101,7 @@ def markdown_table(results: Mapping[str, Any]) -> str:
 
 
 def _fitted(labelled: EmbeddedSplit, embedded: EmbeddedDataset) -> FitResult:
-    return fit_labelled(labelled, unseen_share(embedded), method="auto", seed=0, alpha=0.05, show_progress_bar=False)
+    return fit_labelled(labelled, shown_by_dev(embedded), method="auto", seed=0, alpha=0.05, show_progress_bar=False)
 
 
 def _compared(embedded: EmbeddedDataset) -> dict[str, Any]:

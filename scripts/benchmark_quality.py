@@ -37,7 +37,7 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.demo import demo_model_path, standard_library_dataset
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
-from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.embedding import embed, embed_pseudo_queries
 from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.evaluation import comparison
 from st_adapter.evaluation.evaluation import evaluate
@@ -58,6 +58,13 @@ Values = NDArray[np.float64]
 Transform = Callable[[Tensor], Tensor]
 
 
+class Beside(NamedTuple):
+    """What a method may learn from besides the labels: documents of another corpus, and portions of its own."""
+
+    outside: Tensor
+    pseudo_queries: EmbeddedSplit | None
+
+
 class Fitted(NamedTuple):
     """What a method made of the labels: a map over (Q, D) query embeddings, and what it says about itself."""
 
@@ -68,7 +75,7 @@ class Fitted(NamedTuple):
 class Method(NamedTuple):
     """A row of the comparison; without `seeded`, nothing in it is random and one run says all."""
 
-    fit: Callable[[EmbeddedDataset, Tensor, int], Fitted]
+    fit: Callable[[EmbeddedDataset, Beside, int], Fitted]
     seeded: bool
 
 
@@ -101,8 +108,12 @@ def main() -> None:
             continue
         embedded = material.embedded(name)
         outside = MemoryCorpus.of(material.embedded(other).corpus).embeddings if other != name else unlabelled(embedded)
+        beside = Beside(outside, material.pseudo_queries(name))
         entry = {"notes": list(material.dataset(name).notes), "outside_negatives": source}
-        results["datasets"][name] = {**entry, **measure(name, embedded, outside, arguments.seeds)}
+        results["datasets"][name] = {
+            **entry,
+            **measure(name, embedded, beside, arguments.seeds),
+        }
         # Data sets in the order of this run, whatever order an earlier one had.
         results["datasets"] = {key: results["datasets"][key] for key in material.names if key in results["datasets"]}
         write_results(arguments.output, results)
@@ -113,12 +124,12 @@ def main() -> None:
 # --- the methods ---
 
 
-def keep_base(embedded: EmbeddedDataset, outside: Tensor, seed: int) -> Fitted:
+def keep_base(embedded: EmbeddedDataset, beside: Beside, seed: int) -> Fitted:
     """The base model as it is."""
     return Fitted(lambda queries: queries, {})
 
 
-def ancestor(embedded: EmbeddedDataset, outside: Tensor, seed: int) -> Fitted:
+def ancestor(embedded: EmbeddedDataset, beside: Beside, seed: int) -> Fitted:
     """The recipe of Minhao-Zhang/Fine-Tune-Embedding-Adapter.
 
     A randomly started linear layer with bias, triplet loss, for every pair a fresh negative from another domain. The
@@ -136,9 +147,9 @@ def ancestor(embedded: EmbeddedDataset, outside: Tensor, seed: int) -> Fitted:
     schedule = get_linear_schedule_with_warmup(optimizer, 5, num_steps)
     for _ in range(num_epochs):
         for batch in torch.randperm(len(rows), generator=generator).split(batch_size):
-            drawn = torch.randint(len(outside), (len(batch),), generator=generator)
+            drawn = torch.randint(len(beside.outside), (len(batch),), generator=generator)
             loss = F.triplet_margin_loss(
-                F.linear(anchors[batch], *weights), positives[batch], outside[drawn], margin=1.0
+                F.linear(anchors[batch], *weights), positives[batch], beside.outside[drawn], margin=1.0
             )
             optimizer.zero_grad()
             loss.backward()
@@ -148,7 +159,7 @@ def ancestor(embedded: EmbeddedDataset, outside: Tensor, seed: int) -> Fitted:
     return Fitted(linear_map(weights), {})
 
 
-def chroma(embedded: EmbeddedDataset, outside: Tensor, seed: int) -> Fitted:
+def chroma(embedded: EmbeddedDataset, beside: Beside, seed: int) -> Fitted:
     """The query-only recipe of Chroma's report on embedding adapters (suvansh/ChromaAdaptEmbed).
 
     A randomly started linear layer with bias and triplet loss with margin .3. Every query has five negatives, fixed
@@ -187,7 +198,7 @@ def chroma(embedded: EmbeddedDataset, outside: Tensor, seed: int) -> Fitted:
     return Fitted(linear_map(weights), {})
 
 
-def llama_index(embedded: EmbeddedDataset, outside: Tensor, seed: int) -> Fitted:
+def llama_index(embedded: EmbeddedDataset, beside: Beside, seed: int) -> Fitted:
     """The recipe of LlamaIndex's EmbeddingAdapterFinetuneEngine.
 
     A linear layer without bias that starts as the identity, in-batch softmax over cosines with scale 20, only the
@@ -221,12 +232,12 @@ def llama_index(embedded: EmbeddedDataset, outside: Tensor, seed: int) -> Fitted
 
 
 def ours(
-    embedded: EmbeddedDataset, outside: Tensor, seed: int, *, method: Literal["auto", "closed-form"] = "auto"
+    embedded: EmbeddedDataset, beside: Beside, seed: int, *, method: Literal["auto", "closed-form"] = "auto"
 ) -> Fitted:
     """The package with default settings."""
     # Without test in the data, no mistake could let it in.
     labelled = replace(embedded, qrels={split: embedded.qrels[split] for split in FITTED_ON})
-    result = fit(labelled, method=method, seed=seed)
+    result = fit(labelled, pseudo_queries=beside.pseudo_queries, method=method, seed=seed)
     facts: dict[str, Any] = {
         "adopted": result.adopted,
         "chosen": result.chosen,
@@ -277,7 +288,7 @@ def linear_map(weights: Sequence[Tensor]) -> Transform:
 # --- measuring ---
 
 
-def measure(name: str, embedded: EmbeddedDataset, outside: Tensor, seeds: Sequence[int]) -> dict[str, Any]:
+def measure(name: str, embedded: EmbeddedDataset, beside: Beside, seeds: Sequence[int]) -> dict[str, Any]:
     """Run every method with every seed on one data set and compare with the base model, query by query."""
     test = embedded["test"]
     of_base = evaluate(test, ks=[10], seen_documents=seen_documents(embedded, FITTED_ON))
@@ -289,7 +300,7 @@ def measure(name: str, embedded: EmbeddedDataset, outside: Tensor, seeds: Sequen
         values = []
         for seed in seeds if method.seeded else seeds[:1]:
             start = time.perf_counter()
-            fitted = method.fit(embedded, outside, seed)
+            fitted = method.fit(embedded, beside, seed)
             seconds = time.perf_counter() - start
             adapted = evaluate(test, fitted.transform, ks=[10], base=of_base).adapted[METRIC]
             values.append(adapted)
@@ -398,6 +409,11 @@ class Material:
         if name not in self._embedded:
             self._embedded[name] = embed(self.model, self.dataset(name), cache_dir=self._cache_dir)
         return self._embedded[name]
+
+    def pseudo_queries(self, name: str) -> EmbeddedSplit | None:
+        """What few labels start from."""
+        embedded = self.embedded(name)
+        return embed_pseudo_queries(self.model, self.dataset(name), embedded, cache_dir=self._cache_dir)
 
 
 def start_results(

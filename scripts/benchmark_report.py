@@ -101,7 +101,7 @@ def made_up_results(num_queries: int) -> Results:
     changes = largest_changes(dataset, embedded["test"], evaluation, adapter)
     return Results(
         base_model=None,
-        data=DataResults.of(dataset, embedded, LeakReport(PARAPHRASE_THRESHOLD, ())),
+        data=DataResults.of(dataset, embedded, LeakReport(PARAPHRASE_THRESHOLD, PARAPHRASE_THRESHOLD, ())),
         method="gradient",
         adopted=True,
         fitted_on=["train"],

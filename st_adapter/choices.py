@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-Method = Literal["auto", "closed-form", "gradient"]
-FitMethod = Literal["auto", "closed-form"]
+Method = Literal["auto", "linear", "closed-form", "gradient"]
+FitMethod = Literal["auto", "linear", "closed-form"]
 SplitBy = Literal["query", "document"]
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.choices import PARAPHRASE_THRESHOLD, Method, Precision
+from st_adapter.choices import Method, Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.data.paraphrases import cut_splits
-from st_adapter.embeddings.embedded import EmbeddedDataset
-from st_adapter.embeddings.embedding import embed_texts, judged_by
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
+from st_adapter.embeddings.embedding import embed_pseudo_queries, embed_texts, judged_by
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.index_check import checked_given
 from st_adapter.embeddings.probe_texts import check_texts_of
-from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
@@ -30,59 +29,20 @@ from st_adapter.evidence.record import record_of
 from st_adapter.evidence.results import DataResults, Results, SelectionResults, described
 from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
 from st_adapter.fitting.arguments import AdapterTrainingArguments
-from st_adapter.fitting.auto import Clock, check_seed_and_level, fit
+from st_adapter.fitting.auto import Clock, fit, has_few_labels
+from st_adapter.fitting.folds import labelled_split
 from st_adapter.result import Result
 from st_adapter.saving.base import Base, Kept, base_of
-from st_adapter.saving.declared_sizes import check_sizes
 from st_adapter.saving.record import installed_versions
-from st_adapter.storage.writing import check_writable
+from st_adapter.settings import (
+    RunOptions,
+    Settings,
+    check_fit_together,
+    check_settings,
+    model_folder,
+    opened,
+)
 from st_adapter.trainer import AdapterTrainer
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What few runs need.
-
-    Attributes:
-        drop_leaks: whether to take queries out of train and dev that a later split has too, as text or paraphrase; see
-            the function ``drop_leaks``. They are counted in any case.
-        paraphrase_threshold: cosine from which two queries count as paraphrases; see ``find_leaks``. Where the splits
-            were cut by document, paraphrases stay on one side as well; see ``cut_splits``.
-        resume_from_checkpoint: go on with a ``gradient`` run that was cut off, from its newest checkpoint.
-        save_base: whether to save the base model to ``output_dir`` if it is kept.
-        onnx: whether to save the model to ``output_dir`` as ONNX too.
-        base_model: Hub id or folder that the base model came from, if the model itself no longer knows it.
-        opened_with: settings that the model was opened with and its files do not say, such as ``truncate_dim``, for
-            results, report and model card.
-        script: the script that makes the model, for the model card.
-        allow_other_vectors: go on where the vectors that came with the data, or lie in a store, are not the model's.
-    """
-
-    drop_leaks: bool = False
-    paraphrase_threshold: float = PARAPHRASE_THRESHOLD
-    resume_from_checkpoint: bool = False
-    save_base: bool = True
-    onnx: bool = False
-    base_model: str | Path | None = None
-    opened_with: Mapping[str, Any] = field(default_factory=dict)
-    script: str = ""
-    allow_other_vectors: bool = False
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """The arguments of ``train`` besides model and data."""
-
-    method: Method
-    seed: int
-    alpha: float
-    args: AdapterTrainingArguments | None
-    output_dir: Path | None
-    cache_dir: str | os.PathLike[str] | None
-    batch_size: int
-    precision: Precision
-    show_progress_bar: bool
-    options: RunOptions
 
 
 @dataclass(frozen=True)
@@ -127,7 +87,8 @@ def train(
         model: base model on the device to work on, or its Hub id or folder; or any ``Encoder``, such as
             ``OpenAIEncoder`` and ``FunctionEncoder``, of which the adapter is saved alone.
         dataset: with the splits ``train`` and ``dev``, or whatever ``RetrievalDataset.load`` takes.
-        method: ``auto``, ``closed-form``: see ``fit``; ``gradient``: one run of ``AdapterTrainer`` with ``args``.
+        method: ``auto``, ``linear``, ``closed-form``: see ``fit``; ``gradient``: one run of ``AdapterTrainer`` with
+            ``args``.
         seed: of the whole run, and of the splits of data that come without.
         alpha: level of the test that an adapter has to pass, 0 < alpha < 1.
         args: settings of method ``gradient``, but for ``seed`` and what is given here.
@@ -150,17 +111,15 @@ def train(
         'saved'
     """
     folder, options = None if output_dir is None else Path(output_dir), options or RunOptions()
-    settings = _Settings(
-        method, seed, alpha, args, folder, cache_dir, batch_size, precision, show_progress_bar, options
-    )
-    _check_settings(settings)
-    base = base_of(_opened(model), options.base_model)
+    settings = Settings(method, seed, alpha, args, folder, cache_dir, batch_size, precision, show_progress_bar, options)
+    check_settings(settings)
+    base = base_of(opened(model), options.base_model)
     dataset = dataset if isinstance(dataset, RetrievalDataset) else RetrievalDataset.load(dataset, seed=seed)
-    _check_fit_together(base, dataset, settings)
+    check_fit_together(base, dataset, settings)
     return _run(base, dataset, settings)
 
 
-def _run(base: Base, dataset: RetrievalDataset, settings: _Settings) -> Result:
+def _run(base: Base, dataset: RetrievalDataset, settings: Settings) -> Result:
     clock, options = Clock(), settings.options
     with clock("embedding"):
         embedded = embed_texts(
@@ -174,8 +133,10 @@ def _run(base: Base, dataset: RetrievalDataset, settings: _Settings) -> Result:
     with clock("checking"):
         dataset = checked_given(base.encoder, dataset, embedded, options.allow_other_vectors)
         data = _checked_data(dataset, embedded, options)
+    with clock("embedding"):
+        pseudo_queries = _pseudo_queries(base.encoder, data, settings)
     with clock("fitting"):
-        fitted = _fitted(base, data.embedded, settings)
+        fitted = _fitted(base, data.embedded, pseudo_queries, settings)
     with clock("evaluating"):
         evaluations = _evaluations(data, fitted)
         results = _results(str(base.device), data, fitted, evaluations, settings)
@@ -193,45 +154,6 @@ def _run(base: Base, dataset: RetrievalDataset, settings: _Settings) -> Result:
     return _finished(result, settings, clock)
 
 
-def _check_settings(settings: _Settings) -> None:
-    if settings.output_dir is not None:
-        output.check_output_folder(settings.output_dir)
-    if settings.args is not None and settings.method != "gradient":
-        raise InputError(
-            f"Training settings were given, but method {settings.method!r} takes none.",
-            python="Choose method='gradient'.",
-            flags="Add --method gradient.",
-        )
-    if settings.options.resume_from_checkpoint and settings.method != "gradient":
-        raise ValueError(
-            f"Method {settings.method!r} writes no checkpoints to resume from. Run it again, or choose 'gradient'."
-        )
-    check_seed_and_level(settings.seed, settings.alpha)
-
-
-def _opened(model: SentenceTransformer | Encoder | str | Path) -> SentenceTransformer | Encoder:
-    if not isinstance(model, str | Path):
-        return model
-    if Path(model).is_dir():
-        check_sizes(Path(model))
-    return SentenceTransformer(str(model))
-
-
-def _check_fit_together(base: Base, dataset: RetrievalDataset, settings: _Settings) -> None:
-    """Check everything that can be checked before anything is embedded."""
-    base.check(onnx=settings.options.onnx)
-    missing = [split for split in ("train", "dev") if split not in dataset.splits]
-    if missing:
-        raise ValueError(f"The data have no split {missing[0]!r}, only {dataset.splits}. Training needs both.")
-    if settings.output_dir is not None:
-        check_writable(settings.output_dir, "output_dir", num_bytes=base.num_bytes)
-        base.check_target(settings.output_dir / _model_folder(base))
-
-
-def _model_folder(base: Base) -> str:
-    return output.MODEL_FOLDER if base.model is not None else output.ALONE_FOLDER
-
-
 def _checked_data(dataset: RetrievalDataset, embedded: EmbeddedDataset, options: RunOptions) -> _Data:
     """Cut and count with what the embeddings show."""
     threshold = options.paraphrase_threshold
@@ -243,11 +165,28 @@ def _checked_data(dataset: RetrievalDataset, embedded: EmbeddedDataset, options:
     return _Data(dataset, judged_by(embedded, dataset), leaks)
 
 
-def _fitted(base: Base, embedded: EmbeddedDataset, settings: _Settings) -> _Fitted:
+def _pseudo_queries(encoder: SentenceTransformer | Encoder, data: _Data, settings: Settings) -> EmbeddedSplit | None:
+    """What few labels start from."""
+    if settings.method != "auto" or not has_few_labels(labelled_split(data.embedded)):
+        return None
+    return embed_pseudo_queries(
+        encoder,
+        data.texts,
+        data.embedded,
+        seed=settings.seed,
+        cache_dir=settings.cache_dir,
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+        show_progress_bar=settings.show_progress_bar,
+    )
+
+
+def _fitted(base: Base, embedded: EmbeddedDataset, pseudo_queries: EmbeddedSplit | None, settings: Settings) -> _Fitted:
     if settings.method == "gradient":
         return _fitted_by_gradient(base, embedded, settings)
     found = fit(
         embedded,
+        pseudo_queries=pseudo_queries,
         method=settings.method,
         seed=settings.seed,
         alpha=settings.alpha,
@@ -256,7 +195,7 @@ def _fitted(base: Base, embedded: EmbeddedDataset, settings: _Settings) -> _Fitt
     return _Fitted(found.adapter, SelectionResults.of(found), ["train", "dev"])
 
 
-def _fitted_by_gradient(base: Base, embedded: EmbeddedDataset, settings: _Settings) -> _Fitted:
+def _fitted_by_gradient(base: Base, embedded: EmbeddedDataset, settings: Settings) -> _Fitted:
     """One run of the trainer, and the gate on the dev split."""
     args = replace(
         settings.args or AdapterTrainingArguments(), seed=settings.seed, disable_tqdm=not settings.show_progress_bar
@@ -288,7 +227,7 @@ def _evaluations(data: _Data, fitted: _Fitted) -> dict[str, EvaluationResult]:
 
 
 def _results(
-    device: str, data: _Data, fitted: _Fitted, evaluations: Mapping[str, EvaluationResult], settings: _Settings
+    device: str, data: _Data, fitted: _Fitted, evaluations: Mapping[str, EvaluationResult], settings: Settings
 ) -> Results:
     """What is kept of a run, but for the seconds, which are not over yet."""
     texts, embedded = data.texts, data.embedded
@@ -319,12 +258,12 @@ def _results(
     )
 
 
-def _finished(result: Result, settings: _Settings, clock: Clock) -> Result:
+def _finished(result: Result, settings: Settings, clock: Clock) -> Result:
     """Write what is to be written, and put in how long everything took."""
     folder = settings.output_dir
     if folder is not None:
         with clock("saving"):
-            name = _model_folder(result.base)
+            name = model_folder(result.base)
             if result.adapter is not None or (settings.options.save_base and result.model is not None):
                 onnx = {"onnx": True} if settings.options.onnx else {}
                 result.save_pretrained(folder / name, **onnx)

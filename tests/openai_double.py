@@ -82,6 +82,7 @@ class OpenAIServer(Served):
             return _error(401, f"Incorrect API key provided: {given}.")
         if request.url.path != "/v1/embeddings" or body["model"] != MODEL:
             return _error(404, f"The model `{body['model']}` does not exist.")
+        answered = self.answered  # a request that waits may outlive the test that sent it
         what, how = self.failures.popleft() if self.failures else ("", None)
         if what == "status":
             return _error(how, "Not now.", {"retry-after": "1"} if how == 429 else {"retry-after-ms": "1"})
@@ -89,7 +90,7 @@ class OpenAIServer(Served):
             return JSONResponse(how)
         if what == "wait":
             await self._pause(how)
-        if self.hold_after is not None and self.answered.total() >= self.hold_after:
+        if self.hold_after is not None and answered.total() >= self.hold_after:
             self.held.set()
             while not (await request.is_disconnected() or self._server.should_exit):
                 await self._pause(0.01)
@@ -102,7 +103,7 @@ class OpenAIServer(Served):
         ]
         data = how(data) if what == "change" else data
         if what != "change":
-            self.answered.update(texts)
+            answered.update(texts)
         for item in data:
             numbers = np.asarray(item["embedding"], dtype=np.float32)
             in_base64 = body.get("encoding_format") == "base64"

@@ -26,6 +26,7 @@ ORDER = [
     "demo",
     "evidence",
     "stacks",
+    "settings",
     "result",
     "run",
     "cli",

@@ -308,7 +308,9 @@ def test_splits_by_document_are_the_same_when_the_model_is_evaluated(seed, tiny_
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["data"]["split_by"] == "document"
     assert results["data"]["leaks"]["paraphrase_threshold"] == 0.98
-    assert "a paraphrase (cosine of at least 0.98) and stay on its side." in shown
+    cosine = results["data"]["leaks"]["paraphrase_cosine"]
+    assert cosine > 0.98, "random weights put all texts near each other"
+    assert f"a paraphrase (cosine of at least {cosine:.2f}) and stay on its side." in shown
     for part in results["data"]["leaks"]["between"]:
         assert f"leaks: {part['sentence']}" in shown
         assert part["later_queries_sharing_a_document"] == 0

@@ -52,7 +52,6 @@ from st_adapter.evidence.results import CurveResults, described
 from st_adapter.evidence.saved import SavedModelResults, evaluate_saved
 from st_adapter.evidence.tables import print_evaluation, print_indexes
 from st_adapter.evidence.terminal import escape
-from st_adapter.run import RunOptions
 from st_adapter.run import train as run_training
 from st_adapter.saving.alone import check_may_push_adapter, is_adapter_alone, push_adapter, push_adapter_folder
 from st_adapter.saving.attach import detach
@@ -60,6 +59,7 @@ from st_adapter.saving.folder import CONFIG_FILE_NAME, is_saved_model, read_save
 from st_adapter.saving.opening import saved_training
 from st_adapter.saving.push import check_may_push, push_folder
 from st_adapter.saving.record import TrainingRecord
+from st_adapter.settings import RunOptions
 from st_adapter.stacks.check import check_stack, load_function
 from st_adapter.storage.hub import check_can_write
 from st_adapter.storage.writing import check_writable

@@ -104,7 +104,7 @@ class SplitOptions(ColumnOptions):
     drop_leaks: Flag = False
     """Take queries out of train and dev that a later split has too; they are counted in any case."""
     paraphrase_threshold: float = PARAPHRASE_THRESHOLD
-    """Cosine from which two queries count as paraphrases."""
+    """How near two queries are that count as paraphrases: from 0, two at random, to 1, the same."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,8 @@ class TrainOptions(DataOptions):
     output_dir: str = "adapter_output"
     """Folder for model/, results.json and the report; of openai:NAME adapter/, the adapter alone, instead of model/."""
     method: Method = "auto"
-    """auto tries a small portfolio; closed-form only what can be solved for; gradient is one run of training, whose
+    """auto tries a small portfolio; linear the same without corrections near known queries, for servers that leave out
+    a Normalize; closed-form what can be solved for; gradient is one run of training, whose
     settings `st-adapter train --method gradient --help` shows."""
     seed: int = 0
     """Seed of the split, if the data come without one, and of the fit."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.cutting import text_key
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.paraphrases import nearest, normalized_queries
+from st_adapter.data.paraphrases import cosine_of, nearest, normalized_queries
 from st_adapter.words import counted
 
 LeakKind = Literal["exact", "normalised", "paraphrase"]
@@ -110,11 +110,13 @@ class LeakReport:
     """What `find_leaks` found.
 
     Attributes:
-        threshold: Cosine from which two queries count as paraphrases.
+        threshold: How near two queries are that count as paraphrases; see ``cosine_of``.
+        cosine: The cosine that this is with these queries.
         between: One entry for each two splits of which the earlier one is train or dev.
     """
 
     threshold: float
+    cosine: float
     between: tuple[SplitLeaks, ...]
 
     def __repr__(self) -> str:
@@ -130,6 +132,7 @@ class LeakReport:
         """A JSON-ready form; of each list only the first `max_pairs`, the counts of all."""
         return {
             "paraphrase_threshold": self.threshold,
+            "paraphrase_cosine": self.cosine,
             "between": [
                 {
                     "earlier": found.earlier,
@@ -161,8 +164,8 @@ def find_leaks(
     Args:
         dataset: Queries, corpus and judgements.
         query_embeddings: (Q, D), the base model's, rows in the order of `dataset.queries`; of any length.
-        threshold: Cosine from which two queries count as paraphrases, above 0, at most 1. Models differ: where the mean
-            cosine that is shown comes near the threshold, set it higher.
+        threshold: How near two queries are that count as paraphrases, above 0, at most 1: 0 is as near as two queries
+            at random, whatever cosine the model gives to these. See ``cosine_of``.
 
     Raises:
         ValueError: the embeddings do not fit the queries or are not finite, the threshold is out of range, or splits
@@ -176,6 +179,7 @@ def find_leaks(
     if dataset.uncut is not None:
         raise ValueError("The splits are still to be cut. Pass what cut_splits(dataset, query_embeddings) gives.")
     vectors = normalized_queries(dataset, query_embeddings, threshold)
+    from_cosine = cosine_of(threshold, vectors)
     row_of = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
     # Queries without texts are told apart by their vectors alone; their ids are shown.
     keys, texts = dataset.query_texts, dataset.query_texts or list(dataset.queries["id"])
@@ -183,14 +187,14 @@ def find_leaks(
     between = []
     for earlier, later in combinations(splits, 2):
         if earlier in ("train", "dev"):
-            pairs = _leaking_rows(splits[earlier], splits[later], keys, vectors, threshold)
+            pairs = _leaking_rows(splits[earlier], splits[later], keys, vectors, from_cosine)
             ids = list(row_of)
             leaks = tuple(Leak(kind, ids[a], ids[b], texts[a], texts[b], cosine) for kind, a, b, cosine in pairs)
             rows = torch.from_numpy(splits[earlier]), torch.from_numpy(splits[later])
             mean = float(vectors[rows[0]].mean(dim=0) @ vectors[rows[1]].mean(dim=0))
             shared = _shared_documents(dataset, earlier, later)
             between.append(SplitLeaks(earlier, later, len(rows[0]), len(rows[1]), leaks, shared, mean))
-    return LeakReport(threshold, tuple(between))
+    return LeakReport(threshold, from_cosine, tuple(between))
 
 
 def drop_leaks(dataset: RetrievalDataset, report: LeakReport) -> RetrievalDataset:
@@ -225,8 +229,8 @@ def drop_leaks(dataset: RetrievalDataset, report: LeakReport) -> RetrievalDatase
         kept = [row for row, query_id in enumerate(query_ids) if query_id not in ids]
         if not kept:
             raise ValueError(
-                f"Every query of the split {split!r} stands in a later split as well (paraphrases have a cosine of at "
-                f"least {report.threshold:g}), so dropping them leaves nothing. Give other data or a higher threshold."
+                f"Every query of the split {split!r} stands in a later split as well (paraphrases have a cosine of "
+                f"{report.cosine:.2f} or more), so dropping them leaves nothing. Give other data or a higher one."
             )
         qrels[split] = qrels[split].select(kept)
         dropped.append(f"{len(ids)} of {len(set(query_ids))} queries of {split}")

@@ -17,6 +17,7 @@ from st_adapter.words import counted
 
 # Rows of either side that are compared at once: 16 MB of float32.
 _BLOCK_ROWS = 2048
+_MIN_QUERIES = 50
 
 
 def cut_splits(
@@ -29,7 +30,7 @@ def cut_splits(
     Args:
         dataset: Any data set.
         query_embeddings: (Q, D), the base model's, rows in the order of `dataset.queries`; of any length.
-        threshold: Cosine from which two queries count as paraphrases, above 0, at most 1.
+        threshold: How near two queries are that count as paraphrases, above 0, at most 1; see ``cosine_of``.
 
     Returns:
         The data set with all of its splits; the same if nothing is left to be cut.
@@ -45,13 +46,37 @@ def cut_splits(
     ids = list(dataset.queries["id"])
     rows = np.array([row for row, query_id in enumerate(ids) if query_id in judged], dtype=np.int64)
     groups: dict[int, list[str]] = {}
-    for row, label in zip(rows, _groups(vectors[torch.from_numpy(rows)], threshold).tolist(), strict=True):
+    cosine = cosine_of(threshold, vectors)
+    for row, label in zip(rows, _groups(vectors[torch.from_numpy(rows)], cosine).tolist(), strict=True):
         groups.setdefault(label, []).append(ids[row])
     together = [group for group in groups.values() if len(group) > 1]
     dataset = dataset.with_cut(together)
     number = counted(sum(map(len, together)), "query has", "queries have")
-    note = f"{number} a paraphrase (cosine of at least {threshold:g}) and stay on its side."
+    note = f"{number} a paraphrase (cosine of at least {cosine:.2f}) and stay on its side."
     return replace(dataset, notes=(*dataset.notes, note))
+
+
+def cosine_of(threshold: float, vectors: Tensor) -> float:
+    """The cosine from which two queries of a model are as near as a threshold says.
+
+    A threshold lies between two queries of the data set at random, 0, and the same one twice, 1. With a model whose
+    queries have a mean cosine of ``u``, that is ``u + threshold * (1 - u)``: models whose vectors lie in a narrow cone
+    (Ethayarajh 2019, "How contextual are contextualized word representations?") put unrelated queries at a cosine of .8
+    and more. Fewer than 50 queries do not tell ``u``, which is then taken for 0.
+
+    Args:
+        threshold: 0 < threshold <= 1.
+        vectors: (Q, D), unit rows.
+
+    Example:
+        >>> cosine_of(0.9, torch.eye(60))
+        0.9
+    """
+    number = len(vectors)
+    if number < _MIN_QUERIES:
+        return threshold
+    mean_cosine = (float(vectors.double().sum(dim=0).square().sum()) - number) / (number * (number - 1))
+    return threshold + (1 - threshold) * max(0.0, mean_cosine)
 
 
 def normalized_queries(dataset: RetrievalDataset, query_embeddings: Tensor, threshold: float) -> Tensor:

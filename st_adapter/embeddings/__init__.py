@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from st_adapter.embeddings.embedded import EmbeddedQrels as EmbeddedQrels
     from st_adapter.embeddings.embedded import EmbeddedSplit as EmbeddedSplit
     from st_adapter.embeddings.embedding import embed as embed
+    from st_adapter.embeddings.embedding import embed_pseudo_queries as embed_pseudo_queries
     from st_adapter.embeddings.encoder import Encoder as Encoder
     from st_adapter.embeddings.fingerprint import model_fingerprint as model_fingerprint
     from st_adapter.embeddings.function_encoder import FunctionEncoder as FunctionEncoder
@@ -26,7 +27,7 @@ else:
         {
             "corpus": ["Corpus", "MemoryCorpus"],
             "embedded": ["EmbeddedDataset", "EmbeddedQrels", "EmbeddedSplit"],
-            "embedding": ["embed"],
+            "embedding": ["embed", "embed_pseudo_queries"],
             "encoder": ["Encoder"],
             "fingerprint": ["model_fingerprint"],
             "function_encoder": ["FunctionEncoder"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -94,6 +94,10 @@ class MemoryCorpus:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy's tensor counts its writes anew, so the corpus is made of it anew.
+        return type(self), (self.ids, self._unchanged(), self.similarity, self.stands_for)
 
     @classmethod
     def of(cls, corpus: Corpus, device: str | torch.device = "cpu") -> MemoryCorpus:

@@ -18,9 +18,10 @@ from tqdm.auto import tqdm
 from st_adapter.choices import Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
+from st_adapter.data.pseudo_queries import pseudo_queries
 from st_adapter.embeddings.cache import VectorCache
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
-from st_adapter.embeddings.embedded import EmbeddedDataset, index_qrels
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, index_qrels
 from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, encode, is_encoder
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import LongTexts
@@ -35,6 +36,8 @@ from st_adapter.stores.store import Vectors
 # A killed run loses at most the texts of one unfinished shard.
 _SHARD_TEXTS = 2048
 _CHUNK_TEXTS = 256
+# Fewer pseudo-queries say nothing about a corpus.
+_MIN_PSEUDO_QUERIES = 50
 
 
 def embed(
@@ -107,10 +110,7 @@ def embed_texts(
     See ``paraphrases.cut_splits`` and ``judged_by``.
     """
     encoder = as_encoder(model, batch_size, precision)
-    folder = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
-    embedding = _Embedding(
-        encoder, encoder.identity, folder, _is_writable(folder, given=cache_dir is not None), show_progress_bar
-    )
+    embedding = _embedding(encoder, cache_dir, show_progress_bar)
     queries = embedding.side("query", dataset.query_texts, dataset.query_embeddings)
     corpus: Corpus
     if dataset.store is not None:
@@ -131,6 +131,64 @@ def embed_texts(
         else _own_copies(dataset, encoder.device),
         long_texts=_long_texts(embedding.identity.max_seq_length, [each.num_cut for each in sides]),
     )
+
+
+def embed_pseudo_queries(
+    model: SentenceTransformer | Encoder,
+    dataset: RetrievalDataset,
+    embedded: EmbeddedDataset,
+    *,
+    seed: int = 0,
+    cache_dir: str | os.PathLike[str] | None = None,
+    batch_size: int = 32,
+    precision: Precision = "fp32",
+    show_progress_bar: bool = True,
+) -> EmbeddedSplit | None:
+    """Embed portions of the documents as queries; see ``pseudo_queries``.
+
+    Args:
+        model: as in ``embed``.
+        dataset: its documents have texts, or nothing can be made of them.
+        embedded: the same, embedded.
+        seed: of the documents that are taken, if there are many.
+        cache_dir: as in ``embed``, like the others.
+        batch_size: texts per forward pass.
+        precision: of the forward pass.
+        show_progress_bar: one bar.
+
+    Returns:
+        A split whose judgements say which document each is of; None without texts, or if fewer than 50 documents are
+        long enough.
+
+    Example:
+        >>> embedded = embed(model, dataset, cache_dir="cache", show_progress_bar=False)
+        >>> embed_pseudo_queries(model, dataset, embedded, cache_dir="cache", show_progress_bar=False) is None
+        True
+    """
+    if dataset.document_texts is None:
+        return None
+    made = pseudo_queries(dataset.document_texts, seed)
+    if len(made.texts) < _MIN_PSEUDO_QUERIES:
+        return None
+    embedding = _embedding(as_encoder(model, batch_size, precision), cache_dir, show_progress_bar)
+    vectors = embedding.side("query", made.texts, None).vectors
+    rows = torch.arange(len(made.rows), device=vectors.device)
+    return EmbeddedSplit(
+        name="pseudo-queries",
+        query_ids=[f"pseudo-{row}" for row in made.rows],
+        query_embeddings=vectors,
+        corpus=embedded.corpus,
+        qrels=EmbeddedQrels(rows, torch.tensor(made.rows, device=vectors.device), torch.ones_like(rows)),
+        normalized=embedded.normalized,
+        base_model=embedded.base_model,
+        own_copies=OwnCopies(rows[:0], rows[:0]),
+    )
+
+
+def _embedding(encoder: Encoder, cache_dir: str | os.PathLike[str] | None, show_progress_bar: bool) -> _Embedding:
+    folder = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
+    writable = _is_writable(folder, given=cache_dir is not None)
+    return _Embedding(encoder, encoder.identity, folder, writable, show_progress_bar)
 
 
 @dataclass(frozen=True)

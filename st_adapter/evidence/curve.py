@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import FitMethod
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
 from st_adapter.errors import setting_error
@@ -20,7 +19,8 @@ from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.statistics import Interval
 from st_adapter.fitting.auto import Clock, check_seed_and_level, fit_labelled
 from st_adapter.fitting.candidates import Candidate
-from st_adapter.fitting.folds import labelled_split, unseen_share
+from st_adapter.fitting.folds import labelled_split, shown_by_dev
+from st_adapter.fitting.maps import as_adapter
 from st_adapter.fitting.portfolio import fit_candidate
 from st_adapter.storage.records import plain
 from st_adapter.words import fraction, signed
@@ -186,7 +186,7 @@ def learning_curve(
     """
     check_seed_and_level(seed, _ALPHA)
     clock, embedded = Clock(), embedded.in_memory()
-    labelled, expected = labelled_split(embedded, ["train"]), unseen_share(embedded)
+    labelled, expected = labelled_split(embedded, ["train"]), shown_by_dev(embedded)
     of_base = evaluate(labelled_split(embedded, ["dev"]), ks=[10])
     all_sizes = _checked_sizes(sizes, num_draws, len(labelled.query_ids))
     with clock("choosing"):
@@ -237,10 +237,10 @@ def _gains(
     judged, dev = embedded.qrels["train"], labelled_split(embedded, ["dev"])
     # Only relevant pairs, so that each draw has as many labelled queries as asked for; and no other split to slip in.
     train = replace(embedded, qrels={"train": EmbeddedQrels(*(part[judged.relevance > 0] for part in judged))})
-    fits = [(labelled_split(draw_labels(train, {"train": size}, each), ["train"]), each) for each in seeds]
+    fits = [(labelled_split(draw_labels(train, {"train": size}, each), ["train"]), [each]) for each in seeds]
     gains = []
-    for matrix in fit_candidate(recipe, fits):
-        adapter = QueryAdapter.from_matrix(matrix, normalize=dev.normalized).to(matrix.device)
+    for fitted in fit_candidate(recipe, fits):
+        adapter = as_adapter(fitted, dev.normalized)
         gains.append(evaluate(dev, adapter, ks=[10], base=of_base).adapted[_METRIC] - of_base.base[_METRIC])
     return np.stack(gains)
 

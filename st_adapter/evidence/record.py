@@ -17,7 +17,7 @@ def record_of(
         results: of the run.
         dataset: what was learned from and measured on.
         similarity: ``cosine`` or ``dot``.
-        paraphrase_threshold: cosine from which two queries counted as paraphrases.
+        paraphrase_threshold: how near two queries are that counted as paraphrases.
         script: the script that makes the model.
     """
     name = results.data.name

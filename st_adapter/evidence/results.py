@@ -147,7 +147,7 @@ class Results:
     Attributes:
         base_model: the base model, as ``described`` has it; None if the vectors do not say.
         data: what was learned from and measured on.
-        method: ``auto``, ``closed-form`` or ``gradient``.
+        method: ``auto``, ``linear``, ``closed-form`` or ``gradient``.
         adopted: whether there is an adapter.
         fitted_on: splits that the adapter was fitted on; their figures say how well it fits, no more.
         adapter: configuration of the adapter; None if the base model is kept.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -16,16 +17,31 @@ from st_adapter.choices import FitMethod
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.errors import setting_error
 from st_adapter.fitting.candidates import Candidate
-from st_adapter.fitting.folds import NUM_FOLDS, Fold, cross_fit_folds, labelled_split, unseen_share
+from st_adapter.fitting.folds import (
+    NUM_FOLDS,
+    NUM_FOLDS_OF_FEW,
+    Fold,
+    ShownByDev,
+    asked_once_share,
+    cross_fit_folds,
+    labelled_split,
+    shown_by_dev,
+    unasked_share,
+)
+from st_adapter.fitting.maps import QueryMap, as_adapter
 from st_adapter.fitting.measure import Measure
-from st_adapter.fitting.pool import seen_by_fit
+from st_adapter.fitting.pool import MAX_DOCUMENTS, seen_by_fit
 from st_adapter.fitting.portfolio import Maps, Portfolio, combined, fit_candidate, runs_of
+from st_adapter.fitting.prior import prior_of
 from st_adapter.fitting.selection import Scoreboard, Verdict
 
-# Queries about documents without a training query never weigh less: a user's dev split understates what is to come.
-_MIN_UNSEEN_WEIGHT = 0.3
+# Unless dev or the corpus tells that there are fewer, this share of the queries to come may be about documents that no
+# training query asks for: a user's dev split understates it.
+_MIN_UNSEEN = 0.3
 # After a first fold of at least _PRUNE_FROM queries, or else a first round of folds, only the best runs go on.
 _KEPT_RUNS, _PRUNE_FROM = 3, 100
+# With fewer labelled queries, what pseudo-queries give is the start.
+_FEW = 400
 # Refits of the chosen runs with different seeds, averaged: an average of linear maps is one linear map.
 _REFIT_SEEDS = 4
 # From this weight of unseen documents on, the models of the folds are averaged in; each of them missed some documents,
@@ -66,6 +82,7 @@ class FitResult:
 def fit(
     embedded: EmbeddedDataset,
     *,
+    pseudo_queries: EmbeddedSplit | None = None,
     method: FitMethod = "auto",
     seed: int = 0,
     alpha: float = 0.05,
@@ -75,15 +92,19 @@ def fit(
 
     All labelled queries are cut into folds, some documents held out whole, so that every candidate is measured on
     queries its fit did not see, both with documents that other training queries asked for and with documents that
-    nobody asked for. The two are weighted as the given dev split shows them (unseen ones by at least .3). Candidates
-    are closed forms, gradient runs that start there, each also shrunk towards the identity, and averages of the best.
-    The best one has to pass a paired test against the base model; then it is fitted again on all labels.
+    nobody asked for. The two are weighted as the labels show them, unseen ones by at least .3 as far as
+    neither dev (the 95 % interval of their share) nor the corpus (the share of it that nobody asked for) excludes it.
+    Candidates are closed forms, gradient runs that start there, both also with corrections near the queries asked
+    before, each also shrunk towards the identity, and averages of the best. The best one has to pass a paired test
+    against the base model; then it is fitted again on all labels.
 
     Of a corpus of more than 200,000 documents a part is looked at that stands for the whole; see ``pooled``.
 
     Args:
         embedded: with the splits ``train`` and ``dev``.
-        method: ``closed-form`` leaves the gradient runs out.
+        pseudo_queries: portions of documents, see ``embed_pseudo_queries``, from which fewer than 400 labelled queries
+            start; there are then three candidates only, which so few can tell apart. More labels do without them.
+        method: ``linear`` leaves the corrections out, ``closed-form`` the gradient runs as well.
         seed: of folds, batches and tests; the same seed gives the same adapter.
         alpha: level of the test, 0 < alpha < 1.
         show_progress_bar: one step per fold, and one for the last fit.
@@ -100,23 +121,29 @@ def fit(
     clock = Clock()
     with clock("choosing documents"):
         labelled = seen_by_fit(labelled_split(embedded), seed)
+    prior = None
+    if pseudo_queries is not None and has_few_labels(labelled):
+        with clock("learning from pseudo-queries"):
+            prior = prior_of(pseudo_queries, seed)
     found = fit_labelled(
         labelled,
-        unseen_share(embedded),
+        shown_by_dev(embedded),
+        prior=prior,
         method=method,
         seed=seed,
         alpha=alpha,
         show_progress_bar=show_progress_bar,
     )
-    if len(labelled.corpus) == len(embedded.corpus):
-        return found
-    return replace(found, seconds={**clock.seconds, **found.seconds}, num_documents=len(labelled.corpus))
+    in_part = len(labelled.corpus) < len(embedded.corpus)
+    seconds = {name: took for name, took in clock.seconds.items() if in_part or name != "choosing documents"}
+    return replace(found, seconds={**seconds, **found.seconds}, num_documents=len(labelled.corpus) if in_part else None)
 
 
 def fit_labelled(
     labelled: EmbeddedSplit,
-    expected_unseen: float,
+    dev: ShownByDev,
     *,
+    prior: Tensor | None = None,
     method: FitMethod,
     seed: int,
     alpha: float,
@@ -126,22 +153,19 @@ def fit_labelled(
 
     Args:
         labelled: the queries to learn from and to test on, with their relevant documents only.
-        expected_unseen: share of the queries to come whose documents no labelled query asks for, 0-1.
+        dev: what is to be expected of the queries to come.
+        prior: map (D, D) that few labels start from.
         method: see ``fit``, as all others.
         seed: of folds, batches and tests.
         alpha: level of the test.
         show_progress_bar: one step per fold, and one for the last fit.
     """
     clock = Clock()
-    unseen_weight = max(_MIN_UNSEEN_WEIGHT, expected_unseen)
-    folds = list(cross_fit_folds(labelled, unseen_weight, torch.Generator().manual_seed(seed)))
-    if not folds:
-        raise ValueError(
-            f"The {len(labelled.query_ids)} labelled queries cannot be cut into a part to fit on and a part to "
-            "measure: they are one query to the model, or too few. Add labelled queries."
-        )
-    portfolio = Portfolio(method)
-    board = Scoreboard(portfolio.candidates, len(labelled.query_ids), unseen_weight)
+    expected, measured = _unseen_shares(labelled, dev)
+    folds = _folds(labelled, measured, NUM_FOLDS if prior is None else NUM_FOLDS_OF_FEW, seed)
+    portfolio = Portfolio(method if _can_be_corrected(labelled) or method != "auto" else "linear", prior)
+    given = np.array([query_id in dev.query_ids for query_id in labelled.query_ids])
+    board = Scoreboard(portfolio.candidates, given, expected)
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
         num_first = 1 if int(folds[0].measured.sum()) >= _PRUNE_FROM else NUM_FOLDS
         fitted: list[_FittedFold] = []
@@ -165,10 +189,30 @@ def fit_labelled(
         adapter = None
         if verdict.gate.adopted:
             with clock("refitting"):
-                bag = [fold.maps for fold in fitted] if unseen_weight >= _BAG_FROM else []
-                adapter = _refitted(verdict.chosen, labelled, bag, seed)
+                bag = [fold.maps for fold in fitted] if expected >= _BAG_FROM else []
+                adapter = _refitted(verdict.chosen, labelled, bag, seed, prior)
         progress.update()
     return FitResult(adapter, verdict, clock.seconds)
+
+
+def _unseen_shares(labelled: EmbeddedSplit, dev: ShownByDev) -> tuple[float, float]:
+    """Shares of queries with new documents: what is to be expected, and what is measured."""
+    # All labelled queries together tell it better than those of dev, unless these were chosen otherwise.
+    shown = asked_once_share(labelled)
+    shown = shown if dev.at_least <= shown <= dev.at_most else dev.unseen
+    # As many are measured in any case, so that a map that hurts them is noticed; they weigh less if dev excludes them.
+    least = min(_MIN_UNSEEN, unasked_share(labelled))
+    return max(shown, min(least, dev.at_most)), max(shown, least)
+
+
+def _folds(labelled: EmbeddedSplit, unseen_share: float, num_folds: int, seed: int) -> list[Fold]:
+    folds = list(cross_fit_folds(labelled, unseen_share, torch.Generator().manual_seed(seed), num_folds))
+    if not folds:
+        raise ValueError(
+            f"The {len(labelled.query_ids)} labelled queries cannot be cut into a part to fit on and a part to "
+            "measure: they are one query to the model, or too few. Add labelled queries."
+        )
+    return folds
 
 
 class _FittedFold(NamedTuple):
@@ -190,15 +234,26 @@ def _measured(labelled: EmbeddedSplit, fold: Fold, maps: Maps, board: Scoreboard
     return _FittedFold(measure, rows, unseen, maps)
 
 
-def _refitted(chosen: Candidate, labelled: EmbeddedSplit, bag: Sequence[Maps], seed: int) -> QueryAdapter:
-    """The candidate fitted on all labels, averaged with its maps in the folds of the bag."""
+def _can_be_corrected(split: EmbeddedSplit) -> bool:
+    """Corrections are made by directions; where lengths count as well, they would be of no certain size."""
+    return split.normalized or split.similarity == "cosine"
+
+
+def _refitted(
+    chosen: Candidate, labelled: EmbeddedSplit, bag: Sequence[Maps], seed: int, prior: Tensor | None
+) -> QueryAdapter:
+    """The candidate fitted on all labels, a linear one averaged with its maps in the folds of the bag."""
     seeds = [seed * 1000 + 900 + number for number in range(_REFIT_SEEDS if runs_of(chosen) else 1)]
-    matrix = torch.stack(fit_candidate(chosen, [(labelled, each) for each in seeds])).mean(dim=0)
-    if bag:
-        matrix = (matrix + torch.stack([combined(chosen, maps) for maps in bag]).mean(dim=0)) / 2
-    adapter = QueryAdapter.from_matrix(matrix, labelled.normalized, labelled.base_model)
-    adapter.to(matrix.device)
-    return adapter
+    fitted = fit_candidate(chosen, [(labelled, seeds)], prior)[0]
+    if bag and fitted.units is None:  # with the corrections of every fold, it would be many times as large
+        of_folds = torch.stack([combined(chosen, maps).matrix for maps in bag]).mean(dim=0)
+        fitted = QueryMap((fitted.matrix + of_folds) / 2)
+    return as_adapter(fitted, labelled.normalized, labelled.base_model)
+
+
+def has_few_labels(labelled: EmbeddedSplit) -> bool:
+    """Whether a fit had better start from pseudo-queries; a corpus that is searched elsewhere would take too long."""
+    return len(labelled.query_ids) < _FEW and len(labelled.corpus) <= MAX_DOCUMENTS
 
 
 def check_seed_and_level(seed: int, alpha: float) -> None:

@@ -8,12 +8,15 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
+from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
-from st_adapter.fitting.pairs import labelled_pairs
+from st_adapter.fitting.pairs import LabelledPairs, labelled_pairs
 
-NUM_FOLDS = 3
+# Fits on few labels gain much from each of them, so that few are left out at a time.
+NUM_FOLDS, NUM_FOLDS_OF_FEW = 3, 10
 # With fewer labelled queries the folds are drawn again, up to three times, so that each is measured more than once.
 _REPEAT_BELOW, _MAX_REPEATS = 400, 3
 # Measuring more queries than this would cost time and no longer change a choice (standard error about .007).
@@ -51,18 +54,66 @@ def labelled_split(embedded: EmbeddedDataset, splits: Sequence[str] = ("train", 
     return replace(embedded, qrels={"labelled": merged})["labelled"]
 
 
-def unseen_share(embedded: EmbeddedDataset) -> float:
-    """Share of the dev queries none of whose documents is a positive in train."""
+class ShownByDev(NamedTuple):
+    """What the dev split says about the queries to come.
+
+    Attributes:
+        unseen: share of its queries none of whose documents is a positive in train, 0-1.
+        at_least: lower end of the 95 % interval of that share.
+        at_most: its upper end.
+        query_ids: its queries with a relevant document.
+    """
+
+    unseen: float
+    at_least: float
+    at_most: float
+    query_ids: frozenset[str]
+
+
+def shown_by_dev(embedded: EmbeddedDataset) -> ShownByDev:
+    """Look at how many dev queries ask for documents that no training query asks for.
+
+    The interval is the exact one of Clopper & Pearson 1934 ("The use of confidence or fiducial limits illustrated in
+    the case of the binomial").
+    """
     train, dev = embedded["train"].qrels, embedded["dev"].qrels
     relevant = dev.relevance > 0
     seen = torch.isin(dev.corpus_index[relevant], train.corpus_index[train.relevance > 0])
     queries, rows = dev.query_index[relevant].unique(return_inverse=True)
     hits = torch.zeros(len(queries), device=seen.device).index_add_(0, rows, seen.float())
-    return float((hits == 0).float().mean())
+    interval = binomtest(int((hits == 0).sum()), len(queries)).proportion_ci(0.95)
+    ids = embedded["dev"].query_ids
+    share = float((hits == 0).float().mean())
+    judged = frozenset(ids[row] for row in queries.tolist())
+    return ShownByDev(share, float(interval.low), float(interval.high), judged)
 
 
-def cross_fit_folds(labelled: EmbeddedSplit, unseen_weight: float, generator: torch.Generator) -> Iterator[Fold]:
-    """Cut the queries into folds; as many documents are held out whole as give the unseen queries their weight.
+def asked_once_share(labelled: EmbeddedSplit) -> float:
+    """Share of the queries none of whose documents another query asks for, 0-1."""
+    return float(_asked_once(labelled_pairs(labelled), len(labelled.query_ids)).float().mean())
+
+
+def _asked_once(pairs: LabelledPairs, num_queries: int) -> Tensor:
+    """(Q,) bool: queries none of whose documents another one asks for."""
+    _, of_pair, counts = pairs.documents.unique(return_inverse=True, return_counts=True)
+    lonely = torch.ones(num_queries, dtype=torch.bool, device=pairs.rows.device)
+    lonely[pairs.rows[counts[of_pair] > 1]] = False
+    return lonely
+
+
+def unasked_share(labelled: EmbeddedSplit) -> float:
+    """Share of the documents that no labelled query asks for, 0-1."""
+    corpus = MemoryCorpus.of(labelled.corpus, labelled.query_embeddings.device)
+    asked = labelled_pairs(labelled).documents.unique()
+    if corpus.stands_for is None:
+        return 1 - len(asked) / len(corpus)
+    return 1 - float(corpus.stands_for[asked].sum() / corpus.stands_for.sum())
+
+
+def cross_fit_folds(
+    labelled: EmbeddedSplit, unseen_share: float, generator: torch.Generator, num_folds: int = NUM_FOLDS
+) -> Iterator[Fold]:
+    """Cut the queries into folds; as many documents are held out whole as give the unseen queries their share.
 
     A query that touches a document held out in its fold leaves the training side, whatever its own fold: so one giant
     component of the query-document graph is no obstacle.
@@ -71,11 +122,8 @@ def cross_fit_folds(labelled: EmbeddedSplit, unseen_weight: float, generator: to
     pairs = labelled_pairs(labelled)
     group = _near_copies(labelled.query_embeddings)
     documents, of_pair = pairs.documents.unique(return_inverse=True)
-    asked_once = torch.bincount(of_pair)[of_pair] == 1
-    lonely = torch.ones(num_queries, dtype=torch.bool, device=device)
-    lonely[pairs.rows[~asked_once]] = False
-    unseen_anyway = float(lonely.float().mean())
-    held_share = max(0.0, min(1.0, (unseen_weight - unseen_anyway) / max(1e-6, 1 - unseen_anyway)))
+    unseen_anyway = float(_asked_once(pairs, num_queries).float().mean())
+    held_share = max(0.0, min(1.0, (unseen_share - unseen_anyway) / max(1e-6, 1 - unseen_anyway)))
 
     def shuffled(size: int) -> Tensor:
         return torch.randperm(size, generator=generator).to(device)
@@ -86,12 +134,12 @@ def cross_fit_folds(labelled: EmbeddedSplit, unseen_weight: float, generator: to
         main_document = torch.zeros(num_queries, dtype=torch.int64, device=device)
         main_document[pairs.rows[order]] = of_pair[order]
         held = torch.rand(len(documents), generator=generator).to(device) < held_share
-        fold_of_document = shuffled(len(documents)) % NUM_FOLDS
-        fold = torch.where(held[main_document], fold_of_document[main_document], shuffled(num_queries) % NUM_FOLDS)
+        fold_of_document = shuffled(len(documents)) % num_folds
+        fold = torch.where(held[main_document], fold_of_document[main_document], shuffled(num_queries) % num_folds)
         # A query whose copy was trained on would be measured on what was learned by heart.
         fold = fold[group]
         chance = min(1.0, _MAX_MEASURED / num_queries)
-        for number in range(NUM_FOLDS):
+        for number in range(num_folds):
             train = fold != number
             train[pairs.rows[held[of_pair] & (fold_of_document[of_pair] == number)]] = False
             known = torch.zeros(len(documents), dtype=torch.bool, device=device)

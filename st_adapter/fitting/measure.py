@@ -11,6 +11,7 @@ from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit, place_in_group
 from st_adapter.embeddings.own_copies import OwnCopies
 from st_adapter.fitting.candidates import BASE, Candidate, MapName, mixed, scorings_of
+from st_adapter.fitting.maps import QueryMap
 
 _K = 10  # the cut-off of nDCG
 # Scores of one map held at once while measuring: 2**23 float32 are 32 MiB, and up to 20 maps are held together.
@@ -55,21 +56,21 @@ class Measure:
             self._base = self._measured([BASE], {})[BASE]
         return self._base
 
-    def gains(self, candidates: Sequence[Candidate], matrices: dict[MapName, Tensor]) -> dict[Candidate, Tensor]:
+    def gains(self, candidates: Sequence[Candidate], maps: Mapping[MapName, QueryMap]) -> dict[Candidate, Tensor]:
         """Gain over the base, (Q,), of every candidate whose maps were fitted."""
-        possible = [c for c in candidates if all(shrunk.name in matrices for shrunk in c)]
+        possible = [c for c in candidates if all(shrunk.name in maps for shrunk in c)]
         # The base's scores are there already: it is measured along.
-        values = self._measured([*([BASE] if self._base is None else []), *possible], matrices)
+        values = self._measured([*([BASE] if self._base is None else []), *possible], maps)
         self._base = values.pop(BASE, self._base)
         return {candidate: ndcg - self.base for candidate, ndcg in values.items()}
 
-    def _measured(self, candidates: Sequence[Candidate], matrices: dict[MapName, Tensor]) -> dict[Candidate, Tensor]:
+    def _measured(self, candidates: Sequence[Candidate], maps: Mapping[MapName, QueryMap]) -> dict[Candidate, Tensor]:
         """nDCG@10 of every candidate, (Q,)."""
         names = list(dict.fromkeys(shrunk.name for candidate in candidates for shrunk in candidate))
         pooled = len(names) > 0 and len(self.corpus) >= _POOL_FROM
         values: dict[Candidate, list[Tensor]] = {candidate: [] for candidate in candidates}
         for start in range(0, len(self.split.query_ids), self.block):
-            scores = _Scores(self.split, self.corpus, self.copies, slice(start, start + self.block), matrices)
+            scores = _Scores(self.split, self.corpus, self.copies, slice(start, start + self.block), maps)
             if pooled and not (start in self._pools and self._pools[start].holds(names)):
                 pairs = self._pairs(start, scores.num_rows)
                 scorings = {name: scores[name] for name in (None, *names)}
@@ -152,11 +153,12 @@ class _Scores:
         corpus: MemoryCorpus,
         copies: OwnCopies,
         rows: slice,
-        matrices: Mapping[MapName, Tensor],
+        maps: Mapping[MapName, QueryMap],
     ) -> None:
-        self._queries = split.comparable(split.query_embeddings[rows])
+        # As the base model gives them, which is what maps take; their lengths change no order.
+        self._queries = split.query_embeddings[rows]
         self._corpus = corpus
-        self._matrices = matrices
+        self._maps = maps
         self._known: dict[MapName | None, Tensor] = {}
         self.num_rows = len(self._queries)
         here = (copies.query_index >= rows.start) & (copies.query_index < rows.stop)
@@ -164,7 +166,7 @@ class _Scores:
 
     def __getitem__(self, name: MapName | None) -> Tensor:
         if name not in self._known:
-            queries = self._queries if name is None else self._queries @ self._matrices[name].T
+            queries = self._queries if name is None else self._maps[name](self._queries)
             scores = self._corpus.scores(queries)
             scores[self._copies] = _LOWEST
             self._known[name] = scores

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,20 +16,23 @@ from st_adapter.choices import FitMethod
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.candidates import Candidate, MapName, ShrunkMap
-from st_adapter.fitting.closed_form import mix, ridge_to_positives, within_class_whitening
+from st_adapter.fitting.closed_form import ridge_to_positives, within_class_whitening
 from st_adapter.fitting.gradient import GradientFit
-from st_adapter.fitting.pairs import labelled_pairs
+from st_adapter.fitting.local import LocalFit
+from st_adapter.fitting.maps import QueryMap, averaged
+from st_adapter.fitting.pairs import LabelledPairs, labelled_pairs
 
-Maps = dict[MapName, Tensor]
-"""Fitted maps by name, (D, D) each, to be applied as ``q @ W.T``."""
+Maps = dict[MapName, QueryMap]
+"""Fitted maps by name."""
 
 _SOLVERS = {"closed form": within_class_whitening, "ridge to positives": ridge_to_positives}
 # The gradient runs go further than ridge regression ever does, so auto leaves it out.
 _SOLVED: dict[FitMethod, list[tuple[str, float]]] = {
     "auto": [("closed form", ridge) for ridge in (0.3, 1.0, 3.0)],
+    "linear": [("closed form", ridge) for ridge in (0.3, 1.0, 3.0)],
     "closed-form": [(solver, ridge) for solver in _SOLVERS for ridge in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)],
 }
-_CLOSED_FORM_SHARES = {"auto": (0.5, 1.0), "closed-form": (0.25, 0.5, 0.75, 1.0)}
+_CLOSED_FORM_SHARES = {"auto": (0.5, 1.0), "linear": (0.5, 1.0), "closed-form": (0.25, 0.5, 0.75, 1.0)}
 
 _RUN = AdapterTrainingArguments(scale=20.0, unlabelled_weight=0.1, penalty=0.003)
 # From cautious to bold.
@@ -45,6 +49,28 @@ _RUNS = {
 }
 _CHECKPOINTS = (80, 160)
 _RUN_SHARES = (0.75, 0.9, 1.0)
+
+
+class _Local(NamedTuple):
+    """How far and how much a linear map is corrected near the training queries; see ``LocalFit``."""
+
+    threshold: float
+    ridge: float
+    share: float
+
+    def __str__(self) -> str:
+        return f"corrected by {self.share:g} from cosine {self.threshold:g}, ridge {self.ridge:g}"
+
+
+_Corrections = Mapping[MapName, tuple[MapName, _Local]]
+"""The names of corrected maps: what each corrects, and how."""
+
+# From bold to cautious.
+_LOCAL = (_Local(0.2, 0.3, 1.0), _Local(0.3, 0.3, 1.0), _Local(0.2, 0.3, 0.5), _Local(0.4, 1.0, 0.5))
+# The linear maps that are corrected without being fitted: the base model itself, and what pseudo-queries give.
+_NO_MAP, _PRIOR = MapName("no map", "as it is"), MapName("pseudo-queries", "as it is")
+# Few labels can tell few candidates apart, so these are all that there are.
+_LOCAL_OF_FEW = (_Local(0.3, 0.3, 1.0), _Local(0.2, 0.3, 0.5))
 # From this many pairs on, twice as many pairs and negatives per step.
 _LARGE = 1500
 
@@ -53,16 +79,19 @@ class Portfolio:
     """What a method fits in every fold, until runs are dropped.
 
     Args:
-        method: ``closed-form`` has no gradient runs.
+        method: ``closed-form`` has no gradient runs; ``linear`` and it have no corrections.
+        prior: a map (D, D) that few labels are to improve on; everything is then built on it.
 
     Attributes:
         runs: the gradient runs that are still fitted.
         candidates: everything that the maps of the method make, one map each.
     """
 
-    def __init__(self, method: FitMethod) -> None:
-        self._solved = _SOLVED[method]
-        self.runs = list(_RUNS) if method == "auto" else []
+    def __init__(self, method: FitMethod, prior: Tensor | None = None) -> None:
+        self._prior = prior
+        self._solved = _SOLVED[method] if prior is None else []
+        self.runs = [] if method == "closed-form" or prior is not None else list(_RUNS)
+        self._local = () if method != "auto" else _LOCAL if prior is None else _LOCAL_OF_FEW
         self.candidates: list[Candidate] = [
             (ShrunkMap(_solution(*each), share),) for each in self._solved for share in _CLOSED_FORM_SHARES[method]
         ]
@@ -72,25 +101,36 @@ class Portfolio:
             for step in _CHECKPOINTS
             for share in _RUN_SHARES
         ]
+        self.candidates += [(ShrunkMap(_PRIOR, 1.0),)] if prior is not None else []
+        self.candidates += [(ShrunkMap(name, 1.0),) for name in self._corrections()]
 
     def fit(self, fits: Sequence[tuple[EmbeddedSplit, int]]) -> list[Maps]:
         """Fit all maps on each of several (training split, seed)."""
-        return _fit_maps(fits, self._solved, self.runs, _CHECKPOINTS)
+        alone = [(train, [seed]) for train, seed in fits]
+        return _fit_maps(alone, self._solved, self.runs, _CHECKPOINTS, self._corrections(), self._prior)
+
+    def _corrections(self) -> _Corrections:
+        corrected = _NO_MAP if self._prior is None else _PRIOR
+        return _corrections(corrected, self.runs, _CHECKPOINTS, self._local)
 
 
-def fit_candidate(candidate: Candidate, fits: Sequence[tuple[EmbeddedSplit, int]]) -> list[Tensor]:
-    """Fit one candidate on each of several (labelled queries, seed): (D, D) maps, to be applied as ``q @ W.T``."""
+def fit_candidate(
+    candidate: Candidate, fits: Sequence[tuple[EmbeddedSplit, Sequence[int]]], prior: Tensor | None = None
+) -> list[QueryMap]:
+    """Fit one candidate on each of several (labelled queries, seeds), its gradient runs averaged over the seeds."""
     names = {shrunk.name for shrunk in candidate}
+    runs = runs_of(candidate)
+    possible = _corrections(_NO_MAP, runs, _CHECKPOINTS, _LOCAL) | _corrections(_PRIOR, [], [], _LOCAL_OF_FEW)
+    corrections = {name: made for name, made in possible.items() if name in names}
+    names |= {corrected for corrected, _ in corrections.values()}
     solved = [each for each in dict.fromkeys(chain(*_SOLVED.values())) if _solution(*each) in names]
-    checkpoints = [
-        step for step in _CHECKPOINTS if any(shrunk.name.detail == _checkpoint("", step).detail for shrunk in candidate)
-    ]
-    return [combined(candidate, maps) for maps in _fit_maps(fits, solved, runs_of(candidate), checkpoints)]
+    checkpoints = [step for step in _CHECKPOINTS if any(_checkpoint(run, step) in names for run in runs)]
+    return [combined(candidate, maps) for maps in _fit_maps(fits, solved, runs, checkpoints, corrections, prior)]
 
 
-def combined(candidate: Candidate, maps: Maps) -> Tensor:
-    """The map (D, D) of a candidate: the mean of its maps, each shrunk."""
-    return torch.stack([mix(maps[shrunk.name], shrunk.share) for shrunk in candidate]).mean(dim=0)
+def combined(candidate: Candidate, maps: Maps) -> QueryMap:
+    """The map of a candidate: the mean of its maps, each shrunk."""
+    return averaged([maps[shrunk.name] for shrunk in candidate], [shrunk.share for shrunk in candidate])
 
 
 def runs_of(candidate: Candidate) -> list[str]:
@@ -106,22 +146,48 @@ def _checkpoint(run: str, step: int) -> MapName:
     return MapName(run, f"{step} steps")
 
 
+def _corrections(
+    unfitted: MapName, runs: Sequence[str], checkpoints: Sequence[int], local: Sequence[_Local]
+) -> dict[MapName, tuple[MapName, _Local]]:
+    linear = [unfitted, *(_checkpoint(run, step) for run in runs for step in checkpoints)]
+    return {MapName(name.family, f"{name.detail}, {how}"): (name, how) for name in linear for how in local}
+
+
 def _fit_maps(
-    fits: Sequence[tuple[EmbeddedSplit, int]],
+    fits: Sequence[tuple[EmbeddedSplit, Sequence[int]]],
     solved: Sequence[tuple[str, float]],
     runs: Sequence[str],
     checkpoints: Sequence[int],
+    corrections: _Corrections,
+    prior: Tensor | None,
 ) -> list[Maps]:
-    """Fit every map on each of several (training split, seed)."""
+    """Fit every map on each of several (training split, seeds), gradient runs once a seed and averaged."""
+    tasks = [partial(_run, train, run, seed, checkpoints) for train, seeds in fits for run in runs for seed in seeds]
+    done = iter(_side_by_side(tasks))
     fitted: list[Maps] = []
-    for train, _ in fits:
+    for train, seeds in fits:
         pairs = labelled_pairs(train)
-        fitted.append({_solution(s, r): _SOLVERS[s](pairs, train.corpus, r) for s, r in solved})
-    numbers = [number for number in range(len(fits)) for _ in runs]
-    tasks = [partial(_run, train, run, seed, checkpoints) for train, seed in fits for run in runs]
-    for number, of_run in zip(numbers, _side_by_side(tasks), strict=True):
-        fitted[number] |= of_run
+        maps = {_solution(s, r): QueryMap(_SOLVERS[s](pairs, train.corpus, r)) for s, r in solved}
+        if prior is not None:
+            maps[_PRIOR] = QueryMap(prior)
+        for _ in runs:
+            of_seeds = [next(done) for _ in seeds]
+            maps |= {name: averaged([each[name] for each in of_seeds], [1.0] * len(seeds)) for name in of_seeds[0]}
+        fitted.append(maps | _corrected(train, pairs, maps, corrections))
     return fitted
+
+
+def _corrected(train: EmbeddedSplit, pairs: LabelledPairs, maps: Maps, corrections: _Corrections) -> Maps:
+    """The corrected maps on top of linear ones."""
+    if not corrections:
+        return {}
+    local = LocalFit(pairs, train.corpus)
+    linear = {name: each.matrix for name, each in maps.items()}
+    linear[_NO_MAP] = torch.eye(train.dimension, device=train.query_embeddings.device)
+    return {
+        name: local.on(linear[corrected], how.threshold, how.ridge, how.share)
+        for name, (corrected, how) in corrections.items()
+    }
 
 
 def _run(train: EmbeddedSplit, run: str, seed: int, checkpoints: Sequence[int]) -> Maps:
@@ -135,13 +201,13 @@ def _run(train: EmbeddedSplit, run: str, seed: int, checkpoints: Sequence[int]) 
         )
     gradient_fit = GradientFit(train, args)
     identity = torch.eye(train.dimension, device=train.query_embeddings.device)
-    matrices: Maps = {}
+    maps: Maps = {}
     for step in range(1, max(checkpoints) + 1):
         gradient_fit.step()
         if step in checkpoints:
             with torch.no_grad():
-                matrices[_checkpoint(run, step)] = gradient_fit.averaged.project(identity).T.clone()
-    return matrices
+                maps[_checkpoint(run, step)] = QueryMap(gradient_fit.averaged.project(identity).T.clone())
+    return maps
 
 
 def _side_by_side(tasks: Sequence[partial[Maps]]) -> list[Maps]:

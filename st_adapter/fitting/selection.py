@@ -30,7 +30,7 @@ class CandidateResult:
         gain_seen: on queries whose documents were positives of some training query; None if there were none.
         gain_unseen: on queries none of whose documents was; likewise.
         p_value: that it is no better than the base, one-sided, adjusted for the number of candidates tested.
-        rejected: whether it was clearly worse on one of the parts.
+        rejected: whether it was clearly worse on one of the parts, or on the queries of dev.
     """
 
     name: str
@@ -64,11 +64,20 @@ class Verdict(NamedTuple):
 
 
 class Scoreboard:
-    """Gains of all candidates on all queries, seen and unseen apart."""
+    """Gains of all candidates on all queries, seen and unseen apart.
 
-    def __init__(self, candidates: list[Candidate], num_queries: int, unseen_weight: float) -> None:
+    Args:
+        candidates: what is measured.
+        in_dev: (Q,) which of the labelled queries are of the dev split: a candidate that is clearly worse on these
+            alone is out as well.
+        unseen_weight: weight of the unseen part, 0-1.
+    """
+
+    def __init__(self, candidates: list[Candidate], in_dev: NDArray[np.bool_], unseen_weight: float) -> None:
+        num_queries = len(in_dev)
         self.candidates = candidates
         self.unseen_weight = unseen_weight
+        self._in_dev = in_dev
         self._counts = np.zeros((2, num_queries))  # how often each query was measured as seen (0) and unseen (1)
         self._base = np.zeros((2, num_queries))
         self._gains = np.zeros((2, len(candidates), num_queries))
@@ -174,7 +183,8 @@ class Scoreboard:
 
     def _rejected(self) -> NDArray[np.bool_]:
         rejected = np.zeros(len(self.candidates), dtype=bool)
-        for counts, gains in zip(self._counts, self._gains, strict=True):
+        dev = self._counts.sum(axis=0) * self._in_dev, self._gains.sum(axis=0) * self._in_dev
+        for counts, gains in [*zip(self._counts, self._gains, strict=True), dev]:
             there = counts > 0
             if counts.sum() >= _MIN_PART and there.sum() > 1:
                 each = gains[:, there] / counts[there]

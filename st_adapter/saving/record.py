@@ -56,12 +56,12 @@ class TrainingRecord:
         num_documents: N, size of the corpus.
         corpus_is_labelled_only: whether the corpus is just the documents of the pairs.
         num_queries: split -> number of its queries.
-        method: ``auto``, ``closed-form`` or ``gradient``.
+        method: ``auto``, ``linear``, ``closed-form`` or ``gradient``.
         chosen: the candidate that was chosen.
         reason: why it is given out, or why the base model is kept, with the figures.
         seed: of the whole run.
         split_by: what was kept on one side when the splits were cut.
-        paraphrase_threshold: cosine from which two queries count as paraphrases.
+        paraphrase_threshold: how near two queries are that count as paraphrases.
         fitted_on: the splits it was fitted on.
         arguments: settings of a gradient run.
         scores: held-out figures.

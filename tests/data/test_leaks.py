@@ -106,7 +106,7 @@ def planted():
 def test_every_planted_leak_is_found_and_nothing_else():
     dataset, vectors, leaks = planted()
     report = find_leaks(dataset, vectors)
-    assert report.threshold == 0.9
+    assert report.threshold == 0.9 and report.cosine == pytest.approx(0.9, abs=1e-3)
     assert [(found.earlier, found.later) for found in report.between] == [
         ("train", "dev"),
         ("train", "test"),
@@ -329,7 +329,7 @@ def test_paraphrases_stay_on_one_side(block, monkeypatch):
         assert len({sides[f"{member} wording of {n}"] for member in range(3)}) == 1
     assert all(leaks.leaks == () for leaks in find_leaks(found, embedded(dataset, vectors)).between)
     assert set(sides) == set(splits_of(without)), "no query is lost"
-    assert found.notes[-1] == "240 queries have a paraphrase (cosine of at least 0.9) and stay on its side."
+    assert found.notes[-1] == "240 queries have a paraphrase (cosine of at least 0.90) and stay on its side."
     assert cut_splits(found, embedded(dataset, vectors)) is found
 
 
@@ -357,3 +357,17 @@ def test_without_paraphrases_the_cut_stays_as_it_was():
     dataset = load([(f"query {n}", f"document {n // 2}") for n in range(120)], split_by="document")
     vectors = embedded(dataset, random_vectors(list(dataset.queries["text"])))
     assert splits_of(cut_splits(dataset, vectors)) == splits_of(dataset.with_cut())
+
+
+@pytest.mark.parametrize("cone", [0.0, 1.0, 4.0])
+def test_what_a_paraphrase_is_does_not_depend_on_how_narrow_a_cone_the_model_has(cone):
+    dataset = load(clean_rows())
+    vectors = random_vectors(dataset.queries["text"])
+    for number in range(10):
+        vectors[f"test query {number}"] = at_cosine(vectors[f"train query {number}"], 0.97, number)
+    axis = torch.nn.functional.normalize(torch.randn(DIM, generator=torch.Generator().manual_seed(1)), dim=0)
+    narrow = {text: torch.nn.functional.normalize(vector, dim=0) + cone * axis for text, vector in vectors.items()}
+    report = find_leaks(dataset, embedded(dataset, narrow))
+    assert between(report, "train", "test").counts("later")["paraphrase"] == 10
+    # The mean cosine of unit vectors at a right angle to an axis of length c is c^2 / (1 + c^2).
+    assert report.cosine == pytest.approx(0.9 + 0.1 * cone**2 / (1 + cone**2), abs=2e-3)

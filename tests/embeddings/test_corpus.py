@@ -1,5 +1,7 @@
 """The corpus in memory, and what works with any other one that keeps to the protocol."""
 
+import copy
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -97,3 +99,13 @@ def test_fits_and_indexes_work_on_a_distant_corpus_as_in_memory():
         assert all(values.tolist() == other.result.base[name].tolist() for name, values in one.result.base.items())
     whole = len(embedded.corpus)
     assert distant.corpus.num_rows <= 3 * whole + 20_000, "read whole a few times, not in every fold or step"
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda corpus: pickle.loads(pickle.dumps(corpus))])
+def test_a_copy_is_a_corpus_of_its_own(copied):
+    corpus = MemoryCorpus(["a", "b"], torch.tensor([[0.6, 0.8], [1.0, 0.0]]), stands_for=torch.tensor([1.0, 3.0]))
+    again = copied(corpus)
+    assert again.ids == corpus.ids and torch.equal(again.rows(torch.tensor([1])), corpus.embeddings[1:])
+    assert again.stands_for is not None and torch.equal(again.stands_for, corpus.stands_for)
+    corpus.embeddings[0] = 0
+    assert again.embeddings[0].tolist() == pytest.approx([0.6, 0.8])

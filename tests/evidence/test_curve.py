@@ -71,7 +71,7 @@ def test_dev_and_test_take_no_part_in_the_fits(problem, monkeypatch):
     }
     for qrels in (problem.qrels, changed, {split: changed[split] for split in ("train", "dev")}):
         learning_curve(replace(problem, qrels=qrels), sizes=[10, 40], num_draws=2, method="closed-form")
-    first, *others = (torch.stack(fitted[place] + fitted[place + 1]) for place in (0, 2, 4))
+    first, *others = (torch.stack([each.matrix for each in fitted[place] + fitted[place + 1]]) for place in (0, 2, 4))
     for other in others:
         assert torch.equal(first, other)
 

@@ -16,7 +16,8 @@ from st_adapter.embeddings.embedding import embed
 from st_adapter.evidence.curve import learning_curve
 from st_adapter.evidence.report import write_report
 from st_adapter.evidence.results import CurveResults, Results, described
-from st_adapter.run import RunOptions, train
+from st_adapter.run import train
+from st_adapter.settings import RunOptions
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
 THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from problems import corpus_of, dataset_of
-from st_adapter.fitting.folds import cross_fit_folds, labelled_split, unseen_share
+from st_adapter.fitting.folds import asked_once_share, cross_fit_folds, labelled_split, shown_by_dev, unasked_share
 
 
 def judged(train, dev, num_queries=40, num_documents=25):
@@ -57,11 +57,30 @@ def test_the_unseen_queries_come_near_their_weight():
     assert sum(int((fold.unseen & fold.measured).sum()) for fold in folds) == pytest.approx(300, abs=120)
 
 
-def test_unseen_share_counts_dev_queries_whose_documents_train_never_asked_for():
+def test_dev_shows_the_share_of_queries_whose_documents_train_never_asked_for():
     train = {(1, 0): 1, (2, 1): 0, (3, 2): 1}
     dev = {(4, 0): 1, (5, 1): 1, (6, 2): 1, (6, 9): 1, (7, 9): 1, (8, 0): 0, (8, 9): 2}
     # Seen: 4 (by 0) and 6 (by 2). Unseen: 5 (1 was judged not relevant), 7, and 8 (its judgement of 0 is no positive).
-    assert unseen_share(judged(train, dev)) == pytest.approx(3 / 5)
+    shown = shown_by_dev(judged(train, dev))
+    assert shown.unseen == pytest.approx(3 / 5)
+    # The usual tables: 3 of 5 is .147 to .947.
+    assert (shown.at_least, shown.at_most) == pytest.approx((0.147, 0.947), abs=0.001)
+    assert shown.query_ids == {"q4", "q5", "q6", "q7", "q8"}
+
+
+def test_queries_whose_documents_nobody_else_asks_for_are_counted():
+    # d0 is asked for by two queries, d1, d2 and d3 by one each; the third query has one of either kind.
+    labelled = labelled_split(judged({(0, 0): 1, (1, 0): 1, (2, 0): 1, (2, 1): 1, (3, 2): 1}, {(4, 3): 1}))
+    assert asked_once_share(labelled) == pytest.approx(2 / 5)
+
+
+def test_unasked_documents_are_counted_with_what_they_stand_for():
+    labelled = labelled_split(judged({(1, 0): 1, (2, 3): 1}, {(3, 3): 1}))
+    assert unasked_share(labelled) == pytest.approx(1 - 2 / len(labelled.corpus))
+    weights = torch.full((len(labelled.corpus),), 10.0)
+    weights[[0, 3]] = 1.0
+    weighted = replace(labelled, corpus=replace(labelled.corpus, stands_for=weights))
+    assert unasked_share(weighted) == pytest.approx(1 - 2 / (2 + 10 * (len(labelled.corpus) - 2)))
 
 
 def test_a_pair_judged_in_both_splits_counts_once_with_its_higher_grade():

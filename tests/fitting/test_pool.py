@@ -15,6 +15,7 @@ from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import fit
 from st_adapter.fitting.candidates import BASE, MapName, ShrunkMap
 from st_adapter.fitting.folds import labelled_split
+from st_adapter.fitting.maps import QueryMap
 from st_adapter.fitting.measure import Measure
 from st_adapter.fitting.pool import pooled
 from st_adapter.fitting.sampling import BatchSampler
@@ -59,7 +60,7 @@ def test_the_base_is_measured_exactly_and_others_nearly():
         large_split(num_queries=60),
         torch.linalg.qr(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(3)))[0],
     )
-    slightly = torch.lerp(torch.eye(DIM), turned, 0.15)
+    slightly = QueryMap(torch.lerp(torch.eye(DIM), turned, 0.15))
     name = MapName("some", "map")
     candidates = [(ShrunkMap(name, 1.0),)]
     whole = Measure(split)
@@ -94,7 +95,7 @@ def test_a_document_counts_as_many_times_as_it_stands_for(pool_from, monkeypatch
     name = MapName("some", "map")
     matrix = torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(1))
     candidate = (ShrunkMap(name, 0.5),)
-    of_many, of_few = (Measure(each).gains([candidate], {name: matrix})[candidate] for each in (many, few))
+    of_many, of_few = (Measure(each).gains([candidate], {name: QueryMap(matrix)})[candidate] for each in (many, few))
     torch.testing.assert_close(of_few, of_many, atol=1e-5, rtol=0)
 
 

@@ -19,6 +19,7 @@ from st_adapter.fitting import negatives as negatives_module
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.candidates import MapName, ShrunkMap
 from st_adapter.fitting.gradient import GradientFit
+from st_adapter.fitting.maps import QueryMap
 from st_adapter.fitting.measure import Measure
 from st_adapter.fitting.pairs import labelled_pairs
 from st_adapter.fitting.sampling import BatchSampler
@@ -155,7 +156,7 @@ def test_memory_grows_with_the_pairs_and_not_with_the_longest_row():
         GradientFit(split, args).step()
     name = MapName("a", "1")
     small = split.subset(torch.arange(num_queries) < 40)
-    Measure(small).gains([(ShrunkMap(name, 0.5),)], {name: torch.eye(32) + 0.1})
+    Measure(small).gains([(ShrunkMap(name, 0.5),)], {name: QueryMap(torch.eye(32) + 0.1)})
     assert evaluate(split, ks=[10]).base["recall@10"][0] <= 10 / 30_000
     assert peak_memory() - before < 400_000, "1,500 rows of 60,000 indices are 700,000"
 

@@ -1,6 +1,7 @@
 """Fast measuring against the full evaluation; the scoreboard against hand-worked numbers."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,15 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from problems import corpus_of, dataset_of, random_split
-from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.own_copies import OwnCopies
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting import measure as measuring
 from st_adapter.fitting.auto import fit
 from st_adapter.fitting.candidates import MapName, ShrunkMap
-from st_adapter.fitting.closed_form import mix
+from st_adapter.fitting.maps import LocalUnits, QueryMap, as_adapter, averaged
 from st_adapter.fitting.measure import Measure
 from st_adapter.fitting.selection import Scoreboard
+
+
+def random_map(generator, size, num_units):
+    """A map of six dimensions near the identity, with corrections."""
+    draw = partial(torch.randn, generator=generator)
+    units = LocalUnits(draw(num_units, 6), draw(num_units).abs(), draw(6, num_units)) if num_units else None
+    return QueryMap(torch.eye(6) + size * draw(6, 6), units)
 
 
 @settings(max_examples=40)
@@ -26,7 +33,7 @@ def test_measuring_equals_the_full_evaluation(seed, block_scores):
     split = random_split(seed, 7, 40, 6, repeated=False)
     generator = torch.Generator().manual_seed(seed)
     names = [MapName("a", "1"), MapName("b", "1")]
-    matrices = {name: torch.eye(6) + 0.5 * torch.randn(6, 6, generator=generator) for name in names}
+    maps = {name: random_map(generator, 0.5, num_units=3 * number) for number, name in enumerate(names)}
     candidates = [
         (ShrunkMap(names[0], 1.0),),
         (ShrunkMap(names[1], 0.25),),
@@ -35,23 +42,24 @@ def test_measuring_equals_the_full_evaluation(seed, block_scores):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measuring, "_BLOCK_SCORES", block_scores)
         measure = Measure(split)
-        gains = measure.gains([*candidates, (ShrunkMap(MapName("not", "fitted"), 1.0),)], matrices)
+        gains = measure.gains([*candidates, (ShrunkMap(MapName("not", "fitted"), 1.0),)], maps)
     assert list(gains) == candidates
     for candidate in candidates:
-        matrix = torch.stack([mix(matrices[shrunk.name], shrunk.share) for shrunk in candidate]).mean(dim=0)
-        result = evaluate(split, QueryAdapter.from_matrix(matrix), ks=[10])
+        together = averaged([maps[shrunk.name] for shrunk in candidate], [shrunk.share for shrunk in candidate])
+        result = evaluate(split, as_adapter(together, normalized=True), ks=[10])
         np.testing.assert_allclose(measure.base.numpy(), result.base["ndcg@10"], atol=1e-6)
         expected = result.adapted["ndcg@10"] - result.base["ndcg@10"]
         np.testing.assert_allclose(gains[candidate].numpy(), expected, atol=1e-6)
 
 
-def board_of(gains_seen, gains_unseen, unseen_weight=0.5, families=None):
+def board_of(gains_seen, gains_unseen, unseen_weight=0.5, families=None, in_dev=None):
     """A scoreboard that was shown the given gains (C, Q) on seen queries and on further unseen ones."""
     gains_seen, gains_unseen = np.array(gains_seen, float), np.array(gains_unseen, float)
     families = families or [f"family {number}" for number in range(len(gains_seen))]
     candidates = [(ShrunkMap(MapName(family, str(number)), 1.0),) for number, family in enumerate(families)]
     num_seen, num_unseen = gains_seen.shape[1], gains_unseen.shape[1]
-    board = Scoreboard(candidates, num_seen + num_unseen, unseen_weight)
+    in_dev = np.zeros(num_seen + num_unseen, dtype=bool) if in_dev is None else np.array(in_dev)
+    board = Scoreboard(candidates, in_dev, unseen_weight)
     for first, gains, unseen in ((0, gains_seen, 0), (num_seen, gains_unseen, 1)):
         rows = torch.arange(first, first + gains.shape[1])
         values = {c: torch.tensor(row) for c, row in zip(candidates, gains, strict=True)}
@@ -84,8 +92,21 @@ def test_a_candidate_that_loses_on_one_part_is_out_however_much_it_gains_on_the_
     assert not alone.gate.adopted and "Clearly worse" in alone.gate.reason
 
 
+def test_a_candidate_that_loses_on_dev_alone_is_out_whatever_the_other_queries_say():
+    spread = np.tile([0.9, 1.1], 20)
+    lost_on_dev = np.concatenate([spread[:30], -0.2 * spread[30:]])
+    in_dev = [False] * 30 + [True] * 10 + [False] * 40
+    verdict = board_of([lost_on_dev, 0.01 * spread], [spread, 0.01 * spread], in_dev=in_dev).verdict(0.05, 0)
+    assert [(candidate.name[:8], candidate.rejected) for candidate in verdict.candidates] == [
+        ("family 1", False),
+        ("family 0", True),
+    ]
+    elsewhere = board_of([lost_on_dev], [spread], in_dev=[True] * 30 + [False] * 50).verdict(0.05, 0)
+    assert elsewhere.gate.adopted
+
+
 def test_a_part_without_queries_has_no_gain_of_its_own():
-    board = Scoreboard([(ShrunkMap(MapName("f", "1"), 1.0),)], 20, 0.3)
+    board = Scoreboard([(ShrunkMap(MapName("f", "1"), 1.0),)], np.zeros(20, dtype=bool), 0.3)
     rows = torch.arange(20)
     board.add(rows, torch.ones(20, dtype=torch.int64), torch.zeros(20), {board.candidates[0]: torch.full((20,), 0.1)})
     best = board.verdict(0.05, 0).candidates[0]
@@ -94,7 +115,7 @@ def test_a_part_without_queries_has_no_gain_of_its_own():
 
 def test_a_query_measured_twice_counts_once_by_its_mean():
     candidate = (ShrunkMap(MapName("f", "1"), 1.0),)
-    board = Scoreboard([candidate], 10, 0.5)
+    board = Scoreboard([candidate], np.zeros(10, dtype=bool), 0.5)
     rows, unseen = torch.arange(10), torch.ones(10, dtype=torch.int64)
     board.add(rows, unseen, torch.zeros(10), {candidate: torch.full((10,), 0.1)})
     board.add(rows, unseen, torch.zeros(10), {candidate: torch.full((10,), 0.3)})
@@ -125,21 +146,21 @@ def test_counting_among_the_best_is_counting_over_all(seed, depth, block_scores,
     copies = torch.randint(0, 150, (9,), generator=generator)
     split = replace(split, own_copies=OwnCopies(torch.arange(9), copies))
     names = [MapName("a", "1"), MapName("b", "1"), MapName("c", "1")]
-    matrices = {name: torch.eye(6) + 0.8 * torch.randn(6, 6, generator=generator) for name in names}
+    maps = {name: random_map(generator, 0.8, num_units=3 * number) for number, name in enumerate(names)}
     candidates = [(ShrunkMap(name, share),) for name in names for share in (0.25, 0.5, 1.0)]
     candidates += [(ShrunkMap(names[0], 1.0), ShrunkMap(names[1], 0.5)), tuple(ShrunkMap(name, 0.75) for name in names)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measuring, "_BLOCK_SCORES", block_scores)
         patch.setattr(measuring, "_GROUP", 7)
         patch.setattr(measuring, "_POOL_DEPTH", depth)
-        slow = Measure(split).gains(candidates, matrices)
+        slow = Measure(split).gains(candidates, maps)
         patch.setattr(measuring, "_POOL_FROM", 1)
-        fast = Measure(split).gains(candidates, matrices)
+        fast = Measure(split).gains(candidates, maps)
     for candidate in candidates:
         assert torch.equal(fast[candidate], slow[candidate])
-        matrix = torch.stack([mix(matrices[shrunk.name], shrunk.share) for shrunk in candidate]).mean(dim=0)
+        together = averaged([maps[shrunk.name] for shrunk in candidate], [shrunk.share for shrunk in candidate])
         if not tied:
-            result = evaluate(split, QueryAdapter.from_matrix(matrix), ks=[10])
+            result = evaluate(split, as_adapter(together, normalized=True), ks=[10])
             expected = result.adapted["ndcg@10"] - result.base["ndcg@10"]
             np.testing.assert_allclose(fast[candidate].numpy(), expected, atol=1e-6)
 

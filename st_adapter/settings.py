@@ -1,0 +1,114 @@
+"""The settings of a run, and what can be checked of them before anything is embedded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+
+from st_adapter.choices import PARAPHRASE_THRESHOLD, Method, Precision
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.encoder import Encoder
+from st_adapter.errors import InputError
+from st_adapter.evidence import output_folder as output
+from st_adapter.fitting.arguments import AdapterTrainingArguments
+from st_adapter.fitting.auto import check_seed_and_level
+from st_adapter.saving.base import Base
+from st_adapter.saving.declared_sizes import check_sizes
+from st_adapter.storage.writing import check_writable
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What few runs need.
+
+    Attributes:
+        drop_leaks: whether to take queries out of train and dev that a later split has too, as text or paraphrase; see
+            the function ``drop_leaks``. They are counted in any case.
+        paraphrase_threshold: how near two queries are that count as paraphrases; see ``find_leaks``. Where the splits
+            were cut by document, paraphrases stay on one side as well; see ``cut_splits``.
+        resume_from_checkpoint: go on with a ``gradient`` run that was cut off, from its newest checkpoint.
+        save_base: whether to save the base model to ``output_dir`` if it is kept.
+        onnx: whether to save the model to ``output_dir`` as ONNX too.
+        base_model: Hub id or folder that the base model came from, if the model itself no longer knows it.
+        opened_with: settings that the model was opened with and its files do not say, such as ``truncate_dim``, for
+            results, report and model card.
+        script: the script that makes the model, for the model card.
+        allow_other_vectors: go on where the vectors that came with the data, or lie in a store, are not the model's.
+    """
+
+    drop_leaks: bool = False
+    paraphrase_threshold: float = PARAPHRASE_THRESHOLD
+    resume_from_checkpoint: bool = False
+    save_base: bool = True
+    onnx: bool = False
+    base_model: str | Path | None = None
+    opened_with: Mapping[str, Any] = field(default_factory=dict)
+    script: str = ""
+    allow_other_vectors: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of ``train`` besides model and data."""
+
+    method: Method
+    seed: int
+    alpha: float
+    args: AdapterTrainingArguments | None
+    output_dir: Path | None
+    cache_dir: str | os.PathLike[str] | None
+    batch_size: int
+    precision: Precision
+    show_progress_bar: bool
+    options: RunOptions
+
+
+def check_settings(settings: Settings) -> None:
+    """Check what model and data have no part in.
+
+    Raises:
+        ValueError: settings do not fit together, or the folder is of something else.
+    """
+    if settings.output_dir is not None:
+        output.check_output_folder(settings.output_dir)
+    if settings.args is not None and settings.method != "gradient":
+        raise InputError(
+            f"Training settings were given, but method {settings.method!r} takes none.",
+            python="Choose method='gradient'.",
+            flags="Add --method gradient.",
+        )
+    if settings.options.resume_from_checkpoint and settings.method != "gradient":
+        raise ValueError(
+            f"Method {settings.method!r} writes no checkpoints to resume from. Run it again, or choose 'gradient'."
+        )
+    check_seed_and_level(settings.seed, settings.alpha)
+
+
+def opened(model: SentenceTransformer | Encoder | str | Path) -> SentenceTransformer | Encoder:
+    """A model as it is, or the one that a Hub id or folder names."""
+    if not isinstance(model, str | Path):
+        return model
+    if Path(model).is_dir():
+        check_sizes(Path(model))
+    return SentenceTransformer(str(model))
+
+
+def check_fit_together(base: Base, dataset: RetrievalDataset, settings: Settings) -> None:
+    """Check everything that can be checked before anything is embedded."""
+    base.check(onnx=settings.options.onnx)
+    missing = [split for split in ("train", "dev") if split not in dataset.splits]
+    if missing:
+        raise ValueError(f"The data have no split {missing[0]!r}, only {dataset.splits}. Training needs both.")
+    if settings.output_dir is not None:
+        check_writable(settings.output_dir, "output_dir", num_bytes=base.num_bytes)
+        base.check_target(settings.output_dir / model_folder(base))
+
+
+def model_folder(base: Base) -> str:
+    """Name of the folder in the output folder that a model, or an adapter alone, is saved to."""
+    return output.MODEL_FOLDER if base.model is not None else output.ALONE_FOLDER
