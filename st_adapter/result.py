@@ -35,15 +35,19 @@ class RunVerdict:
         adopted: whether there is an adapter.
         reason: the test that decided it, with its figures.
         measured: what the adapter does on queries that had no part in that; empty if there are none, or no adapter.
+        tested: whether labels decided it; without any, the adapter is handed over untested.
     """
 
     adopted: bool
     reason: str
     measured: str = ""
+    tested: bool = True
 
     @property
     def decision(self) -> str:
         """In one short sentence."""
+        if not self.tested:
+            return "Not tested."
         return "Adopted." if self.adopted else "The base model is kept."
 
     @property
@@ -90,7 +94,8 @@ class Result:
                 f"On the {compared.num_queries:,} queries of {split}: {signed(compared.difference, minus='-')} "
                 f"{metric_name(HEADLINE_METRIC)}, {fraction(compared.base)} with the base model."
             )
-        return RunVerdict(self.adapter is not None, self.results.selection.gate.reason, measured)
+        selection = self.results.selection
+        return RunVerdict(self.adapter is not None, selection.reason, measured, tested=selection.gate is not None)
 
     @property
     def evaluation(self) -> EvaluationResult:
@@ -121,7 +126,7 @@ class Result:
             if split not in self.results.fitted_on:
                 print_evaluation(console, evaluation, self.results.data.corpus_is_labelled_only)
         verdict = self.verdict
-        style = "bold green" if verdict.adopted else "bold"
+        style = "bold green" if verdict.adopted and verdict.tested else "bold"
         words = escape(verdict.sentence.removeprefix(verdict.decision))
         console.print(f"[{style}]{verdict.decision}[/{style}]{words}", highlight=False)
 

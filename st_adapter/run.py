@@ -31,6 +31,8 @@ from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import Clock, fit, has_few_labels
 from st_adapter.fitting.folds import labelled_split
+from st_adapter.fitting.maps import QueryMap, as_adapter
+from st_adapter.fitting.prior import prior_of
 from st_adapter.result import Result
 from st_adapter.saving.base import Base, Kept, base_of
 from st_adapter.saving.record import installed_versions
@@ -166,8 +168,11 @@ def _checked_data(dataset: RetrievalDataset, embedded: EmbeddedDataset, options:
 
 
 def _pseudo_queries(encoder: SentenceTransformer | Encoder, data: _Data, settings: Settings) -> EmbeddedSplit | None:
-    """What few labels start from."""
-    if settings.method != "auto" or not has_few_labels(labelled_split(data.embedded)):
+    """What few labels start from, or what there is without any."""
+    wanted = settings.options.without_labels or (
+        settings.method == "auto" and has_few_labels(labelled_split(data.embedded))
+    )
+    if not wanted:
         return None
     return embed_pseudo_queries(
         encoder,
@@ -182,6 +187,8 @@ def _pseudo_queries(encoder: SentenceTransformer | Encoder, data: _Data, setting
 
 
 def _fitted(base: Base, embedded: EmbeddedDataset, pseudo_queries: EmbeddedSplit | None, settings: Settings) -> _Fitted:
+    if settings.options.without_labels:
+        return _fitted_without_labels(pseudo_queries, embedded, settings)
     if settings.method == "gradient":
         return _fitted_by_gradient(base, embedded, settings)
     found = fit(
@@ -193,6 +200,19 @@ def _fitted(base: Base, embedded: EmbeddedDataset, pseudo_queries: EmbeddedSplit
         show_progress_bar=settings.show_progress_bar,
     )
     return _Fitted(found.adapter, SelectionResults.of(found), ["train", "dev"])
+
+
+def _fitted_without_labels(
+    pseudo_queries: EmbeddedSplit | None, embedded: EmbeddedDataset, settings: Settings
+) -> _Fitted:
+    """What portions of the documents give; nothing says whether it helps."""
+    if pseudo_queries is None:
+        raise ValueError(
+            "Fewer than 50 documents are longer than a sentence, so that without labels there is nothing to learn from."
+        )
+    prior = QueryMap(prior_of(pseudo_queries, settings.seed))
+    selection = SelectionResults(chosen="pseudo-queries", gate=None, num_pseudo_queries=len(pseudo_queries.query_ids))
+    return _Fitted(as_adapter(prior, embedded.normalized, embedded.base_model), selection, [])
 
 
 def _fitted_by_gradient(base: Base, embedded: EmbeddedDataset, settings: Settings) -> _Fitted:
@@ -245,7 +265,7 @@ def _results(
         # Its base model stands in the results by itself.
         adapter=config and {name: value for name, value in config.items() if name != "base_model"},
         selection=fitted.selection,
-        dev=splits["dev"],
+        dev=splits.get("dev"),
         test=splits.get("test"),
         seconds={},
         seed=settings.seed,

@@ -38,6 +38,8 @@ class RunOptions:
         opened_with: settings that the model was opened with and its files do not say, such as ``truncate_dim``, for
             results, report and model card.
         script: the script that makes the model, for the model card.
+        without_labels: learn from portions of the documents alone; the judgements of the data take no part in it. What
+            comes of it is not tested, and is handed over all the same.
         allow_other_vectors: go on where the vectors that came with the data, or lie in a store, are not the model's.
     """
 
@@ -49,6 +51,7 @@ class RunOptions:
     base_model: str | Path | None = None
     opened_with: Mapping[str, Any] = field(default_factory=dict)
     script: str = ""
+    without_labels: bool = False
     allow_other_vectors: bool = False
 
 
@@ -86,6 +89,12 @@ def check_settings(settings: Settings) -> None:
         raise ValueError(
             f"Method {settings.method!r} writes no checkpoints to resume from. Run it again, or choose 'gradient'."
         )
+    if settings.options.without_labels and settings.method != "auto":
+        raise InputError(
+            f"Method {settings.method!r} learns from labels, and none are to be used.",
+            python="Leave method out, or without_labels.",
+            flags="Leave out --method, or --without-labels.",
+        )
     check_seed_and_level(settings.seed, settings.alpha)
 
 
@@ -102,7 +111,10 @@ def check_fit_together(base: Base, dataset: RetrievalDataset, settings: Settings
     """Check everything that can be checked before anything is embedded."""
     base.check(onnx=settings.options.onnx)
     missing = [split for split in ("train", "dev") if split not in dataset.splits]
-    if missing:
+    if settings.options.without_labels:
+        if dataset.document_texts is None:
+            raise ValueError("The documents have no texts, so that without labels there is nothing to learn from.")
+    elif missing:
         raise ValueError(f"The data have no split {missing[0]!r}, only {dataset.splits}. Training needs both.")
     if settings.output_dir is not None:
         check_writable(settings.output_dir, "output_dir", num_bytes=base.num_bytes)

@@ -14,6 +14,7 @@ from st_adapter.cli.opening import (
     adapter_alone,
     is_endpoint,
     load_dataset,
+    load_for_training,
     model_path,
     open_base,
     open_model,
@@ -79,7 +80,7 @@ def train(options: TrainOptions) -> int:
             check = check_may_push_adapter if is_endpoint(options.model) else check_may_push
             check(output.push_to_hub, output.token)
     base_model = open_base(options.model, embedding)
-    dataset = load_dataset(options, reading, seed=options.seed, split_by=reading.split_by)
+    dataset = load_for_training(options)
     print_dataset(dataset)
     result = run_training(
         base_model,
@@ -93,6 +94,7 @@ def train(options: TrainOptions) -> int:
         show_progress_bar=not output.disable_tqdm,
         options=RunOptions(
             drop_leaks=reading.drop_leaks,
+            without_labels=fitting.without_labels,
             allow_other_vectors=reading.allow_other_vectors,
             paraphrase_threshold=reading.paraphrase_threshold,
             resume_from_checkpoint=options.gradient.resume_from_checkpoint,
@@ -111,7 +113,8 @@ def train(options: TrainOptions) -> int:
         _push_trained(saved, options)
     elif output.push_to_hub is not None:
         console.print("Nothing was uploaded: the base model is on the Hub already, or yours alone.")
-    return _NOT_BETTER if fitting.fail_if_not_better and not adopted else 0
+    better = adopted and result.verdict.tested
+    return _NOT_BETTER if fitting.fail_if_not_better and not better else 0
 
 
 def demo(options: DemoOptions) -> int:

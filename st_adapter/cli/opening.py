@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
-from st_adapter.cli.options import ColumnOptions, DataOptions, EmbeddingOptions
+from st_adapter.cli.options import ColumnOptions, DataOptions, EmbeddingOptions, TrainOptions
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.unlabelled import documents_alone
 from st_adapter.embeddings.openai_encoder import OpenAIEncoder
 from st_adapter.errors import InputError
 from st_adapter.evidence.output_folder import ALONE_FOLDER, MODEL_FOLDER
@@ -27,6 +28,29 @@ _ENDPOINT = "openai:"
 
 def load_dataset(where: DataOptions, reading: ColumnOptions, **arguments: Any) -> RetrievalDataset:
     """The data set, read as the flags say; further arguments are those of ``RetrievalDataset.load``."""
+    return RetrievalDataset.load(
+        where.data if where.labels is None else where.labels,
+        queries=where.queries,
+        corpus=_corpus(where.corpus),
+        columns=_columns(reading),
+        ignore_columns=reading.ignore_columns,
+        relevant_from=reading.relevant_from,
+        **arguments,
+    )
+
+
+def load_for_training(options: TrainOptions) -> RetrievalDataset:
+    """The data set to train on; without labels, the documents of a file or folder."""
+    reading, corpus = options.reading, options.corpus
+    if not options.fitting.without_labels or corpus is None:
+        return load_dataset(options, reading, seed=options.seed, split_by=reading.split_by)
+    if not Path(corpus).exists():
+        raise ValueError(f"There is no {corpus}. Without labels, --corpus expects a file or folder of documents.")
+    columns = {name.removeprefix("corpus."): column for name, column in _columns(reading).items()}
+    return documents_alone(corpus, columns, name=Path(corpus).name)
+
+
+def _columns(reading: ColumnOptions) -> dict[str, str]:
     named = {each.name: getattr(reading, each.name) for each in fields(ColumnOptions)}
     columns = {name.removesuffix("_column"): c for name, c in named.items() if name.endswith("_column") and c}
     for each in reading.columns:
@@ -34,15 +58,7 @@ def load_dataset(where: DataOptions, reading: ColumnOptions, **arguments: Any) -
         if not equals or "." not in role:
             raise ValueError(f"--columns got {each!r}, but expects TABLE.ROLE=NAME, such as corpus.id=uuid.")
         columns[role] = column
-    return RetrievalDataset.load(
-        where.data if where.labels is None else where.labels,
-        queries=where.queries,
-        corpus=_corpus(where.corpus),
-        columns=columns,
-        ignore_columns=reading.ignore_columns,
-        relevant_from=reading.relevant_from,
-        **arguments,
-    )
+    return columns
 
 
 def _corpus(given: str | None) -> str | Store | None:

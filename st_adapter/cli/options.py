@@ -152,7 +152,9 @@ class FittingOptions:
     alpha: float = 0.05
     """Level of the test on held-out queries, without which the base model is kept."""
     fail_if_not_better: Flag = False
-    """Exit with status 3 if the base model is kept."""
+    """Exit with status 3 if the base model is kept, or if nothing was tested."""
+    without_labels: Flag = False
+    """Learn from the documents of --corpus alone, and keep the outcome untested."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,18 @@ class TrainOptions(DataOptions):
     fitting: FittingOptions = field(default_factory=FittingOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
     gradient: GradientOptions = field(default_factory=GradientOptions)
+
+    def check(self) -> None:
+        """See whether the flags belong together; without labels, there are documents alone."""
+        if not self.fitting.without_labels:
+            return super().check()
+        given = [f"--{name}" for name in ("data", "labels", "queries") if getattr(self, name) is not None]
+        if given or self.corpus is None:
+            came = f"{given[0]} came with it" if given else "--corpus is missing"
+            raise ValueError(
+                f"--without-labels learns from the documents of --corpus alone, but {came}. Give --corpus FILE alone, "
+                "or leave out --without-labels."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

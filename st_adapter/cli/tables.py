@@ -24,7 +24,7 @@ console = Terminal()
 
 def print_dataset(dataset: RetrievalDataset, too_long: LongTexts | None = None) -> None:
     """What was read, and what there is to note about it."""
-    splits = ", ".join(f"{number} {escape(split)}" for split, number in dataset.num_queries.items())
+    splits = ", ".join(f"{number} {escape(split)}" for split, number in dataset.num_queries.items()) or "none"
     searched = documents_searched(dataset.num_documents, dataset.corpus_is_labelled_only)
     console.print(f"[bold]{escape(dataset.name)}[/bold]: {searched}; queries: {splits}")
     for note in (*dataset.notes, *(too_long.notes if too_long is not None else ())):

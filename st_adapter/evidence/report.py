@@ -57,7 +57,7 @@ def write_report(output_dir: str | Path) -> Report:
     shown = _Shown(results, curve.curve if curve is not None and curve.is_of(results) else None)
     page = _write_page(shown, output_dir / REPORT_FILE)
     picture = plots.summary_figure(
-        shown.headline, results.selection.gate.reason, shown.pictured, *shown.ranks, curve=shown.curve
+        shown.headline, results.selection.reason, shown.pictured, *shown.ranks, curve=shown.curve
     )
     return Report(page, plots.write_png(picture, output_dir / REPORT_PICTURE))
 
@@ -94,6 +94,8 @@ class _Shown:
     def headline(self) -> str:
         if not self.results.adopted:
             return "No adapter: the base model is kept."
+        if self.evaluation is None and self.results.selection.gate is None:
+            return "An adapter that was learned without labels, and not tested."
         if self.evaluation is None:
             return "The adapter passed its test; there is no split left to measure it on."
         compared = self.compared[HEADLINE_METRIC]

@@ -20,6 +20,7 @@ from st_adapter.fitting.selection import CandidateResult
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.records import built, plain
 from st_adapter.storage.writing import write_json
+from st_adapter.words import counted
 
 # Leaks written out; the counts are of all.
 _SHOWN_LEAKS = 100
@@ -70,14 +71,17 @@ class DataResults:
     def of(cls, dataset: RetrievalDataset, embedded: EmbeddedDataset, leaks: LeakReport) -> DataResults:
         """What is kept of the data of a run."""
         long_texts = embedded.long_texts
-        train = embedded["train"]
+        train = embedded["train"] if "train" in embedded.qrels else None
         return cls(
             name=dataset.name,
             notes=[*dataset.notes, *(long_texts.notes if long_texts is not None else ())],
             num_documents=dataset.num_documents,
             corpus=dataset.store.address if dataset.store is not None else "",
             corpus_is_labelled_only=dataset.corpus_is_labelled_only,
-            train=TrainSplitResults(num_queries=len(train.query_ids), num_pairs=train.num_pairs),
+            train=TrainSplitResults(
+                num_queries=0 if train is None else len(train.query_ids),
+                num_pairs=0 if train is None else train.num_pairs,
+            ),
             split_by=dataset.cut.by if dataset.cut else None,
             long_texts=long_texts,
             leaks=leaks.to_dict(max_pairs=_SHOWN_LEAKS),
@@ -90,7 +94,7 @@ class SelectionResults:
 
     Attributes:
         chosen: the candidate.
-        gate: its test against the base model.
+        gate: its test against the base model; None if nothing was tested, for want of labels.
         candidates: all that were measured, best first; None of a gradient run, as all up to ``seconds``.
         base: nDCG@10 of the base model on the queries measured, weighted as the gains are.
         num_seen: queries measured whose documents were positives of a training query.
@@ -100,10 +104,11 @@ class SelectionResults:
         step: of a gradient run: the one whose adapter was taken.
         num_steps: of a gradient run: how many there were.
         num_documents: documents that the fit saw, if that were not all; see ``pooled``.
+        num_pseudo_queries: without labels: portions of documents that were learned from.
     """
 
     chosen: str
-    gate: Gate
+    gate: Gate | None
     candidates: list[CandidateResult] | None = None
     base: float | None = None
     num_seen: int | None = None
@@ -113,6 +118,18 @@ class SelectionResults:
     step: int | None = None
     num_steps: int | None = None
     num_documents: int | None = None
+    num_pseudo_queries: int | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why an adapter is handed over or not, with the figures."""
+        if self.gate is not None:
+            return self.gate.reason
+        return (
+            f"It was learned from {counted(self.num_pseudo_queries or 0, 'portion')} of the documents without any "
+            "label, so that nothing says whether it is better than the base model. Label about a hundred queries, and "
+            "train with them."
+        )
 
     @classmethod
     def of(cls, fitted: FitResult) -> SelectionResults:
@@ -183,7 +200,7 @@ class Results:
     versions: dict[str, str]
 
     def __repr__(self) -> str:
-        return f"Results({self.data.name}, {self.method}, {self.selection.chosen}: {self.selection.gate.reason})"
+        return f"Results({self.data.name}, {self.method}, {self.selection.chosen}: {self.selection.reason})"
 
     @property
     def splits(self) -> dict[str, SplitResults]:

@@ -28,7 +28,7 @@ from st_adapter.fitting.folds import (
     shown_by_dev,
     unasked_share,
 )
-from st_adapter.fitting.maps import QueryMap, as_adapter
+from st_adapter.fitting.maps import as_adapter
 from st_adapter.fitting.measure import Measure
 from st_adapter.fitting.pool import MAX_DOCUMENTS, seen_by_fit
 from st_adapter.fitting.portfolio import Maps, Portfolio, combined, fit_candidate, runs_of
@@ -242,12 +242,12 @@ def _can_be_corrected(split: EmbeddedSplit) -> bool:
 def _refitted(
     chosen: Candidate, labelled: EmbeddedSplit, bag: Sequence[Maps], seed: int, prior: Tensor | None
 ) -> QueryAdapter:
-    """The candidate fitted on all labels, a linear one averaged with its maps in the folds of the bag."""
+    """The candidate fitted on all labels, its matrix averaged with those that it has in the folds of the bag."""
     seeds = [seed * 1000 + 900 + number for number in range(_REFIT_SEEDS if runs_of(chosen) else 1)]
     fitted = fit_candidate(chosen, [(labelled, seeds)], prior)[0]
-    if bag and fitted.units is None:  # with the corrections of every fold, it would be many times as large
+    if bag:  # without the corrections of the folds, which would make it many times as large
         of_folds = torch.stack([combined(chosen, maps).matrix for maps in bag]).mean(dim=0)
-        fitted = QueryMap((fitted.matrix + of_folds) / 2)
+        fitted = fitted._replace(matrix=(fitted.matrix + of_folds) / 2)
     return as_adapter(fitted, labelled.normalized, labelled.base_model)
 
 

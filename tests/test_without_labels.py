@@ -1,0 +1,92 @@
+"""Adapters that are learned from documents alone: handed over, and called untested wherever they are shown."""
+
+import json
+
+import pandas as pd
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from problems import assert_adapted
+from st_adapter import cli
+from st_adapter.data.unlabelled import documents_alone
+from st_adapter.evidence.results import Results
+from st_adapter.run import train
+from st_adapter.saving.folder import read_saved
+from st_adapter.settings import RunOptions
+
+DOCUMENTS = pd.DataFrame(
+    {"uuid": [f"u{n}" for n in range(80)], "body": [f"Thing {n} has a name. It is number {n % 9}." for n in range(80)]}
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model_path, tmp_path_factory):
+    """A run through the command line, and what it printed."""
+    folder = tmp_path_factory.mktemp("without-labels")
+    DOCUMENTS.to_csv(folder / "documents.csv", index=False)
+    command = ["train", "--without-labels", "--model", str(tiny_model_path), "--corpus", str(folder / "documents.csv")]
+    options = ["--columns", "corpus.id=uuid", "--output-dir", str(folder / "out"), "--cache-dir", str(folder / "cache")]
+    assert cli.main([*command, *options, "--device", "cpu"]) == 0
+    assert cli.main([*command, *options, "--device", "cpu", "--fail-if-not-better"]) == 3
+    return folder / "out"
+
+
+def test_the_saved_model_opens_and_leaves_documents_alone(finished, tiny_model):
+    result = train(
+        tiny_model, documents_alone(DOCUMENTS, {"id": "uuid"}), cache_dir=finished.parent / "cache",
+        show_progress_bar=False, options=RunOptions(without_labels=True),
+    )  # fmt: skip
+    assert_adapted(SentenceTransformer(str(finished / "model"), device="cpu"), tiny_model, result.adapter)
+    assert not result.verdict.tested and result.verdict.sentence.startswith(
+        "Not tested. It was learned from 80 portions"
+    )
+
+
+def test_results_card_and_report_say_that_nothing_was_tested(finished):
+    results = Results.read(finished / "results.json")
+    assert results.adopted and results.selection.gate is None and results.held_out is None
+    assert json.loads((finished / "results.json").read_text())["selection"]["num_pseudo_queries"] == 80
+    assert "Not tested. It was learned from 80 portions" in (finished / "model" / "README.md").read_text()
+    assert "<strong>Not tested.</strong>" in (finished / "report.html").read_text()
+    assert read_saved(finished / "model").has_adapter
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "pairs.csv"], "learns from the documents of --corpus alone, but --data came with it"),
+        (["--corpus", "c.csv", "--labels", "l.csv"], "alone, but --labels came with it"),
+        ([], "alone, but --corpus is missing"),
+        (["--corpus", "nowhere.csv"], "There is no nowhere.csv. Without labels, --corpus expects a file or folder"),
+        (["--corpus", "{documents}", "--method", "linear"], "Leave out --method, or --without-labels"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused_before_anything_is_embedded(
+    words, message, finished, tiny_model_path, capsys
+):
+    words = [word.format(documents=finished.parent / "documents.csv") for word in words]
+    assert cli.main(["train", "--without-labels", "--model", str(tiny_model_path), *words]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_documents_of_one_sentence_are_too_little(tiny_model, tmp_path):
+    short = documents_alone(pd.DataFrame({"text": [f"two {n}" for n in range(100)]}))
+    with pytest.raises(ValueError, match="Fewer than 50 documents are longer than a sentence"):
+        train(tiny_model, short, cache_dir=tmp_path, show_progress_bar=False, options=RunOptions(without_labels=True))
+
+
+def test_a_table_of_documents():
+    table = pd.DataFrame({"_id": ["a", "b", "c"], "title": ["T", None, None], "text": ["one", "two", " two "]})
+    dataset = documents_alone(table, name="docs")
+    assert list(dataset.corpus["id"]) == ["a", "b"] and dataset.document_texts == ["T one", "two"]
+    assert dataset.splits == [] and dataset.query_texts == [] and dataset.name == "docs"
+    with pytest.raises(ValueError, match="holds no document with a text"):
+        documents_alone(pd.DataFrame({"text": ["", None]}))
+
+
+def test_judgements_take_no_part_in_it(tiny_model, tmp_path):
+    rows = {"query": [f"where is {n}" for n in range(80)], "document": DOCUMENTS["body"]}
+    options = RunOptions(without_labels=True)
+    labelled = train(tiny_model, pd.DataFrame(rows), cache_dir=tmp_path, show_progress_bar=False, options=options)
+    assert labelled.results.fitted_on == [] and labelled.results.held_out == "test"
+    assert "On the" in labelled.verdict.measured
