@@ -31,11 +31,11 @@ class LocalFit:
 
     def __init__(self, pairs: LabelledPairs, corpus: Corpus) -> None:
         self._queries = pairs.queries
+        self._lengths = self._queries.norm(dim=1, keepdim=True)  # (Q, 1)
         documents = torch.nn.functional.normalize(corpus.rows(pairs.documents)) * pairs.weights.unsqueeze(1)
         targets = torch.zeros_like(self._queries).index_add_(0, pairs.rows, documents)
-        self._targets = torch.nn.functional.normalize(targets)
-        self._features: dict[float, tuple[LocalUnits, Tensor]] = {}
-        self._solvers: dict[tuple[float, float], Tensor] = {}
+        self._targets = torch.nn.functional.normalize(targets) * self._lengths
+        self._predictions: dict[tuple[float, float], tuple[LocalUnits, Tensor]] = {}
 
     def on(self, matrix: Tensor, threshold: float, ridge: float, share: float) -> QueryMap:
         """The linear map with corrections.
@@ -47,32 +47,31 @@ class LocalFit:
                 ``1 / (1 + ridge)`` of the way to its documents.
             share: of the corrections that is made, 0-1.
         """
-        units, features = self._units(threshold)
-        mapped = self._queries @ matrix.T
-        lengths = mapped.norm(dim=1, keepdim=True)
-        scale = self._queries.norm(dim=1).mean() / lengths.mean().clamp_min(1e-12)
-        missing = (self._targets * lengths - mapped) * scale
-        values = torch.cholesky_solve(features.T @ missing, self._solver(threshold, ridge))
-        return QueryMap(matrix * scale, units._replace(values=values.T * share))
+        units, predicted = self._predicted(threshold, ridge)
+        mapped_length = (self._queries @ matrix.T).norm(dim=1).mean().clamp_min(1e-12)
+        matrix = matrix * (self._lengths.mean() / mapped_length)
+        targets, queries = predicted.chunk(2, dim=1)  # (H, D) each
+        # What predicts the difference of two things is the difference of what predicts each.
+        values = targets - queries @ matrix.T
+        return QueryMap(matrix, units._replace(values=values.T * share))
 
-    def _units(self, threshold: float) -> tuple[LocalUnits, Tensor]:
-        """The units but for their values, and the features (Q, H) of the training queries."""
-        if threshold not in self._features:
-            mean = self._queries.mean(dim=0)
-            centred = self._queries - mean
-            radius = centred.square().sum(dim=1).mean().sqrt().clamp_min(1e-12)
-            if len(centred) > _MAX_KEYS:
-                drawn = torch.randperm(len(centred), generator=torch.Generator().manual_seed(0))[:_MAX_KEYS]
-                centred = centred[drawn.to(centred.device)]
-            keys = torch.nn.functional.normalize(centred) / (radius * (1 - threshold))
-            units = LocalUnits(keys, keys @ mean + threshold / (1 - threshold), keys.new_zeros(keys.T.shape))
-            self._features[threshold] = units, units.features(self._queries)
-        return self._features[threshold]
-
-    def _solver(self, threshold: float, ridge: float) -> Tensor:
-        """The Cholesky factor of what a ridge regression on the features inverts."""
-        if (threshold, ridge) not in self._solvers:
-            _, features = self._units(threshold)
+    def _predicted(self, threshold: float, ridge: float) -> tuple[LocalUnits, Tensor]:
+        """The units but for their values, and those (H, 2 D) that predict documents and queries, side by side."""
+        if (threshold, ridge) not in self._predictions:
+            units = self._units(threshold)
+            features = units.features(self._queries)  # (Q, H)
             penalty = ridge * torch.eye(features.shape[1], device=features.device)
-            self._solvers[threshold, ridge] = torch.linalg.cholesky(features.T @ features + penalty)
-        return self._solvers[threshold, ridge]
+            wanted = torch.cat([self._targets, self._queries], dim=1)
+            factor = torch.linalg.cholesky(features.T @ features + penalty)
+            self._predictions[threshold, ridge] = units, torch.cholesky_solve(features.T @ wanted, factor)
+        return self._predictions[threshold, ridge]
+
+    def _units(self, threshold: float) -> LocalUnits:
+        mean = self._queries.mean(dim=0)
+        centred = self._queries - mean
+        radius = centred.square().sum(dim=1).mean().sqrt().clamp_min(1e-12)
+        if len(centred) > _MAX_KEYS:
+            drawn = torch.randperm(len(centred), generator=torch.Generator().manual_seed(0))[:_MAX_KEYS]
+            centred = centred[drawn.to(centred.device)]
+        keys = torch.nn.functional.normalize(centred) / (radius * (1 - threshold))
+        return LocalUnits(keys, keys @ mean + threshold / (1 - threshold), keys.new_zeros(keys.T.shape))
