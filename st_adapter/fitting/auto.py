@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,10 +31,11 @@ from st_adapter.fitting.folds import (
 )
 from st_adapter.fitting.maps import as_adapter
 from st_adapter.fitting.measure import Measure
+from st_adapter.fitting.pairs import labelled_pairs
 from st_adapter.fitting.pool import MAX_DOCUMENTS, seen_by_fit
 from st_adapter.fitting.portfolio import Maps, Portfolio, combined, fit_candidate, runs_of
-from st_adapter.fitting.prior import prior_of
-from st_adapter.fitting.selection import Scoreboard, Verdict
+from st_adapter.fitting.prior import Start, prior_of
+from st_adapter.fitting.selection import REJECTED_BEYOND, Scoreboard, Verdict
 
 # Unless dev or the corpus tells that there are fewer, this share of the queries to come may be about documents that no
 # training query asks for: a user's dev split understates it.
@@ -42,6 +44,8 @@ _MIN_UNSEEN = 0.3
 _KEPT_RUNS, _PRUNE_FROM = 3, 100
 # With fewer labelled queries, what pseudo-queries give is the start.
 _FEW = 400
+# A candidate may lose so much on pseudo-queries of documents that no label asks for; so many of them are measured.
+_TOLERATED, _MIN_PSEUDO_QUERIES, _MAX_PSEUDO_QUERIES = 0.01, 50, 1000
 # Refits of the chosen runs with different seeds, averaged: an average of linear maps is one linear map.
 _REFIT_SEEDS = 4
 # From this weight of unseen documents on, the models of the folds are averaged in; each of them missed some documents,
@@ -121,14 +125,14 @@ def fit(
     clock = Clock()
     with clock("choosing documents"):
         labelled = seen_by_fit(labelled_split(embedded), seed)
-    prior = None
+    start = None
     if pseudo_queries is not None and has_few_labels(labelled):
         with clock("learning from pseudo-queries"):
-            prior = prior_of(pseudo_queries, seed)
+            start = Start(prior_of(pseudo_queries, seed), pseudo_queries)
     found = fit_labelled(
         labelled,
         shown_by_dev(embedded),
-        prior=prior,
+        start=start,
         method=method,
         seed=seed,
         alpha=alpha,
@@ -143,7 +147,7 @@ def fit_labelled(
     labelled: EmbeddedSplit,
     dev: ShownByDev,
     *,
-    prior: Tensor | None = None,
+    start: Start | None = None,
     method: FitMethod,
     seed: int,
     alpha: float,
@@ -154,7 +158,7 @@ def fit_labelled(
     Args:
         labelled: the queries to learn from and to test on, with their relevant documents only.
         dev: what is to be expected of the queries to come.
-        prior: map (D, D) that few labels start from.
+        start: what few labels start from.
         method: see ``fit``, as all others.
         seed: of folds, batches and tests.
         alpha: level of the test.
@@ -162,8 +166,10 @@ def fit_labelled(
     """
     clock = Clock()
     expected, measured = _unseen_shares(labelled, dev)
-    folds = _folds(labelled, measured, NUM_FOLDS if prior is None else NUM_FOLDS_OF_FEW, seed)
-    portfolio = Portfolio(method if _can_be_corrected(labelled) or method != "auto" else "linear", prior)
+    folds = _folds(labelled, measured, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
+    portfolio = Portfolio(
+        method if _can_be_corrected(labelled) or method != "auto" else "linear", None if start is None else start.prior
+    )
     given = np.array([query_id in dev.query_ids for query_id in labelled.query_ids])
     board = Scoreboard(portfolio.candidates, given, expected)
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
@@ -184,13 +190,15 @@ def fit_labelled(
             averages = board.averages_of_the_best()
             gains = [fold.measure.gains(averages, fold.maps) for fold in fitted]
             board.extend(averages, [(fold.rows, fold.unseen) for fold in fitted], gains)
+            if start is not None:
+                board.reject(_harmful(portfolio, labelled, start.pseudo_queries, seed))
         with clock("testing"):
             verdict = board.verdict(alpha, seed)
         adapter = None
         if verdict.gate.adopted:
             with clock("refitting"):
                 bag = [fold.maps for fold in fitted] if expected >= _BAG_FROM else []
-                adapter = _refitted(verdict.chosen, labelled, bag, seed, prior)
+                adapter = _refitted(verdict.chosen, labelled, bag, seed, start)
         progress.update()
     return FitResult(adapter, verdict, clock.seconds)
 
@@ -239,12 +247,36 @@ def _can_be_corrected(split: EmbeddedSplit) -> bool:
     return split.normalized or split.similarity == "cosine"
 
 
+def _harmful(
+    portfolio: Portfolio, labelled: EmbeddedSplit, pseudo_queries: EmbeddedSplit, seed: int
+) -> list[Candidate]:
+    """Candidates that lead astray from documents that nobody asked for, as their pseudo-queries tell.
+
+    Few labels can hold out few documents, and those are of the topics that were asked for. What pseudo-queries alone
+    give is what the others are compared with: it was learned from them.
+    """
+    unasked = ~torch.isin(pseudo_queries.qrels.corpus_index, labelled_pairs(labelled).documents)
+    unasked &= unasked.cumsum(0) <= _MAX_PSEUDO_QUERIES  # they are in no order
+    if int(unasked.sum()) < _MIN_PSEUDO_QUERIES:
+        return []
+    maps = portfolio.fit([(labelled, seed)])[0]
+    gains = Measure(pseudo_queries.subset(unasked).in_memory()).gains(portfolio.candidates, maps)
+    start, *others = portfolio.candidates
+    harmful = []
+    for candidate in others:
+        lost = gains[start] - gains[candidate]
+        error = float(lost.std()) / math.sqrt(len(lost))
+        if float(lost.mean()) > max(_TOLERATED, REJECTED_BEYOND * error):
+            harmful.append(candidate)
+    return harmful
+
+
 def _refitted(
-    chosen: Candidate, labelled: EmbeddedSplit, bag: Sequence[Maps], seed: int, prior: Tensor | None
+    chosen: Candidate, labelled: EmbeddedSplit, bag: Sequence[Maps], seed: int, start: Start | None
 ) -> QueryAdapter:
     """The candidate fitted on all labels, its matrix averaged with those that it has in the folds of the bag."""
     seeds = [seed * 1000 + 900 + number for number in range(_REFIT_SEEDS if runs_of(chosen) else 1)]
-    fitted = fit_candidate(chosen, [(labelled, seeds)], prior)[0]
+    fitted = fit_candidate(chosen, [(labelled, seeds)], None if start is None else start.prior)[0]
     if bag:  # without the corrections of the folds, which would make it many times as large
         of_folds = torch.stack([combined(chosen, maps).matrix for maps in bag]).mean(dim=0)
         fitted = fitted._replace(matrix=(fitted.matrix + of_folds) / 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,18 @@ from st_adapter.fitting.gradient import GradientFit
 
 # Longer runs learn what portions of documents have in common and real queries have not.
 _STEPS, _SHARE = 40, 0.5
+
+
+class Start(NamedTuple):
+    """What few labels start from.
+
+    Attributes:
+        prior: the map (D, D) that the pseudo-queries give.
+        pseudo_queries: portions of documents, each with the one document that it is of.
+    """
+
+    prior: Tensor
+    pseudo_queries: EmbeddedSplit
 
 
 def prior_of(pseudo_queries: EmbeddedSplit, seed: int) -> Tensor:

@@ -15,7 +15,7 @@ from st_adapter.evaluation.statistics import Gate, gate, sign_flip_p_values
 from st_adapter.fitting.candidates import Candidate
 
 # A candidate that loses on either part by more than this many standard errors is out.
-_REJECTED_BEYOND = 1.28
+REJECTED_BEYOND = 1.28
 # A part of fewer queries says nothing of its own.
 _MIN_PART = 8
 
@@ -78,6 +78,7 @@ class Scoreboard:
         self.candidates = candidates
         self.unseen_weight = unseen_weight
         self._in_dev = in_dev
+        self._rejected_elsewhere: set[Candidate] = set()
         self._counts = np.zeros((2, num_queries))  # how often each query was measured as seen (0) and unseen (1)
         self._base = np.zeros((2, num_queries))
         self._gains = np.zeros((2, len(candidates), num_queries))
@@ -121,6 +122,10 @@ class Scoreboard:
         kept = [n for n, candidate in enumerate(self.candidates) if candidate[0].name.family not in families]
         self.candidates = [self.candidates[number] for number in kept]
         self._gains = self._gains[:, kept]
+
+    def reject(self, candidates: Sequence[Candidate]) -> None:
+        """Take candidates for clearly worse on a part of the queries that was measured elsewhere."""
+        self._rejected_elsewhere |= set(candidates)
 
     def averages_of_the_best(self) -> list[Candidate]:
         """The best candidate of each family, two and three of them averaged."""
@@ -182,14 +187,14 @@ class Scoreboard:
         return np.asarray(values.sum(axis=2) / self._counts.sum(axis=1)[:, None].clip(min=1))
 
     def _rejected(self) -> NDArray[np.bool_]:
-        rejected = np.zeros(len(self.candidates), dtype=bool)
+        rejected = np.array([candidate in self._rejected_elsewhere for candidate in self.candidates], dtype=bool)
         dev = self._counts.sum(axis=0) * self._in_dev, self._gains.sum(axis=0) * self._in_dev
         for counts, gains in [*zip(self._counts, self._gains, strict=True), dev]:
             there = counts > 0
             if counts.sum() >= _MIN_PART and there.sum() > 1:
                 each = gains[:, there] / counts[there]
                 error = each.std(axis=1, ddof=1) / math.sqrt(there.sum())
-                rejected |= gains.sum(axis=1) / counts.sum() < -_REJECTED_BEYOND * error
+                rejected |= gains.sum(axis=1) / counts.sum() < -REJECTED_BEYOND * error
         return rejected
 
     def _ranked(self) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from check_false_alarms import Setting, drawn
 
 from problems import DIM, dataset_of, rotated_problem, with_wrong_labels
 from st_adapter.embeddings.embedded import EmbeddedQrels, EmbeddedSplit
@@ -70,6 +71,16 @@ def test_few_labels_without_meaning_leave_the_base_model_in_place(seed):
     pseudo = with_pseudo_queries(rotated_problem(seed))
     shuffled = replace(pseudo, query_embeddings=pseudo.query_embeddings.flip(0))
     assert not fit(embedded, pseudo_queries=shuffled, seed=seed).adopted
+
+
+@pytest.mark.parametrize("seed", [2, 15])
+def test_what_leads_astray_from_documents_that_nobody_asked_for_is_out(seed, monkeypatch):
+    # All labels ask for a tenth of the documents; the queries of test, and the pseudo-queries, for all of them.
+    embedded, pseudo_queries = drawn(Setting("topic", 100, "auto", pseudo_queries=True), seed)
+    assert not fit(embedded, pseudo_queries=pseudo_queries, seed=seed).adopted
+    monkeypatch.setattr(auto, "_TOLERATED", 1.0)
+    careless = fit(embedded, pseudo_queries=pseudo_queries, seed=seed)
+    assert careless.adopted and gain(embedded, careless.adapter) < -0.02
 
 
 def test_where_every_document_was_asked_for_new_ones_weigh_as_little_as_dev_says():

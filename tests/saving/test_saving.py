@@ -29,9 +29,24 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertModel
 
 import st_adapter
-from problems import KINDS, TEXTS, adapted_queries, apply, assert_adapted, hashes, make_adapter, names, trained
+from problems import (
+    KINDS,
+    TEXTS,
+    adapted_queries,
+    apply,
+    assert_adapted,
+    corpus_of,
+    hashes,
+    make_adapter,
+    names,
+    trained,
+    unit_rows,
+)
 from st_adapter.adapter import Kind, QueryAdapter
 from st_adapter.embeddings.identity import identity_of
+from st_adapter.fitting.local import LocalFit
+from st_adapter.fitting.maps import as_adapter
+from st_adapter.fitting.pairs import LabelledPairs
 from st_adapter.saving import compare
 from st_adapter.saving.attach import attach, detach
 from st_adapter.saving.folder import CONFIG_FILE_NAME, read_saved
@@ -63,8 +78,11 @@ def test_saved_model(tiny_model: SentenceTransformer, tmp_path: Path, kind: Kind
 
 
 def test_saved_model_opens_without_this_package(tiny_model: SentenceTransformer, tmp_path: Path) -> None:
-    for kind in KINDS:
-        save_pretrained(tiny_model, make_adapter(kind), tmp_path / kind)
+    pairs = LabelledPairs(unit_rows(20, 32), torch.arange(20), torch.arange(20), torch.ones(20))
+    corrected = LocalFit(pairs, corpus_of(unit_rows(20, 32, seed=1))).on(torch.eye(32), 0.2, 0.3, share=1.0)
+    adapters = {kind: make_adapter(kind) for kind in KINDS} | {"corrected": as_adapter(corrected, normalized=True)}
+    for kind, adapter in adapters.items():
+        save_pretrained(tiny_model, adapter, tmp_path / kind)
     script = """
 import importlib.abc, json, sys
 
@@ -93,10 +111,10 @@ for kind in kinds:
 assert "st_adapter" not in sys.modules
 np.savez("vectors.npz", **vectors)
 """
-    subprocess.run([sys.executable, "-I", "-c", script, json.dumps([KINDS, TEXTS])], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-I", "-c", script, json.dumps([list(adapters), TEXTS])], cwd=tmp_path, check=True)
     vectors = np.load(tmp_path / "vectors.npz")
-    for kind in KINDS:
-        queries = adapted_queries(make_adapter(kind), tiny_model)
+    for kind, adapter in adapters.items():
+        queries = adapted_queries(adapter, tiny_model)
         np.testing.assert_allclose(vectors[f"{kind}.encode_query"], queries, rtol=0, atol=1e-6)
         np.testing.assert_array_equal(vectors[f"{kind}.encode_document"], tiny_model.encode_document(TEXTS))
         np.testing.assert_array_equal(vectors[f"{kind}.encode"], tiny_model.encode(TEXTS))
