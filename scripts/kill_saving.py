@@ -1,7 +1,8 @@
-"""Kill saving at random moments, and see that the target is the complete old or the complete new model each time.
+"""Kill saving at random moments, and read while it goes on: what is found is one complete model each time.
 
 A process saves models over each other without pause. At a random moment it gets SIGKILL; then the target is opened with
-every check. Writes scripts/results/kill_saving.json.
+every check. Then, with a process that saves two adapters in turn, the target is opened again and again: what comes out
+has to be the one or the other, or one clear error. Writes scripts/results/kill_saving.json.
 
     python scripts/kill_saving.py
 """
@@ -22,8 +23,9 @@ import torch
 from benchmark_quality import ROOT, git_commit, write_results
 from check_versions import write_base_model
 from sentence_transformers import SentenceTransformer
+from tqdm.auto import tqdm
 
-from st_adapter import QueryAdapter, from_pretrained, save_pretrained
+from st_adapter import QueryAdapter, from_pretrained, save_adapter, save_pretrained
 from st_adapter.saving import TrainingRecord
 from st_adapter.saving.folder import read_saved
 from st_adapter.saving.record import installed_versions
@@ -46,9 +48,25 @@ for number in range(first, first + 10**6):
 """
 
 
+# Saves the two adapters that lie in two folders over each other.
+SAVE_IN_TURN = """
+import sys
+from sentence_transformers import SentenceTransformer
+from st_adapter import QueryAdapter, save_pretrained
+
+base, target = SentenceTransformer(sys.argv[1], device="cpu"), sys.argv[2]
+adapters = [QueryAdapter.from_pretrained(folder) for folder in sys.argv[3:]]
+print("ready", flush=True)
+while True:
+    for adapter in adapters:
+        save_pretrained(base, adapter, target)
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--reads", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
@@ -82,13 +100,18 @@ def main() -> None:
             except (ValueError, AssertionError) as error:
                 failures.append(f"kill {kill}: {type(error).__name__}: {error}")
             print(f"{kill + 1} of {arguments.kills}: {dict(outcomes)}, {len(failures)} failures", flush=True)
+        reads = read_while_saving(work, base, arguments.reads)
+        if reads["mixtures"]:
+            failures.append(f"{reads['mixtures']} of {arguments.reads} reads gave neither of the two models")
         save_pretrained(base, QueryAdapter(32), target)
         leftovers = [path.name for path in target.parent.iterdir() if path != target]
     result = {
         "script": "kill_saving.py",
-        "command": f"python scripts/kill_saving.py --kills {arguments.kills} --seed {arguments.seed}",
+        "command": f"python scripts/kill_saving.py --kills {arguments.kills} --reads {arguments.reads}",
+        "seed": arguments.seed,
         "kills": arguments.kills,
         "outcomes": dict(outcomes),
+        "reads": reads,
         "failures": failures,
         "unfinished_folders_beside_the_target": len(leftovers),
         "models_saved": number,
@@ -98,6 +121,41 @@ def main() -> None:
     write_results(arguments.output, result)
     print(result)
     sys.exit(bool(failures))
+
+
+def read_while_saving(work: Path, base: SentenceTransformer, number: int) -> dict[str, int]:
+    """Open the target so many times while two adapters are saved to it in turn."""
+    target, texts = work / "out" / "read", ["text", "another one"]
+    folders = [work / "linear", work / "mlp"]
+    expected = []
+    for folder in folders:
+        adapter = QueryAdapter(32, folder.name, hidden_dim=8)  # type: ignore[arg-type]
+        with torch.no_grad():
+            for parameter in adapter.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        save_adapter(adapter, folder)
+        save_pretrained(base, adapter, target)
+        expected.append(from_pretrained(target, device="cpu").encode_query(texts, convert_to_tensor=True))
+    command = [sys.executable, "-c", SAVE_IN_TURN, str(work / "base"), str(target), *map(str, folders)]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    counts: Counter[str] = Counter()
+    try:
+        for _ in tqdm(range(number), desc="Reading", unit="read"):
+            try:
+                found = from_pretrained(target, device="cpu").encode_query(texts, convert_to_tensor=True)
+            except ValueError as error:
+                assert str(error)
+                counts["refused"] += 1
+                continue
+            counts["complete" if any(torch.equal(found, vectors) for vectors in expected) else "mixtures"] += 1
+        assert writer.poll() is None, "the writer has to be at it until the end"
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+    return {"reads": number, **{name: counts[name] for name in ("complete", "refused", "mixtures")}}
 
 
 if __name__ == "__main__":

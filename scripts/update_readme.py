@@ -16,6 +16,7 @@ import benchmark_index
 import benchmark_label_curve
 import benchmark_pool
 import benchmark_quality
+import check_false_alarms
 import check_stores
 import check_versions
 import measure_house
@@ -141,6 +142,11 @@ def damage_table(fuzz: Mapping[str, Any], strangers: Mapping[str, Any], killed: 
                 f"{kills['old and complete']}",
             ),
             ("the new model, complete", f"{kills['new and complete']}"),
+            (
+                f"{killed['reads']['reads']:,} times opened while it was saved: one of the two models, complete",
+                f"{killed['reads']['complete']:,}",
+            ),
+            ("one clear error", f"{killed['reads']['refused']:,}"),
             ("anything else", f"{len(killed['failures'])}"),
         ]
     )
@@ -225,6 +231,7 @@ PAGES: dict[str, dict[str, Part]] = {
         "learning_curve": Part(learning_curve_sentences, ("benchmark_learning_curve",)),
         "benchmark_index": Part(benchmark_index.markdown_table, ("benchmark_index",)),
         "benchmark_speed": Part(speed_table, ("benchmark_speed",)),
+        "false_alarms": Part(check_false_alarms.markdown_table, ("check_false_alarms",)),
         "evidence": Part(evidence_table, ("check_metrics", "check_statistics", "check_own_copies", "check_leaks")),
         "check_versions": Part(check_versions.markdown_table, ("check_versions",)),
         "damage": Part(damage_table, ("fuzz_repository", "check_strangers", "kill_saving")),
