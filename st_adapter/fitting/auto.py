@@ -37,8 +37,8 @@ from st_adapter.fitting.portfolio import Maps, Portfolio, combined, fit_candidat
 from st_adapter.fitting.prior import Start, prior_of
 from st_adapter.fitting.selection import REJECTED_BEYOND, Scoreboard, Verdict
 
-# Unless dev or the corpus tells that there are fewer, this share of the queries to come may be about documents that no
-# training query asks for: a user's dev split understates it.
+# This share of the queries to come may be about documents that no training query asks for, as far as there are such
+# documents: a user's dev split understates it.
 _MIN_UNSEEN = 0.3
 # After a first fold of at least _PRUNE_FROM queries, or else a first round of folds, only the best runs go on.
 _KEPT_RUNS, _PRUNE_FROM = 3, 100
@@ -96,8 +96,10 @@ def fit(
 
     All labelled queries are cut into folds, some documents held out whole, so that every candidate is measured on
     queries its fit did not see, both with documents that other training queries asked for and with documents that
-    nobody asked for. The two are weighted as the labels show them, unseen ones by at least .3 as far as
-    neither dev (the 95 % interval of their share) nor the corpus (the share of it that nobody asked for) excludes it.
+    nobody asked for. The two are weighted as the labels show them, unseen ones by at least .3, or by the share of the
+    corpus that nobody asked for if that is less. Of candidates that gain alike, the one is chosen that does best on the
+    unseen ones.
+
     Candidates are closed forms, gradient runs that start there, both also with corrections near the queries asked
     before, each also shrunk towards the identity, and averages of the best. The best one has to pass a paired test
     against the base model; then it is fitted again on all labels.
@@ -165,13 +167,13 @@ def fit_labelled(
         show_progress_bar: one step per fold, and one for the last fit.
     """
     clock = Clock()
-    expected, measured = _unseen_shares(labelled, dev)
-    folds = _folds(labelled, measured, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
+    unseen_weight = _unseen_weight(labelled, dev)
+    folds = _folds(labelled, unseen_weight, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
     portfolio = Portfolio(
         method if _can_be_corrected(labelled) or method != "auto" else "linear", None if start is None else start.prior
     )
     given = np.array([query_id in dev.query_ids for query_id in labelled.query_ids])
-    board = Scoreboard(portfolio.candidates, given, expected)
+    board = Scoreboard(portfolio.candidates, given, unseen_weight)
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
         num_first = 1 if int(folds[0].measured.sum()) >= _PRUNE_FROM else NUM_FOLDS
         fitted: list[_FittedFold] = []
@@ -197,20 +199,18 @@ def fit_labelled(
         adapter = None
         if verdict.gate.adopted:
             with clock("refitting"):
-                bag = [fold.maps for fold in fitted] if expected >= _BAG_FROM else []
+                bag = [fold.maps for fold in fitted] if unseen_weight >= _BAG_FROM else []
                 adapter = _refitted(verdict.chosen, labelled, bag, seed, start)
         progress.update()
     return FitResult(adapter, verdict, clock.seconds)
 
 
-def _unseen_shares(labelled: EmbeddedSplit, dev: ShownByDev) -> tuple[float, float]:
-    """Shares of queries with new documents: what is to be expected, and what is measured."""
+def _unseen_weight(labelled: EmbeddedSplit, dev: ShownByDev) -> float:
+    """The share of queries to come that is expected to ask for new documents."""
     # All labelled queries together tell it better than those of dev, unless these were chosen otherwise.
     shown = asked_once_share(labelled)
     shown = shown if dev.at_least <= shown <= dev.at_most else dev.unseen
-    # As many are measured in any case, so that a map that hurts them is noticed; they weigh less if dev excludes them.
-    least = min(_MIN_UNSEEN, unasked_share(labelled))
-    return max(shown, min(least, dev.at_most)), max(shown, least)
+    return max(shown, min(_MIN_UNSEEN, unasked_share(labelled)))
 
 
 def _folds(labelled: EmbeddedSplit, unseen_share: float, num_folds: int, seed: int) -> list[Fold]:

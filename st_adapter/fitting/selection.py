@@ -145,7 +145,7 @@ class Scoreboard:
         p_values = sign_flip_p_values(weighted, seed)
         num_seen, num_unseen = (self._counts > 0).sum(axis=1).tolist()
         seen_gains, unseen_gains = self._part_means(self._gains)
-        order = np.argsort(-ranked, kind="stable")
+        order = self._ordered(ranked, weighted)
         results = [
             CandidateResult(
                 name=" + ".join(map(str, self.candidates[number])),
@@ -169,6 +169,21 @@ class Scoreboard:
             num_unseen=num_unseen,
             unseen_weight=float(self._weights()[1]),
         )
+
+    def _ordered(self, ranked: NDArray[np.float64], weighted: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The candidates, best first: of those that gain alike, the one that does best where documents are new.
+
+        Alike are gains within one standard error of the difference (Breiman, Friedman, Olshen & Stone 1984,
+        "Classification and regression trees": the one-standard-error rule).
+        """
+        order = np.argsort(-ranked, kind="stable")
+        if self._counts.sum(axis=1).min() < _MIN_PART or not np.isfinite(ranked[order[0]]):
+            return order
+        behind = weighted[order[0]] - weighted  # (C, Q), sums over the queries are differences in gain
+        error = behind.std(axis=1, ddof=1) * math.sqrt(behind.shape[1])
+        alike = np.flatnonzero(np.isfinite(ranked) & (behind.sum(axis=1) <= error))
+        chosen = alike[np.argmax(self._part_means(self._gains)[1][alike])]
+        return np.concatenate([[chosen], order[order != chosen]])
 
     def _weights(self) -> NDArray[np.float64]:
         """Weights of the two parts; their natural shares if one is too small to speak for itself."""

@@ -83,7 +83,7 @@ def test_what_leads_astray_from_documents_that_nobody_asked_for_is_out(seed, mon
     assert careless.adopted and gain(embedded, careless.adapter) < -0.02
 
 
-def test_where_every_document_was_asked_for_new_ones_weigh_as_little_as_dev_says():
+def test_where_every_document_was_asked_for_new_ones_weigh_nothing():
     generator = torch.Generator().manual_seed(0)
     documents = torch.nn.functional.normalize(torch.randn(20, DIM, generator=generator))
     answers = torch.arange(400) % 20
@@ -91,9 +91,8 @@ def test_where_every_document_was_asked_for_new_ones_weigh_as_little_as_dev_says
     pairs = [(query, document, 1.0) for query, document in enumerate(answers.tolist())]
     asked = dataset_of(queries, documents, {"train": pairs[:300], "dev": pairs[300:]})
     assert fit(asked).verdict.unseen_weight < 0.05
-    # Of a corpus that is mostly unasked for, dev of 100 queries without a new document allows for 3.6 % of them.
     more = torch.nn.functional.normalize(torch.randn(200, DIM, generator=generator))
     large = dataset_of(queries, torch.cat([documents, more]), {"train": pairs[:300], "dev": pairs[300:]})
     verdict = fit(large).verdict
-    assert verdict.unseen_weight == pytest.approx(0.0362, abs=0.0005)
-    assert verdict.num_unseen > 60, "they are measured all the same, so that what hurts them is seen"
+    assert verdict.unseen_weight == 0.3, "of a corpus that is mostly unasked for, dev may not be the whole truth"
+    assert verdict.num_unseen > 60

@@ -105,6 +105,17 @@ def test_a_candidate_that_loses_on_dev_alone_is_out_whatever_the_other_queries_s
     assert elsewhere.gate.adopted
 
 
+def test_of_candidates_that_gain_alike_the_one_is_chosen_that_does_best_on_new_documents():
+    spread = np.tile([0.9, 1.1], 20)
+    noise = np.tile([0.5, -0.5, 0.5, -0.5], 10)
+    # The second gains .01 less in all, with a standard error of the difference of some .04, and more where it counts.
+    bold, careful = [0.30 * spread + 0.2 * noise, 0.10 * spread], [0.20 * spread, 0.18 * spread]
+    far_behind = [0.02 * spread, 0.30 * spread]
+    verdict = board_of(*map(list, zip(bold, careful, far_behind, strict=True))).verdict(0.05, 0)
+    assert [candidate.name[:8] for candidate in verdict.candidates] == ["family 1", "family 0", "family 2"]
+    assert verdict.gate.gain == pytest.approx(0.19)
+
+
 def test_a_part_without_queries_has_no_gain_of_its_own():
     board = Scoreboard([(ShrunkMap(MapName("f", "1"), 1.0),)], np.zeros(20, dtype=bool), 0.3)
     rows = torch.arange(20)
