@@ -142,11 +142,6 @@ def damage_table(fuzz: Mapping[str, Any], strangers: Mapping[str, Any], killed: 
                 f"{kills['old and complete']}",
             ),
             ("the new model, complete", f"{kills['new and complete']}"),
-            (
-                f"{killed['reads']['reads']:,} times opened while it was saved: one of the two models, complete",
-                f"{killed['reads']['complete']:,}",
-            ),
-            ("one clear error", f"{killed['reads']['refused']:,}"),
             ("anything else", f"{len(killed['failures'])}"),
         ]
     )
