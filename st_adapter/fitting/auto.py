@@ -108,8 +108,8 @@ def fit(
 
     Args:
         embedded: with the splits ``train`` and ``dev``.
-        pseudo_queries: portions of documents, see ``embed_pseudo_queries``, from which fewer than 400 labelled queries
-            start; there are then three candidates only, which so few can tell apart. More labels do without them.
+        pseudo_queries: portions of documents, see ``embed_pseudo_queries``, from which ``auto`` starts with fewer than
+            400 labelled queries; there are then three candidates only, which so few can tell apart.
         method: ``linear`` leaves the corrections out, ``closed-form`` the gradient runs as well.
         seed: of folds, batches and tests; the same seed gives the same adapter.
         alpha: level of the test, 0 < alpha < 1.
@@ -128,7 +128,8 @@ def fit(
     with clock("choosing documents"):
         labelled = seen_by_fit(labelled_split(embedded), seed)
     start = None
-    if pseudo_queries is not None and has_few_labels(labelled):
+    corrected = method == "auto" and _can_be_corrected(labelled)
+    if pseudo_queries is not None and corrected and has_few_labels(labelled):
         with clock("learning from pseudo-queries"):
             start = Start(prior_of(pseudo_queries, seed), pseudo_queries)
     found = fit_labelled(

@@ -96,3 +96,10 @@ def test_where_every_document_was_asked_for_new_ones_weigh_nothing():
     verdict = fit(large).verdict
     assert verdict.unseen_weight == 0.3, "of a corpus that is mostly unasked for, dev may not be the whole truth"
     assert verdict.num_unseen > 60
+
+
+@pytest.mark.parametrize("method", ["linear", "closed-form"])
+def test_methods_without_corrections_do_without_pseudo_queries(method):
+    embedded = few_of(rotated_problem(noise=0.15), 20)
+    with_them, without = (fit(embedded, pseudo_queries=p, method=method) for p in (with_pseudo_queries(embedded), None))
+    assert str(with_them.verdict) == str(without.verdict) and len(without.verdict.candidates) > 3
