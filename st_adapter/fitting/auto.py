@@ -95,16 +95,14 @@ def fit(
     """Choose, test and fit an adapter on the splits ``train`` and ``dev``; no other split is looked at.
 
     All labelled queries are cut into folds, some documents held out whole, so that every candidate is measured on
-    queries its fit did not see, both with documents that other training queries asked for and with documents that
-    nobody asked for. The two are weighted as the labels show them, unseen ones by at least .3, or by the share of the
-    corpus that nobody asked for if that is less. Of candidates that gain alike, the one is chosen that does best on the
-    unseen ones.
+    queries its fit did not see, with documents asked for before and with new ones. The two are weighted as the labels
+    show them, new ones by at least .3, or by the share of the corpus that nobody asked for if that is less. Of
+    candidates that gain alike, the one is chosen that does best on the new ones.
 
     Candidates are closed forms, gradient runs that start there, both also with corrections near the queries asked
     before, each also shrunk towards the identity, and averages of the best. The best one has to pass a paired test
-    against the base model; then it is fitted again on all labels.
-
-    Of a corpus of more than 200,000 documents a part is looked at that stands for the whole; see ``pooled``.
+    against the base model; then it is fitted again on all labels. Of more than 200,000 documents a part is looked at
+    that stands for the whole; see ``pooled``.
 
     Args:
         embedded: with the splits ``train`` and ``dev``.
@@ -128,8 +126,7 @@ def fit(
     with clock("choosing documents"):
         labelled = seen_by_fit(labelled_split(embedded), seed)
     start = None
-    corrected = method == "auto" and _can_be_corrected(labelled)
-    if pseudo_queries is not None and corrected and has_few_labels(labelled):
+    if pseudo_queries is not None and method == "auto" and has_few_labels(labelled):
         with clock("learning from pseudo-queries"):
             start = Start(prior_of(pseudo_queries, seed), pseudo_queries)
     found = fit_labelled(
@@ -141,9 +138,10 @@ def fit(
         alpha=alpha,
         show_progress_bar=show_progress_bar,
     )
-    in_part = len(labelled.corpus) < len(embedded.corpus)
-    seconds = {name: took for name, took in clock.seconds.items() if in_part or name != "choosing documents"}
-    return replace(found, seconds={**seconds, **found.seconds}, num_documents=len(labelled.corpus) if in_part else None)
+    if len(labelled.corpus) == len(embedded.corpus):
+        del clock.seconds["choosing documents"]
+        return replace(found, seconds={**clock.seconds, **found.seconds})
+    return replace(found, seconds={**clock.seconds, **found.seconds}, num_documents=len(labelled.corpus))
 
 
 def fit_labelled(
@@ -285,8 +283,9 @@ def _refitted(
 
 
 def has_few_labels(labelled: EmbeddedSplit) -> bool:
-    """Whether a fit had better start from pseudo-queries; a corpus that is searched elsewhere would take too long."""
-    return len(labelled.query_ids) < _FEW and len(labelled.corpus) <= MAX_DOCUMENTS
+    """Whether a fit had better start from pseudo-queries, on a corpus that is not too large for it."""
+    few = len(labelled.query_ids) < _FEW and len(labelled.corpus) <= MAX_DOCUMENTS
+    return few and _can_be_corrected(labelled)
 
 
 def check_seed_and_level(seed: int, alpha: float) -> None:
