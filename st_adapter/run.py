@@ -15,6 +15,7 @@ from st_adapter.choices import Method, Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.data.paraphrases import cut_splits
+from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.embedding import embed_pseudo_queries, embed_texts, judged_by
 from st_adapter.embeddings.encoder import Encoder
@@ -208,7 +209,8 @@ def _fitted_without_labels(
     """What portions of the documents give; nothing says whether it helps."""
     if pseudo_queries is None:
         raise ValueError(
-            "Fewer than 50 documents are longer than a sentence, so that without labels there is nothing to learn from."
+            f"Fewer than {MIN_PSEUDO_QUERIES} documents are longer than a sentence, so that without labels there is "
+            "nothing to learn from."
         )
     prior = QueryMap(prior_of(pseudo_queries, settings.seed))
     selection = SelectionResults(chosen="pseudo-queries", gate=None, num_pseudo_queries=len(pseudo_queries.query_ids))

@@ -112,8 +112,10 @@ def check_fit_together(base: Base, dataset: RetrievalDataset, settings: Settings
     base.check(onnx=settings.options.onnx)
     missing = [split for split in ("train", "dev") if split not in dataset.splits]
     if settings.options.without_labels:
-        if dataset.document_texts is None:
-            raise ValueError("The documents have no texts, so that without labels there is nothing to learn from.")
+        if dataset.document_texts is None or dataset.store is not None:
+            raise ValueError(
+                "The documents have no texts, or lie in a store, so that without labels there is nothing to learn from."
+            )
     elif missing:
         raise ValueError(f"The data have no split {missing[0]!r}, only {dataset.splits}. Training needs both.")
     if settings.output_dir is not None:

@@ -11,7 +11,10 @@ import torch
 from build_stores import BUILDERS
 from sentence_transformers import SentenceTransformer
 
-from st_adapter import RetrievalDataset, cli, train
+from st_adapter import RetrievalDataset, cli, embed, train
+from st_adapter.data.pseudo_queries import pseudo_queries
+from st_adapter.embeddings import embed_pseudo_queries
+from st_adapter.settings import RunOptions
 from st_adapter.stores import open_store
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
@@ -176,3 +179,19 @@ def test_queries_may_come_as_vectors_too(tiny_flat_model_path, vectors, tmp_path
     assert "was not checked that they are this model's" in " ".join(result.results.data.notes)
     assert result.adapter is not None and torch.isfinite(result.adapter.transform(torch.eye(32))).all()
     assert result.report(tmp_path / "page.html").is_file()
+
+
+def test_the_documents_of_a_database_give_no_pseudo_queries(tiny_flat_model_path, tmp_path):
+    # Only the labelled ones are at hand, in another order than those of the database.
+    model = SentenceTransformer(str(tiny_flat_model_path), device="cpu")
+    texts = [f"Thing {number} is here. It is big." for number in range(80)]
+    labels = pd.DataFrame({"query": QUERIES[:70], "chunk": IDS[79:9:-1]})
+    with BUILDERS["lancedb"](tmp_path, IDS, model.encode_document(texts), texts):
+        pass
+    dataset = RetrievalDataset.load(labels, corpus=open_store(f"lancedb:{tmp_path / 'lancedb'}#docs"))
+    embedded = embed(model, dataset, cache_dir=tmp_path / "cache", show_progress_bar=False)
+    assert len(pseudo_queries(dataset.document_texts).texts) == 70
+    options = {"cache_dir": tmp_path / "cache", "show_progress_bar": False}
+    assert embed_pseudo_queries(model, dataset, embedded, **options) is None
+    with pytest.raises(ValueError, match="so that without labels there is nothing to learn from"):
+        train(model, dataset, options=RunOptions(without_labels=True), **options)

@@ -12,6 +12,8 @@ _END = re.compile(r"(?<=[.!?])\s+|\n+")
 _MIN_WORDS, _MAX_WORDS = 3, 40
 # More would take longer to embed than it would help.
 _MAX_DOCUMENTS = 4000
+# Fewer say nothing about a corpus.
+MIN_PSEUDO_QUERIES = 50
 
 
 class PseudoQueries(NamedTuple):

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from st_adapter.choices import Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
-from st_adapter.data.pseudo_queries import pseudo_queries
+from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES, pseudo_queries
 from st_adapter.embeddings.cache import VectorCache
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, index_qrels
@@ -36,8 +36,6 @@ from st_adapter.stores.store import Vectors
 # A killed run loses at most the texts of one unfinished shard.
 _SHARD_TEXTS = 2048
 _CHUNK_TEXTS = 256
-# Fewer pseudo-queries say nothing about a corpus.
-_MIN_PSEUDO_QUERIES = 50
 
 
 def embed(
@@ -157,18 +155,19 @@ def embed_pseudo_queries(
         show_progress_bar: one bar.
 
     Returns:
-        A split whose judgements say which document each is of; None without texts, or if fewer than 50 documents are
-        long enough.
+        A split whose judgements say which document each is of; None without texts, with documents in a store, of which
+        only the labelled ones are at hand, or if fewer than 50 documents are long enough.
 
     Example:
         >>> embedded = embed(model, dataset, cache_dir="cache", show_progress_bar=False)
         >>> embed_pseudo_queries(model, dataset, embedded, cache_dir="cache", show_progress_bar=False) is None
         True
     """
-    if dataset.document_texts is None:
+    texts = dataset.document_texts
+    if texts is None or dataset.store is not None:
         return None
-    made = pseudo_queries(dataset.document_texts, seed)
-    if len(made.texts) < _MIN_PSEUDO_QUERIES:
+    made = pseudo_queries(texts, seed)
+    if len(made.texts) < MIN_PSEUDO_QUERIES:
         return None
     embedding = _embedding(as_encoder(model, batch_size, precision), cache_dir, show_progress_bar)
     vectors = embedding.side("query", made.texts, None).vectors

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import FitMethod
+from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.errors import setting_error
 from st_adapter.fitting.candidates import Candidate
@@ -45,7 +46,7 @@ _KEPT_RUNS, _PRUNE_FROM = 3, 100
 # With fewer labelled queries, what pseudo-queries give is the start.
 _FEW = 400
 # A candidate may lose so much on pseudo-queries of documents that no label asks for; so many of them are measured.
-_TOLERATED, _MIN_PSEUDO_QUERIES, _MAX_PSEUDO_QUERIES = 0.01, 50, 1000
+_TOLERATED, _MAX_PSEUDO_QUERIES = 0.01, 1000
 # Refits of the chosen runs with different seeds, averaged: an average of linear maps is one linear map.
 _REFIT_SEEDS = 4
 # From this weight of unseen documents on, the models of the folds are averaged in; each of them missed some documents,
@@ -256,7 +257,7 @@ def _harmful(
     """
     unasked = ~torch.isin(pseudo_queries.qrels.corpus_index, labelled_pairs(labelled).documents)
     unasked &= unasked.cumsum(0) <= _MAX_PSEUDO_QUERIES  # they are in no order
-    if int(unasked.sum()) < _MIN_PSEUDO_QUERIES:
+    if int(unasked.sum()) < MIN_PSEUDO_QUERIES:
         return []
     maps = portfolio.fit([(labelled, seed)])[0]
     gains = Measure(pseudo_queries.subset(unasked).in_memory()).gains(portfolio.candidates, maps)

@@ -48,5 +48,5 @@ def test_a_run_on_few_labels_says_what_it_started_from(tiny_model, tmp_path):
 def test_too_few_documents_tell_nothing(tiny_model, tmp_path, monkeypatch):
     dataset = few_pairs()
     embedded = embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
-    monkeypatch.setattr(embedding, "_MIN_PSEUDO_QUERIES", 61)
+    monkeypatch.setattr(embedding, "MIN_PSEUDO_QUERIES", 61)
     assert embed_pseudo_queries(tiny_model, dataset, embedded, cache_dir=tmp_path, show_progress_bar=False) is None
