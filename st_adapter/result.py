@@ -95,7 +95,7 @@ class Result:
                 f"{metric_name(HEADLINE_METRIC)}, {fraction(compared.base)} with the base model."
             )
         selection = self.results.selection
-        return RunVerdict(self.adapter is not None, selection.reason, measured, tested=selection.gate is not None)
+        return RunVerdict(self.adapter is not None, selection.reason, measured, selection.tested)
 
     @property
     def evaluation(self) -> EvaluationResult:

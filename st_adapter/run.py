@@ -30,7 +30,7 @@ from st_adapter.evidence.record import record_of
 from st_adapter.evidence.results import DataResults, Results, SelectionResults, described
 from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
 from st_adapter.fitting.arguments import AdapterTrainingArguments
-from st_adapter.fitting.auto import Clock, fit, has_few_labels
+from st_adapter.fitting.auto import Clock, fit, starts_from_pseudo_queries
 from st_adapter.fitting.folds import labelled_split
 from st_adapter.fitting.maps import QueryMap, as_adapter
 from st_adapter.fitting.prior import prior_of
@@ -170,10 +170,10 @@ def _checked_data(dataset: RetrievalDataset, embedded: EmbeddedDataset, options:
 
 def _pseudo_queries(encoder: SentenceTransformer | Encoder, data: _Data, settings: Settings) -> EmbeddedSplit | None:
     """What few labels start from, or what there is without any."""
-    wanted = settings.options.without_labels or (
-        settings.method == "auto" and has_few_labels(labelled_split(data.embedded))
-    )
-    if not wanted:
+    method = settings.method
+    if not settings.options.without_labels and (
+        method == "gradient" or not starts_from_pseudo_queries(labelled_split(data.embedded), method)
+    ):
         return None
     return embed_pseudo_queries(
         encoder,

@@ -29,7 +29,7 @@ def record_of(
         num_queries=dataset.num_queries,
         method=results.method,
         chosen=results.selection.chosen,
-        reason=results.selection.reason if results.selection.gate else f"Not tested. {results.selection.reason}",
+        reason=results.selection.reason if results.selection.tested else f"Not tested. {results.selection.reason}",
         seed=results.seed,
         split_by=dataset.cut.by if dataset.cut else "query",
         paraphrase_threshold=paraphrase_threshold,

@@ -94,7 +94,7 @@ class _Shown:
     def headline(self) -> str:
         if not self.results.adopted:
             return "No adapter: the base model is kept."
-        if self.evaluation is None and self.results.selection.gate is None:
+        if self.evaluation is None and not self.results.selection.tested:
             return "An adapter that was learned without labels, and not tested."
         if self.evaluation is None:
             return "The adapter passed its test; there is no split left to measure it on."

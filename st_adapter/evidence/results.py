@@ -121,6 +121,11 @@ class SelectionResults:
     num_pseudo_queries: int | None = None
 
     @property
+    def tested(self) -> bool:
+        """Whether labels decided it; without any, an adapter is handed over untested."""
+        return self.gate is not None
+
+    @property
     def reason(self) -> str:
         """Why an adapter is handed over or not, with the figures."""
         if self.gate is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +35,7 @@ from st_adapter.fitting.pairs import labelled_pairs
 from st_adapter.fitting.pool import MAX_DOCUMENTS, seen_by_fit
 from st_adapter.fitting.portfolio import Maps, Portfolio, combined, fit_candidate, runs_of
 from st_adapter.fitting.prior import Start, prior_of
-from st_adapter.fitting.selection import REJECTED_BEYOND, Scoreboard, Verdict
+from st_adapter.fitting.selection import Scoreboard, Verdict, clearly_worse
 
 # This share of the queries to come may be about documents that no training query asks for, as far as there are such
 # documents: a user's dev split understates it.
@@ -124,10 +123,10 @@ def fit(
     """
     check_seed_and_level(seed, alpha)
     clock = Clock()
+    given, start = labelled_split(embedded), None
     with clock("choosing documents"):
-        labelled = seen_by_fit(labelled_split(embedded), seed)
-    start = None
-    if pseudo_queries is not None and method == "auto" and has_few_labels(labelled):
+        labelled = seen_by_fit(given, seed)
+    if pseudo_queries is not None and starts_from_pseudo_queries(given, method):
         with clock("learning from pseudo-queries"):
             start = Start(prior_of(pseudo_queries, seed), pseudo_queries)
     found = fit_labelled(
@@ -262,13 +261,10 @@ def _harmful(
     maps = portfolio.fit([(labelled, seed)])[0]
     gains = Measure(pseudo_queries.subset(unasked).in_memory()).gains(portfolio.candidates, maps)
     start, *others = portfolio.candidates
-    harmful = []
-    for candidate in others:
-        lost = gains[start] - gains[candidate]
-        error = float(lost.std()) / math.sqrt(len(lost))
-        if float(lost.mean()) > max(_TOLERATED, REJECTED_BEYOND * error):
-            harmful.append(candidate)
-    return harmful
+    compared = np.stack([(gains[candidate] - gains[start]).cpu().numpy() for candidate in others])
+    means = compared.mean(axis=1)
+    harmful = clearly_worse(compared, means) & (means < -_TOLERATED)
+    return [candidate for candidate, harms in zip(others, harmful, strict=True) if harms]
 
 
 def _refitted(
@@ -283,10 +279,10 @@ def _refitted(
     return as_adapter(fitted, labelled.normalized, labelled.base_model)
 
 
-def has_few_labels(labelled: EmbeddedSplit) -> bool:
-    """Whether a fit had better start from pseudo-queries, on a corpus that is not too large for it."""
+def starts_from_pseudo_queries(labelled: EmbeddedSplit, method: FitMethod) -> bool:
+    """Whether a fit on the labels of a corpus, as it was given, takes what pseudo-queries say for its start."""
     few = len(labelled.query_ids) < _FEW and len(labelled.corpus) <= MAX_DOCUMENTS
-    return few and _can_be_corrected(labelled)
+    return few and method == "auto" and _can_be_corrected(labelled)
 
 
 def check_seed_and_level(seed: int, alpha: float) -> None:

@@ -67,12 +67,21 @@ def averaged(maps: Sequence[QueryMap], shares: Sequence[float]) -> QueryMap:
 def as_adapter(fitted: QueryMap, normalized: bool, base_model: EncoderIdentity | None = None) -> QueryAdapter:
     """A map as an adapter: ``linear``, or with units an ``mlp`` of ReLU, in which ``relu(x) - relu(-x)`` carries x."""
     matrix, units = fitted
-    if units is None:
-        linear: QueryAdapter = QueryAdapter.from_matrix(matrix, normalized, base_model).to(matrix.device)
-        return linear
+    adapter = (
+        QueryAdapter.from_matrix(matrix, normalized, base_model)
+        if units is None
+        else _with_units(matrix, units, normalized, base_model)
+    )
+    adapter.to(matrix.device)
+    return adapter
+
+
+def _with_units(
+    matrix: Tensor, units: LocalUnits, normalized: bool, base_model: EncoderIdentity | None
+) -> QueryAdapter:
     identity = torch.eye(len(matrix), device=matrix.device)
     change = matrix - identity
-    adapter: QueryAdapter = QueryAdapter(
+    adapter = QueryAdapter(
         len(matrix),
         kind="mlp",
         hidden_dim=2 * len(matrix) + len(units.keys),
@@ -85,5 +94,4 @@ def as_adapter(fitted: QueryMap, normalized: bool, base_model: EncoderIdentity |
         adapter.down.copy_(torch.cat([identity, -identity, units.keys]))
         adapter.up.copy_(torch.cat([change, -change, units.values], dim=1))
         adapter.hidden_bias[2 * len(matrix) :] = -units.thresholds
-    adapter.to(matrix.device)
     return adapter

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -26,13 +25,10 @@ Maps = dict[MapName, QueryMap]
 """Fitted maps by name."""
 
 _SOLVERS = {"closed form": within_class_whitening, "ridge to positives": ridge_to_positives}
-# The gradient runs go further than ridge regression ever does, so auto leaves it out.
-_SOLVED: dict[FitMethod, list[tuple[str, float]]] = {
-    "auto": [("closed form", ridge) for ridge in (0.3, 1.0, 3.0)],
-    "linear": [("closed form", ridge) for ridge in (0.3, 1.0, 3.0)],
-    "closed-form": [(solver, ridge) for solver in _SOLVERS for ridge in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)],
-}
-_CLOSED_FORM_SHARES = {"auto": (0.5, 1.0), "linear": (0.5, 1.0), "closed-form": (0.25, 0.5, 0.75, 1.0)}
+_SOLVED_ALONE = [(solver, ridge) for solver in _SOLVERS for ridge in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)]
+# The gradient runs go further than ridge regression ever does, so beside them it is left out.
+_SOLVED_BESIDE_RUNS = [("closed form", ridge) for ridge in (0.3, 1.0, 3.0)]
+_SHARES_ALONE, _SHARES_BESIDE_RUNS = (0.25, 0.5, 0.75, 1.0), (0.5, 1.0)
 
 _RUN = AdapterTrainingArguments(scale=20.0, unlabelled_weight=0.1, penalty=0.003)
 # From cautious to bold.
@@ -89,11 +85,13 @@ class Portfolio:
 
     def __init__(self, method: FitMethod, prior: Tensor | None = None) -> None:
         self._prior = prior
-        self._solved = _SOLVED[method] if prior is None else []
-        self.runs = [] if method == "closed-form" or prior is not None else list(_RUNS)
+        alone = method == "closed-form"
+        solved, shares = (_SOLVED_ALONE, _SHARES_ALONE) if alone else (_SOLVED_BESIDE_RUNS, _SHARES_BESIDE_RUNS)
+        self._solved = solved if prior is None else []
+        self.runs = [] if alone or prior is not None else list(_RUNS)
         self._local = () if method != "auto" else _LOCAL if prior is None else _LOCAL_OF_FEW
         self.candidates: list[Candidate] = [
-            (ShrunkMap(_solution(*each), share),) for each in self._solved for share in _CLOSED_FORM_SHARES[method]
+            (ShrunkMap(_solution(*each), share),) for each in self._solved for share in shares
         ]
         self.candidates += [
             (ShrunkMap(_checkpoint(run, step), share),)
@@ -123,7 +121,7 @@ def fit_candidate(
     possible = _corrections(_NO_MAP, runs, _CHECKPOINTS, _LOCAL) | _corrections(_PRIOR, [], [], _LOCAL_OF_FEW)
     corrections = {name: made for name, made in possible.items() if name in names}
     names |= {corrected for corrected, _ in corrections.values()}
-    solved = [each for each in dict.fromkeys(chain(*_SOLVED.values())) if _solution(*each) in names]
+    solved = [each for each in dict.fromkeys([*_SOLVED_BESIDE_RUNS, *_SOLVED_ALONE]) if _solution(*each) in names]
     checkpoints = [step for step in _CHECKPOINTS if any(_checkpoint(run, step) in names for run in runs)]
     return [combined(candidate, maps) for maps in _fit_maps(fits, solved, runs, checkpoints, corrections, prior)]
 

@@ -15,7 +15,7 @@ from st_adapter.evaluation.statistics import Gate, gate, sign_flip_p_values
 from st_adapter.fitting.candidates import Candidate
 
 # A candidate that loses on either part by more than this many standard errors is out.
-REJECTED_BEYOND = 1.28
+_REJECTED_BEYOND = 1.28
 # A part of fewer queries says nothing of its own.
 _MIN_PART = 8
 
@@ -207,10 +207,14 @@ class Scoreboard:
         for counts, gains in [*zip(self._counts, self._gains, strict=True), dev]:
             there = counts > 0
             if counts.sum() >= _MIN_PART and there.sum() > 1:
-                each = gains[:, there] / counts[there]
-                error = each.std(axis=1, ddof=1) / math.sqrt(there.sum())
-                rejected |= gains.sum(axis=1) / counts.sum() < -REJECTED_BEYOND * error
+                rejected |= clearly_worse(gains[:, there] / counts[there], gains.sum(axis=1) / counts.sum())
         return rejected
 
     def _ranked(self) -> NDArray[np.float64]:
         return np.where(self._rejected(), -np.inf, self._weighted(self._gains).sum(axis=1))
+
+
+def clearly_worse(gains: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which candidates lose by more than 1.28 standard errors: (C,), of their (C, Q) gains, Q > 1, and (C,) means."""
+    errors = gains.std(axis=1, ddof=1) / math.sqrt(gains.shape[1])
+    return np.asarray(means < -_REJECTED_BEYOND * errors)
