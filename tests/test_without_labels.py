@@ -1,6 +1,7 @@
 """Adapters that are learned from documents alone: handed over, and called untested wherever they are shown."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -90,3 +91,24 @@ def test_judgements_take_no_part_in_it(tiny_model, tmp_path):
     labelled = train(tiny_model, pd.DataFrame(rows), cache_dir=tmp_path, show_progress_bar=False, options=options)
     assert labelled.results.fitted_on == [] and labelled.results.held_out == "test"
     assert "On the" in labelled.verdict.measured
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"id": ["a", "a"], "text": ["one thing", "another"]}, "1 document id given to several different texts: 'a'"),
+        ({"text": ["['a', 'b']", "['c']"]}, "holds lists or objects written as text"),
+        ({"text": ["one thing", 7]}, "1 documents have an empty text or none that is a string"),
+    ],
+)
+def test_documents_are_read_with_the_same_care_as_those_of_labels(table, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        documents_alone(pd.DataFrame(table))
+
+
+def test_what_was_left_out_of_a_table_of_documents_is_told():
+    notes = documents_alone(pd.DataFrame({"text": ["one thing", "one thing", "", "another"]})).notes
+    assert notes == (
+        "1 document without text that nothing judges left out.",
+        "1 document with exactly the text of an earlier one merged into it.",
+    )

@@ -309,8 +309,8 @@ def _assembled(rows: LaidOut, name: str, cut: Cut, store: Store | None) -> Retri
     if left_to_cut is None:
         notes += overlap_notes(by_split, texts)
     return RetrievalDataset(
-        queries=_dataset(queries.table, _features(queries.table)),
-        corpus=_dataset(corpus.table, _features(corpus.table)),
+        queries=as_texts(queries.table),
+        corpus=as_texts(corpus.table),
         qrels={split: _dataset(rows, _QRELS_FEATURES) for split, rows in by_split.items()},
         name=name,
         notes=tuple(notes),
@@ -323,8 +323,9 @@ def _assembled(rows: LaidOut, name: str, cut: Cut, store: Store | None) -> Retri
     )
 
 
-def _features(table: pd.DataFrame) -> datasets.Features:
-    return datasets.Features({column: _STRING for column in table})
+def as_texts(table: pd.DataFrame) -> datasets.Dataset:
+    """Queries or documents, with columns of strings."""
+    return _dataset(table, datasets.Features({column: _STRING for column in table}))
 
 
 def _by_id(table: datasets.Dataset) -> pd.Series:

@@ -176,7 +176,7 @@ def _pair_rows(frame: pd.DataFrame, found: Mapping[str, list[str]], split: str) 
 def _from_beir(tables: Tables, columns: Mapping[str, str], documents_are_stored: bool) -> LaidOut:
     notes = list(tables.notes)
     qrels, relevance_notes, qrels_notes = _judgements(tables, columns)
-    parts: dict[str, _Part] = {}
+    parts: dict[str, Part] = {}
     for part, usual, judged, stored in (
         ("queries", QUERIES_COLUMNS, qrels["query_id"], False),
         ("corpus", CORPUS_COLUMNS, qrels["corpus_id"], documents_are_stored),
@@ -186,7 +186,7 @@ def _from_beir(tables: Tables, columns: Mapping[str, str], documents_are_stored:
         here = {role: column for role, column in columns.items() if column in frame.columns}
         found = find_columns(frame, usual, here, f" in {part}", optional=("text",) if stored else ())
         notes += unused_note(frame, found, f" in {part}")
-        parts[part] = _laid_out_part(part, frame, found, set(judged))
+        parts[part] = laid_out_part(part, frame, found, set(judged))
         notes += parts[part].notes
     queries, corpus = parts["queries"], parts["corpus"]
     return LaidOut(
@@ -200,13 +200,15 @@ def _from_beir(tables: Tables, columns: Mapping[str, str], documents_are_stored:
     )
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
+    """Queries or corpus, as they were laid out."""
+
     table: pd.DataFrame  # id, and text if it is known
     embeddings: Vectors | None
     notes: list[str]
 
 
-def _laid_out_part(part: str, frame: pd.DataFrame, found: Mapping[str, list[str]], judged: set[str]) -> _Part:
+def laid_out_part(part: str, frame: pd.DataFrame, found: Mapping[str, list[str]], judged: set[str]) -> Part:
     """Queries or corpus, without rows that nothing judges and that hold neither text nor vector."""
     nouns = ("query", "queries") if part == "queries" else ("document", "documents")
     ids = as_ids(frame[found["id"][0]], part)
@@ -227,7 +229,7 @@ def _laid_out_part(part: str, frame: pd.DataFrame, found: Mapping[str, list[str]
         else:
             check_texts(table["text"].tolist(), ids, nouns[1], found["text"])
             notes.append(f"The {nouns[1]} came with vectors (column {column!r}), which were taken as they are.")
-        return _Part(table, embeddings, notes)
+        return Part(table, embeddings, notes)
     if "text" in found:
         text = table["text"].tolist()
         blank = np.array([is_missing(cell) or (isinstance(cell, str) and not cell.strip()) for cell in text])
@@ -236,7 +238,7 @@ def _laid_out_part(part: str, frame: pd.DataFrame, found: Mapping[str, list[str]
             notes.append(f"{counted(int(needless.sum()), *nouns)} without text that nothing judges left out.")
             table = table[~needless].reset_index(drop=True)
         check_texts(table["text"].tolist(), table["id"].tolist(), nouns[1], found["text"])
-    return _Part(table, None, notes)
+    return Part(table, None, notes)
 
 
 # What cannot be looked for without texts.

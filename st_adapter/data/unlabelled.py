@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import datasets
 import pandas as pd
 
-from st_adapter.data.cells import as_ids
 from st_adapter.data.columns import CORPUS_COLUMNS, find_columns
-from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.dataset import RetrievalDataset, as_texts
+from st_adapter.data.judgements import merged
+from st_adapter.data.layout import laid_out_part
 from st_adapter.data.parts import read_table
 from st_adapter.data.sources import DataSource
 
 _TEXTS = {role: CORPUS_COLUMNS[role] for role in ("id", "text", "title")}
-_FEATURES = datasets.Features({"id": datasets.Value("string"), "text": datasets.Value("string")})
+# The column of ids that a table without any gets.
+_NUMBER = "number of the row"
 
 
 def documents_alone(source: DataSource, columns: Mapping[str, str] | None = None, name: str = "") -> RetrievalDataset:
@@ -26,7 +27,7 @@ def documents_alone(source: DataSource, columns: Mapping[str, str] | None = None
         name: of the data, for results and card.
 
     Raises:
-        ValueError: there is no column of texts, or no document.
+        ValueError: there is no column of texts, or no document; a text or an id is none, or one id has two texts.
 
     Example:
         >>> documents_alone(pd.DataFrame({"text": ["How to fit. It takes seconds.", "How to save."]})).num_documents
@@ -34,15 +35,18 @@ def documents_alone(source: DataSource, columns: Mapping[str, str] | None = None
     """
     frame = read_table(source)
     found = find_columns(frame, _TEXTS, columns or {}, " in corpus", optional=("id", "title"))
-    texts = frame[found["text"][0]].fillna("").astype(str).str.strip()
-    if "title" in found:
-        titles = frame[found["title"][0]].fillna("").astype(str).str.strip()
-        texts = (titles + " " + texts).str.strip()
-    ids = as_ids(frame[found["id"][0]], "corpus") if "id" in found else [f"d{row}" for row in range(len(frame))]
-    table = pd.DataFrame({"id": list(ids), "text": texts.to_numpy()})
-    table = table[table["text"] != ""].drop_duplicates("text")
-    if table.empty:
+    column = found["text"][0]
+    frame = frame.assign(**{column: [cell.strip() if isinstance(cell, str) else cell for cell in frame[column]]})
+    if "id" not in found:
+        frame, found = frame.assign(**{_NUMBER: [f"d{row}" for row in range(len(frame))]}), {**found, "id": [_NUMBER]}
+    part = laid_out_part("corpus", frame, found, judged=set())
+    if part.table.empty:
         raise ValueError("The corpus holds no document with a text, so there is nothing to learn from.")
-    corpus = datasets.Dataset.from_dict({each: table[each].tolist() for each in _FEATURES}, features=_FEATURES)
-    none = datasets.Dataset.from_dict({each: [] for each in _FEATURES}, features=_FEATURES)
-    return RetrievalDataset(queries=none, corpus=corpus, qrels={}, name=name)
+    corpus = merged(part.table, "document", "documents")
+    return RetrievalDataset(
+        queries=as_texts(pd.DataFrame({"id": [], "text": []})),
+        corpus=as_texts(corpus.table),
+        qrels={},
+        name=name,
+        notes=(*part.notes, *corpus.notes),
+    )
