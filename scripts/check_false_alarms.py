@@ -5,7 +5,7 @@ that is right already (perfect), and training queries that ask for a tenth of th
 of them, with nothing to learn in general (topic). With few labels the fits start from pseudo-queries, of the same kind
 as the queries. Writes scripts/results/check_false_alarms.json after every setting, and prints a table.
 
-    python scripts/check_false_alarms.py                        # 1,000 of noise, 200 perfect, 60 of topic
+    python scripts/check_false_alarms.py                        # 1,000 of noise, 200 perfect, 240 of topic
     python scripts/check_false_alarms.py --noise 50 --perfect 20 --topic 10
 """
 
@@ -27,6 +27,7 @@ from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting.auto import fit
+from st_adapter.saving.record import installed_versions
 
 OUTPUT = ROOT / "scripts" / "results" / "check_false_alarms.json"
 METRIC = "ndcg@10"
@@ -57,16 +58,22 @@ SETTINGS: dict[Kind, list[Setting]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    for kind, default in (("noise", 1000), ("perfect", 200), ("topic", 60)):
-        parser.add_argument(f"--{kind}", type=int, default=default, help="data sets in all")
+    for kind, default in (("noise", 500), ("perfect", 100), ("topic", 60)):
+        parser.add_argument(f"--{kind}", type=int, default=default, help="data sets of each setting")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results: dict[str, Any] = {"git_commit": git_commit(), "metric": METRIC, "settings": []}
+    numbers = " ".join(f"--{kind} {getattr(arguments, kind)}" for kind in SETTINGS)
+    results: dict[str, Any] = {
+        "command": f"python scripts/check_false_alarms.py {numbers}",
+        "git_commit": git_commit(),
+        "versions": installed_versions(),
+        "metric": METRIC,
+        "settings": [],
+    }
     for kind, settings in SETTINGS.items():
         for setting in settings:
-            number = getattr(arguments, kind) // (len(settings) if kind != "topic" else 1)
-            results["settings"].append(measure(setting, number))
+            results["settings"].append(measure(setting, getattr(arguments, kind)))
             write_results(arguments.output, results)
     print(markdown_table(results))
 

@@ -85,7 +85,7 @@ def main() -> None:
         "this_process": installed_versions(),
         "platform": f"{platform.system()} {platform.machine()}, CPU",
         "git_commit": git_commit(),
-        "command": " ".join(["python scripts/check_onnx_backend.py", *sys.argv[1:]]),
+        "command": "python scripts/check_onnx_backend.py",
     }
     write_results(OUTPUT, result)
     print(json.dumps(result, indent=2))
