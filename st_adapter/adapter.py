@@ -293,12 +293,12 @@ class QueryAdapter(StoredAdapter):
                 hidden_bias = torch.cat([hidden_bias, torch.zeros(2 * self.input_dimension, dtype=torch.float64)])
             restored = torch.cat([weights["up"], identity, -identity], dim=1)  # (D, H + 2D)
             modules = [
-                _dense(carried, hidden_bias, _ACTIVATIONS[self.activation]()),
-                _dense(restored, bias, nn.Identity()),
+                dense(carried, hidden_bias, _ACTIVATIONS[self.activation]()),
+                dense(restored, bias, nn.Identity()),
             ]
         else:
             change = weights["delta"] if self.kind == "linear" else weights["up"] @ weights["down"]
-            modules = [_dense(identity + change, bias, nn.Identity())]
+            modules = [dense(identity + change, bias, nn.Identity())]
         if self.normalize:
             modules.append(Normalize())
         device = next(self.parameters()).device
@@ -336,8 +336,8 @@ class QueryAdapter(StoredAdapter):
             check_finite(f"the adapter's {name}", parameter, "Training diverged: lower the learning rate.")
 
 
-def _dense(weight: Tensor, bias: Tensor | None, activation_function: nn.Module) -> Dense:
-    # Dense draws a random weight before it takes ours; folding must not move the random state of a training run.
+def dense(weight: Tensor, bias: Tensor | None, activation_function: nn.Module) -> Dense:
+    """A stock ``Dense`` of given weights, (out, in) and (out,); the random state of a training run stays as it is."""
     with torch.random.fork_rng(devices=[]):
         return Dense(
             weight.shape[1],

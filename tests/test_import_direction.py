@@ -19,6 +19,7 @@ ORDER = [
     "data",
     "embeddings",
     "adapter",
+    "bridge",
     "evaluation",
     "fitting",
     "saving",

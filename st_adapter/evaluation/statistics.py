@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
-from st_adapter.words import counted, signed
+from st_adapter.words import counted, fraction, signed
 
 _NUM_RESAMPLES = 10_000
 _NUM_FLIPS = 5_000
@@ -174,6 +174,19 @@ def _signed_sums(values: NDArray[np.float64], num_flips: int, seed: int) -> Iter
         yield 2 * (bits.astype(np.float64) @ values.T) - total  # a bit of 1 is a plus, of 0 a minus
 
 
+class Tolerated(NamedTuple):
+    """A loss in nDCG@10 that is taken for something else, such as quicker queries.
+
+    Attributes:
+        margin: the largest one, > 0.
+        p_value: one-sided, that the candidate loses more than that: a test of non-inferiority (Walker & Nowacki 2011,
+            "Understanding equivalence and noninferiority testing").
+    """
+
+    margin: float
+    p_value: float
+
+
 @dataclass(frozen=True)
 class Gate:
     """Whether a candidate may take the base model's place.
@@ -184,6 +197,7 @@ class Gate:
         gain: mean difference in nDCG@10.
         interval: 95 % bootstrap interval of the gain.
         p_value: one-sided, that the candidate is no better than the base.
+        tolerated: the loss that is tolerated and its test, if there is one.
     """
 
     adopted: bool
@@ -191,6 +205,7 @@ class Gate:
     gain: float
     interval: Interval
     p_value: float
+    tolerated: Tolerated | None = None
 
 
 def gate(
@@ -200,8 +215,13 @@ def gate(
     alpha: float = 0.05,
     seed: int = 0,
     rejected: bool = False,
+    against: str = "the base model",
+    tolerated: Tolerated | None = None,
 ) -> Gate:
-    """Let a candidate pass only if held-out queries say that it is better than the base model.
+    """Let a candidate pass only if held-out queries say that it is better than the base model, or no worse than may be.
+
+    The two tests need no adjustment for being two: whoever is better is not worse by any margin either, so the second
+    hypothesis lies within the first (Morikawa & Yoshida 1995, "A useful testing strategy in phase III trials").
 
     Args:
         differences: (Q,) candidate minus base in nDCG@10, on queries its fit did not see.
@@ -210,6 +230,8 @@ def gate(
         alpha: level of the test, 0 < alpha < 1.
         seed: of the test and of the interval.
         rejected: the candidate is known to lose on a part of the queries, whatever the mean.
+        against: what it is compared with, if not the base model.
+        tolerated: a loss that is tolerated, with its own test.
 
     Raises:
         ValueError: alpha is out of range.
@@ -223,15 +245,22 @@ def gate(
     if p_value is None:
         p_value = float(sign_flip_p_values(differences[None], seed)[0])
     gain, interval = float(differences.mean()), bootstrap_interval(differences, seed=seed)
-    adopted = not rejected and gain > 0 and p_value <= alpha
-    if adopted:
-        verdict = "Better than the base model"
+    better = not rejected and gain > 0 and p_value <= alpha
+    no_worse = not rejected and tolerated is not None and gain > -tolerated.margin and tolerated.p_value <= alpha
+    if better:
+        verdict = f"Better than {against}"
+    elif tolerated is not None and no_worse:
+        verdict = f"Not worse than {against} by more than {fraction(tolerated.margin)}"
     elif rejected:
-        verdict = "Clearly worse than the base model on a part of the queries"
+        verdict = f"Clearly worse than {against} on a part of the queries"
+    elif tolerated is not None:
+        verdict = f"Not surely within {fraction(tolerated.margin)} of {against}"
     elif gain <= 0:
-        verdict = "Not better than the base model"
+        verdict = f"Not better than {against}"
     else:
-        verdict = f"Not surely better than the base model (p above {alpha:g})"
+        verdict = f"Not surely better than {against} (p above {alpha:g})"
     figures = f"{signed(gain, minus='-')} nDCG@10 on {counted(len(differences), 'held-out query', 'held-out queries')}"
     interval_text = f"95 % interval {signed(interval.low, minus='-')} to {signed(interval.high, minus='-')}"
-    return Gate(adopted, f"{verdict}: {figures}, {interval_text}, p = {p_value:.4f}.", gain, interval, p_value)
+    shown = p_value if better or tolerated is None else tolerated.p_value
+    reason = f"{verdict}: {figures}, {interval_text}, p = {shown:.4f}."
+    return Gate(better or no_worse, reason, gain, interval, p_value, tolerated)

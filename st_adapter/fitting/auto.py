@@ -35,7 +35,8 @@ from st_adapter.fitting.pairs import labelled_pairs
 from st_adapter.fitting.pool import MAX_DOCUMENTS, seen_by_fit
 from st_adapter.fitting.portfolio import Maps, Portfolio, combined, fit_candidate, runs_of
 from st_adapter.fitting.prior import Start, prior_of
-from st_adapter.fitting.selection import Scoreboard, Verdict, clearly_worse
+from st_adapter.fitting.reference import Reference
+from st_adapter.fitting.selection import Against, Scoreboard, Verdict, clearly_worse
 
 # This share of the queries to come may be about documents that no training query asks for, as far as there are such
 # documents: a user's dev split understates it.
@@ -91,6 +92,7 @@ def fit(
     seed: int = 0,
     alpha: float = 0.05,
     show_progress_bar: bool = False,
+    reference: Reference | None = None,
 ) -> FitResult:
     """Choose, test and fit an adapter on the splits ``train`` and ``dev``; no other split is looked at.
 
@@ -112,6 +114,7 @@ def fit(
         seed: of folds, batches and tests; the same seed gives the same adapter.
         alpha: level of the test, 0 < alpha < 1.
         show_progress_bar: one step per fold, and one for the last fit.
+        reference: what to compare with, if not these queries as they are, which are then a candidate of their own.
 
     Raises:
         ValueError: a split is missing or has no relevant pair, or seed or alpha is out of range.
@@ -137,6 +140,7 @@ def fit(
         seed=seed,
         alpha=alpha,
         show_progress_bar=show_progress_bar,
+        reference=reference,
     )
     if len(labelled.corpus) == len(embedded.corpus):
         del clock.seconds["choosing documents"]
@@ -153,6 +157,7 @@ def fit_labelled(
     seed: int,
     alpha: float,
     show_progress_bar: bool,
+    reference: Reference | None = None,
 ) -> FitResult:
     """What ``fit`` does once it knows which queries to learn from: the rest of the data is out of reach here.
 
@@ -164,15 +169,18 @@ def fit_labelled(
         seed: of folds, batches and tests.
         alpha: level of the test.
         show_progress_bar: one step per fold, and one for the last fit.
+        reference: what to compare with, if not these queries as they are.
     """
     clock = Clock()
     unseen_weight = _unseen_weight(labelled, dev)
     folds = _folds(labelled, unseen_weight, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
-    portfolio = Portfolio(
-        method if _can_be_corrected(labelled) or method != "auto" else "linear", None if start is None else start.prior
-    )
+    method = method if _can_be_corrected(labelled) or method != "auto" else "linear"
+    prior = None if start is None else start.prior
+    portfolio = Portfolio(method, prior, with_unchanged=reference is not None)
     given = np.array([query_id in dev.query_ids for query_id in labelled.query_ids])
-    board = Scoreboard(portfolio.candidates, given, unseen_weight)
+    against = None if reference is None else Against(reference.name, reference.margin, portfolio.unchanged)
+    board = Scoreboard(portfolio.candidates, given, unseen_weight, against)
+    compared_with = None if reference is None else reference.of(labelled)
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
         num_first = 1 if int(folds[0].measured.sum()) >= _PRUNE_FROM else NUM_FOLDS
         fitted: list[_FittedFold] = []
@@ -182,14 +190,15 @@ def fit_labelled(
                 maps = portfolio.fit([(labelled.subset(f.train), each) for f, each in zip(group, seeds, strict=True)])
             with clock("measuring"):
                 for fold, maps_of_fold in zip(group, maps, strict=True):
-                    fitted.append(_measured(labelled, fold, maps_of_fold, board))
+                    fitted.append(_measured(labelled, fold, maps_of_fold, compared_with))
+                    fitted[-1].enter_in(board)
                     progress.update()
                 kept = board.best_families(_KEPT_RUNS, among=portfolio.runs)
                 board.drop_families([run for run in portfolio.runs if run not in kept])
                 portfolio.runs = kept
         with clock("measuring"):
             averages = board.averages_of_the_best()
-            gains = [fold.measure.gains(averages, fold.maps) for fold in fitted]
+            gains = [fold.gains(averages) for fold in fitted]
             board.extend(averages, [(fold.rows, fold.unseen) for fold in fitted], gains)
             if start is not None:
                 board.reject(_harmful(portfolio, labelled, start.pseudo_queries, seed))
@@ -223,22 +232,39 @@ def _folds(labelled: EmbeddedSplit, unseen_share: float, num_folds: int, seed: i
 
 
 class _FittedFold(NamedTuple):
-    """A fold with its maps; ``rows`` are the measured queries, and ``unseen`` (1 or 0) says which of them are."""
+    """A fold with its maps.
+
+    ``rows`` are the measured queries, ``unseen`` (1 or 0) says which of them are, and ``compared_with`` how well the
+    reference does on them, if that is not the base.
+    """
 
     measure: Measure
     rows: Tensor
     unseen: Tensor
     maps: Maps
+    compared_with: Tensor | None
+
+    def gains(self, candidates: Sequence[Candidate]) -> dict[Candidate, Tensor]:
+        """What the candidates gain over the reference."""
+        gains = self.measure.gains(candidates, self.maps)
+        if self.compared_with is None:
+            return gains
+        ahead = self.measure.base - self.compared_with
+        return {candidate: each + ahead for candidate, each in gains.items()}
+
+    def enter_in(self, board: Scoreboard) -> None:
+        """Enter what the candidates of a scoreboard gained."""
+        gains = self.gains(board.candidates)
+        board.add(
+            self.rows, self.unseen, self.measure.base if self.compared_with is None else self.compared_with, gains
+        )
 
 
-def _measured(labelled: EmbeddedSplit, fold: Fold, maps: Maps, board: Scoreboard) -> _FittedFold:
-    """Enter what the candidates gained on a fold."""
+def _measured(labelled: EmbeddedSplit, fold: Fold, maps: Maps, compared_with: Tensor | None) -> _FittedFold:
     measure = Measure(labelled.subset(fold.measured))
     rows = fold.measured.nonzero().squeeze(1)
     unseen = fold.unseen[rows].long()
-    gains = measure.gains(board.candidates, maps)
-    board.add(rows, unseen, measure.base, gains)
-    return _FittedFold(measure, rows, unseen, maps)
+    return _FittedFold(measure, rows, unseen, maps, None if compared_with is None else compared_with[rows])
 
 
 def _can_be_corrected(split: EmbeddedSplit) -> bool:
@@ -260,7 +286,7 @@ def _harmful(
         return []
     maps = portfolio.fit([(labelled, seed)])[0]
     gains = Measure(pseudo_queries.subset(unasked).in_memory()).gains(portfolio.candidates, maps)
-    start, *others = portfolio.candidates
+    start, *others = [candidate for candidate in portfolio.candidates if candidate != portfolio.unchanged]
     compared = np.stack([(gains[candidate] - gains[start]).cpu().numpy() for candidate in others])
     means = compared.mean(axis=1)
     harmful = clearly_worse(compared, means) & (means < -_TOLERATED)

@@ -65,6 +65,8 @@ _Corrections = Mapping[MapName, tuple[MapName, _Local]]
 _LOCAL = (_Local(0.2, 0.3, 1.0), _Local(0.3, 0.3, 1.0), _Local(0.2, 0.3, 0.5), _Local(0.4, 1.0, 0.5))
 # The linear maps that are corrected without being fitted: the base model itself, and what pseudo-queries give.
 _NO_MAP, _PRIOR = MapName("no map", "as it is"), MapName("pseudo-queries", "as it is")
+# Queries that come through a bridge are no base model's, so that leaving them as they are is a candidate of its own.
+_UNCHANGED = MapName("bridge", "as it is")
 # Few labels can tell few candidates apart, so these are all that there are.
 _LOCAL_OF_FEW = (_Local(0.3, 0.3, 1.0), _Local(0.2, 0.3, 0.5))
 # From this many pairs on, twice as many pairs and negatives per step.
@@ -77,14 +79,17 @@ class Portfolio:
     Args:
         method: ``closed-form`` has no gradient runs; ``linear`` and it have no corrections.
         prior: a map (D, D) that few labels are to improve on; everything is then built on it.
+        with_unchanged: whether the queries as they come, no base model's but those of a bridge, are a candidate too.
 
     Attributes:
         runs: the gradient runs that are still fitted.
+        unchanged: the candidate that changes nothing, if it is one.
         candidates: everything that the maps of the method make, one map each.
     """
 
-    def __init__(self, method: FitMethod, prior: Tensor | None = None) -> None:
+    def __init__(self, method: FitMethod, prior: Tensor | None = None, *, with_unchanged: bool = False) -> None:
         self._prior = prior
+        self.unchanged: Candidate | None = (ShrunkMap(_UNCHANGED, 1.0),) if with_unchanged else None
         alone = method == "closed-form"
         solved, shares = (_SOLVED_ALONE, _SHARES_ALONE) if alone else (_SOLVED_BESIDE_RUNS, _SHARES_BESIDE_RUNS)
         self._solved = solved if prior is None else []
@@ -101,6 +106,7 @@ class Portfolio:
         ]
         self.candidates += [(ShrunkMap(_PRIOR, 1.0),)] if prior is not None else []
         self.candidates += [(ShrunkMap(name, 1.0),) for name in self._corrections()]
+        self.candidates += [] if self.unchanged is None else [self.unchanged]
 
     def fit(self, fits: Sequence[tuple[EmbeddedSplit, int]]) -> list[Maps]:
         """Fit all maps on each of several (training split, seed)."""
@@ -166,6 +172,7 @@ def _fit_maps(
     for train, seeds in fits:
         pairs = labelled_pairs(train)
         maps = {_solution(s, r): QueryMap(_SOLVERS[s](pairs, train.corpus, r)) for s, r in solved}
+        maps[_UNCHANGED] = QueryMap(torch.eye(train.dimension, device=train.query_embeddings.device))
         if prior is not None:
             maps[_PRIOR] = QueryMap(prior)
         for _ in runs:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from st_adapter.evaluation.statistics import Gate, gate, sign_flip_p_values
+from st_adapter.evaluation.statistics import Gate, Tolerated, gate, sign_flip_p_values
 from st_adapter.fitting.candidates import Candidate
 
 # A candidate that loses on either part by more than this many standard errors is out.
@@ -63,6 +63,20 @@ class Verdict(NamedTuple):
     unseen_weight: float
 
 
+class Against(NamedTuple):
+    """What candidates are compared with, where that is not the queries that they are built on.
+
+    Attributes:
+        name: of it, in a sentence.
+        margin: a candidate may also pass by being no worse than it by more than this, in nDCG@10; 0 if it may not.
+        unchanged: the candidate that changes nothing. None of the others may be clearly worse than it either.
+    """
+
+    name: str
+    margin: float = 0.0
+    unchanged: Candidate | None = None
+
+
 class Scoreboard:
     """Gains of all candidates on all queries, seen and unseen apart.
 
@@ -71,12 +85,20 @@ class Scoreboard:
         in_dev: (Q,) which of the labelled queries are of the dev split: a candidate that is clearly worse on these
             alone is out as well.
         unseen_weight: weight of the unseen part, 0-1.
+        against: what the candidates are compared with; the base model if None.
     """
 
-    def __init__(self, candidates: list[Candidate], in_dev: NDArray[np.bool_], unseen_weight: float) -> None:
+    def __init__(
+        self,
+        candidates: list[Candidate],
+        in_dev: NDArray[np.bool_],
+        unseen_weight: float,
+        against: Against | None = None,
+    ) -> None:
         num_queries = len(in_dev)
         self.candidates = candidates
         self.unseen_weight = unseen_weight
+        self._against = against or Against("the base model")
         self._in_dev = in_dev
         self._rejected_elsewhere: set[Candidate] = set()
         self._counts = np.zeros((2, num_queries))  # how often each query was measured as seen (0) and unseen (1)
@@ -130,9 +152,10 @@ class Scoreboard:
     def averages_of_the_best(self) -> list[Candidate]:
         """The best candidate of each family, two and three of them averaged."""
         ranked = self._ranked()
+        least = ranked[self._unchanged] if self._unchanged is not None else 0.0
         best: dict[str, Candidate] = {}
         for number in np.argsort(-ranked, kind="stable"):
-            if ranked[number] > 0:
+            if ranked[number] > least:
                 best.setdefault(self.candidates[number][0].name.family, self.candidates[number])
         top = [candidate[0] for candidate in best.values()]
         return [tuple(top[:size]) for size in (2, 3) if len(top) >= size]
@@ -143,6 +166,8 @@ class Scoreboard:
         measured = self._counts.sum(axis=0) > 0
         weighted = self._weighted(self._gains)[:, measured]  # (C, Q); sums over the queries are gains
         p_values = sign_flip_p_values(weighted, seed)
+        margin = self._against.margin
+        shifted = weighted + margin * self._weighted(self._counts)[measured]  # what is not below 0 is not inferior
         num_seen, num_unseen = (self._counts > 0).sum(axis=1).tolist()
         seen_gains, unseen_gains = self._part_means(self._gains)
         order = self._ordered(ranked, weighted)
@@ -162,7 +187,15 @@ class Scoreboard:
         differences = weighted[best] * measured.sum()
         return Verdict(
             chosen=self.candidates[best],
-            gate=gate(differences, float(p_values[best]), alpha=alpha, seed=seed, rejected=bool(rejected[best])),
+            gate=gate(
+                differences,
+                float(p_values[best]),
+                alpha=alpha,
+                seed=seed,
+                rejected=bool(rejected[best]),
+                against=self._against.name,
+                tolerated=Tolerated(margin, float(sign_flip_p_values(shifted, seed)[best])) if margin else None,
+            ),
             candidates=results,
             base=float(self._weighted(self._base[:, None]).sum()),
             num_seen=num_seen,
@@ -206,9 +239,19 @@ class Scoreboard:
         dev = self._counts.sum(axis=0) * self._in_dev, self._gains.sum(axis=0) * self._in_dev
         for counts, gains in [*zip(self._counts, self._gains, strict=True), dev]:
             there = counts > 0
-            if counts.sum() >= _MIN_PART and there.sum() > 1:
-                rejected |= clearly_worse(gains[:, there] / counts[there], gains.sum(axis=1) / counts.sum())
+            if counts.sum() < _MIN_PART or there.sum() < 2:
+                continue
+            each, means = gains[:, there] / counts[there], gains.sum(axis=1) / counts.sum()
+            rejected |= clearly_worse(each, means + self._against.margin)
+            if self._unchanged is not None:
+                rejected |= clearly_worse(each - each[self._unchanged], means - means[self._unchanged])
         return rejected
+
+    @property
+    def _unchanged(self) -> int | None:
+        """Which of the candidates changes nothing."""
+        unchanged = self._against.unchanged
+        return None if unchanged is None else self.candidates.index(unchanged)
 
     def _ranked(self) -> NDArray[np.float64]:
         return np.where(self._rejected(), -np.inf, self._weighted(self._gains).sum(axis=1))

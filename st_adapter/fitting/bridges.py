@@ -1,0 +1,202 @@
+"""Fit a bridge between two models without labels, on texts that both of them have embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from st_adapter.bridge import Bridge
+
+Texts = Literal["queries", "documents", "queries and documents"]
+
+_RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)
+_NUM_FOLDS = 5
+# Held-out texts of a fold that are looked for; more would cost time and no longer change a choice.
+_MAX_MEASURED = 1000
+# With fewer queries their mean says little, and a fold of them nothing.
+_MIN_QUERIES = 50
+
+
+class Twins(NamedTuple):
+    """The vectors of the same T texts by two models.
+
+    Attributes:
+        ours: (T, E), by the query model.
+        theirs: (T, D), by the model that embedded the documents.
+    """
+
+    ours: Tensor
+    theirs: Tensor
+
+    def subset(self, kept: Tensor) -> Twins:
+        """The texts for which ``kept``, (T,) bool, is True."""
+        return Twins(self.ours[kept], self.theirs[kept])
+
+
+class _Method(NamedTuple):
+    """How a matrix is solved for; see ``_solved``."""
+
+    name: Literal["Procrustes", "ridge", "mix"]
+    ridge: float = 0.0
+
+    def __str__(self) -> str:
+        ridge = f"ridge {self.ridge:g}"
+        return {"Procrustes": "Procrustes", "ridge": ridge, "mix": f"mean of Procrustes and {ridge}"}[self.name]
+
+
+_METHODS = (
+    _Method("Procrustes"),
+    *(_Method("mix", ridge) for ridge in _RIDGES),
+    *(_Method("ridge", ridge) for ridge in _RIDGES),
+)
+
+
+@dataclass(frozen=True)
+class FittedBridge:
+    """A bridge and how it came about.
+
+    Attributes:
+        bridge: the map.
+        name: what was chosen, in words.
+        num_queries: queries that it was fitted on, labelled or not.
+        num_documents: documents that it was fitted on.
+        agreement: mean reciprocal rank, 0-1, at which texts that a fit had not seen find themselves, as embedded by the
+            other model, among all of them.
+    """
+
+    bridge: Bridge
+    name: str
+    num_queries: int
+    num_documents: int
+    agreement: float
+
+
+def fit_bridge(queries: Twins | None, documents: Twins | None, *, normalize: bool, seed: int = 0) -> FittedBridge:
+    """Fit centred orthogonal Procrustes, ridge regression and means of both, and take what holds best on unseen texts.
+
+    Each is fitted on queries, on documents and on both. Within each of the two kinds, vectors are centred first, since
+    models with prompts put queries and documents in different places; the means are carried as a bias, those of the
+    queries if there are any. The choice is by cross-fitting: how high texts that were left out rank themselves, as the
+    other model embeds them, among all held-out ones and the documents.
+
+    Args:
+        queries: queries by both models, or None where the documents' model is not there.
+        documents: documents by both.
+        normalize: whether the documents' model gives vectors of unit length.
+        seed: of the folds.
+
+    Raises:
+        ValueError: there are too few texts.
+
+    Example:
+        >>> turned = torch.nn.functional.normalize(torch.randn(60, 2, generator=torch.Generator().manual_seed(0)))
+        >>> found = fit_bridge(Twins(turned, turned.flip(1)), None, normalize=True)
+        >>> torch.allclose(found.bridge(turned), turned.flip(1), atol=1e-2), found.agreement
+        (True, 1.0)
+    """
+    kinds = {"queries": _usable(queries), "documents": _usable(documents)}
+    there = {name: twins for name, twins in kinds.items() if twins is not None}
+    if not there:
+        raise ValueError(
+            f"Fewer than {_MIN_QUERIES} texts are embedded by both models, so that no map between them can be found. "
+            "Give more queries, or documents with their texts."
+        )
+    measured = "queries" if "queries" in there else "documents"
+    choices: list[Texts] = [*there, *(["queries and documents"] if len(there) == 2 else [])]  # type: ignore[list-item]
+    scores = torch.zeros(len(choices), len(_METHODS))
+    folds = list(_folds(len(there[measured].ours), seed))
+    for train, held_out in folds:
+        fitted_on = {**there, measured: there[measured].subset(train)}
+        held = there[measured].subset(held_out)
+        among = torch.cat(
+            [held.theirs, *([there["documents"].theirs] if measured == "queries" and len(there) == 2 else [])]
+        )
+        for row, texts in enumerate(choices):
+            for column, bridge in enumerate(_bridges(fitted_on, texts, normalize)):
+                scores[row, column] += _agreement(bridge, held, among) / len(folds)
+    best = int(scores.argmax())
+    texts, method = choices[best // len(_METHODS)], best % len(_METHODS)
+    used = {name: len(twins.ours) for name, twins in there.items() if name in texts}
+    return FittedBridge(
+        bridge=list(_bridges(there, texts, normalize))[method],
+        name=f"{_METHODS[method]} on {texts}",
+        num_queries=used.get("queries", 0),
+        num_documents=used.get("documents", 0),
+        agreement=float(scores.max()),
+    )
+
+
+def _usable(twins: Twins | None) -> Twins | None:
+    """Directions of the query model, and as float32; None of too few texts."""
+    if twins is None or len(twins.ours) < _MIN_QUERIES:
+        return None
+    return Twins(torch.nn.functional.normalize(twins.ours.float()), twins.theirs.float())
+
+
+def _folds(number: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Which texts to fit on, and which to look for, (T,) bool each."""
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+    for held_out in order.chunk(_NUM_FOLDS):
+        train = torch.ones(number, dtype=torch.bool)
+        train[held_out] = False
+        measured = torch.zeros(number, dtype=torch.bool)
+        measured[held_out[:_MAX_MEASURED]] = True
+        yield train, measured
+
+
+def _agreement(bridge: Bridge, held: Twins, among: Tensor) -> float:
+    """Mean reciprocal rank of texts among (N, D) vectors, the first of which are their own."""
+    scores = torch.nn.functional.normalize(bridge(held.ours)) @ torch.nn.functional.normalize(among).T
+    own = scores.diagonal().unsqueeze(1)
+    # A copy of the same text counts neither for nor against.
+    return float((1 / (1.0 + (scores > own + 1e-6).sum(dim=1))).mean())
+
+
+def _bridges(there: dict[str, Twins], texts: Texts, normalize: bool) -> Iterator[Bridge]:
+    """One bridge for each method."""
+    used = [twins for name, twins in there.items() if name in texts]
+    means = [(twins.ours.mean(dim=0), twins.theirs.mean(dim=0)) for twins in used]
+    centred = [
+        Twins(twins.ours - ours, twins.theirs - theirs) for twins, (ours, theirs) in zip(used, means, strict=True)
+    ]
+    scatter = torch.stack([twins.ours.T @ twins.ours for twins in centred]).sum(dim=0)  # (E, E)
+    cross = torch.stack([twins.theirs.T @ twins.ours for twins in centred]).sum(dim=0)  # (D, E)
+    rotation = procrustes(scatter, cross)
+    for method in _METHODS:
+        solved = rotation if method.name == "Procrustes" else ridge_between(scatter, cross, method.ridge)
+        matrix = (rotation + solved) / 2 if method.name == "mix" else solved
+        yield Bridge(matrix, means[0][1] - matrix @ means[0][0], normalize)
+
+
+def procrustes(scatter: Tensor, cross: Tensor) -> Tensor:
+    """The rotation, times one scale, that maps x nearest to y: (D, E), with orthogonal rows or columns.
+
+    Args:
+        scatter: sum of ``x x'``, (E, E), of centred x.
+        cross: sum of ``y x'``, (D, E).
+
+    References:
+        Schönemann 1966, "A generalized solution of the orthogonal Procrustes problem".
+    """
+    left, singular, right = torch.linalg.svd(cross, full_matrices=False)
+    trace = scatter.trace()
+    rotation: Tensor = left @ right
+    return rotation * (singular.sum() / trace if trace > 0 else 1.0)
+
+
+def ridge_between(scatter: Tensor, cross: Tensor, ridge: float) -> Tensor:
+    """The matrix (D, E) of ridge regression of y on x (Hoerl & Kennard 1970).
+
+    Args:
+        scatter: sum of ``x x'``, (E, E), of centred x.
+        cross: sum of ``y x'``, (D, E).
+        ridge: > 0, in units of the mean eigenvalue of ``scatter``.
+    """
+    penalty = ridge * scatter.trace().clamp(min=1e-12) / len(scatter)
+    identity = torch.eye(len(scatter), device=scatter.device)
+    solved: Tensor = torch.linalg.solve(scatter + penalty * identity, cross.T)
+    return solved.T

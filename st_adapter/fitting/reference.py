@@ -1,0 +1,54 @@
+"""What a fit is compared with, where that is not the queries it was given: how well something else finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
+from st_adapter.fitting.folds import labelled_split
+from st_adapter.fitting.measure import Measure
+from st_adapter.fitting.pool import seen_by_fit
+
+
+class Reference(NamedTuple):
+    """Something else that finds documents for the same queries.
+
+    Attributes:
+        name: of it, in a sentence.
+        ndcg: labelled query -> nDCG@10.
+        margin: how much worse than it, in nDCG@10, still passes; 0: only what is better does.
+    """
+
+    name: str
+    ndcg: Mapping[str, float]
+    margin: float = 0.0
+
+    def of(self, split: EmbeddedSplit) -> Tensor:
+        """nDCG@10 of the queries of a split, (Q,) float32, on their device.
+
+        Raises:
+            ValueError: a query is missing.
+        """
+        missing = [query_id for query_id in split.query_ids if query_id not in self.ndcg]
+        if missing:
+            raise ValueError(
+                f"{self.name[:1].upper()}{self.name[1:]} has nothing for {len(missing)} of the {len(split.query_ids)} "
+                f"labelled queries, the first: {missing[:3]}. Give it for all of them."
+            )
+        values = [self.ndcg[query_id] for query_id in split.query_ids]
+        return torch.tensor(values, device=split.query_embeddings.device)
+
+
+def found_by(embedded: EmbeddedDataset, seed: int = 0) -> dict[str, float]:
+    """nDCG@10 of the labelled queries, by id, with the vectors that a data set has for them.
+
+    Args:
+        embedded: with the splits ``train`` and ``dev``.
+        seed: of the part of a very large corpus that is looked at; see ``pooled``.
+    """
+    labelled = seen_by_fit(labelled_split(embedded), seed)
+    return dict(zip(labelled.query_ids, Measure(labelled).base.tolist(), strict=True))

@@ -1,0 +1,145 @@
+"""A bridge between two models: the maps against other libraries, the choice, and what it becomes in a saved model."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import orthogonal_procrustes
+
+from problems import apply, make_adapter, trained, unit_rows
+from st_adapter import QueryAdapter
+from st_adapter.bridge import Bridge
+from st_adapter.fitting.bridges import Twins, fit_bridge, procrustes, ridge_between
+from st_adapter.fitting.local import LocalUnits
+from st_adapter.fitting.maps import QueryMap, as_adapter
+
+
+def two_models(num_texts=300, ours=12, theirs=16, seed=0, noise=0.0):
+    """The same texts by two models that are linear functions of the same meaning, and of nothing else but noise."""
+    generator = torch.Generator().manual_seed(seed)
+    meaning = torch.randn(num_texts, 10, generator=generator)
+    x = meaning @ torch.randn(10, ours, generator=generator) + noise * torch.randn(num_texts, ours, generator=generator)
+    y = meaning @ torch.randn(10, theirs, generator=generator) + 2.0
+    return Twins(torch.nn.functional.normalize(x), torch.nn.functional.normalize(y))
+
+
+def centred(rows):
+    return rows - rows.mean(dim=0)
+
+
+def test_procrustes_is_that_of_scipy():
+    x, y = (centred(unit_rows(300, 16, seed).double()) for seed in (0, 1))
+    rotation, scale = orthogonal_procrustes(x.numpy(), y.numpy())
+    expected = rotation.T * scale / float(x.square().sum())  # the best scale is the sum of singular values over |x|^2
+    np.testing.assert_allclose(procrustes(x.T @ x, y.T @ x).numpy(), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("ours", [12, 20])
+def test_procrustes_between_other_dimensions_keeps_angles_in_the_smaller_space(ours):
+    x, y = centred(unit_rows(300, ours).double()), centred(unit_rows(300, 16, seed=1).double())
+    matrix = procrustes(x.T @ x, y.T @ x)
+    gram = (matrix @ matrix.T if ours > 16 else matrix.T @ matrix).numpy()
+    np.testing.assert_allclose(gram, gram[0, 0] * np.eye(len(gram)), atol=1e-9)
+
+
+def test_ridge_is_least_squares_with_rows_for_the_penalty():
+    twins = two_models(noise=0.1)
+    x, y = centred(twins.ours.double()), centred(twins.theirs.double())
+    penalty = 0.3 * float((x.T @ x).trace()) / 12
+    rows = np.vstack([x.numpy(), np.sqrt(penalty) * np.eye(12)])
+    expected = np.linalg.lstsq(rows, np.vstack([y.numpy(), np.zeros((12, 16))]), rcond=None)[0].T
+    np.testing.assert_allclose(ridge_between(x.T @ x, y.T @ x, 0.3).numpy(), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("kinds", ["queries", "documents", "queries and documents"])
+def test_texts_find_themselves_in_the_other_models_space(kinds):
+    twins = two_models(noise=0.02)
+    half = torch.arange(300) % 2 == 0
+    queries = twins.subset(half) if "queries" in kinds else None
+    documents = twins.subset(~half) if "documents" in kinds else None
+    found = fit_bridge(queries, documents, normalize=True)
+    unseen = two_models(num_texts=300, noise=0.02).subset(half if queries is None else ~half)
+    ranks = (found.bridge(unseen.ours) @ unseen.theirs.T).argmax(dim=1)
+    assert (ranks == torch.arange(150)).float().mean() > 0.95
+    assert found.agreement > 0.95
+    torch.testing.assert_close(found.bridge(unseen.ours).norm(dim=1), torch.ones(150))
+    assert found.name.endswith(f"on {kinds}") or kinds == "queries and documents"
+    assert (found.num_queries, found.num_documents) != (0, 0)
+
+
+def test_a_rotation_is_found_from_few_texts_and_ridge_from_many_that_no_rotation_maps():
+    few = unit_rows(60, 32)
+    assert fit_bridge(Twins(few, few.flip(1)), None, normalize=True).name.startswith("Procrustes")
+    many = two_models(num_texts=2000)
+    assert "ridge" in fit_bridge(many, None, normalize=True).name
+
+
+def test_too_few_texts_are_refused():
+    twins = two_models(num_texts=49)
+    with pytest.raises(ValueError, match="Fewer than 50 texts are embedded by both models"):
+        fit_bridge(twins, None, normalize=True)
+
+
+def test_the_length_of_our_vectors_plays_no_part():
+    twins = two_models()
+    longer = Twins(3 * twins.ours, twins.theirs)
+    first, second = (fit_bridge(each, None, normalize=True).bridge for each in (twins, longer))
+    torch.testing.assert_close(first(twins.ours), second(longer.ours))
+
+
+# In a saved model
+
+BRIDGE = Bridge(torch.randn(32, 12, generator=torch.Generator().manual_seed(1)), torch.full((32,), 0.1), True)
+
+
+@pytest.mark.parametrize("kind", ["linear", "low_rank", "mlp"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_folded_it_is_bridge_and_adapter(kind, normalize):
+    adapter = make_adapter(kind, normalize=normalize)
+    bridge = Bridge(BRIDGE.matrix, BRIDGE.bias, normalize)
+    queries = 3 * unit_rows(20, 12)
+    modules = bridge.fold(adapter)
+    torch.testing.assert_close(apply(modules, queries), adapter.transform(bridge(queries)), atol=1e-5, rtol=1e-4)
+    names = [type(module).__name__ for module in modules]
+    assert names[:2] == ["Normalize", "Dense"]
+    assert names.count("Dense") == (3 if kind == "mlp" else 1)
+
+
+def test_corrections_near_known_queries_see_vectors_of_unit_length():
+    keys = unit_rows(3, 32)
+    units = LocalUnits(keys, torch.full((3,), 0.1), 0.5 * unit_rows(3, 32, seed=1).T)
+    adapter = as_adapter(QueryMap(torch.eye(32), units), normalized=True)
+    queries = unit_rows(20, 12)
+    expected = adapter.transform(BRIDGE(queries))
+    torch.testing.assert_close(apply(BRIDGE.fold(adapter), queries), expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(expected, BRIDGE(queries), atol=1e-2)  # they do something
+
+
+def test_a_bias_of_the_adapter_keeps_the_length_between():
+    adapter = trained(QueryAdapter(32, bias=True))
+    queries = unit_rows(20, 12)
+    expected = adapter.transform(BRIDGE(queries))
+    torch.testing.assert_close(apply(BRIDGE.fold(adapter), queries), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_padded_it_gives_zeros_behind():
+    queries = unit_rows(5, 12)
+    padded = BRIDGE.padded(40)(queries)
+    torch.testing.assert_close(padded[:, :32], BRIDGE(queries))
+    assert not padded[:, 32:].any()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "bias", "message"),
+    [
+        (torch.eye(3), torch.zeros(2), r"matrix of shape \(3, 3\) and a bias of \(2,\)"),
+        (torch.eye(3) / 0, torch.zeros(3), "The bridge's matrix has 9 NaN or infinite values"),
+    ],
+)
+def test_what_is_no_map_is_refused(matrix, bias, message):
+    with pytest.raises(ValueError, match=message):
+        Bridge(matrix, bias, True)
+
+
+def test_vectors_of_another_model_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(5, 32\), but this bridge expects \(B, 12\)"):
+        BRIDGE(unit_rows(5, 32))
