@@ -53,7 +53,7 @@ def attach(model: SentenceTransformer, adapter: QueryAdapter, *, allow_other_bas
         query_modules=query_modules(model, adapter), document_modules=[Dropout(0.0)], default_route="document"
     )
     name = next(str(index) for index in itertools.count(len(model)) if str(index) not in model._modules)
-    return _with_modules(
+    return with_modules(
         model, [*model.named_children(), (name, router.to(model.device, model.dtype or torch.float32).eval())]
     )
 
@@ -88,9 +88,14 @@ def detach(model: SentenceTransformer) -> tuple[SentenceTransformer, list[Module
     children = list(model.named_children())
     routers = [module for _, module in children if isinstance(module, Router)]
     if not routers:
-        return _with_modules(model, children), []
+        return with_modules(model, children), []
     router = routers[-1]
     routes = {name: list(modules) for name, modules in router.sub_modules.items()}
+    if len(children) == 1 and not isinstance(routes.get("document", [None])[0], Dropout):
+        raise ValueError(
+            "The model is made of two, one for queries and one for documents, so that there are no modules which its "
+            "queries pass through behind the other one. Use it as it is, with encode_query() and encode_document()."
+        )
     made_here = (
         len(routers) == 1
         and children[-1][1] is router
@@ -104,7 +109,7 @@ def detach(model: SentenceTransformer) -> tuple[SentenceTransformer, list[Module
             "detach expects one Router at the end that leaves documents untouched. "
             "Pass a model from attach() or from a folder written by save_pretrained()."
         )
-    base = _with_modules(model, children[:-1])
+    base = with_modules(model, children[:-1])
     with base.truncate_embeddings(None):
         dimension = int(base.get_embedding_dimension())
     if dimension > base.get_embedding_dimension():
@@ -211,7 +216,8 @@ def check_adapter_fits(
     return base_model
 
 
-def _with_modules(model: SentenceTransformer, modules: Sequence[tuple[str, nn.Module]]) -> SentenceTransformer:
+def with_modules(model: SentenceTransformer, modules: Sequence[tuple[str, nn.Module]]) -> SentenceTransformer:
+    """The same model, with its prompts, similarity and placement, of other named modules."""
     # A shallow copy keeps prompts, similarity, placement and subclass, which the constructor would have to be told.
     changed = copy.copy(model)
     changed._modules = OrderedDict(modules)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
@@ -22,6 +22,28 @@ _TEMPLATE = Path(__file__).with_name("card_template.md")
 # What a derived model takes over from its base's card.
 _INHERITED = ("language", "license", "license_name", "license_link")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class QueryModelCard(NamedTuple):
+    """What a card says of the model that embeds queries in place of the base model.
+
+    Attributes:
+        identity: which one it is.
+        license: as its own card names it; empty if it names none.
+    """
+
+    identity: EncoderIdentity
+    license: str
+
+    @classmethod
+    def of(cls, identity: EncoderIdentity | None, license_name: str) -> QueryModelCard | None:
+        """None where there is no such model."""
+        return None if identity is None else cls(identity, license_name)
+
+    @property
+    def link(self) -> str:
+        """Its name, linked to if it is on the Hub."""
+        return _link(self.identity.name)
 
 
 def base_metadata(folder: Path) -> dict[str, Any]:
@@ -43,6 +65,7 @@ def model_card(
     training: TrainingRecord | None = None,
     remote_code: bool = False,
     onnx_files: Sequence[str] = (),
+    queries: QueryModelCard | None = None,
 ) -> str:
     """The README.md of a whole adapted model.
 
@@ -54,9 +77,18 @@ def model_card(
         training: what is known about the training.
         remote_code: whether the base model comes with code of its own.
         onnx_files: names of the ONNX files among ``model.onnx``, ``model_document.onnx`` and ``model_query.onnx``.
+        queries: the model that embeds queries, if it is not the base model.
     """
+    if queries is not None and layout == "twin":
+        inherited = {"license": queries.license} if queries.license else None
     data = _metadata(title, base_model, inherited, training, "sentence-transformers")
+    if queries is not None:
+        models = [each.name for each in (base_model, queries.identity) if "/" in each.name]
+        data.base_model = models or None
+        vars(data).pop("base_model_relation", None)
     values = {
+        "queries": queries,
+        "license": (inherited or {}).get("license", ""),
         "layout": layout,
         "remote_code": remote_code,
         "onnx_files": onnx_files,
@@ -86,7 +118,7 @@ def _filled(
 ) -> str:
     functions: dict[str, Any] = {"inline": _inline, "code": _code, "quoted": json.dumps, "searched": documents_searched}
     name = "" if base_model is None else base_model.name
-    link = f"[{name}](https://huggingface.co/{name})" if "/" in name and _HUB_ID.fullmatch(name) else _code(name)
+    link = _link(name)
     card = ModelCard.from_template(
         data,
         template_path=str(_TEMPLATE),
@@ -100,6 +132,10 @@ def _filled(
         **values,
     )
     return without_secrets(str(card))
+
+
+def _link(name: str) -> str:
+    return f"[{name}](https://huggingface.co/{name})" if "/" in name and _HUB_ID.fullmatch(name) else _code(name)
 
 
 def _metadata(

@@ -95,9 +95,8 @@ def _base_difference(compared: Compared, saved: SentenceTransformer, *, with_que
     for name in ("encode_document", "encode", *(["encode_query"] if with_queries else [])):
         before, after = compared.vectors[name], _encode(saved, name, compared.texts)
         if not torch.equal(before, after):
-            return (
-                f"{name} of the base model in memory differs from its files by up to {_difference(before, after):.1e}"
-            )
+            difference = largest_difference(before, after)
+            return f"{name} of the base model in memory differs from its files by up to {difference:.1e}"
     if compared.identity.fingerprint is not None and compared.identity.fingerprint != model_fingerprint(base):
         return "The base model in memory has other weights, settings, tokenizer or code than its files"
     return None
@@ -108,10 +107,10 @@ def check_layout(saved: SentenceTransformer, compared: Compared, adapter: QueryA
     base = compared.vectors["encode_query"]
     with torch.no_grad():
         queries = adapter.transform(base.to(next(adapter.parameters()).device)).cpu().float()
-    tolerance = _QUERY_TOLERANCE.get(compared.model.dtype, _QUERY_TOLERANCE[torch.float32])
+    tolerance = query_tolerance(compared.model.dtype)
     for name in ("encode_query", *(["encode"] if layout != "document" else [])):
         found = _encode(saved, name, {**compared.texts, "document": compared.texts["query"]})
-        difference = _difference(queries, found.cpu())
+        difference = largest_difference(queries, found.cpu())
         if not difference <= tolerance * max(1.0, queries.abs().max().item()):
             raise ValueError(
                 f"{name} of the saved model differs from the adapter on the base model in memory by up to "
@@ -123,7 +122,7 @@ def check_layout(saved: SentenceTransformer, compared: Compared, adapter: QueryA
         if not torch.equal(before, after):
             raise ValueError(
                 f"encode_document of the saved model differs from the base model in memory by up to "
-                f"{_difference(before, after):.1e}, but the same vectors are expected. Report this."
+                f"{largest_difference(before, after):.1e}, but the same vectors are expected. Report this."
             )
 
 
@@ -162,5 +161,11 @@ def _encode(model: SentenceTransformer, name: str, texts: Mapping[Role, Sequence
     return embeddings.clone()  # an inference tensor otherwise
 
 
-def _difference(first: Tensor, second: Tensor) -> float:
+def query_tolerance(dtype: torch.dtype | None) -> float:
+    """How far numbers of a query may lie from the right ones, in the largest of them."""
+    return _QUERY_TOLERANCE.get(dtype or torch.float32, _QUERY_TOLERANCE[torch.float32])
+
+
+def largest_difference(first: Tensor, second: Tensor) -> float:
+    """The largest difference of two numbers of the same place."""
     return (first.float() - second.float()).abs().max().item() if first.shape == second.shape else float("inf")

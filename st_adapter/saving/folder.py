@@ -11,7 +11,7 @@ from pathlib import Path
 from st_adapter import __version__
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.identity import EncoderIdentity
-from st_adapter.saving.card import base_metadata, model_card
+from st_adapter.saving.card import QueryModelCard, base_metadata, model_card
 from st_adapter.saving.layouts import Layout, to_layout
 from st_adapter.saving.model_files import BOOKKEEPING, DAMAGED, inside, model_files, read_modules
 from st_adapter.saving.onnx_files import ONNX_FILES
@@ -27,6 +27,7 @@ CONFIG_FILE_NAME = "st_adapter_config.json"
 UNVERIFIED = ("README.md", ".gitattributes", CONFIG_FILE_NAME)
 
 QUERY_ROUTE = "query"
+_ALWAYS = ("adapter", "training")  # of a route; what came later is written where there is some
 _ROUTE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
@@ -35,12 +36,17 @@ class SavedRoute:
     """One way for texts through a saved model.
 
     Attributes:
-        adapter: the folder of its adapter within the model's; None if the base model alone embeds what takes it.
+        adapter: the folder of its adapter within the model's; None if the base model alone embeds what takes it, or
+            another model does.
         training: how the adapter came about, or why there is none, if recorded.
+        model: the model that embeds in place of the base model.
+        license: of that model, as its card names it.
     """
 
     adapter: str | None
     training: TrainingRecord | None
+    model: EncoderIdentity | None = None
+    license: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,13 @@ class SavedModel:
 
     @property
     def has_adapter(self) -> bool:
-        """False if no adapter helped and the base was saved alone."""
-        return any(route.adapter is not None for route in self.routes.values())
+        """False if nothing helped and the base was saved alone."""
+        return any(route.adapter is not None or route.model is not None for route in self.routes.values())
+
+    @property
+    def query_model(self) -> EncoderIdentity | None:
+        """The model that embeds queries, if it is not the base model."""
+        return self.routes[QUERY_ROUTE].model
 
     @property
     def training(self) -> TrainingRecord | None:
@@ -73,6 +84,7 @@ class SavedModel:
     def __str__(self) -> str:
         adapted = [name for name, route in self.routes.items() if route.adapter is not None]
         adapters = f"adapters for {', '.join(adapted)}" if adapted else "no adapter"
+        adapters = adapters if self.query_model is None else f"queries by {self.query_model.name!r}"
         return f"SavedModel({self.base_model.name!r}, {adapters}, layout {self.layout!r}, {len(self.files)} files)"
 
     __repr__ = __str__
@@ -84,7 +96,7 @@ def write_config(folder: Path, layout: Layout, base_model: EncoderIdentity, rout
         "st_adapter_version": __version__,
         "layout": layout,
         "base_model": base_model.to_dict(),
-        "routes": {QUERY_ROUTE: asdict(route)},
+        "routes": {QUERY_ROUTE: {name: each for name, each in asdict(route).items() if name in _ALWAYS or each}},
         "files": _hashes(folder),
     }
     write_json(folder / CONFIG_FILE_NAME, content)
@@ -112,6 +124,8 @@ def read_saved(folder: Path) -> SavedModel:
     try:
         saved = built(SavedModel, content, "it")
         EncoderIdentity.from_dict(content["base_model"])
+        for route in content["routes"].values():
+            _ = route.get("model") and EncoderIdentity.from_dict(route["model"])
         if len(saved.files) > MAX_FILES:
             raise ValueError(f"it lists {len(saved.files):,} files, but a model has a few dozen.")
         if QUERY_ROUTE not in saved.routes or not all(map(_ROUTE_NAME.fullmatch, saved.routes)):
@@ -172,6 +186,7 @@ def card_of(folder: Path, title: str) -> str:
         title,
         saved.base_model,
         layout=saved.layout,
+        queries=QueryModelCard.of(saved.query_model, saved.routes[QUERY_ROUTE].license),
         inherited=base_metadata(folder),
         training=saved.training,
         remote_code=_needs_remote_code(folder),

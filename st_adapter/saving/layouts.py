@@ -20,7 +20,7 @@ from st_adapter.storage.writing import write_json
 Layout = Literal["document", "query", "twin"]
 """What plain ``encode`` gives: documents; queries; or queries from a model without a Router, for older software."""
 # Class paths that every release since 5.0 resolves; the ones that release 6 writes are unknown before 5.4.
-_LEGACY_MODULE = "sentence_transformers.models"
+LEGACY_MODULE = "sentence_transformers.models"
 # Where release 6 names the length at which a Transformer cuts texts, and releases before it look for it.
 _TRANSFORMER_CONFIG = "sentence_bert_config.json"
 _POOLING_FLAGS = {
@@ -60,13 +60,13 @@ def add_router(folder: Path, query_modules: Sequence[Module]) -> None:
     for route, modules in (("query", query_modules), ("document", [Dropout(0.0)])):
         for position, module in enumerate(modules):
             name = f"{route}_{position}_{type(module).__name__}"
-            types[name] = f"{_LEGACY_MODULE}.{type(module).__name__}"
+            types[name] = f"{LEGACY_MODULE}.{type(module).__name__}"
             structure[route].append(name)
-            _write_module(module, router / name)
+            write_module(module, router / name)
     # No other parameters: releases before 5.4 hand them all to the constructor.
     parameters = {"default_route": "document", "allow_empty_key": True}
     write_json(router / "router_config.json", {"types": types, "structure": structure, "parameters": parameters})
-    entries.append({"idx": index, "name": str(index), "path": place, "type": f"{_LEGACY_MODULE}.Router"})
+    entries.append({"idx": index, "name": str(index), "path": place, "type": f"{LEGACY_MODULE}.Router"})
     write_json(folder / "modules.json", entries)
 
 
@@ -81,10 +81,10 @@ def to_layout(folder: Path, layout: Layout) -> None:
         return
     if reads_task(folder):
         raise task_error(layout)
+    router_config = read_object(router / "router_config.json")
     if layout == "query":
-        config = read_object(router / "router_config.json")
-        config["parameters"]["default_route"] = "query"
-        write_json(router / "router_config.json", config)
+        parameters = {**router_config["parameters"], "default_route": "query"}
+        write_json(router / "router_config.json", {**router_config, "parameters": parameters})
     else:
         _unwrap_router(folder, router)
     file = folder / "config_sentence_transformers.json"
@@ -93,7 +93,10 @@ def to_layout(folder: Path, layout: Layout) -> None:
     # As Sentence Transformers completes them.
     prompts = {"query": "", "document": "", **(config.get("prompts") or {})}
     query_prompt = prompt_for("query", prompts, default)
-    if query_prompt or prompts.get(default or ""):
+    query_model_alone = layout == "twin" and not leaves_documents(router_config)
+    if query_model_alone:
+        prompts = {"document": query_prompt}  # whose other prompts are those of the model that is not in it any more
+    if query_model_alone or query_prompt or prompts.get(default or ""):
         # Plain encode() has to put the query prompt first, and encode_document() its own one as before.
         write_json(file, {**config, "prompts": {**prompts, "query": query_prompt}, "default_prompt_name": "query"})
 
@@ -110,6 +113,12 @@ def task_error(layout: Layout) -> ValueError:
 def reads_task(folder: Path) -> bool:
     """Whether modules of a base model are passed ``task``, so that queries and documents differ before any adapter."""
     return any("task" in (entry.get("kwargs") or []) for entry in read_modules(folder))
+
+
+def leaves_documents(router_config: Mapping[str, Any]) -> bool:
+    """Whether a Router lies behind a base model and does nothing to its documents, rather than hold two models."""
+    kinds = {router_config["types"][name].rpartition(".")[2] for name in router_config["structure"].get("document", [])}
+    return kinds == {"Dropout"}
 
 
 def write_max_seq_length(folder: Path, max_seq_length: int) -> None:
@@ -134,7 +143,7 @@ def _unwrap_router(folder: Path, router: Path) -> None:
         index, place = _next_place(folder, entries, kind)
         if (router / name).is_dir():
             (router / name).rename(folder / place)
-        entries.append({"idx": index, "name": str(index), "path": place, "type": f"{_LEGACY_MODULE}.{kind}"})
+        entries.append({"idx": index, "name": str(index), "path": place, "type": config["types"][name]})
     shutil.rmtree(router)
     write_json(folder / "modules.json", entries)
     _to_legacy_form(folder)
@@ -150,7 +159,8 @@ def _next_place(folder: Path, entries: Sequence[Mapping[str, Any]], kind: str) -
     return index, f"{index}_{kind}"
 
 
-def _write_module(module: Module, folder: Path) -> None:
+def write_module(module: Module, folder: Path) -> None:
+    """Write one of the stock modules that only queries pass through, as every release since 5.0 reads it."""
     if isinstance(module, Normalize):
         return  # it has neither weights nor, before 5.4, a configuration
     folder.mkdir()
@@ -178,12 +188,12 @@ def _to_legacy_form(folder: Path) -> None:
     for entry in entries:
         kind = entry["type"].rpartition(".")[2]
         place = folder / entry["path"]
-        if entry["type"] == f"{_LEGACY_MODULE}.{kind}":
+        if entry["type"] == f"{LEGACY_MODULE}.{kind}":
             continue
         if not entry["type"].startswith("sentence_transformers.") or not _legacy_config(kind, place):
             unknown.append(kind)
             continue
-        entry["type"] = f"{_LEGACY_MODULE}.{kind}"
+        entry["type"] = f"{LEGACY_MODULE}.{kind}"
     write_json(folder / "modules.json", entries)
     if unknown:
         warnings.warn(

@@ -52,8 +52,8 @@ _WEIGHTS = re.compile(
     r"(adapter_)?model(-\d{5}-of-\d{5})?(\.[a-z0-9_]+)?\.safetensors(\.index\.json)?"
     r"|pytorch_model(-\d{5}-of-\d{5})?(\.[a-z0-9_]+)?\.bin(\.index\.json)?"
 )
-_TERMS = re.compile(
-    r"(?i)(licen[sc]e|notice|copying)([-_.](mit|apache|bsd|code|model|data|weights))?(\.(txt|md|rst))?|README\.md"
+TERMS = re.compile(
+    r"(?i)(licen[sc]e|notice|copying)([-_.](mit|apache|bsd|code|model|data|weights|query))?(\.(txt|md|rst))?|README\.md"
 )
 _BACKEND_FILES = {
     "onnx": re.compile(r".+\.onnx(_data.*|\.data)?|(ort|quantize)_config\.json|quantization_config\.json"),
@@ -80,7 +80,7 @@ def model_files(folder: Path, *, custom_code: bool = False, named: Collection[st
             the folder or round in a loop.
     """
     known = _KNOWN | {name for name in named if not name.startswith(".")}
-    found = {name for name in _names(folder, "") if _TERMS.fullmatch(name)}
+    found = {name for name in _names(folder, "") if TERMS.fullmatch(name)}
     found |= {"modules.json", "config_sentence_transformers.json"} & set(_names(folder, ""))
     references: set[tuple[str, str]] = set()
     for entry in read_modules(folder):

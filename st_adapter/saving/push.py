@@ -24,7 +24,15 @@ from st_adapter.storage.uploading import Upload, check_repository_free, upload
 QUERY_BRANCH, TWIN_BRANCH = "query", "twin"
 
 # Files of earlier versions of a repository that a new one may not have any more.
-_OWNED = ("*_Router/*", "*_Dense/*", f"{ADAPTER_FOLDER}/*", "onnx/model_document.onnx", "onnx/model_query.onnx")
+_OWNED = (
+    "*_Router/*",
+    "*_Dense/*",
+    "0_Transformer/*",
+    "0_StaticEmbedding/*",
+    f"{ADAPTER_FOLDER}/*",
+    "onnx/model_document.onnx",
+    "onnx/model_query.onnx",
+)
 
 
 def push_to_hub(
@@ -139,7 +147,7 @@ def push_folder(
 def _publishable(folder: Path) -> SavedModel:
     saved = read_saved(folder)
     check_files(folder, saved)  # what is damaged here must not get a hash of its own on the Hub
-    if saved.layout != "document":
+    if saved.layout != "document" and not (saved.layout == "twin" and saved.query_model is not None):
         raise ValueError(
             f"{folder} has the layout {saved.layout!r}, but 'document' is expected. Push the model itself."
         )
@@ -155,6 +163,8 @@ def _publishable(folder: Path) -> SavedModel:
 
 def _layouts(folder: Path, saved: SavedModel, present: set[str], *, twin: bool) -> dict[str, Layout]:
     """Which layout each branch shall have, given the branches that are there."""
+    if saved.layout == "twin":
+        return {MAIN: "twin"}
     if saved.has_adapter and reads_task(folder):
         warnings.warn(
             f"No branch {QUERY_BRANCH!r} is made: the base model itself reads `task`, which plain encode() does "
@@ -165,6 +175,9 @@ def _layouts(folder: Path, saved: SavedModel, present: set[str], *, twin: bool) 
     if not saved.has_adapter:
         # All are what main is, once an earlier adapter has made them.
         return {MAIN: "document", **dict.fromkeys(present & {QUERY_BRANCH, TWIN_BRANCH}, "document")}
+    if saved.query_model is not None:
+        # The query model alone is what has a use of its own; a branch of an earlier adapter says the same.
+        return {MAIN: "document", **dict.fromkeys({QUERY_BRANCH} | (present & {TWIN_BRANCH}), "twin")}
     with_twin = twin or TWIN_BRANCH in present
     return {MAIN: "document", QUERY_BRANCH: "query", **({TWIN_BRANCH: "twin"} if with_twin else {})}
 

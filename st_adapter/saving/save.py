@@ -118,7 +118,7 @@ def write_model(
         identity = replace(identity, name=source.name, revision=source.revision)
 
     with folder_written_whole(target) as folder:
-        _write_base(folder, compared, adapter, source, only_copy=options.base_model is not None)
+        write_base(folder, compared, adapter, source, only_copy=options.base_model is not None)
         if adapter is not None:
             if options.layout != "document":
                 to_layout(folder, options.layout)
@@ -137,7 +137,7 @@ def write_model(
     return target
 
 
-def _write_base(
+def write_base(
     folder: Path, compared: Compared, adapter: QueryAdapter | None, source: BaseFiles, *, only_copy: bool
 ) -> None:
     """Copy the base model, or have it written as it is in memory, and put the adapter behind it."""
@@ -176,6 +176,11 @@ def check_target(model: SentenceTransformer, target: Path, base_model: str | Pat
 
 
 def _check_place(model: SentenceTransformer, target: Path, base_model: str | Path | None) -> None:
+    """Check that a folder is new, empty or written here, and apart from that of the base model.
+
+    Raises:
+        ValueError: it is not.
+    """
     path = origin_of(model, base_model).path
     source = Path(path).resolve()
     if path and source.is_dir() and (target == source or target in source.parents or source in target.parents):

@@ -87,21 +87,28 @@ def check_modules(folder: Path, *, any_class: bool = False, in_memory: bool = Fa
         any_class: accept classes of others, for a base model that was opened with ``trust_remote_code``.
         in_memory: the model has been built already, so what it declares does no more harm.
     """
-    for entry in read_modules(folder):
+    entries = read_modules(folder)
+    for entry in entries:
         place = inside(folder, entry["path"], folder / "modules.json")
         foreign = any_class and not entry["type"].startswith("sentence_transformers.")
         kind = "" if foreign else _module_class(entry["type"], folder / "modules.json")
         if kind in ("Router", "Asym"):  # two names of the same class
-            _check_router(place)
-        elif kind == "Dense":
-            _check_dense(place)
+            _check_router(place, alone=len(entries) == 1)
         else:
-            _check_weight_files(place)
-        if kind and not in_memory:
-            check_transformer(place) if kind in TRANSFORMERS else check_module(place, kind)
+            _check_module(place, kind, in_memory)
 
 
-def _check_router(router: Path) -> None:
+def _check_module(place: Path, kind: str, in_memory: bool) -> None:
+    if kind == "Dense":
+        _check_dense(place)
+    else:
+        _check_weight_files(place)
+    if kind and not in_memory:
+        check_transformer(place) if kind in TRANSFORMERS else check_module(place, kind)
+
+
+def _check_router(router: Path, *, alone: bool) -> None:
+    """Check a Router behind a base model, or one that is ``alone`` and holds two models."""
     path = router / "router_config.json"
     config = read_object(path)
     types: Any = config.get("types")
@@ -123,6 +130,13 @@ def _check_router(router: Path) -> None:
             f"{path} does not describe a route for queries and one for documents, with their modules. {DAMAGED}"
         )
     documents = {name: _module_class(types[name], path) for name in structure["document"]}
+    if alone:
+        for name, type_ in types.items():
+            place, kind = inside(router, name, path), _module_class(type_, path)
+            if kind in ("Router", "Asym"):
+                raise ValueError(f"{path} has a Router within a Router, but the modules of two models are expected.")
+            _check_module(place, kind, in_memory=False)
+        return
     if set(documents.values()) != {"Dropout"}:
         raise ValueError(f"{path} has the document route {documents}, but documents are to be left as they are.")
     for name, type_ in types.items():

@@ -13,6 +13,7 @@ from sentence_transformers.base.modules import Normalize
 
 from st_adapter.embeddings.roles import Role, prompt_of
 from st_adapter.saving.attach import detach
+from st_adapter.saving.joined import parted
 
 # What a text may have passed through: nothing but the base model, the adapter, the adapter twice, or the adapter on
 # vectors that the base model's last Normalize did not see, as servers do that skip it.
@@ -36,28 +37,34 @@ class Explanations:
     def __init__(self, model: SentenceTransformer) -> None:
         self.dimension = int(model.get_embedding_dimension() or 0)
         # Sentence Transformers truncates behind the last module, so behind the adapter.
+        joined = parted(model)
+        self._queries = None if joined is None else joined.queries
         with model.truncate_embeddings(None):
-            self.base, self._query_modules = detach(model)
-        self.adapts = bool(self._query_modules)
+            self.base, self._query_modules = detach(model) if joined is None else (joined.documents, [])
+        self.adapts = bool(self._query_modules) or joined is not None
         # Only the last module: a Normalize further in is part of what the vectors mean.
         modules = list(self.base)
         self._unnormalized = (
             SentenceTransformer(modules=modules[:-1], device=str(model.device))
-            if len(modules) > 1 and isinstance(modules[-1], Normalize)
+            if len(modules) > 1 and isinstance(modules[-1], Normalize) and joined is None
             else None
         )
 
     def candidates(self, role: Role, texts: list[str]) -> Iterator[Candidate]:
         """The right vectors first, then those of each mistake."""
-        prompts = dict.fromkeys(
-            [prompt_of(self.base, role), "", *(prompt or "" for prompt in self.base.prompts.values())]
-        )
+        embeds = self._queries if self._queries is not None and role == "query" else self.base
+        usual = [prompt or "" for prompt in self.base.prompts.values()]
+        prompts = dict.fromkeys([prompt_of(embeds, role), "", prompt_of(self.base, role), *usual])
         first: Treatment = "adapted" if role == "query" and self.adapts else "base"
         treatments: list[Treatment] = [first, *(r for r in _TREATMENTS if r != first)]
         for prompt in prompts:
             base = self._embed(self.base, texts, prompt)
-            vectors: dict[Treatment, torch.Tensor] = {"base": base, "adapted": self._adapt(base)}
-            vectors["twice"] = self._adapt(vectors["adapted"])
+            vectors: dict[Treatment, torch.Tensor] = {"base": base}
+            if self._queries is not None:
+                vectors["adapted"] = self._embed(self._queries, texts, prompt)
+            else:
+                vectors["adapted"] = self._adapt(base)
+                vectors["twice"] = self._adapt(vectors["adapted"])
             if self._unnormalized is not None:
                 vectors["unnormalized"] = self._adapt(self._embed(self._unnormalized, texts, prompt))
             for treatment in treatments:

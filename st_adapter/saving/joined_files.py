@@ -1,0 +1,222 @@
+"""Two models in one repository: a Router that holds the files of both, and the query model's part of it alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module
+from torch import Tensor
+
+from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.embeddings.roles import Role
+from st_adapter.saving.attach import check_adapter_fits
+from st_adapter.saving.base_files import find_base_files
+from st_adapter.saving.card import base_metadata
+from st_adapter.saving.compare import Compared, largest_difference, query_tolerance, reopened
+from st_adapter.saving.folder import SavedRoute, card_of, write_config
+from st_adapter.saving.joined import join, query_side
+from st_adapter.saving.layouts import LEGACY_MODULE, Layout, to_layout, write_module
+from st_adapter.saving.model_files import TERMS, read_modules
+from st_adapter.saving.record import TrainingRecord
+from st_adapter.saving.save import check_target, write_base
+from st_adapter.storage.reading import read_object
+from st_adapter.storage.writing import folder_written_whole, write_json, write_text
+
+_ROUTER = "0_Router"
+_SETTINGS = "config_sentence_transformers.json"
+# What lies at the top of a repository and belongs to it as a whole, or to other ways to run its first module.
+_OF_REPOSITORY = ("modules.json", _SETTINGS, "README.md")
+_OTHER_BACKENDS = ("onnx", "openvino")
+
+
+@dataclass(frozen=True)
+class JoinedModel:
+    """What is saved of two models.
+
+    Attributes:
+        documents: the model of the index; None if it is not there, and then the query model's part is all there is.
+        queries: the query model.
+        query_modules: what maps its vectors into the space of the documents.
+        index: the model that the documents were embedded with, as far as it is known.
+        similarity: ``cosine`` or ``dot``, how a query is compared with a document.
+        sources: where the files of documents' and query model are, if they no longer know.
+    """
+
+    documents: SentenceTransformer | None
+    queries: SentenceTransformer
+    query_modules: Sequence[Module]
+    index: EncoderIdentity
+    similarity: str
+    sources: tuple[str | Path | None, str | Path | None] = (None, None)
+
+    def in_memory(self) -> SentenceTransformer:
+        """Both in one, or the query model's part alone."""
+        if self.documents is None:
+            return query_side(self.queries, self.query_modules, self.similarity)
+        return join(self.documents, self.queries, self.query_modules)
+
+
+def save_joined(
+    joined: JoinedModel,
+    output_dir: str | Path,
+    *,
+    training: TrainingRecord | None = None,
+    check_texts: Mapping[Role, Sequence[str]] | None = None,
+    title: str | None = None,
+) -> Path:
+    """Write two models as one repository that plain ``SentenceTransformer(output_dir)`` opens.
+
+    Each model's own files are copied, opened and compared as ``save_pretrained`` does with one; then they become the
+    two routes of a ``Router``, that for queries with the ``Dense`` behind it. What comes of it is opened once more:
+    documents have to be bit for bit those of the documents' model. All of it is written beside ``output_dir`` and put
+    in place only then.
+
+    Args:
+        joined: the two.
+        output_dir: a new or empty folder, or one written here before, which is replaced as a whole.
+        training: how it came about and what it does, for the model card.
+        check_texts: as in ``save_pretrained``.
+        title: what the model card calls the model; the folder's name if None.
+
+    Returns:
+        ``output_dir`` as an absolute path.
+
+    Raises:
+        ValueError: as ``save_pretrained``, of either model.
+        OSError: the folder cannot be written.
+    """
+    target = Path(output_dir).resolve()
+    for model, source in zip((joined.documents, joined.queries), joined.sources, strict=True):
+        if model is not None:
+            check_target(model, target, source)
+    expected, texts = joined.in_memory(), dict(check_texts or {})
+    with folder_written_whole(target) as folder:
+        queries = _written(folder / "queries", joined.queries, joined.sources[1], texts)
+        index = joined.index
+        if joined.documents is not None:
+            index = _written(folder / "documents", joined.documents, joined.sources[0], texts)
+        license_name = str(base_metadata(folder / "queries").get("license", ""))
+        _join(folder, joined)
+        write_json(folder / _SETTINGS, {**read_object(folder / _SETTINGS), **_settings_of(expected)})
+        _check(folder, expected, joined, texts)
+        layout: Layout = "document" if joined.documents is not None else "twin"
+        write_config(folder, layout, index, SavedRoute(None, training, queries, license_name))
+        write_text(folder / "README.md", card_of(folder, title or target.name))
+    return target
+
+
+def _written(
+    folder: Path, model: SentenceTransformer, source: str | Path | None, texts: Mapping[Role, Sequence[str]]
+) -> EncoderIdentity:
+    """Write one of the two as a repository of its own, compared with the one in memory."""
+    identity = check_adapter_fits(model, None)
+    files = find_base_files(model, source)
+    folder.mkdir()
+    write_base(folder, Compared.of(model, identity, texts), None, files, only_copy=False)
+    return replace(identity, name=files.name, revision=files.revision) if files.folder is not None else identity
+
+
+def _join(folder: Path, joined: JoinedModel) -> None:
+    """Make of the folders ``documents`` and ``queries`` one repository."""
+    router = folder / _ROUTER
+    router.mkdir()
+    types: dict[str, str] = {}
+    structure: dict[str, list[str]] = {}
+    for route, side in (("document", folder / "documents"), ("query", folder / "queries")):
+        if side.is_dir():
+            moved = _moved(side, router, route)
+            structure[route] = list(moved)
+            types |= moved
+    for module in joined.query_modules:
+        name = f"query_{len(structure['query'])}_{type(module).__name__}"
+        write_module(module, router / name)
+        types[name] = f"{LEGACY_MODULE}.{type(module).__name__}"
+        structure["query"].append(name)
+    main, other = (folder / name for name in ("documents", "queries"))
+    if not main.is_dir():
+        main, other = other, main
+    for path in sorted(main.iterdir()):
+        if path.is_file() and path.name != "modules.json":
+            path.rename(folder / path.name)
+    # The top of the repository is that of the documents' model; under which terms the other may be used lies beside it.
+    for path in sorted(other.iterdir()) if other.is_dir() else ():
+        terms = TERMS.fullmatch(path.name)
+        if terms is not None and path.name != "README.md":
+            path.rename(folder / f"{path.name[: len(terms[1] or path.stem)]}-query{path.suffix}")
+    for side in filter(Path.is_dir, (main, other)):
+        shutil.rmtree(side)
+    parameters = {"default_route": next(iter(structure)), "allow_empty_key": True}
+    write_json(router / "router_config.json", {"types": types, "structure": structure, "parameters": parameters})
+    entry = {"idx": 0, "name": "0", "path": _ROUTER, "type": f"{LEGACY_MODULE}.Router"}
+    write_json(folder / "modules.json", [entry])
+    if joined.documents is None:
+        to_layout(folder, "twin")
+
+
+def _moved(side: Path, router: Path, route: str) -> dict[str, str]:
+    """Move the modules of a repository into a Router: name there -> class."""
+    entries = read_modules(side)
+    names = [f"{route}_{n}_{entry['type'].rpartition('.')[2]}" for n, entry in enumerate(entries)]
+    # The first module may lie at the top, among the folders of the others, so it is the last to be moved.
+    for name, entry in reversed(list(zip(names, entries, strict=True))):
+        if entry["path"] not in ("", "."):
+            if (side / entry["path"]).is_dir():
+                (side / entry["path"]).rename(router / name)
+            continue
+        (router / name).mkdir()
+        for path in sorted(side.iterdir()):
+            if path.name not in (*_OF_REPOSITORY, *_OTHER_BACKENDS) and not TERMS.fullmatch(path.name):
+                path.rename(router / name / path.name)
+    return {name: _class_of(entry["type"]) for name, entry in zip(names, entries, strict=True)}
+
+
+def _class_of(type_: str) -> str:
+    # It has no configuration whose form could differ, and under this path every release since 5.0 finds it.
+    kind = type_.rpartition(".")[2]
+    return f"{LEGACY_MODULE}.{kind}" if kind == "StaticEmbedding" else type_
+
+
+def _settings_of(model: SentenceTransformer) -> dict[str, Any]:
+    return {
+        "prompts": model.prompts,
+        "default_prompt_name": model.default_prompt_name,
+        "similarity_fn_name": str(getattr(model.similarity_fn_name, "value", model.similarity_fn_name)),
+    }
+
+
+def _check(
+    folder: Path, expected: SentenceTransformer, joined: JoinedModel, texts: Mapping[Role, Sequence[str]]
+) -> None:
+    """Open what was written, and compare it with what is in memory."""
+    saved = reopened(folder, joined.documents or joined.queries)
+    if joined.documents is not None:
+        documents = Compared.of(joined.documents, joined.index, texts)
+        for name in ("encode_document", "encode"):
+            found = _encode(saved, name, documents.texts["document"])
+            if not torch.equal(documents.vectors[name], found):
+                raise ValueError(
+                    f"{name} of the saved model differs from the model of the documents by up to "
+                    f"{largest_difference(documents.vectors[name], found):.1e}, but the same vectors are expected. "
+                    "Report this."
+                )
+    queries = Compared.of(joined.queries, joined.index, texts).texts["query"]
+    for name in ("encode_query", *(["encode"] if joined.documents is None else [])):
+        right, found = _encode(expected, "encode_query", queries).float(), _encode(saved, name, queries).float()
+        difference = largest_difference(right, found)
+        tolerance = query_tolerance(joined.queries.dtype)
+        if not difference <= tolerance * max(1.0, right.abs().max().item()):
+            raise ValueError(
+                f"{name} of the saved model differs from the one in memory by up to {difference:.1e}, but at most "
+                f"{tolerance:.0e} is expected. Report this."
+            )
+
+
+def _encode(model: SentenceTransformer, name: str, texts: Sequence[str]) -> Tensor:
+    vectors: Tensor = getattr(model, name)(list(texts), convert_to_tensor=True, show_progress_bar=False)
+    return vectors.clone()

@@ -1,0 +1,174 @@
+"""Two models as a run sees them: one whose queries are to find what the other one has embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from st_adapter.adapter import QueryAdapter
+from st_adapter.bridge import Bridge
+from st_adapter.embeddings.corpus import Similarity
+from st_adapter.embeddings.encoder import Encoder
+from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.embeddings.roles import encode_as
+from st_adapter.errors import InputError
+from st_adapter.saving.base import Base, Kept, ModelBase
+from st_adapter.saving.joined import check_joinable
+from st_adapter.saving.joined_files import JoinedModel, save_joined
+from st_adapter.saving.push import push_folder
+
+
+@dataclass(frozen=True)
+class Index:
+    """What is known of the documents' vectors.
+
+    Attributes:
+        identity: of the model that they are of.
+        similarity: ``cosine`` or ``dot``.
+    """
+
+    identity: EncoderIdentity
+    similarity: Similarity
+
+
+@dataclass(frozen=True)
+class QueryModelBase(Base):
+    """A query model for an index of another model.
+
+    Attributes:
+        documents: the model of the index; None if it is not there, or is no Sentence Transformers model.
+        queries: the query model.
+        bridge: between the two, once it is fitted.
+        index: what is known of the documents' vectors, likewise.
+    """
+
+    documents: ModelBase | None
+    queries: ModelBase
+    bridge: Bridge | None = None
+    index: Index | None = None
+
+    @property
+    def encoder(self) -> SentenceTransformer | Encoder:
+        """How the query model is run."""
+        return self.queries.encoder
+
+    @property
+    def model(self) -> SentenceTransformer:
+        """The query model."""
+        return self.queries.model
+
+    @property
+    def device(self) -> torch.device:
+        """The query model's."""
+        return self.queries.device
+
+    @property
+    def num_bytes(self) -> int:
+        """What the weights of both need."""
+        return self.queries.num_bytes + (0 if self.documents is None else self.documents.num_bytes)
+
+    def check(self, *, onnx: bool = False) -> None:
+        """See ``check_joinable``.
+
+        Raises:
+            ValueError: they cannot be saved as one, or are to be saved as ONNX.
+        """
+        if onnx:
+            raise InputError(
+                "Two models are in what is saved with a query model, and ONNX files are of one.",
+                python="Leave onnx out, and call export_onnx with the query model's part.",
+                flags="Leave --onnx out.",
+            )
+        self.queries.check()
+        if self.documents is not None:
+            self.documents.check()
+        check_joinable(None if self.documents is None else self.documents.model, self.queries.model)
+
+    def check_target(self, target: Path) -> None:
+        """See ``save.check_target``, of both."""
+        for side in filter(None, (self.documents, self.queries)):
+            side.check_target(target)
+
+    def adapted(self, adapter: QueryAdapter | None) -> SentenceTransformer | None:
+        """Both in one, or the query model's part alone; without an adapter the documents' model as it was."""
+        if adapter is None:
+            return None if self.documents is None else self.documents.model
+        return self._joined(adapter).in_memory()
+
+    def encode_query(self, adapter: QueryAdapter | None, texts: Sequence[str]) -> Tensor:
+        """By the query model, bridge and adapter; without an adapter by the documents' model.
+
+        Raises:
+            ValueError: there is neither.
+        """
+        model = self.adapted(adapter)
+        if model is None:
+            raise ValueError("Nothing was handed over, and the model of the documents is not there to embed queries.")
+        return encode_as(model, "query", texts).float()
+
+    def save(self, adapter: QueryAdapter | None, target: str | Path, kept: Kept, **options: Any) -> Path:
+        """See ``save_joined``.
+
+        Raises:
+            ValueError: nothing was handed over.
+        """
+        if adapter is None:
+            raise ValueError(
+                "The query model did not pass, so there is nothing to save. Go on with the queries of the model that "
+                "the documents were embedded with."
+            )
+        joined = self._joined(adapter)
+        return save_joined(joined, target, training=kept.training, check_texts=kept.check_texts, **options)
+
+    def push(self, adapter: QueryAdapter, repo_id: str, kept: Kept, **options: Any) -> str:
+        """Save and upload it; see ``push_folder``."""
+        with TemporaryDirectory() as folder:
+            return push_folder(self.save(adapter, Path(folder) / "model", kept, title=repo_id), repo_id, **options)
+
+    def with_bridge(self, bridge: Bridge, index: Index) -> QueryModelBase:
+        """The same, once the bridge is fitted."""
+        return replace(self, bridge=bridge, index=index)
+
+    def _joined(self, adapter: QueryAdapter) -> JoinedModel:
+        if self.bridge is None or self.index is None:
+            raise ValueError("There is no bridge between the two models yet. Fit one first, as train() does.")
+        bridge, behind = self.bridge, adapter
+        if self.documents is not None:
+            # Sentence Transformers truncates behind the last module, so behind the bridge.
+            with self.documents.model.truncate_embeddings(None):
+                dimension = int(self.documents.model.get_embedding_dimension() or bridge.output_dimension)
+            bridge, behind = bridge.padded(dimension), adapter.padded(dimension)
+        return JoinedModel(
+            documents=None if self.documents is None else self.documents.model,
+            queries=self.queries.model,
+            query_modules=bridge.fold(behind),
+            index=self.index.identity,
+            similarity=self.index.similarity,
+            sources=(None if self.documents is None else self.documents.base_model, self.queries.base_model),
+        )
+
+
+def query_model_base(documents: Base | None, queries: Base) -> QueryModelBase:
+    """The base of two models.
+
+    Args:
+        documents: what the index was made with; of an encoder that is no Sentence Transformers model nothing is saved.
+        queries: the query model.
+
+    Raises:
+        ValueError: the query model is no Sentence Transformers model.
+    """
+    if not isinstance(queries, ModelBase):
+        raise InputError(
+            f"The query model is a {type(queries.encoder).__name__}, but what is saved is made of its modules.",
+            python="Pass a SentenceTransformer, a Hub id or a folder as query_model.",
+            flags="Name a Sentence Transformers model with --query-model.",
+        )
+    return QueryModelBase(documents if isinstance(documents, ModelBase) else None, queries)

@@ -1,0 +1,239 @@
+"""Two models in one repository: opened by stock Sentence Transformers, taken apart, damaged, and refused."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from problems import TEXTS, hashes, make_adapter
+from st_adapter import QueryAdapter, check_stack, detach, from_pretrained
+from st_adapter.bridge import Bridge
+from st_adapter.embeddings.identity import identity_of
+from st_adapter.saving.base import ModelBase
+from st_adapter.saving.folder import copy_as, read_saved
+from st_adapter.saving.joined import check_joinable, parted
+from st_adapter.saving.query_base import Index, query_model_base
+
+ENCODERS = ("encode_query", "encode_document", "encode")
+
+
+@pytest.fixture(scope="session")
+def static_path(tmp_path_factory):
+    """A static table of 12 dimensions, which is no transformer and gives vectors of any length."""
+    words = ["[UNK]", *"how do i open close file the line number read what ? a of list".split()]
+    tokenizer = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    weights = torch.randn(len(words), 12, generator=torch.Generator().manual_seed(0)).numpy()
+    folder = tmp_path_factory.mktemp("models") / "static"
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, weights)], device="cpu").save_pretrained(str(folder))
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    (folder / "LICENSE").write_text("all of it")
+    return folder
+
+
+def opened(path):
+    return SentenceTransformer(str(path), device="cpu")
+
+
+def base_of_two(documents, queries, normalize=True):
+    """Both models with a bridge of random weights between them."""
+    base = query_model_base(ModelBase(documents), ModelBase(queries, queries.path))
+    generator = torch.Generator().manual_seed(1)
+    matrix = torch.randn(32, queries.get_embedding_dimension(), generator=generator)
+    bridge = Bridge(matrix, 0.1 * torch.randn(32, generator=generator), normalize)
+    return base.with_bridge(bridge, Index(identity_of(documents), "cosine"))
+
+
+class _Kept:
+    training, check_texts = None, {"query": TEXTS, "document": TEXTS}
+
+
+def right_queries(base, adapter, texts=TEXTS):
+    vectors = torch.from_numpy(base.queries.model.encode_query(texts))
+    return adapter.transform(base.bridge(vectors)).detach().numpy()
+
+
+@pytest.fixture(scope="module", params=["static", "transformer"])
+def two(request, static_path, tiny_model_path, tiny_prompt_model_path, tmp_path_factory):
+    """Documents by a model with prompts; queries by one without, a static table or a transformer."""
+    documents = opened(tiny_prompt_model_path)
+    queries = opened(static_path if request.param == "static" else tiny_model_path)
+    queries.path = static_path if request.param == "static" else tiny_model_path
+    base, adapter = base_of_two(documents, queries), make_adapter("mlp")
+    folder = base.save(adapter, tmp_path_factory.mktemp("saved") / "two", _Kept)
+    return base, adapter, folder
+
+
+@pytest.mark.parametrize("two", ["static"], indirect=True)  # another process takes its time
+def test_stock_sentence_transformers_opens_it_without_this_package(two, tmp_path):
+    base, adapter, folder = two
+    script = """
+import json, sys
+import numpy as np
+from sentence_transformers import SentenceTransformer
+folder, texts = json.loads(sys.argv[1])
+model = SentenceTransformer(folder, device="cpu")
+vectors = {name: getattr(model, name)(texts) for name in ("encode_query", "encode_document", "encode")}
+vectors["similarity"] = model.similarity(vectors["encode_query"], vectors["encode_document"]).numpy()
+assert "st_adapter" not in sys.modules
+np.savez("vectors.npz", **vectors)
+"""
+    subprocess.run([sys.executable, "-I", "-c", script, json.dumps([str(folder), TEXTS])], cwd=tmp_path, check=True)
+    vectors = np.load(tmp_path / "vectors.npz")
+    documents = base.documents.model
+    np.testing.assert_allclose(vectors["encode_query"], right_queries(base, adapter), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(vectors["encode_document"], documents.encode_document(TEXTS))
+    np.testing.assert_array_equal(vectors["encode"], documents.encode(TEXTS))
+    assert vectors["similarity"].shape == (len(TEXTS), len(TEXTS))
+
+
+def test_in_memory_it_is_the_same(two):
+    base, adapter, folder = two
+    model, saved = base.adapted(adapter), opened(folder)
+    for name in ENCODERS:
+        np.testing.assert_allclose(getattr(model, name)(TEXTS), getattr(saved, name)(TEXTS), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(base.encode_query(adapter, TEXTS).numpy(), model.encode_query(TEXTS))
+    assert base.documents.model.prompts == {"query": "query: ", "document": "document: "}  # left as they were
+
+
+def test_it_is_checked_when_it_is_opened(two):
+    _, _, folder = two
+    model = from_pretrained(folder, device="cpu")
+    np.testing.assert_array_equal(model.encode_query(TEXTS), opened(folder).encode_query(TEXTS))
+    saved = read_saved(folder)
+    assert saved.has_adapter
+    assert saved.query_model.dimension in (12, 32)
+    assert "queries by" in str(saved)
+
+
+@pytest.mark.parametrize("name", ["0_Router/router_config.json", "modules.json"])
+def test_changed_files_are_refused(two, tmp_path, name):
+    _, _, folder = two
+    damaged = copy_as(folder, tmp_path / "damaged", "document", "x")
+    (damaged / name).write_text((damaged / name).read_text().replace("Transformer", "CrossEncoder") + " ")
+    with pytest.raises(ValueError, match="is not the file that was saved"):
+        from_pretrained(damaged)
+
+
+def test_taken_apart_they_are_the_two_again(two):
+    base, adapter, folder = two
+    documents, queries = parted(opened(folder))
+    for name in ENCODERS:
+        right = getattr(base.documents.model, name)(TEXTS)
+        np.testing.assert_array_equal(getattr(documents, name)(TEXTS), right)
+        np.testing.assert_allclose(getattr(queries, name)(TEXTS), right_queries(base, adapter), rtol=0, atol=1e-5)
+    assert parted(base.documents.model) is None
+    with pytest.raises(ValueError, match="The model is made of two"):
+        detach(opened(folder))
+
+
+def test_the_branch_for_queries_holds_no_model_for_documents(two, tmp_path):
+    base, adapter, folder = two
+    alone = copy_as(folder, tmp_path / "alone", "twin", "user/two")
+    model = from_pretrained(alone, device="cpu")
+    for name in ENCODERS:
+        np.testing.assert_allclose(getattr(model, name)(TEXTS), right_queries(base, adapter), rtol=0, atol=1e-5)
+    assert not any("document" in name for name in hashes(alone))
+    card = (alone / "README.md").read_text()
+    assert 'SentenceTransformer("user/two", revision="query")' in card
+    assert "holds the query model and none for documents" in card
+
+
+def test_without_the_documents_model_the_query_model_is_saved_alone(two, tmp_path):
+    base, adapter, _ = two
+    alone = replace(base, documents=None)
+    folder = alone.save(adapter, tmp_path / "alone", _Kept)
+    model = from_pretrained(folder, device="cpu")
+    for name in ENCODERS:
+        np.testing.assert_allclose(getattr(model, name)(TEXTS), right_queries(base, adapter), rtol=0, atol=1e-5)
+    assert read_saved(folder).layout == "twin"
+    assert alone.adapted(None) is None
+    with pytest.raises(ValueError, match="Nothing was handed over"):
+        alone.encode_query(None, TEXTS)
+
+
+def test_the_card_names_both_models_and_both_licenses(static_path, tiny_model_path, tmp_path):
+    queries = opened(static_path)
+    queries.path = static_path
+    base = base_of_two(opened(tiny_model_path), queries)
+    folder = base.save(make_adapter(), tmp_path / "two", _Kept)
+    text = (folder / "README.md").read_text()
+    assert "embeds documents exactly as `tiny` does, and queries by `static` with a map behind it" in text
+    assert "Licenses: for documents `tiny`, for queries `static` (mit)." in text
+    assert ModelCard(text).data.license is None  # that of the query model is not that of the whole
+    assert (folder / "LICENSE-query").read_text() == "all of it"
+    alone = copy_as(folder, tmp_path / "alone", "twin", "user/two")
+    assert ModelCard((alone / "README.md").read_text()).data.license == "mit"
+
+
+def test_a_stack_that_embeds_queries_by_the_documents_model_is_found(two):
+    _, _, folder = two
+    model = opened(folder)
+    assert check_stack(model, model.encode_query, model.encode_document).ok
+    wrong = check_stack(model, model.encode, model.encode_document)
+    assert [problem.side for problem in wrong.problems] == ["query"]
+    swapped = check_stack(model, model.encode_document, model.encode_query)
+    assert not swapped.ok
+
+
+def test_vectors_without_unit_length_stay_so(static_path, tiny_unnormalized_model_path, tmp_path):
+    queries = opened(static_path)
+    queries.path = static_path
+    base, adapter = base_of_two(opened(tiny_unnormalized_model_path), queries, False), make_adapter(normalize=False)
+    model = opened(base.save(adapter, tmp_path / "two", _Kept))
+    np.testing.assert_allclose(model.encode_query(TEXTS), right_queries(base, adapter), rtol=1e-4, atol=1e-4)
+
+
+def test_truncated_documents_get_truncated_queries(static_path, tiny_model_path, tmp_path):
+    documents, queries = SentenceTransformer(str(tiny_model_path), device="cpu", truncate_dim=16), opened(static_path)
+    queries.path = static_path
+    base = query_model_base(ModelBase(documents), ModelBase(queries, static_path))
+    bridge = Bridge(torch.randn(16, 12, generator=torch.Generator().manual_seed(1)), torch.zeros(16), False)
+    base = base.with_bridge(bridge, Index(identity_of(documents), "cosine"))
+    model = opened(base.save(QueryAdapter(16, normalize=False), tmp_path / "two", _Kept))
+    expected = bridge(torch.from_numpy(queries.encode_query(TEXTS))).numpy()
+    np.testing.assert_allclose(model.encode_query(TEXTS), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(model.encode_document(TEXTS), documents.encode_document(TEXTS))
+
+
+def test_models_that_cannot_be_one_are_refused(tiny_model_path, tiny_prompt_model_path):
+    model = opened(tiny_model_path)
+    truncated = SentenceTransformer(str(tiny_model_path), device="cpu", truncate_dim=8)
+    with pytest.raises(ValueError, match="truncates its embeddings to 8 dimensions"):
+        check_joinable(model, truncated)
+    half = opened(tiny_model_path).half()
+    with pytest.raises(ValueError, match="Open both in the same place and precision"):
+        check_joinable(model, half)
+    unpooled = opened(tiny_prompt_model_path)
+    unpooled[1].include_prompt = False
+    with pytest.raises(ValueError, match="leaves its prompts out of the pooling"):
+        check_joinable(model, unpooled)
+    own = opened(tiny_model_path)
+    own.append(type("Own", (torch.nn.Identity,), {})())
+    with pytest.raises(ValueError, match="The query model tiny comes with code of its own"):
+        check_joinable(model, own)
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_is_embedded(two, tmp_path):
+    base, _, _ = two
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="exists, is not empty"):
+        base.check_target(Path(tmp_path))
+
+
+def test_nothing_is_saved_of_what_did_not_pass(two, tmp_path):
+    base, _, _ = two
+    with pytest.raises(ValueError, match="The query model did not pass"):
+        base.save(None, tmp_path / "none", _Kept)
+    assert base.adapted(None) is base.documents.model
