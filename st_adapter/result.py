@@ -19,7 +19,7 @@ from st_adapter.evidence.output_folder import ALONE_FOLDER, MODEL_FOLDER
 from st_adapter.evidence.report import write_page
 from st_adapter.evidence.results import Results
 from st_adapter.evidence.split_results import HEADLINE_METRIC
-from st_adapter.evidence.tables import print_evaluation
+from st_adapter.evidence.tables import print_evaluation, print_systems
 from st_adapter.evidence.terminal import Terminal, escape
 from st_adapter.saving.base import Base, Kept
 from st_adapter.words import fraction, metric_name, signed
@@ -36,19 +36,21 @@ class RunVerdict:
         reason: the test that decided it, with its figures.
         measured: what the adapter does on queries that had no part in that; empty if there are none, or no adapter.
         tested: whether labels decided it; without any, the adapter is handed over untested.
+        kept: in one short sentence, what becomes of it if there is no adapter.
     """
 
     adopted: bool
     reason: str
     measured: str = ""
     tested: bool = True
+    kept: str = "The base model is kept."
 
     @property
     def decision(self) -> str:
         """In one short sentence."""
         if not self.tested:
             return "Not tested."
-        return "Adopted." if self.adopted else "The base model is kept."
+        return "Adopted." if self.adopted else self.kept
 
     @property
     def sentence(self) -> str:
@@ -65,7 +67,7 @@ class Result:
 
     Attributes:
         model: the base model with the adapter on its query side, or the base model as it was; None if the base is no
-            Sentence Transformers model.
+            Sentence Transformers model. With a query model, both in one; see ``save_joined``.
         adapter: None if the base model is kept.
         results: everything that judging and repeating the run takes.
         evaluations: split (``dev`` and, if the data have one, ``test``) -> base and adapted, per query.
@@ -87,15 +89,17 @@ class Result:
     @property
     def verdict(self) -> RunVerdict:
         """Whether to use the adapter, and why."""
-        split, measured = self.results.held_out, ""
+        split, measured, pair = self.results.held_out, "", self.results.query_model
         if self.adapter is not None and split is not None:
             compared = self.evaluations[split].compare(HEADLINE_METRIC)
             measured = (
                 f"On the {compared.num_queries:,} queries of {split}: {signed(compared.difference, minus='-')} "
-                f"{metric_name(HEADLINE_METRIC)}, {fraction(compared.base)} with the base model."
+                f"{metric_name(HEADLINE_METRIC)}, {fraction(compared.base)} with "
+                f"{'the base model' if pair is None else pair.reference}."
             )
         selection = self.results.selection
-        return RunVerdict(self.adapter is not None, selection.reason, measured, selection.tested)
+        kept = RunVerdict.kept if pair is None else "Nothing is handed over."
+        return RunVerdict(self.adapter is not None, selection.reason, measured, selection.tested, kept)
 
     @property
     def evaluation(self) -> EvaluationResult:
@@ -125,6 +129,8 @@ class Result:
         for split, evaluation in self.evaluations.items():
             if split not in self.results.fitted_on:
                 print_evaluation(console, evaluation, self.results.data.corpus_is_labelled_only)
+        if self.results.query_model is not None:
+            print_systems(console, self.results.query_model, but=self.results.fitted_on)
         verdict = self.verdict
         style = "bold green" if verdict.adopted and verdict.tested else "bold"
         words = escape(verdict.sentence.removeprefix(verdict.decision))

@@ -13,13 +13,9 @@ from sentence_transformers import SentenceTransformer
 from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import Method, Precision
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
-from st_adapter.data.paraphrases import cut_splits
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
-from st_adapter.embeddings.embedding import embed_pseudo_queries, embed_texts, judged_by
 from st_adapter.embeddings.encoder import Encoder
-from st_adapter.embeddings.index_check import checked_given
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.seen import seen_documents
@@ -30,17 +26,21 @@ from st_adapter.evidence.record import record_of
 from st_adapter.evidence.results import DataResults, Results, SelectionResults, described
 from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
 from st_adapter.fitting.arguments import AdapterTrainingArguments
-from st_adapter.fitting.auto import Clock, fit, starts_from_pseudo_queries
-from st_adapter.fitting.folds import labelled_split
+from st_adapter.fitting.auto import Clock, fit
 from st_adapter.fitting.maps import QueryMap, as_adapter
 from st_adapter.fitting.prior import prior_of
+from st_adapter.fitting.reference import Reference
+from st_adapter.preparing import Data, prepared, pseudo_queries_of
+from st_adapter.query_model import Bridged, bridged
 from st_adapter.result import Result
 from st_adapter.saving.base import Base, Kept, base_of
+from st_adapter.saving.query_base import QueryModelBase, query_model_base
 from st_adapter.saving.record import installed_versions
 from st_adapter.settings import (
     RunOptions,
     Settings,
     check_fit_together,
+    check_query_model,
     check_settings,
     model_folder,
     opened,
@@ -49,28 +49,21 @@ from st_adapter.trainer import AdapterTrainer
 
 
 @dataclass(frozen=True)
-class _Data:
-    """The data as they are learned from and measured on."""
-
-    texts: RetrievalDataset
-    embedded: EmbeddedDataset
-    leaks: LeakReport
-
-
-@dataclass(frozen=True)
 class _Fitted:
-    """What was chosen; the base model if ``adapter`` is None."""
+    """What was chosen; the base model if ``adapter`` is None. ``best`` is the best one, passed or not."""
 
     adapter: QueryAdapter | None
     selection: SelectionResults
     fitted_on: list[str]
     args: AdapterTrainingArguments | None = None
+    best: QueryAdapter | None = None
 
 
 def train(
-    model: SentenceTransformer | Encoder | str | Path,
+    model: SentenceTransformer | Encoder | str | Path | None,
     dataset: Any,
     *,
+    query_model: SentenceTransformer | str | Path | None = None,
     method: Method = "auto",
     seed: int = 0,
     alpha: float = 0.05,
@@ -86,10 +79,15 @@ def train(
 
     Else the base model is kept. The test split, if there is one, is evaluated and used for nothing else.
 
+    With a query model, queries are embedded by that, and mapped to where ``model`` has embedded the documents. It is
+    handed over if it is better than the queries of ``model``, or no worse than ``RunOptions(non_inferior=...)`` allows.
+
     Args:
         model: base model on the device to work on, or its Hub id or folder; or any ``Encoder``, such as
-            ``OpenAIEncoder`` and ``FunctionEncoder``, of which the adapter is saved alone.
+            ``OpenAIEncoder`` and ``FunctionEncoder``, of which the adapter is saved alone. With a query model and
+            documents that have vectors None, if it is not there any more.
         dataset: with the splits ``train`` and ``dev``, or whatever ``RetrievalDataset.load`` takes.
+        query_model: what is to embed queries from now on: a model, or its Hub id or folder.
         method: ``auto``, ``linear``, ``closed-form``: see ``fit``; ``gradient``: one run of ``AdapterTrainer`` with
             ``args``.
         seed: of the whole run, and of the splits of data that come without.
@@ -116,33 +114,44 @@ def train(
     folder, options = None if output_dir is None else Path(output_dir), options or RunOptions()
     settings = Settings(method, seed, alpha, args, folder, cache_dir, batch_size, precision, show_progress_bar, options)
     check_settings(settings)
-    base = base_of(opened(model), options.base_model)
+    check_query_model(settings, query_model is not None, model is not None)
+    base = _base(model, query_model, options.base_model)
     dataset = dataset if isinstance(dataset, RetrievalDataset) else RetrievalDataset.load(dataset, seed=seed)
     check_fit_together(base, dataset, settings)
     return _run(base, dataset, settings)
 
 
+def _base(
+    model: SentenceTransformer | Encoder | str | Path | None,
+    query_model: SentenceTransformer | str | Path | None,
+    base_model: str | Path | None,
+) -> Base:
+    """What the models are that were given, of which one is there at least."""
+    base = None if model is None else base_of(opened(model), base_model)
+    if query_model is None and base is not None:
+        return base
+    return query_model_base(base, base_of(opened(query_model or "")))
+
+
 def _run(base: Base, dataset: RetrievalDataset, settings: Settings) -> Result:
-    clock, options = Clock(), settings.options
+    clock, options, pair = Clock(), settings.options, None
+    if isinstance(base, QueryModelBase):
+        pair = bridged(base, dataset, settings, clock)
+        base, data = pair.base, pair.data
+    else:
+        data = prepared(base, dataset, settings, clock)
     with clock("embedding"):
-        embedded = embed_texts(
-            base.encoder,
-            dataset,
-            cache_dir=settings.cache_dir,
-            batch_size=settings.batch_size,
-            precision=settings.precision,
-            show_progress_bar=settings.show_progress_bar,
-        )
-    with clock("checking"):
-        dataset = checked_given(base.encoder, dataset, embedded, options.allow_other_vectors)
-        data = _checked_data(dataset, embedded, options)
-    with clock("embedding"):
-        pseudo_queries = _pseudo_queries(base.encoder, data, settings)
+        pseudo_queries = pair.pseudo_queries() if pair else pseudo_queries_of(base.encoder, data, settings)
     with clock("fitting"):
-        fitted = _fitted(base, data.embedded, pseudo_queries, settings)
+        reference = pair.reference if pair is not None else None
+        fitted = _fitted(base, data.embedded, pseudo_queries, settings, reference)
     with clock("evaluating"):
-        evaluations = _evaluations(data, fitted)
-        results = _results(str(base.device), data, fitted, evaluations, settings)
+        evaluations = _evaluations(data, fitted, pair)
+        splits = _splits(data, fitted, evaluations, pair)
+        results = _results(str(base.device), data, fitted, splits, settings)
+    if pair is not None:
+        with clock("comparing"):
+            results = replace(results, query_model=pair.results(fitted.best, evaluations))
     similarity, threshold = data.embedded.similarity, options.paraphrase_threshold
     record = record_of(results, data.texts, similarity, threshold, options.script)
     result = Result(
@@ -157,37 +166,13 @@ def _run(base: Base, dataset: RetrievalDataset, settings: Settings) -> Result:
     return _finished(result, settings, clock)
 
 
-def _checked_data(dataset: RetrievalDataset, embedded: EmbeddedDataset, options: RunOptions) -> _Data:
-    """Cut and count with what the embeddings show."""
-    threshold = options.paraphrase_threshold
-    dataset = cut_splits(dataset, embedded.query_embeddings, threshold=threshold)
-    leaks = find_leaks(dataset, embedded.query_embeddings, threshold=threshold)
-    if options.drop_leaks:
-        dataset = drop_leaks(dataset, leaks)
-        leaks = find_leaks(dataset, embedded.query_embeddings, threshold=threshold)
-    return _Data(dataset, judged_by(embedded, dataset), leaks)
-
-
-def _pseudo_queries(encoder: SentenceTransformer | Encoder, data: _Data, settings: Settings) -> EmbeddedSplit | None:
-    """What few labels start from, or what there is without any."""
-    method = settings.method
-    if not settings.options.without_labels and (
-        method == "gradient" or not starts_from_pseudo_queries(labelled_split(data.embedded), method)
-    ):
-        return None
-    return embed_pseudo_queries(
-        encoder,
-        data.texts,
-        data.embedded,
-        seed=settings.seed,
-        cache_dir=settings.cache_dir,
-        batch_size=settings.batch_size,
-        precision=settings.precision,
-        show_progress_bar=settings.show_progress_bar,
-    )
-
-
-def _fitted(base: Base, embedded: EmbeddedDataset, pseudo_queries: EmbeddedSplit | None, settings: Settings) -> _Fitted:
+def _fitted(
+    base: Base,
+    embedded: EmbeddedDataset,
+    pseudo_queries: EmbeddedSplit | None,
+    settings: Settings,
+    reference: Reference | None,
+) -> _Fitted:
     if settings.options.without_labels:
         return _fitted_without_labels(pseudo_queries, embedded, settings)
     if settings.method == "gradient":
@@ -199,8 +184,10 @@ def _fitted(base: Base, embedded: EmbeddedDataset, pseudo_queries: EmbeddedSplit
         seed=settings.seed,
         alpha=settings.alpha,
         show_progress_bar=settings.show_progress_bar,
+        reference=reference,
     )
-    return _Fitted(found.adapter, SelectionResults.of(found), ["train", "dev"])
+    best = found.adapter or found.refused
+    return _Fitted(found.adapter, SelectionResults.of(found), ["train", "dev"], best=best)
 
 
 def _fitted_without_labels(
@@ -238,25 +225,37 @@ def _fitted_by_gradient(base: Base, embedded: EmbeddedDataset, settings: Setting
     return _Fitted(trainer.best_adapter if tested.adopted else None, selection, ["train"], args)
 
 
-def _evaluations(data: _Data, fitted: _Fitted) -> dict[str, EvaluationResult]:
+def _evaluations(data: Data, fitted: _Fitted, pair: Bridged | None) -> dict[str, EvaluationResult]:
     # Figures of a split that the adapter was fitted on say how well it fits, not how well it does.
     seen = seen_documents(data.embedded, fitted.fitted_on)
     return {
-        split: evaluate(data.embedded[split], fitted.adapter, seen_documents=seen)
+        split: pair.evaluate(split, fitted.adapter, seen)
+        if pair is not None
+        else evaluate(data.embedded[split], fitted.adapter, seen_documents=seen)
         for split in ("dev", "test")
         if split in data.embedded.qrels
     }
 
 
+def _splits(
+    data: Data, fitted: _Fitted, evaluations: Mapping[str, EvaluationResult], pair: Bridged | None
+) -> dict[str, SplitResults]:
+    """What is kept of the evaluations, with the queries that changed most."""
+    splits = {}
+    for split, evaluation in evaluations.items():
+        if pair is not None:
+            changes = pair.changes(split, evaluation, fitted.adapter)
+        else:
+            changes = largest_changes(data.texts, data.embedded[split], evaluation, fitted.adapter)
+        splits[split] = SplitResults.of(evaluation, changes)
+    return splits
+
+
 def _results(
-    device: str, data: _Data, fitted: _Fitted, evaluations: Mapping[str, EvaluationResult], settings: Settings
+    device: str, data: Data, fitted: _Fitted, splits: Mapping[str, SplitResults], settings: Settings
 ) -> Results:
     """What is kept of a run, but for the seconds, which are not over yet."""
     texts, embedded = data.texts, data.embedded
-    splits = {
-        split: SplitResults.of(evaluation, largest_changes(texts, embedded[split], evaluation, fitted.adapter))
-        for split, evaluation in evaluations.items()
-    }
     config = None if fitted.adapter is None else fitted.adapter.get_config_dict()
     return Results(
         base_model=described(embedded.base_model),
@@ -286,7 +285,8 @@ def _finished(result: Result, settings: Settings, clock: Clock) -> Result:
     if folder is not None:
         with clock("saving"):
             name = model_folder(result.base)
-            if result.adapter is not None or (settings.options.save_base and result.model is not None):
+            kept = settings.options.save_base and result.model is not None and result.results.query_model is None
+            if result.adapter is not None or kept:
                 onnx = {"onnx": True} if settings.options.onnx else {}
                 result.save_pretrained(folder / name, **onnx)
                 output.remove_models(folder, but=name)

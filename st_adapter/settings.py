@@ -13,7 +13,8 @@ from sentence_transformers import SentenceTransformer
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method, Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.encoder import Encoder
-from st_adapter.errors import InputError
+from st_adapter.embeddings.origin import origin_of
+from st_adapter.errors import InputError, setting_error
 from st_adapter.evidence import output_folder as output
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import check_seed_and_level
@@ -41,6 +42,10 @@ class RunOptions:
         without_labels: learn from portions of the documents alone; the judgements of the data take no part in it. What
             comes of it is not tested, and is handed over all the same.
         allow_other_vectors: go on where the vectors that came with the data, or lie in a store, are not the model's.
+        non_inferior: with a query model: how much worse than the status quo, in nDCG@10, is good enough; 0: only what
+            is better is handed over.
+        reference_run: with a query model: a TREC run file of the status quo, where the documents' model is not there,
+            or is not how they are searched today.
     """
 
     drop_leaks: bool = False
@@ -53,6 +58,8 @@ class RunOptions:
     script: str = ""
     without_labels: bool = False
     allow_other_vectors: bool = False
+    non_inferior: float = 0.0
+    reference_run: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ def check_settings(settings: Settings) -> None:
         raise ValueError(
             f"Method {settings.method!r} writes no checkpoints to resume from. Run it again, or choose 'gradient'."
         )
+    if not 0 <= settings.options.non_inferior < 1:
+        raise setting_error("non_inferior", settings.options.non_inferior, "a difference in nDCG@10, from 0 to below 1")
     if settings.options.without_labels and settings.method != "auto":
         raise InputError(
             f"Method {settings.method!r} learns from labels, and none are to be used.",
@@ -98,13 +107,56 @@ def check_settings(settings: Settings) -> None:
     check_seed_and_level(settings.seed, settings.alpha)
 
 
+def check_query_model(settings: Settings, given: bool, with_base: bool) -> None:
+    """Check what only a run with a query model takes, and what such a run does not.
+
+    Args:
+        settings: of the run.
+        given: whether there is a query model.
+        with_base: whether there is a model of the documents.
+
+    Raises:
+        ValueError: settings do not fit together.
+    """
+    options = settings.options
+    if not given and not with_base:
+        raise InputError(
+            "There is no model.",
+            python="Pass the base model first, or, for documents with vectors, query_model.",
+            flags="Name one with --model.",
+        )
+    if not given and (options.non_inferior or options.reference_run is not None):
+        name = "non_inferior" if options.non_inferior else "reference_run"
+        raise InputError(
+            "What the status quo is compared with was said of, but there is no query model, and an adapter has to be "
+            "better than its base model.",
+            python=f"Pass query_model, or leave {name} out.",
+            flags=f"Add --query-model, or leave --{name.replace('_', '-')} out.",
+        )
+    if given and (options.without_labels or settings.method == "gradient"):
+        name = "without_labels" if options.without_labels else "method='gradient'"
+        raise InputError(
+            "A query model is chosen by labels among what fits in folds give.",
+            python=f"Leave {name} out.",
+            flags="Leave --without-labels and --method gradient out.",
+        )
+
+
 def opened(model: SentenceTransformer | Encoder | str | Path) -> SentenceTransformer | Encoder:
     """A model as it is, or the one that a Hub id or folder names."""
     if not isinstance(model, str | Path):
         return model
     if Path(model).is_dir():
         check_sizes(Path(model))
-    return SentenceTransformer(str(model))
+    loaded = SentenceTransformer(str(model))
+    remember_origin(loaded, model)
+    return loaded
+
+
+def remember_origin(model: SentenceTransformer, place: str | Path) -> None:
+    """Have a model say where it came from that does not say it by itself, as a static table does not."""
+    if not origin_of(model).path:
+        model.model_card_data.base_model = str(place)
 
 
 def check_fit_together(base: Base, dataset: RetrievalDataset, settings: Settings) -> None:

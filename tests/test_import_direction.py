@@ -28,6 +28,8 @@ ORDER = [
     "evidence",
     "stacks",
     "settings",
+    "preparing",
+    "query_model",
     "result",
     "run",
     "cli",

@@ -18,6 +18,7 @@ from st_adapter.cli.opening import (
     model_path,
     open_base,
     open_model,
+    open_query_model,
     set_options,
 )
 from st_adapter.cli.options import (
@@ -30,14 +31,17 @@ from st_adapter.cli.options import (
     ReportOptions,
     TrainOptions,
 )
+from st_adapter.cli.query_options import NO_MODEL
 from st_adapter.cli.tables import (
     console,
+    print_code,
     print_curve,
     print_dataset,
     print_examples,
     print_leaks,
     print_result,
     print_uncut,
+    print_uploaded,
 )
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.splits import UNCUT
@@ -79,12 +83,14 @@ def train(options: TrainOptions) -> int:
         if not output.overwrite:
             check = check_may_push_adapter if is_endpoint(options.model) else check_may_push
             check(output.push_to_hub, output.token)
-    base_model = open_base(options.model, embedding)
+    base_model = None if options.model == NO_MODEL else open_base(options.model, embedding)
     dataset = load_for_training(options)
     print_dataset(dataset)
+    querying = options.querying
     result = run_training(
         base_model,
         dataset,
+        query_model=open_query_model(querying.query_model, embedding),
         method=options.method,
         seed=options.seed,
         alpha=fitting.alpha,
@@ -100,8 +106,10 @@ def train(options: TrainOptions) -> int:
             resume_from_checkpoint=options.gradient.resume_from_checkpoint,
             save_base=output.save_base,
             onnx=output.onnx,
-            base_model=options.model,
+            base_model=None if options.model == NO_MODEL else options.model,
             opened_with=embedding.opened_with(),
+            non_inferior=querying.non_inferior,
+            reference_run=querying.reference_run,
         ),
     )
     print_leaks(dataset, result)
@@ -230,18 +238,18 @@ def push(options: PushOptions) -> int:
     if alone is not None:
         if options.twin:
             raise ValueError(f"--twin is for whole models, but {alone} holds an adapter alone. Leave it out.")
-        _print_uploaded(push_adapter_folder(alone, options.repo_id, **common))
-        _print_code(f"adapter = QueryAdapter.from_pretrained({options.repo_id!r})")
+        print_uploaded(push_adapter_folder(alone, options.repo_id, **common))
+        print_code(f"adapter = QueryAdapter.from_pretrained({options.repo_id!r})")
         return 0
     if not options.adapter_only:
-        _print_uploaded(push_folder(folder, options.repo_id, twin=options.twin, **common))
-        _print_code(f"model = SentenceTransformer({options.repo_id!r})")
+        print_uploaded(push_folder(folder, options.repo_id, twin=options.twin, **common))
+        print_code(f"model = SentenceTransformer({options.repo_id!r})")
         return 0
     if not read_saved(folder).has_adapter:
         raise ValueError(f"{folder} holds the base model alone: no adapter helped. There is no adapter to upload.")
     adapter = QueryAdapter.from_pretrained(folder)
-    _print_uploaded(push_adapter(adapter, options.repo_id, training=read_saved(folder).training, **common))
-    _print_code(f"adapter = QueryAdapter.from_pretrained({options.repo_id!r})")
+    print_uploaded(push_adapter(adapter, options.repo_id, training=read_saved(folder).training, **common))
+    print_code(f"adapter = QueryAdapter.from_pretrained({options.repo_id!r})")
     return 0
 
 
@@ -320,16 +328,8 @@ def _push_trained(folder: Path, options: TrainOptions) -> None:
         words = error.for_command_line if isinstance(error, InputError) else str(error)
         again = f"st-adapter push {options.output_dir} {repo_id}"
         raise ValueError(f"{words} The model is saved: `{again}` uploads it without training.") from error
-    _print_uploaded(url)
-    _print_code(f"{'adapter = QueryAdapter.from_pretrained' if alone else 'model = SentenceTransformer'}({repo_id!r})")
-
-
-def _print_uploaded(url: str) -> None:
-    console.print(f"Uploaded: {escape(url)}", soft_wrap=True, highlight=False)
-
-
-def _print_code(line: str) -> None:
-    console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+    print_uploaded(url)
+    print_code(f"{'adapter = QueryAdapter.from_pretrained' if alone else 'model = SentenceTransformer'}({repo_id!r})")
 
 
 def _has_report_extra() -> bool:

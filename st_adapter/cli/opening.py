@@ -20,6 +20,7 @@ from st_adapter.saving.attach import check_base
 from st_adapter.saving.declared_sizes import check_sizes
 from st_adapter.saving.folder import is_saved_model, read_saved
 from st_adapter.saving.opening import from_pretrained
+from st_adapter.settings import remember_origin
 from st_adapter.stores import is_address, open_store
 from st_adapter.stores.store import Store
 
@@ -97,6 +98,15 @@ def open_base(model: str, options: EmbeddingOptions) -> SentenceTransformer | Op
             raise ValueError(f"{folder} is a model with an adapter already. Name its base model: --model {name}.")
     opened = open_model(model, options)
     check_base(opened)
+    return opened
+
+
+def open_query_model(model: str | None, options: EmbeddingOptions) -> SentenceTransformer | None:
+    """Open the model that is to embed queries; the flags for prompts, sizes and revisions are --model's."""
+    if model is None:
+        return None
+    opened = open_model(model, EmbeddingOptions(device=options.device))
+    remember_origin(opened, model)
     return opened
 
 

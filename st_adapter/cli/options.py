@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from st_adapter.choices import PARAPHRASE_THRESHOLD, FitMethod, Method, Precision, SplitBy
+from st_adapter.cli.query_options import QueryModelOptions
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 
 # Help says nothing of a default that says nothing itself, such as None, or False of a flag.
@@ -222,11 +223,13 @@ class TrainOptions(DataOptions):
     reading: Annotated[SplitOptions, tyro.conf.arg(name="data")] = field(default_factory=SplitOptions)
     embedding: EmbeddingOptions = field(default_factory=EmbeddingOptions)
     fitting: FittingOptions = field(default_factory=FittingOptions)
+    querying: Annotated[QueryModelOptions, tyro.conf.arg(name="query model")] = field(default_factory=QueryModelOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
     gradient: GradientOptions = field(default_factory=GradientOptions)
 
     def check(self) -> None:
         """See whether the flags belong together; without labels, there are documents alone."""
+        self.querying.check(self.model)
         if not self.fitting.without_labels:
             return super().check()
         given = [f"--{name}" for name in ("data", "labels", "queries") if getattr(self, name) is not None]

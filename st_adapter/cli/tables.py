@@ -114,3 +114,13 @@ def print_examples(dataset: RetrievalDataset, result: EvaluationResult) -> None:
         ranks = [rank(side["mrr@100"][row]) for side in (result.base, result.adapted)]
         table.add_row(escape(texts[result.query_ids[row]]), *ranks, style="green" if gain[row] > 0 else "red")
     console.print(table)
+
+
+def print_uploaded(url: str) -> None:
+    """Where a model is now."""
+    console.print(f"Uploaded: {escape(url)}", soft_wrap=True, highlight=False)
+
+
+def print_code(line: str) -> None:
+    """A line of Python."""
+    console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)

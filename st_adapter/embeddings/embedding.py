@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from st_adapter.choices import Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
-from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES, pseudo_queries
+from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES, PseudoQueries, pseudo_queries
 from st_adapter.embeddings.cache import VectorCache
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, index_qrels
@@ -124,9 +124,7 @@ def embed_texts(
         qrels={},
         normalized=embedding.identity.normalized and all(is_normalized(each.vectors, encoder.dtype) for each in sides),
         base_model=embedding.identity,
-        own_copies=copies_in_store(dataset.query_texts, queries.vectors, corpus)
-        if isinstance(corpus, StoreCorpus)
-        else _own_copies(dataset, encoder.device),
+        own_copies=own_copies_of(dataset, queries.vectors, corpus),
         long_texts=_long_texts(embedding.identity.max_seq_length, [each.num_cut for each in sides]),
     )
 
@@ -169,8 +167,33 @@ def embed_pseudo_queries(
     made = pseudo_queries(texts, seed)
     if len(made.texts) < MIN_PSEUDO_QUERIES:
         return None
+    vectors = embed_as_queries(
+        model,
+        made.texts,
+        cache_dir=cache_dir,
+        batch_size=batch_size,
+        precision=precision,
+        show_progress_bar=show_progress_bar,
+    )
+    return split_of_pseudo_queries(made, vectors, embedded)
+
+
+def embed_as_queries(
+    model: SentenceTransformer | Encoder,
+    texts: list[str],
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    batch_size: int = 32,
+    precision: Precision = "fp32",
+    show_progress_bar: bool = True,
+) -> Tensor:
+    """The (T, D) vectors of texts as queries, or those of the cache; see ``embed``."""
     embedding = _embedding(as_encoder(model, batch_size, precision), cache_dir, show_progress_bar)
-    vectors = embedding.side("query", made.texts, None).vectors
+    return embedding.side("query", texts, None).vectors
+
+
+def split_of_pseudo_queries(made: PseudoQueries, vectors: Tensor, embedded: EmbeddedDataset) -> EmbeddedSplit:
+    """Pseudo-queries with their (Q, D) vectors as a split, whose judgements say which document each is of."""
     rows = torch.arange(len(made.rows), device=vectors.device)
     return EmbeddedSplit(
         name="pseudo-queries",
@@ -281,7 +304,11 @@ def _num_cut(cache: VectorCache, encoder: Encoder, role: Role, texts: list[str])
     return None if looked_at is None else sum(known.values()) + sum(looked_at)
 
 
-def _own_copies(dataset: RetrievalDataset, device: torch.device) -> OwnCopies | None:
+def own_copies_of(dataset: RetrievalDataset, query_embeddings: Tensor, corpus: Corpus) -> OwnCopies | None:
+    """Which documents are a query's own text; of a store those among what (Q, D) vectors find first."""
+    if isinstance(corpus, StoreCorpus):
+        return copies_in_store(dataset.query_texts, query_embeddings, corpus)
+    device = query_embeddings.device
     if dataset.own_copies is None:
         return None
     return OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=device) for rows in dataset.own_copies))

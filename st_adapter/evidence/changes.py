@@ -65,6 +65,7 @@ def largest_changes(
     evaluation: EvaluationResult,
     adapter: Adapter | None,
     number: int = 10,
+    base_queries: Tensor | None = None,
 ) -> LargestChanges:
     """Pick the queries whose nDCG@10 changed most; among equals, those whose right document moved most.
 
@@ -74,6 +75,7 @@ def largest_changes(
         evaluation: of that split and adapter.
         adapter: what was evaluated; None changes no query.
         number: of gains and of losses at most.
+        base_queries: (Q, D) that the base searches with, if not with the queries of the split.
     """
     if adapter is None:
         return LargestChanges((), ())
@@ -82,7 +84,8 @@ def largest_changes(
     order = np.lexsort((-tie_breaker, -difference))
     gains = [row for row in order[:number] if difference[row] > _TIE]
     losses = [row for row in order[::-1][:number] if difference[row] < -_TIE]
-    examples = _examples(dataset, split, evaluation, adapter, [*gains, *losses], difference)
+    sides = (split.query_embeddings if base_queries is None else base_queries, adapt(adapter, split.query_embeddings))
+    examples = _examples(dataset, split, evaluation, sides, [*gains, *losses], difference)
     return LargestChanges(tuple(examples[: len(gains)]), tuple(examples[len(gains) :]))
 
 
@@ -90,7 +93,7 @@ def _examples(
     dataset: RetrievalDataset,
     split: EmbeddedSplit,
     evaluation: EvaluationResult,
-    adapter: Adapter,
+    both: tuple[Tensor, Tensor],
     rows: Sequence[int],
     difference: NDArray[np.float64],
 ) -> list[Example]:
@@ -99,8 +102,7 @@ def _examples(
         return []
     row_of = {query_id: row for row, query_id in enumerate(split.query_ids)}
     chosen = [row_of[evaluation.query_ids[row]] for row in rows]
-    queries = split.query_embeddings[chosen]
-    sides = (queries, adapt(adapter, queries))
+    sides = [queries[chosen] for queries in both]
     tops = [_first_hits(split, chosen, side) for side in sides]
     left_out = split.left_out
     copies = {row: left_out.corpus_index[left_out.query_index == row] for row in chosen}

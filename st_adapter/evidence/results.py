@@ -15,6 +15,7 @@ from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.statistics import Gate
 from st_adapter.evidence.curve import LearningCurve
 from st_adapter.evidence.split_results import SplitResults, check_within
+from st_adapter.evidence.systems import QueryModelResults
 from st_adapter.fitting.auto import FitResult
 from st_adapter.fitting.selection import CandidateResult
 from st_adapter.storage.reading import read_object
@@ -181,6 +182,7 @@ class Results:
         arguments: settings of a gradient run.
         alpha: level of the test against the base model.
         opened_with: settings of the base model that its own files do not say, such as ``truncate_dim``.
+        query_model: what a run with a query model found besides; ``base`` of its splits is then the reference.
         precision: of the base model's forward pass.
         device: where the model ran.
         versions: package -> version.
@@ -200,6 +202,7 @@ class Results:
     arguments: dict[str, Any] | None
     alpha: float
     opened_with: dict[str, Any] = field(default_factory=dict)
+    query_model: QueryModelResults | None = None
     precision: str
     device: str
     versions: dict[str, str]
@@ -244,6 +247,8 @@ class Results:
             results.selection.check()
             for name, split in results.splits.items():
                 split.check(name)
+            if results.query_model is not None:
+                results.query_model.check()
         except ValueError as error:
             raise ValueError(
                 f"{path} is damaged: {error} Run `st-adapter train` again, or copy the folder again."

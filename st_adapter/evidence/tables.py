@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +11,7 @@ from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evidence.index_evaluation import IndexEvaluation
 from st_adapter.evidence.output_folder import RESULTS_FILE
 from st_adapter.evidence.results import SelectionResults
+from st_adapter.evidence.systems import SYSTEM_METRICS, QueryModelResults
 from st_adapter.evidence.terminal import escape
 from st_adapter.saving.record import TABLE_METRICS
 from st_adapter.words import documents_searched, own_copies_left_out, signed, whole
@@ -59,6 +60,37 @@ def print_indexes(console: Console, evaluations: Sequence[IndexEvaluation]) -> N
             style="green" if low > 0 else "red" if high < 0 else "",
         )
     console.print(table)
+
+
+def print_systems(console: Console, found: QueryModelResults, but: Collection[str] = ()) -> None:
+    """All ways to search side by side, with what a query model was compared with first.
+
+    Args:
+        console: where to.
+        found: of a run with a query model.
+        but: splits that something was fitted on.
+    """
+    for split, systems in found.systems.items():
+        if split in but:
+            continue
+        table = Table(title=f"{escape(split)}: all ways to search, against {escape(found.reference)}")
+        _add_columns(table, ("queries by", *SYSTEM_METRICS, "difference", "95 % interval", "p"))
+        table.columns[0].no_wrap = True
+        for system in systems:
+            compared, cells = system.compared, [f"{system.means[metric]:.3f}" for metric in SYSTEM_METRICS]
+            if compared is not None:
+                low, high = (signed(end, minus="-") for end in compared.interval)
+                cells += [signed(compared.difference, minus="-"), f"{low} to {high}", f"{compared.p_value:.4f}"]
+            table.add_row(escape(system.name.removeprefix("the ")), *cells)
+        console.print(table)
+    bridge = found.bridge
+    console.print(
+        f"Bridge: {bridge.name} ({whole(bridge.num_queries)} queries, {whole(bridge.num_documents)} documents). "
+        + found.speed_sentence,
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
 
 
 def print_candidates(console: Console, selection: SelectionResults) -> None:

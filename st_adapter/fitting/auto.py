@@ -63,12 +63,14 @@ class FitResult:
         verdict: the gate with its reason, and what every candidate did.
         seconds: wall time by step.
         num_documents: documents that the fit saw, if these were not all; see ``pooled``.
+        refused: what did not pass against a reference, to be reported of and not to be used.
     """
 
     adapter: QueryAdapter | None
     verdict: Verdict
     seconds: dict[str, float]
     num_documents: int | None = None
+    refused: QueryAdapter | None = None
 
     def __repr__(self) -> str:
         return f"FitResult({self.chosen}: {self.verdict.gate.reason})"
@@ -204,13 +206,13 @@ def fit_labelled(
                 board.reject(_harmful(portfolio, labelled, start.pseudo_queries, seed))
         with clock("testing"):
             verdict = board.verdict(alpha, seed)
-        adapter = None
-        if verdict.gate.adopted:
+        adapter, passed = None, verdict.gate.adopted
+        if passed or reference is not None:
             with clock("refitting"):
                 bag = [fold.maps for fold in fitted] if unseen_weight >= _BAG_FROM else []
                 adapter = _refitted(verdict.chosen, labelled, bag, seed, start)
         progress.update()
-    return FitResult(adapter, verdict, clock.seconds)
+    return FitResult(adapter if passed else None, verdict, clock.seconds, refused=None if passed else adapter)
 
 
 def _unseen_weight(labelled: EmbeddedSplit, dev: ShownByDev) -> float:

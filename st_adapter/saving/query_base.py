@@ -43,16 +43,21 @@ class QueryModelBase(Base):
     """A query model for an index of another model.
 
     Attributes:
-        documents: the model of the index; None if it is not there, or is no Sentence Transformers model.
+        status_quo: what the index was made with, and embeds queries today; None if it is not there.
         queries: the query model.
         bridge: between the two, once it is fitted.
         index: what is known of the documents' vectors, likewise.
     """
 
-    documents: ModelBase | None
+    status_quo: Base | None
     queries: ModelBase
     bridge: Bridge | None = None
     index: Index | None = None
+
+    @property
+    def documents(self) -> ModelBase | None:
+        """What embeds documents in what is saved: of an encoder that is no Sentence Transformers model, nothing."""
+        return self.status_quo if isinstance(self.status_quo, ModelBase) else None
 
     @property
     def encoder(self) -> SentenceTransformer | Encoder:
@@ -87,8 +92,8 @@ class QueryModelBase(Base):
                 flags="Leave --onnx out.",
             )
         self.queries.check()
-        if self.documents is not None:
-            self.documents.check()
+        if self.status_quo is not None:
+            self.status_quo.check()
         check_joinable(None if self.documents is None else self.documents.model, self.queries.model)
 
     def check_target(self, target: Path) -> None:
@@ -155,11 +160,11 @@ class QueryModelBase(Base):
         )
 
 
-def query_model_base(documents: Base | None, queries: Base) -> QueryModelBase:
+def query_model_base(status_quo: Base | None, queries: Base) -> QueryModelBase:
     """The base of two models.
 
     Args:
-        documents: what the index was made with; of an encoder that is no Sentence Transformers model nothing is saved.
+        status_quo: what the index was made with; of an encoder that is no Sentence Transformers model nothing is saved.
         queries: the query model.
 
     Raises:
@@ -171,4 +176,4 @@ def query_model_base(documents: Base | None, queries: Base) -> QueryModelBase:
             python="Pass a SentenceTransformer, a Hub id or a folder as query_model.",
             flags="Name a Sentence Transformers model with --query-model.",
         )
-    return QueryModelBase(documents if isinstance(documents, ModelBase) else None, queries)
+    return QueryModelBase(status_quo, queries)

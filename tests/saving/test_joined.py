@@ -152,7 +152,7 @@ def test_the_branch_for_queries_holds_no_model_for_documents(two, tmp_path):
 
 def test_without_the_documents_model_the_query_model_is_saved_alone(two, tmp_path):
     base, adapter, _ = two
-    alone = replace(base, documents=None)
+    alone = replace(base, status_quo=None)
     folder = alone.save(adapter, tmp_path / "alone", _Kept)
     model = from_pretrained(folder, device="cpu")
     for name in ENCODERS:

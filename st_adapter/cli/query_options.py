@@ -1,0 +1,35 @@
+"""The flags of a query model on the index that is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+# Given for --model where the documents' model is not there any more.
+NO_MODEL = "none"
+_UNSAID = tyro.conf.arg(help_behavior_hint="")
+
+
+@dataclass(frozen=True)
+class QueryModelOptions:
+    """For another query model on the index that is there."""
+
+    query_model: Annotated[str | None, _UNSAID] = None
+    """Hub id or folder of a Sentence Transformers model that is to embed queries; --model is then the one that the
+    documents were embedded with, or none if it is not there any more and --corpus has vectors."""
+    non_inferior: float = 0.0
+    """Hand it over also if it is no worse than the status quo by more than this, in nDCG@10."""
+    reference_run: Annotated[Path | None, _UNSAID] = None
+    """TREC run file of how the queries are searched today, to compare with instead of --model's own queries."""
+
+    def check(self, model: str) -> None:
+        """See whether a query model is there where --model is none.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if model == NO_MODEL and self.query_model is None:
+            raise ValueError(f"--model {NO_MODEL} came without --query-model, so that nothing embeds queries. Add it.")
