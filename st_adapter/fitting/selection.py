@@ -16,6 +16,8 @@ from st_adapter.fitting.candidates import Candidate
 
 # A candidate that loses on either part by more than this many standard errors is out.
 _REJECTED_BEYOND = 1.28
+# More than gains can differ by.
+_BEHIND = 10.0
 # A part of fewer queries says nothing of its own.
 _MIN_PART = 8
 
@@ -214,7 +216,8 @@ class Scoreboard:
             return order
         behind = weighted[order[0]] - weighted  # (C, Q), sums over the queries are differences in gain
         error = behind.std(axis=1, ddof=1) * math.sqrt(behind.shape[1])
-        alike = np.flatnonzero(np.isfinite(ranked) & (behind.sum(axis=1) <= error))
+        as_good = ranked > ranked[order[0]] - _BEHIND / 2
+        alike = np.flatnonzero(as_good & (behind.sum(axis=1) <= error))
         chosen = alike[np.argmax(self._part_means(self._gains)[1][alike])]
         return np.concatenate([[chosen], order[order != chosen]])
 
@@ -235,16 +238,26 @@ class Scoreboard:
         return np.asarray(values.sum(axis=2) / self._counts.sum(axis=1)[:, None].clip(min=1))
 
     def _rejected(self) -> NDArray[np.bool_]:
+        """Candidates that are out: clearly worse on a part than what they are compared with, or than their start."""
+        return self._worse_than(None) | self._worse_than_start()
+
+    def _worse_than_start(self) -> NDArray[np.bool_]:
         rejected = np.array([candidate in self._rejected_elsewhere for candidate in self.candidates], dtype=bool)
+        return rejected if self._unchanged is None else rejected | self._worse_than(self._unchanged)
+
+    def _worse_than(self, start: int | None) -> NDArray[np.bool_]:
+        """Candidates that lose on a part against one of them, or, of None, against the reference by the margin."""
+        rejected = np.zeros(len(self.candidates), dtype=bool)
         dev = self._counts.sum(axis=0) * self._in_dev, self._gains.sum(axis=0) * self._in_dev
         for counts, gains in [*zip(self._counts, self._gains, strict=True), dev]:
             there = counts > 0
             if counts.sum() < _MIN_PART or there.sum() < 2:
                 continue
             each, means = gains[:, there] / counts[there], gains.sum(axis=1) / counts.sum()
-            rejected |= clearly_worse(each, means + self._against.margin)
-            if self._unchanged is not None:
-                rejected |= clearly_worse(each - each[self._unchanged], means - means[self._unchanged])
+            if start is None:
+                rejected |= clearly_worse(each, means + self._against.margin)
+            else:
+                rejected |= clearly_worse(each - each[start], means - means[start])
         return rejected
 
     @property
@@ -254,7 +267,12 @@ class Scoreboard:
         return None if unchanged is None else self.candidates.index(unchanged)
 
     def _ranked(self) -> NDArray[np.float64]:
-        return np.where(self._rejected(), -np.inf, self._weighted(self._gains).sum(axis=1))
+        """Gains, of what is out behind all others; where only the start counts, the best of it can still be told."""
+        gains = self._weighted(self._gains).sum(axis=1)
+        if self._unchanged is None:
+            return np.where(self._rejected(), -np.inf, gains)
+        gains = np.where(self._worse_than(None), gains - _BEHIND, gains)
+        return np.where(self._worse_than_start(), -np.inf, gains)
 
 
 def clearly_worse(gains: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray[np.bool_]:

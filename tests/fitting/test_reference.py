@@ -122,3 +122,12 @@ def test_a_candidate_clearly_worse_than_the_bridge_on_a_part_is_out_however_good
     verdict = board(gains, Against("the status quo", 0.0, UNCHANGED))
     assert verdict.chosen == UNCHANGED
     assert [each.rejected for each in verdict.candidates] == [False, True]
+
+
+def test_where_nothing_passes_the_best_above_the_bridge_is_still_told():
+    wobble = torch.tensor([-0.001, 0.001]).repeat(40)
+    gains = torch.full((80,), -0.2) + wobble, torch.where(torch.arange(80) < 40, 0.1, -0.15) - wobble
+    verdict = board(gains, Against("the status quo", 0.0, UNCHANGED))
+    assert verdict.chosen == OTHER
+    assert not verdict.gate.adopted
+    assert verdict.gate.reason.startswith("Clearly worse than the status quo on a part of the queries: -.025")
