@@ -388,7 +388,7 @@ class Material:
             self._loaders[DEMO] = standard_library_dataset
         if not self._loaders:
             raise SystemExit("There is no data set. Name folders with --data DIR.")
-        self._cache_dir = arguments.cache_dir
+        self.cache_dir = arguments.cache_dir
         self._datasets: dict[str, RetrievalDataset] = {}
         self._embedded: dict[str, EmbeddedDataset] = {}
         self.names = list(self._loaders)
@@ -407,13 +407,13 @@ class Material:
     def embedded(self, name: str) -> EmbeddedDataset:
         """The vectors, from the cache if they are there."""
         if name not in self._embedded:
-            self._embedded[name] = embed(self.model, self.dataset(name), cache_dir=self._cache_dir)
+            self._embedded[name] = embed(self.model, self.dataset(name), cache_dir=self.cache_dir)
         return self._embedded[name]
 
     def pseudo_queries(self, name: str) -> EmbeddedSplit | None:
         """What few labels start from."""
         embedded = self.embedded(name)
-        return embed_pseudo_queries(self.model, self.dataset(name), embedded, cache_dir=self._cache_dir)
+        return embed_pseudo_queries(self.model, self.dataset(name), embedded, cache_dir=self.cache_dir)
 
 
 def start_results(

@@ -51,6 +51,8 @@ from st_adapter.settings import Settings
 
 # Documents that both models embed for the bridge; more would take longer and no longer improve it.
 _MAX_DOCUMENTS = 4000
+# Whose queries the bridge may see.
+FITTED_ON = ("train", "dev")
 _LOOKED_AT = 256  # whose lengths say whether documents have unit length
 _UNKNOWN_MODEL = "the model of the stored vectors"
 
@@ -198,7 +200,7 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
         ours = embed_as_queries(base.encoder, dataset.query_texts, **how_to_embed(settings))
         documents = _twin_documents(base, dataset, index.corpus, settings)
     with clock("bridging"):
-        queries = None if status_quo is None else Twins(ours, status_quo.embedded.query_embeddings)
+        queries = None if status_quo is None else _twin_queries(ours, status_quo.embedded)
         found = fit_bridge(queries, documents, normalize=index.normalized, seed=settings.seed)
         mapped = found.bridge(ours)
     if status_quo is not None:
@@ -251,6 +253,15 @@ def _data_of(dataset: RetrievalDataset, mapped: Tensor, index: _Index, settings:
         own_copies=own_copies_of(dataset, mapped, index.corpus),
     )
     return checked_data(replace(dataset, notes=(*dataset.notes, note)), embedded, settings.options)
+
+
+def _twin_queries(ours: Tensor, embedded: EmbeddedDataset) -> Twins:
+    """All queries by both models but those that the outcome is measured on: of these, nothing may have been learned."""
+    kept = torch.ones(len(ours), dtype=torch.bool, device=ours.device)
+    for split, qrels in embedded.qrels.items():
+        if split not in FITTED_ON:
+            kept[qrels.query_index] = False
+    return Twins(ours[kept], embedded.query_embeddings[kept])
 
 
 def _twin_documents(

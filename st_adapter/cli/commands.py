@@ -59,8 +59,8 @@ from st_adapter.evidence.tables import print_evaluation, print_indexes
 from st_adapter.evidence.terminal import escape
 from st_adapter.run import train as run_training
 from st_adapter.saving.alone import check_may_push_adapter, is_adapter_alone, push_adapter, push_adapter_folder
-from st_adapter.saving.attach import detach
 from st_adapter.saving.folder import CONFIG_FILE_NAME, is_saved_model, read_saved
+from st_adapter.saving.joined import documents_model
 from st_adapter.saving.opening import saved_training
 from st_adapter.saving.push import check_may_push, push_folder
 from st_adapter.saving.record import TrainingRecord
@@ -164,7 +164,7 @@ def evaluate(options: EvaluateOptions) -> int:
     fitted_on = trained.fitted_on if trained is not None and of_training else []
     split = dataset.split_to_evaluate(options.split)
     saved = open_model(model, embedding)
-    too_long = long_texts(detach(saved)[0], dataset)
+    too_long = long_texts(documents_model(saved), dataset)
     print_dataset(dataset, too_long)
     if split in fitted_on:
         console.print(
@@ -245,6 +245,8 @@ def push(options: PushOptions) -> int:
         print_uploaded(push_folder(folder, options.repo_id, twin=options.twin, **common))
         print_code(f"model = SentenceTransformer({options.repo_id!r})")
         return 0
+    if read_saved(folder).query_model is not None:
+        raise ValueError(f"{folder} has no adapter by itself: its query model is part of it. Leave --adapter-only out.")
     if not read_saved(folder).has_adapter:
         raise ValueError(f"{folder} holds the base model alone: no adapter helped. There is no adapter to upload.")
     adapter = QueryAdapter.from_pretrained(folder)

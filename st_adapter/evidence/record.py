@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.evidence.results import Results
 from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
-from st_adapter.saving.record import TABLE_METRICS, SplitScores, TrainingRecord
+from st_adapter.evidence.systems import SystemResults
+from st_adapter.saving.record import TABLE_METRICS, SplitScores, SystemScores, TrainingRecord
 
 
 def record_of(
@@ -20,7 +23,7 @@ def record_of(
         paraphrase_threshold: how near two queries are that counted as paraphrases.
         script: the script that makes the model.
     """
-    name = results.data.name
+    name, pair = results.data.name, results.query_model
     return TrainingRecord(
         data=name,
         dataset_id=name if "/" in name else "",
@@ -36,10 +39,25 @@ def record_of(
         fitted_on=results.fitted_on,
         arguments=results.arguments or {},
         scores=None if results.test is None else _scores("test", results.test, similarity),
+        reference="" if pair is None else pair.reference,
+        systems=[] if pair is None else _systems(pair.systems.get("test", [])),
+        speed="" if pair is None else pair.speed_sentence,
         script=script,
         opened_with=results.opened_with,
         versions=results.versions,
     )
+
+
+def _systems(systems: Sequence[SystemResults]) -> list[SystemScores]:
+    return [
+        SystemScores(
+            system.name,
+            system.means[HEADLINE_METRIC],
+            None if system.compared is None else system.compared.difference,
+            [] if system.compared is None else list(system.compared.interval),
+        )
+        for system in systems
+    ]
 
 
 def _scores(split: str, measured: SplitResults, similarity: str) -> SplitScores:

@@ -93,7 +93,8 @@ class _Shown:
     @property
     def headline(self) -> str:
         if not self.results.adopted:
-            return "No adapter: the base model is kept."
+            kept = "No adapter: the base model is kept."
+            return kept if self.results.query_model is None else "Nothing is handed over: the query model did not pass."
         if self.evaluation is None and not self.results.selection.tested:
             return "An adapter that was learned without labels, and not tested."
         if self.evaluation is None:
@@ -251,6 +252,8 @@ def _command(results: Results) -> str:
     else:
         words = ["st-adapter", "train", "--model", _quoted(_base_name(results)), "--data", _quoted(data)]
         options |= {"--method": results.method, "--alpha": f"{results.alpha:g}"}
+        pair = results.query_model
+        options |= {} if pair is None else {"--query-model": pair.model.name, "--non-inferior": f"{pair.margin:g}"}
         defaults = AdapterTrainingArguments().to_dict()
         for name, value in (results.arguments or {}).items():
             if name not in ("output_dir", "seed", "disable_tqdm") and value != defaults.get(name):

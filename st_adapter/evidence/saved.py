@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from sentence_transformers import SentenceTransformer
+from torch import Tensor
 
 from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
-from st_adapter.embeddings.embedding import embed_texts, judged_by
+from st_adapter.embeddings.embedded import EmbeddedSplit
+from st_adapter.embeddings.embedding import embed_as_queries, embed_texts, judged_by
 from st_adapter.embeddings.index_check import checked_given
 from st_adapter.embeddings.long_texts import LongTexts
+from st_adapter.evaluation.hits import Adapter
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evidence.index_evaluation import IndexEvaluation, evaluate_indexes
 from st_adapter.evidence.indexes import check_index
 from st_adapter.evidence.split_results import SplitResults
 from st_adapter.evidence.trec import write_trec
 from st_adapter.saving.attach import detach
+from st_adapter.saving.joined import parted
 from st_adapter.storage.records import plain
 from st_adapter.storage.writing import check_writable, write_json
 
@@ -106,12 +111,36 @@ def evaluate_saved(
     indexes = [check_index(name) for name in indexes]  # before anything is embedded
     if run_dir is not None:
         check_writable(Path(run_dir), "run_dir")
-    base, query_modules = detach(model)
+    joined = parted(model)
+    base, query_modules = detach(model) if joined is None else (joined.documents, [])
     embedded = embed_texts(base, dataset, **embedding)
     dataset = checked_given(base, dataset, embedded, allow_other_vectors)
     dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     embedded = judged_by(embedded, dataset)
+    measured, adapter = embedded[split], cast(Adapter, query_modules)
+    if joined is not None:
+        measured, adapter = _by_query_model(measured, joined.queries, dataset, **embedding)
     if run_dir is not None:
-        write_trec(embedded[split], run_dir, query_modules)
+        write_trec(measured, run_dir, adapter)
     seen = seen_documents(embedded, fitted_on) if fitted_on else None
-    return evaluate_indexes(embedded[split], query_modules, indexes, seen_documents=seen)
+    return evaluate_indexes(measured, adapter, indexes, seen_documents=seen)
+
+
+def _by_query_model(
+    split: EmbeddedSplit, queries: SentenceTransformer, dataset: RetrievalDataset, **embedding: Any
+) -> tuple[EmbeddedSplit, Callable[[Tensor], Tensor]]:
+    """The queries of a split that count, and what stands for a map of their vectors: those of another model."""
+    judged = torch.zeros(len(split.query_ids), dtype=torch.bool, device=split.query_embeddings.device)
+    judged[split.qrels.query_index[split.qrels.relevance > 0]] = True
+    split = split.subset(judged)
+    text_of = dict(zip(dataset.queries["id"], dataset.query_texts or (), strict=True))
+    vectors = embed_as_queries(queries, [text_of[query_id] for query_id in split.query_ids], **embedding)
+
+    def adapted(query_embeddings: Tensor) -> Tensor:
+        if len(query_embeddings) != len(vectors):
+            raise ValueError(
+                f"{len(query_embeddings)} queries came, but the query model has embedded {len(vectors)}. Report this."
+            )
+        return vectors
+
+    return split, adapted

@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Dropout, Pooling
 from st_adapter.embeddings.origin import name_of
 from st_adapter.embeddings.roles import prompt_for, prompt_of
 from st_adapter.errors import InputError
-from st_adapter.saving.attach import with_modules
+from st_adapter.saving.attach import detach, with_modules
 from st_adapter.saving.compare import tells_queries_from_texts
 
 # The prompt that the documents' model has for queries, kept under this name, so that the two can be told apart again.
@@ -101,6 +101,12 @@ def parted(model: SentenceTransformer) -> Joined | None:
     queries.prompts = {"query": query_prompt, "document": query_prompt}
     queries.default_prompt_name = "query" if query_prompt else None
     return Joined(documents, queries)
+
+
+def documents_model(model: SentenceTransformer) -> SentenceTransformer:
+    """What embeds the documents of a model that was saved here: its base model, or one of two."""
+    joined = parted(model)
+    return detach(model)[0] if joined is None else joined.documents
 
 
 def check_joinable(documents: SentenceTransformer | None, queries: SentenceTransformer) -> None:

@@ -47,6 +47,23 @@ class SplitScores:
 
 
 @dataclass(frozen=True)
+class SystemScores:
+    """One way to search on the split of the scores, beside others.
+
+    Attributes:
+        name: of it.
+        ndcg: mean nDCG@10.
+        difference: that minus the one of what it is compared with; None of that itself.
+        interval: ends of the 95 % interval of the difference; empty where there is none.
+    """
+
+    name: str
+    ndcg: float
+    difference: float | None = None
+    interval: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class TrainingRecord:
     """How an adapter came about and what it does; what is unknown stays empty and is left out of a card.
 
@@ -65,6 +82,9 @@ class TrainingRecord:
         fitted_on: the splits it was fitted on.
         arguments: settings of a gradient run.
         scores: held-out figures.
+        reference: with a query model: what it is compared with, ``base`` of the scores.
+        systems: with a query model: all ways to search side by side.
+        speed: with a query model: how much quicker its queries are, in a sentence.
         script: the script that made the model.
         opened_with: settings of the base model that its own files do not say, such as ``truncate_dim``.
         versions: package -> version at training time.
@@ -84,6 +104,9 @@ class TrainingRecord:
     fitted_on: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
     scores: SplitScores | None = None
+    reference: str = ""
+    systems: list[SystemScores] = field(default_factory=list)
+    speed: str = ""
     script: str = ""
     opened_with: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,185 @@
+"""Search an index of one model with the queries of another: measure all ways side by side, and the speed of queries.
+
+For each data set, query model and seed: the status quo (queries of the index's own model), the same with an adapter,
+the bridge without labels, and the query model with labels, as `train(..., query_model=...)` finds them. Test is used
+once. Writes scripts/results/benchmark_bridge.json after every one.
+
+    python scripts/benchmark_bridge.py --query-models DIR DIR --data DIR DIR
+    python scripts/benchmark_bridge.py --model DIR --query-models sentence-transformers/all-mpnet-base-v2 --seeds 0 1 2
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmark_quality import (
+    METRIC,
+    ROOT,
+    Material,
+    add_arguments,
+    default_folders,
+    interval,
+    rounded,
+    start_results,
+    write_results,
+)
+from sentence_transformers import SentenceTransformer
+
+from st_adapter.adapter import QueryAdapter
+from st_adapter.embeddings.embedded import EmbeddedDataset
+from st_adapter.embeddings.roles import encode_as
+from st_adapter.evaluation.comparison import compare
+from st_adapter.evaluation.evaluation import PerQuery, evaluate
+from st_adapter.evidence.systems import QuerySpeed, times
+from st_adapter.fitting.auto import Clock, fit
+from st_adapter.preparing import Data
+from st_adapter.query_model import bridged
+from st_adapter.saving.base import ModelBase
+from st_adapter.saving.query_base import query_model_base
+from st_adapter.settings import RunOptions, Settings, opened
+from st_adapter.words import fraction, signed
+
+OUTPUT = ROOT / "scripts" / "results" / "benchmark_bridge.json"
+MARGIN = 0.01
+WAYS = ("status quo", "adapter", "bridge", "with labels")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add_arguments(parser, OUTPUT)
+    parser.add_argument("--query-models", nargs="+", required=True, metavar="MODEL", help="Hub ids or folders")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--no-demo", action="store_true", help="leave out the demo's data")
+    arguments = parser.parse_args()
+    folders = arguments.data if arguments.data is not None else default_folders()
+    material = Material(arguments, folders, with_demo=not arguments.no_demo)
+    settings = {
+        "script": "benchmark_bridge.py",
+        "metric": METRIC,
+        "margin": MARGIN,
+        "model": material.model_name,
+        "query_models": [Path(name).name for name in arguments.query_models],
+        "seeds": arguments.seeds,
+    }
+    options = ["--query-models", *settings["query_models"], "--seeds", *map(str, arguments.seeds)]
+    results = start_results(arguments, settings, options, material)
+    models = {Path(name).name: opened(name) for name in arguments.query_models}
+    results["speed"] = speeds(material, models)
+    for name in material.names:
+        entry = results["datasets"].setdefault(name, {"runs": {}})
+        for seed in arguments.seeds:
+            own = own_adapter(material, name, seed) if len(entry["runs"]) < len(models) * len(arguments.seeds) else None
+            for query_model, model in models.items():
+                key = f"{query_model}, seed {seed}"
+                if key not in entry["runs"]:
+                    entry["runs"][key] = measure(material, name, model, own, seed)
+                    write_results(arguments.output, results)
+                    print(name, key, {way: entry["runs"][key][way]["mean"] for way in WAYS}, flush=True)
+    write_results(arguments.output, results)
+    print(markdown_table(results))
+
+
+def speeds(material: Material, models: Mapping[str, SentenceTransformer]) -> dict[str, dict[str, float]]:
+    """Queries a second, one by one and 64 a call, without the map, which is one product of a matrix."""
+    texts = (material.dataset(material.names[0]).query_texts or [])[:128]
+    measured = {}
+    for name, model in {material.model_name: material.model, **models}.items():
+        speed = QuerySpeed.of(partial(encode_as, model, "query", batch_size=64), texts)
+        measured[name] = {"single": round(speed.single, 1), "batch": round(speed.batch, 1)}
+    return measured
+
+
+def own_adapter(material: Material, name: str, seed: int) -> QueryAdapter | None:
+    """What the same labels do for the index's own queries."""
+    embedded = material.embedded(name)
+    labelled = replace(embedded, qrels={split: embedded.qrels[split] for split in ("train", "dev")})
+    return fit(labelled, pseudo_queries=material.pseudo_queries(name), seed=seed).adapter
+
+
+def measure(
+    material: Material, name: str, model: SentenceTransformer, own: QueryAdapter | None, seed: int
+) -> dict[str, Any]:
+    """One run: all ways on test, the verdicts, and what was chosen."""
+    clock, options = Clock(), RunOptions(non_inferior=MARGIN)
+    settings = Settings("auto", seed, 0.05, None, None, material.cache_dir, 32, "fp32", False, options)
+    base = query_model_base(ModelBase(material.model), ModelBase(model))
+    pair = bridged(base, material.dataset(name), settings, clock)
+    pseudo_queries = pair.pseudo_queries()
+    with clock("fitting"):
+        found = fit(without_test(pair.data), pseudo_queries=pseudo_queries, seed=seed, reference=pair.reference)
+    best = found.adapter or found.refused
+    mapped = pair.data.embedded["test"]
+    status_quo = evaluate((pair.status_quo or pair.data).embedded["test"], own)
+    ways: dict[str, PerQuery] = {
+        "status quo": status_quo.base,
+        "adapter": status_quo.adapted,
+        "bridge": evaluate(mapped).base,
+        "with labels": evaluate(mapped, best).adapted,
+    }
+    gate = found.verdict.gate
+    return {
+        **{way: against(ways["status quo"], values) for way, values in ways.items()},
+        "with labels against bridge": against(ways["bridge"], ways["with labels"]),
+        "handed_over": found.adopted,
+        "better": found.adopted and gate.reason.startswith("Better"),
+        "reason": gate.reason,
+        "chosen": found.chosen,
+        "bridge_name": pair.found.name,
+        "agreement": round(pair.found.agreement, 5),
+        "seconds": {step: round(value, 2) for step, value in clock.seconds.items()},
+        "per_query": {way: rounded(values[METRIC]) for way, values in ways.items()},
+    }
+
+
+def without_test(data: Data) -> EmbeddedDataset:
+    """The data in which no mistake could let test in."""
+    return replace(data.embedded, qrels={split: data.embedded.qrels[split] for split in ("train", "dev")})
+
+
+def against(base: PerQuery, values: PerQuery) -> dict[str, Any]:
+    compared = compare({METRIC: base[METRIC]}, {METRIC: values[METRIC]})[METRIC]
+    return {
+        "mean": round(compared.adapted, 5),
+        "difference": round(compared.difference, 5),
+        "interval": [round(end, 5) for end in compared.interval],
+        "p_value": round(compared.p_value, 5),
+    }
+
+
+def markdown_table(results: Mapping[str, Any]) -> str:
+    """One row per data set and query model, of the first seed; from the content of the result file."""
+    settings, speed = results["settings"], results["speed"]
+    titles = ["status quo", "its adapter", "bridge", "with labels", "against the status quo [95 %]", "verdict"]
+    lines = [f"| test nDCG@10 | queries by | {' | '.join(titles)} |", f"|---|---|{'---:|' * (len(titles) - 1)}---|"]
+    for name, entry in results["datasets"].items():
+        for key, run in entry["runs"].items():
+            query_model, _, seed = key.rpartition(", seed ")
+            if int(seed) != settings["seeds"][0]:
+                continue
+            cells = [fraction(run[way]["mean"]) for way in WAYS]
+            ours = run["with labels"]
+            cells.append(f"{signed(ours['difference'])} {interval(ours['interval'])}")
+            cells.append("better" if run["better"] else "not worse" if run["handed_over"] else "nothing handed over")
+            lines.append(f"| {name} | {query_model} | {' | '.join(cells)} |")
+    own = speed[settings["model"]]
+    ratios = [
+        f"{name} {times(each['single'] / own['single'])} as fast one by one and {times(each['batch'] / own['batch'])} "
+        "in batches of 64"
+        for name, each in speed.items()
+        if name != settings["model"]
+    ]
+    note = (
+        f"Index of {settings['model']}; seed {settings['seeds'][0]}. Verdict: better than the status quo, or not worse "
+        f"by more than {fraction(settings['margin'])}, on held-out queries. Queries, tokenizing included, one "
+        f"measurement: {'; '.join(ratios)}, on {results['device']}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""Another query model on the index that is there, from the front door to the saved repository."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense
+
+import st_adapter
+from problems import split_of, unit_rows
+from st_adapter import RetrievalDataset, embed, from_pretrained
+from st_adapter.cli.entry import main
+from st_adapter.embeddings.function_encoder import FunctionEncoder
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.evaluation.run_file import evaluate_run, read_run
+from st_adapter.evidence.results import Results
+from st_adapter.evidence.saved import evaluate_saved
+from st_adapter.evidence.systems import (
+    BRIDGE,
+    RUN_FILE,
+    STATUS_QUO,
+    WITH_ADAPTER,
+    WITH_LABELS,
+    QuerySpeed,
+    side_by_side,
+)
+from st_adapter.evidence.trec import write_trec
+from st_adapter.settings import RunOptions
+
+COLORS = "red green blue black white old new big small fast".split()
+THINGS = "car house river book garden train window table clock ship bread stone".split()
+QUIET = {"method": "closed-form", "show_progress_bar": False}
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    things = [f"{color} {thing}" for color in COLORS for thing in THINGS]
+    return pd.DataFrame(
+        {
+            "query": [f"where do i find the {thing}" for thing in things],
+            "document": [f"{thing.split()[1]}: this one is {thing.split()[0]}" for thing in things],
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def dataset(pairs):
+    return RetrievalDataset.load(pairs)
+
+
+@pytest.fixture
+def documents(tiny_prompt_model_path):
+    """The model of the index, with prompts."""
+    return SentenceTransformer(str(tiny_prompt_model_path), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def trained_with(tiny_flat_model_path, tiny_prompt_model_path, dataset, tmp_path_factory):
+    """A run whose query model passes because almost any loss is tolerated."""
+    folder = tmp_path_factory.mktemp("run")
+    model = SentenceTransformer(str(tiny_prompt_model_path), device="cpu")
+    result = st_adapter.train(
+        model,
+        dataset,
+        query_model=tiny_flat_model_path,
+        output_dir=folder / "out",
+        cache_dir=folder / "cache",
+        options=RunOptions(non_inferior=0.95),
+        **QUIET,
+    )
+    return result, model
+
+
+def test_what_is_handed_over_opens_with_plain_sentence_transformers(trained_with, tiny_flat_model_path, dataset):
+    result, documents = trained_with
+    assert result.verdict.adopted
+    saved = SentenceTransformer(str(result.model_dir), device="cpu")
+    texts = dataset.query_texts[:5]
+    np.testing.assert_array_equal(saved.encode_document(texts), documents.encode_document(texts))
+    np.testing.assert_array_equal(saved.encode(texts), documents.encode(texts))
+    np.testing.assert_allclose(saved.encode_query(texts), result.encode_query(texts).numpy(), atol=1e-6)
+    ours = SentenceTransformer(str(tiny_flat_model_path), device="cpu").encode_query(texts, convert_to_tensor=True)
+    expected = result.adapter.transform(result.base.bridge(ours.clone()))
+    np.testing.assert_allclose(saved.encode_query(texts), expected.detach().numpy(), atol=1e-5)
+    from_pretrained(result.model_dir)
+
+
+def test_all_ways_to_search_stand_side_by_side(trained_with, dataset, tmp_path):
+    result, documents = trained_with
+    found = result.results.query_model
+    systems = {system.name: system for system in found.systems["test"]}
+    assert list(systems) == [STATUS_QUO, WITH_ADAPTER, BRIDGE, WITH_LABELS]
+    assert systems[STATUS_QUO].compared is None
+    assert systems[STATUS_QUO].means["ndcg@10"] == pytest.approx(result.evaluation.base_means["ndcg@10"])
+    assert systems[WITH_LABELS].means["ndcg@10"] == pytest.approx(result.evaluation.adapted_means["ndcg@10"])
+    cut = dataset.with_cut()
+    status_quo = evaluate(embed(documents, cut, cache_dir=tmp_path, show_progress_bar=False)["test"])
+    assert systems[STATUS_QUO].means["mrr@10"] == pytest.approx(status_quo.base_means["mrr@10"])
+    assert found.reference == STATUS_QUO
+    assert found.margin == 0.95
+    assert found.speed.single > 0
+    assert found.speed.batch > 0
+    assert found.status_quo_speed is not None
+
+
+def test_console_results_report_and_card_show_them(trained_with, tmp_path):
+    result, _ = trained_with
+    printed = str(result)
+    assert "all ways to search, against the status quo" in printed
+    assert "query model with labels" in printed
+    assert "Bridge: " in printed
+    read = Results.read(result.output_dir / "results.json")
+    assert read.query_model == result.results.query_model
+    page = result.report(tmp_path / "report.html").read_text()
+    assert "All ways to search" in page
+    assert "the bridge without labels" in page
+    card = (result.model_dir / "README.md").read_text()
+    assert "| the bridge without labels |" in card
+    assert "Not worse than the status quo by more than .950" in card or "Better than the status quo" in card
+
+
+def test_a_damaged_figure_of_them_is_refused(trained_with, tmp_path):
+    result, _ = trained_with
+    content = json.loads((result.output_dir / "results.json").read_text())
+    content["query_model"]["systems"]["test"][1]["means"]["ndcg@10"] = 7.0
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="figures beyond 1"):
+        Results.read(tmp_path / "results.json")
+
+
+def test_a_saved_model_of_two_is_evaluated_against_its_status_quo(trained_with, dataset, tmp_path):
+    result, _ = trained_with
+    saved = SentenceTransformer(str(result.model_dir), device="cpu")
+    (exact,) = evaluate_saved(
+        saved, dataset, "test", run_dir=tmp_path / "runs", cache_dir=tmp_path, show_progress_bar=False
+    )
+    for side, means in (("base", exact.result.base_means), ("adapted", exact.result.adapted_means)):
+        trained = getattr(result.evaluation, f"{side}_means")
+        assert means["ndcg@10"] == pytest.approx(trained["ndcg@10"], abs=1e-6)
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"qrels", "base.run", "adapted.run"}
+
+
+def useless(path):
+    """A query model that keeps two of its dimensions, so that it tells hardly any text from another."""
+    model = SentenceTransformer(str(path), device="cpu")
+    weight = torch.eye(32) * (torch.arange(32) < 2)
+    model.append(Dense(32, 32, bias=False, activation_function=torch.nn.Identity(), init_weight=weight).eval())
+    return model
+
+
+def test_a_useless_query_model_is_refused_and_nothing_is_handed_over(
+    documents, tiny_flat_model_path, dataset, tmp_path
+):
+    result = st_adapter.train(
+        documents,
+        dataset,
+        query_model=useless(tiny_flat_model_path),
+        output_dir=tmp_path / "out",
+        cache_dir=tmp_path / "cache",
+        **QUIET,
+    )
+    assert not result.verdict.adopted
+    assert result.adapter is None
+    assert result.model is documents
+    assert result.model_dir is None
+    assert "Nothing is handed over." in str(result)
+    with pytest.raises(ValueError, match="The query model did not pass"):
+        result.save_pretrained(tmp_path / "model")
+
+
+def stored(pairs, documents):
+    """The same data, whose documents are given as vectors, and whose model is not there any more."""
+    vectors = documents.encode_document(pairs["document"].tolist())
+    ids = [f"d{row}" for row in range(len(pairs))]
+    labels = pd.DataFrame({"query": pairs["query"], "corpus_id": ids})
+    corpus = pd.DataFrame({"id": ids, "text": pairs["document"], "embedding": list(vectors)})
+    return RetrievalDataset.load(labels, corpus=corpus)
+
+
+def test_the_model_of_stored_vectors_need_not_be_there(pairs, documents, tiny_flat_model_path, tmp_path):
+    result = st_adapter.train(
+        None,
+        stored(pairs, documents),
+        query_model=tiny_flat_model_path,
+        output_dir=tmp_path / "out",
+        cache_dir=tmp_path / "cache",
+        options=RunOptions(non_inferior=0.95),
+        **QUIET,
+    )
+    found = result.results.query_model
+    assert found.reference == BRIDGE
+    assert found.bridge.num_queries == 0
+    assert found.bridge.num_documents == 120
+    assert [system.name for system in found.systems["test"]] == [BRIDGE, WITH_LABELS]
+    assert any("was not checked whose vectors they are" in note for note in result.results.data.notes)
+    model = from_pretrained(result.model_dir, device="cpu")
+    texts = ["where do i find the red car"]
+    np.testing.assert_allclose(model.encode(texts), result.encode_query(texts).numpy(), atol=1e-6)
+
+
+def test_a_run_file_is_the_status_quo(pairs, documents, tiny_flat_model_path, dataset, tmp_path):
+    embedded = embed(documents, dataset, cache_dir=tmp_path, show_progress_bar=False)
+    lines = []
+    for split in ("train", "dev", "test"):
+        write_trec(embedded[split], tmp_path / split)
+        lines.append((tmp_path / split / "base.run").read_text())
+    (tmp_path / "all.run").write_text("".join(lines))
+    result = st_adapter.train(
+        documents,
+        dataset,
+        query_model=tiny_flat_model_path,
+        cache_dir=tmp_path / "cache",
+        options=RunOptions(reference_run=tmp_path / "all.run"),
+        **QUIET,
+    )
+    found = result.results.query_model
+    assert found.reference == RUN_FILE
+    by_name = {system.name: system for system in found.systems["test"]}
+    # The run is that of the status quo itself.
+    assert by_name[RUN_FILE].means == pytest.approx(by_name[STATUS_QUO].means, abs=1e-9)
+
+
+def test_a_run_is_measured_by_hand(tmp_path):
+    split = split_of(unit_rows(2, 8), unit_rows(4, 8, seed=1), [(0, 1, 1.0), (1, 3, 1.0)])
+    (tmp_path / "a.run").write_text("q0 Q0 d2 1 0.9 x\nq0 Q0 d1 2 0.8 x\n\n")
+    found = evaluate_run(split, read_run(tmp_path / "a.run"))
+    np.testing.assert_allclose(found.base["ndcg@10"], [1 / np.log2(3), 0.0])
+    np.testing.assert_allclose(found.base["mrr@10"], [0.5, 0.0])
+    with pytest.raises(ValueError, match="names 1 documents that the corpus does not have, the first: \\['d9'\\]"):
+        evaluate_run(split, {"q0": {"d9": 1.0}})
+    with pytest.raises(ValueError, match="has none of the 2 queries"):
+        evaluate_run(split, {"other": {"d1": 1.0}})
+    (tmp_path / "b.run").write_text("q0 d2 0.9\n")
+    with pytest.raises(ValueError, match="line 1, is 'q0 d2 0.9'"):
+        read_run(tmp_path / "b.run")
+
+
+def test_ways_are_compared_with_the_reference_by_hand():
+    metrics = ("ndcg@10", "mrr@10", "recall@10")
+    first, second = (
+        dict.fromkeys(metrics, np.array(values)) for values in ([0.5, 0.5, 0.0, 1.0], [0.5, 0.9, 0.2, 1.0])
+    )
+    one, two = side_by_side("a", {"a": first, "b": second})
+    assert one.compared is None
+    assert two.means["ndcg@10"] == pytest.approx(0.65)
+    assert two.compared.difference == pytest.approx(0.15)
+    assert (two.compared.wins, two.compared.ties, two.compared.losses) == (2, 2, 0)
+
+
+def test_speed_counts_queries():
+    asked = []
+    speed = QuerySpeed.of(lambda texts: asked.append(len(texts)), ["a", "b", "c"])
+    assert asked == [1] * 36 + [64, 64]
+    assert speed.single > 0
+
+
+def test_what_does_not_go_together_is_refused_before_anything_is_embedded(documents, tiny_flat_model_path, dataset):
+    query_model = tiny_flat_model_path
+    for options, arguments, message in (
+        (RunOptions(non_inferior=0.01), {}, "there is no query model"),
+        (RunOptions(), {"query_model": query_model, "method": "gradient"}, "is chosen by labels"),
+        (RunOptions(without_labels=True), {"query_model": query_model}, "is chosen by labels"),
+        (RunOptions(non_inferior=1.5), {"query_model": query_model}, "non_inferior is 1.5"),
+        (RunOptions(onnx=True), {"query_model": query_model}, "Two models are in what is saved"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            st_adapter.train(documents, dataset, options=options, show_progress_bar=False, **arguments)
+    with pytest.raises(ValueError, match="There is no model"):
+        st_adapter.train(None, dataset)
+    with pytest.raises(ValueError, match="The documents have no vectors"):
+        st_adapter.train(None, dataset, query_model=query_model, show_progress_bar=False)
+    encoder = FunctionEncoder(len, len, name="x")
+    with pytest.raises(ValueError, match="The query model is a FunctionEncoder"):
+        st_adapter.train(documents, dataset, query_model=encoder)
+
+
+def test_from_the_command_line(pairs, tiny_prompt_model_path, tiny_flat_model_path, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pairs.to_csv("pairs.csv", index=False)
+    words = ["train", "--model", str(tiny_prompt_model_path), "--query-model", str(tiny_flat_model_path)]
+    words += ["--data", "pairs.csv", "--method", "closed-form", "--non-inferior", "0.95", "--device", "cpu"]
+    assert main([*words, "--cache-dir", "cache", "--output-dir", "out", "--disable-tqdm"]) == 0
+    printed = capsys.readouterr().out
+    assert "all ways to search, against the status quo" in printed
+    assert (tmp_path / "out" / "model" / "modules.json").is_file()
+    assert main(["evaluate", "--model", "out", "--data", "pairs.csv", "--cache-dir", "cache", "--device", "cpu"]) == 0
+    assert main(["push", "out", "user/name", "--adapter-only"]) == 2
+    assert "has no adapter by itself" in capsys.readouterr().err
+    assert main(["train", "--model", "none", "--data", "pairs.csv"]) == 2
+    assert "--model none came without --query-model" in capsys.readouterr().err
