@@ -34,7 +34,7 @@ from st_adapter.preparing import Data, prepared, pseudo_queries_of
 from st_adapter.query_model import Bridged, bridged
 from st_adapter.result import Result
 from st_adapter.saving.base import Base, Kept, base_of
-from st_adapter.saving.query_base import QueryModelBase, query_model_base
+from st_adapter.saving.query_base import STATIC, QueryModelBase, query_model_base, static_query_model
 from st_adapter.saving.record import installed_versions
 from st_adapter.settings import (
     RunOptions,
@@ -87,7 +87,8 @@ def train(
             ``OpenAIEncoder`` and ``FunctionEncoder``, of which the adapter is saved alone. With a query model and
             documents that have vectors None, if it is not there any more.
         dataset: with the splits ``train`` and ``dev``, or whatever ``RetrievalDataset.load`` takes.
-        query_model: what is to embed queries from now on: a model, or its Hub id or folder.
+        query_model: what is to embed queries from now on: a model, or its Hub id or folder; or ``static`` for a table
+            of token vectors that is distilled from ``model``.
         method: ``auto``, ``linear``, ``closed-form``: see ``fit``; ``gradient``: one run of ``AdapterTrainer`` with
             ``args``.
         seed: of the whole run, and of the splits of data that come without.
@@ -115,7 +116,7 @@ def train(
     settings = Settings(method, seed, alpha, args, folder, cache_dir, batch_size, precision, show_progress_bar, options)
     check_settings(settings)
     check_query_model(settings, query_model is not None, model is not None)
-    base = _base(model, query_model, options.base_model)
+    base = _base(model, query_model, settings)
     dataset = dataset if isinstance(dataset, RetrievalDataset) else RetrievalDataset.load(dataset, seed=seed)
     check_fit_together(base, dataset, settings)
     return _run(base, dataset, settings)
@@ -124,12 +125,14 @@ def train(
 def _base(
     model: SentenceTransformer | Encoder | str | Path | None,
     query_model: SentenceTransformer | str | Path | None,
-    base_model: str | Path | None,
+    settings: Settings,
 ) -> Base:
     """What the models are that were given, of which one is there at least."""
-    base = None if model is None else base_of(opened(model), base_model)
+    base = None if model is None else base_of(opened(model), settings.options.base_model)
     if query_model is None and base is not None:
         return base
+    if query_model == STATIC:
+        query_model = static_query_model(base, settings.cache_dir)
     return query_model_base(base, base_of(opened(query_model or "")))
 
 

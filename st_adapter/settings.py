@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method, Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.encoder import Encoder
-from st_adapter.embeddings.origin import origin_of
+from st_adapter.embeddings.origin import remember_origin
 from st_adapter.errors import InputError, setting_error
 from st_adapter.evidence import output_folder as output
 from st_adapter.fitting.arguments import AdapterTrainingArguments
@@ -151,12 +151,6 @@ def opened(model: SentenceTransformer | Encoder | str | Path) -> SentenceTransfo
     loaded = SentenceTransformer(str(model))
     remember_origin(loaded, model)
     return loaded
-
-
-def remember_origin(model: SentenceTransformer, place: str | Path) -> None:
-    """Have a model say where it came from that does not say it by itself, as a static table does not."""
-    if not origin_of(model).path:
-        model.model_card_data.base_model = str(place)
 
 
 def check_fit_together(base: Base, dataset: RetrievalDataset, settings: Settings) -> None:

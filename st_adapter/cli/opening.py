@@ -13,6 +13,7 @@ from st_adapter.cli.options import ColumnOptions, DataOptions, EmbeddingOptions,
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.unlabelled import documents_alone
 from st_adapter.embeddings.openai_encoder import OpenAIEncoder
+from st_adapter.embeddings.origin import remember_origin
 from st_adapter.errors import InputError
 from st_adapter.evidence.output_folder import ALONE_FOLDER, MODEL_FOLDER
 from st_adapter.saving.alone import is_adapter_alone
@@ -20,7 +21,7 @@ from st_adapter.saving.attach import check_base
 from st_adapter.saving.declared_sizes import check_sizes
 from st_adapter.saving.folder import is_saved_model, read_saved
 from st_adapter.saving.opening import from_pretrained
-from st_adapter.settings import remember_origin
+from st_adapter.saving.query_base import STATIC
 from st_adapter.stores import is_address, open_store
 from st_adapter.stores.store import Store
 
@@ -101,10 +102,10 @@ def open_base(model: str, options: EmbeddingOptions) -> SentenceTransformer | Op
     return opened
 
 
-def open_query_model(model: str | None, options: EmbeddingOptions) -> SentenceTransformer | None:
+def open_query_model(model: str | None, options: EmbeddingOptions) -> SentenceTransformer | str | None:
     """Open the model that is to embed queries; the flags for prompts, sizes and revisions are --model's."""
-    if model is None:
-        return None
+    if model is None or model == STATIC:
+        return model
     opened = open_model(model, EmbeddingOptions(device=options.device))
     remember_origin(opened, model)
     return opened

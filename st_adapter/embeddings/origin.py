@@ -48,6 +48,12 @@ def origin_of(model: SentenceTransformer, base_model: str | Path | None = None) 
     return Origin(path, hub_id, card.base_model_revision if card.base_model == hub_id else None)
 
 
+def remember_origin(model: SentenceTransformer, place: str | Path) -> None:
+    """Have a model say where it came from that does not say it by itself, as a static table does not."""
+    if not origin_of(model).path:
+        model.model_card_data.base_model = str(place)
+
+
 def _cached_repository(folder: Path) -> tuple[str | None, str | None]:
     """Hub id and commit, if a folder is a snapshot in a Hub cache: ``models--user--name/snapshots/commit``."""
     parts = folder.resolve().parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +19,15 @@ from st_adapter.embeddings.corpus import Similarity
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.roles import encode_as
+from st_adapter.embeddings.static import distilled
 from st_adapter.errors import InputError
 from st_adapter.saving.base import Base, Kept, ModelBase
 from st_adapter.saving.joined import check_joinable
 from st_adapter.saving.joined_files import JoinedModel, save_joined
 from st_adapter.saving.push import push_folder
+
+# The name of a query model that is distilled from the documents' model.
+STATIC = "static"
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,22 @@ class QueryModelBase(Base):
             similarity=self.index.similarity,
             sources=(None if self.documents is None else self.documents.base_model, self.queries.base_model),
         )
+
+
+def static_query_model(documents: Base | None, cache_dir: str | os.PathLike[str] | None) -> SentenceTransformer:
+    """The query model that ``static`` names; see ``distilled``.
+
+    Raises:
+        ValueError: there is no Sentence Transformers model to distil it from.
+    """
+    if not isinstance(documents, ModelBase):
+        raise InputError(
+            f"The query model {STATIC!r} is distilled from the model of the documents, which has to be there, as a "
+            "Sentence Transformers model.",
+            python="Pass that model first, or another query_model.",
+            flags="Name that model with --model, or another one with --query-model.",
+        )
+    return distilled(documents.model, cache_dir)
 
 
 def query_model_base(status_quo: Base | None, queries: Base) -> QueryModelBase:

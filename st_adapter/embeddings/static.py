@@ -1,0 +1,59 @@
+"""A static query model made to measure: a table of token vectors, distilled from the documents' own model."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+from huggingface_hub.constants import HF_HOME
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+from st_adapter.embeddings.fingerprint import model_fingerprint
+from st_adapter.embeddings.origin import name_of, origin_of, remember_origin
+from st_adapter.storage.writing import folder_written_whole
+
+
+def distilled(model: SentenceTransformer, cache_dir: str | os.PathLike[str] | None = None) -> SentenceTransformer:
+    """A table of B's token vectors that stands for a model B: no transformer at query time, and no download.
+
+    Each token of the vocabulary is embedded once, by model2vec (Tulkens & van Dongen 2024, "Model2Vec: fast
+    state-of-the-art static embeddings"), through Sentence Transformers' own ``StaticEmbedding.from_distillation``. A
+    bridge then maps means of them to where the model has its vectors.
+
+    Args:
+        model: opened from a folder or the Hub.
+        cache_dir: the table is kept there, as embeddings are; ``st_adapter`` in ``HF_HOME`` if None.
+
+    Raises:
+        ImportError: model2vec is not installed.
+        ValueError: the model exists in memory only.
+    """
+    store = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
+    name = f"static-{name_of(model).rpartition('/')[2]}"
+    folder = store / "static" / model_fingerprint(model)[:32] / name
+    if not (folder / "modules.json").is_file():
+        _distill(model, folder)
+    made = SentenceTransformer(str(folder), device=str(model.device))
+    remember_origin(made, folder)
+    return made
+
+
+def _distill(model: SentenceTransformer, folder: Path) -> None:
+    path = origin_of(model).path
+    if not path:
+        raise ValueError(
+            "A static query model is distilled from the files of a model, and this one exists in memory only. Save it "
+            "with model.save_pretrained(FOLDER), and open it from there."
+        )
+    if importlib.util.find_spec("model2vec") is None:
+        raise ImportError(
+            'A static query model needs model2vec, which is not installed. Run `pip install "st-adapter[static]"`.'
+        )
+    dimension = int(model.get_embedding_dimension() or 0)
+    table = StaticEmbedding.from_distillation(path, device=str(model.device), pca_dims=dimension)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder_written_whole(folder) as unfinished:
+        made = SentenceTransformer(modules=[table], device="cpu")
+        made.save_pretrained(str(unfinished), create_model_card=False)
