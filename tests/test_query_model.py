@@ -1,6 +1,8 @@
 """Another query model on the index that is there, from the front door to the saved repository."""
 
+import importlib.util
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,10 @@ import st_adapter
 from problems import split_of, unit_rows
 from st_adapter import RetrievalDataset, embed, from_pretrained
 from st_adapter.cli.entry import main
+from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.embeddings.function_encoder import FunctionEncoder
+from st_adapter.embeddings.origin import name_of
+from st_adapter.embeddings.static import distilled
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.run_file import evaluate_run, read_run
 from st_adapter.evidence.results import Results
@@ -291,3 +296,23 @@ def test_from_the_command_line(pairs, tiny_prompt_model_path, tiny_flat_model_pa
     assert "has no adapter by itself" in capsys.readouterr().err
     assert main(["train", "--model", "none", "--data", "pairs.csv"]) == 2
     assert "--model none came without --query-model" in capsys.readouterr().err
+
+
+def test_a_static_query_model_is_kept_and_taken_from_where_it_is_kept(documents, tiny_flat_model_path, tmp_path):
+    place = tmp_path / "static" / model_fingerprint(documents)[:32]
+    shutil.copytree(tiny_flat_model_path, place / f"static-{name_of(documents)}")
+    kept = distilled(documents, tmp_path)
+    right = SentenceTransformer(str(tiny_flat_model_path), device="cpu")
+    np.testing.assert_array_equal(kept.encode(["the red car"]), right.encode(["the red car"]))
+    assert name_of(kept).startswith("static-")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("model2vec") is not None, reason="model2vec is installed")
+def test_without_model2vec_it_is_said_what_to_install(documents, dataset, tmp_path):
+    with pytest.raises(ImportError, match=r'pip install "st-adapter\[static\]"'):
+        st_adapter.train(documents, dataset, query_model="static", cache_dir=tmp_path, show_progress_bar=False)
+
+
+def test_a_static_query_model_needs_the_model_it_is_distilled_from(dataset):
+    with pytest.raises(ValueError, match="'static' is distilled from the model of the documents"):
+        st_adapter.train(None, dataset, query_model="static")

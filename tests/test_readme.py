@@ -21,7 +21,7 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = ROOT / "docs"
 # Pages whose Python runs from top to bottom, beside a file pairs.csv.
 IDEAS = ("data", "evidence", "fit", "saving", "stores")
-PAGES = ["README.md", "docs/tutorial.md", *(f"docs/ideas/{name}.md" for name in IDEAS)]
+PAGES = ["README.md", "docs/tutorial.md", "docs/query_model.md", *(f"docs/ideas/{name}.md" for name in IDEAS)]
 SITE = "https://st-adapter.github.io/st-adapter/"
 FILES = ("https://github.com/st-adapter/st-adapter/blob/main/", "https://github.com/st-adapter/st-adapter/tree/main/")
 # What goes into a repository, as far as it says something to people.
