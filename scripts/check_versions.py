@@ -31,7 +31,10 @@ from transformers import BertConfig, BertModel
 
 from st_adapter import QueryAdapter, save_pretrained
 from st_adapter.adapter import Kind
+from st_adapter.bridge import Bridge
+from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving.folder import copy_as
+from st_adapter.saving.joined_files import JoinedModel, save_joined
 from st_adapter.saving.record import installed_versions
 
 OUTPUT = ROOT / "scripts" / "results" / "check_versions.json"
@@ -114,7 +117,9 @@ def main() -> None:
                 releases[name] = check(Path(environment), RELEASES[name], chosen)
             print(json.dumps(releases[name], indent=2), flush=True)
     result = {
-        "models": "tiny random BERT, one adapter per kind" if arguments.model is None else arguments.model.name,
+        "models": "tiny random BERT, one adapter per kind, and two models in one"
+        if arguments.model is None
+        else arguments.model.name,
         "num_texts": len(TEXTS),
         "tolerance": TOLERANCE,
         "this_process": installed_versions(),
@@ -184,7 +189,10 @@ def tiny_models(work: Path) -> dict[str, Saved]:
             adapted = adapter.transform(queries).numpy()
         folder = save_pretrained(base, adapter, work / f"saved-{kind}")
         models |= in_all_layouts(kind, folder, {"encode_query": adapted, **documents})
-    return models
+    bridge = Bridge(torch.randn(32, 32), torch.randn(32) / 10, normalize=True)
+    two = JoinedModel(base, base, bridge.fold(QueryAdapter(32)), identity_of(base), "cosine")
+    vectors = {"encode_query": bridge(queries).numpy(), **documents}
+    return models | in_all_layouts("two models", save_joined(two, work / "saved-two"), vectors)
 
 
 def opened_here(folder: Path, work: Path) -> dict[str, Saved]:

@@ -54,7 +54,6 @@ _MAX_DOCUMENTS = 4000
 # Whose queries the bridge may see.
 FITTED_ON = ("train", "dev")
 _LOOKED_AT = 256  # whose lengths say whether documents have unit length
-_UNKNOWN_MODEL = "the model of the stored vectors"
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,7 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
 
 def _embedded(status_quo: Data) -> _Index:
     embedded = status_quo.embedded
-    identity = embedded.base_model or _unknown(embedded.dimension, embedded.normalized)
+    identity = embedded.base_model or EncoderIdentity.unknown(embedded.dimension, embedded.normalized)
     return _Index(embedded.corpus, embedded.normalized, identity)
 
 
@@ -234,11 +233,7 @@ def _stored(dataset: RetrievalDataset) -> _Index:
             flags="Name the model of the index with --model, or a --corpus with vectors.",
         )
     normalized = is_normalized(corpus.rows(_sample(corpus, _LOOKED_AT, 0)), torch.float16)
-    return _Index(corpus, normalized, _unknown(corpus.dimension, normalized))
-
-
-def _unknown(dimension: int, normalized: bool) -> EncoderIdentity:
-    return EncoderIdentity(_UNKNOWN_MODEL, None, None, "float32", dimension, "", normalized)
+    return _Index(corpus, normalized, EncoderIdentity.unknown(corpus.dimension, normalized))
 
 
 def _data_of(dataset: RetrievalDataset, mapped: Tensor, index: _Index, settings: Settings) -> Data:

@@ -81,8 +81,8 @@ def train(options: TrainOptions) -> int:
     if output.push_to_hub is not None:
         check_can_write(output.push_to_hub, output.token)
         if not output.overwrite:
-            check = check_may_push_adapter if is_endpoint(options.model) else check_may_push
-            check(output.push_to_hub, output.token)
+            alone = is_endpoint(options.model) and options.querying.query_model is None
+            (check_may_push_adapter if alone else check_may_push)(output.push_to_hub, output.token)
     base_model = None if options.model == NO_MODEL else open_base(options.model, embedding)
     dataset = load_for_training(options)
     print_dataset(dataset)

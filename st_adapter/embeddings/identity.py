@@ -26,6 +26,7 @@ from st_adapter.embeddings.roles import encode_as, prompt_of
 from st_adapter.embeddings.tolerance import is_normalized, relative_distances, same_within
 
 _PROBE_NUMBERS = 32
+UNKNOWN_MODEL = "the model of the stored vectors"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class EncoderIdentity:
             normalized=is_normalized(vectors, dtype),
             probes=_encode_probes(vectors),
         )
+
+    @classmethod
+    def unknown(cls, dimension: int, normalized: bool) -> EncoderIdentity:
+        """Describe the model of vectors that are there, while it is not."""
+        return cls(UNKNOWN_MODEL, None, None, "float32", dimension, "", normalized)
 
     @classmethod
     def from_dict(cls, content: object) -> EncoderIdentity:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from st_adapter.demo import DATASET_NAME
+from st_adapter.embeddings.identity import UNKNOWN_MODEL
 from st_adapter.evaluation.comparison import Comparison
 from st_adapter.evidence.changes import LargestChanges, shortened
 from st_adapter.evidence.curve import LearningCurve
@@ -250,7 +251,8 @@ def _command(results: Results) -> str:
     if data == DATASET_NAME:
         words = ["st-adapter", "demo"]
     else:
-        words = ["st-adapter", "train", "--model", _quoted(_base_name(results)), "--data", _quoted(data)]
+        model = "none" if _base_name(results) == UNKNOWN_MODEL else _base_name(results)
+        words = ["st-adapter", "train", "--model", _quoted(model), "--data", _quoted(data)]
         options |= {"--method": results.method, "--alpha": f"{results.alpha:g}"}
         pair = results.query_model
         options |= {} if pair is None else {"--query-model": pair.model.name, "--non-inferior": f"{pair.margin:g}"}

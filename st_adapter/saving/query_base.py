@@ -93,7 +93,7 @@ class QueryModelBase(Base):
         if onnx:
             raise InputError(
                 "Two models are in what is saved with a query model, and ONNX files are of one.",
-                python="Leave onnx out, and call export_onnx with the query model's part.",
+                python="Leave onnx out.",
                 flags="Leave --onnx out.",
             )
         self.queries.check()
