@@ -79,16 +79,14 @@ def train(
 
     Else the base model is kept. The test split, if there is one, is evaluated and used for nothing else.
 
-    With a query model, queries are embedded by that, and mapped to where ``model`` has embedded the documents. It is
-    handed over if it is better than the queries of ``model``, or no worse than ``RunOptions(non_inferior=...)`` allows.
+    A query model's queries are mapped to where ``model`` has the documents, and have to be better than those of
+    ``model``, or no worse than ``RunOptions(non_inferior=...)`` allows.
 
     Args:
-        model: base model on the device to work on, or its Hub id or folder; or any ``Encoder``, such as
-            ``OpenAIEncoder`` and ``FunctionEncoder``, of which the adapter is saved alone. With a query model and
-            documents that have vectors None, if it is not there any more.
+        model: base model on the device to work on, or its Hub id or folder; or any ``Encoder``, of which the adapter
+            is saved alone; None with a query model, if documents have vectors and their model is not there any more.
         dataset: with the splits ``train`` and ``dev``, or whatever ``RetrievalDataset.load`` takes.
-        query_model: what is to embed queries from now on: a model, or its Hub id or folder; or ``static`` for a table
-            of token vectors that is distilled from ``model``.
+        query_model: what is to embed queries from now on, likewise; or ``static``, a table distilled from ``model``.
         method: ``auto``, ``linear``, ``closed-form``: see ``fit``; ``gradient``: one run of ``AdapterTrainer`` with
             ``args``.
         seed: of the whole run, and of the splits of data that come without.

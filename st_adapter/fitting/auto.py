@@ -99,19 +99,17 @@ def fit(
     """Choose, test and fit an adapter on the splits ``train`` and ``dev``; no other split is looked at.
 
     All labelled queries are cut into folds, some documents held out whole, so that every candidate is measured on
-    queries its fit did not see, with documents asked for before and with new ones. The two are weighted as the labels
-    show them, new ones by at least .3, or by the share of the corpus that nobody asked for if that is less. Of
-    candidates that gain alike, the one is chosen that does best on the new ones.
+    queries its fit did not see, with documents asked for before and with new ones. These are weighted as labels show
+    them, new ones by at least .3, or the share of the corpus that nobody asked for if less; of candidates that gain
+    alike, the one is chosen that does best there.
 
     Candidates are closed forms, gradient runs that start there, both also with corrections near the queries asked
     before, each also shrunk towards the identity, and averages of the best. The best one has to pass a paired test
-    against the base model; then it is fitted again on all labels. Of more than 200,000 documents a part is looked at
-    that stands for the whole; see ``pooled``.
+    against the base model; then it is fitted again on all labels. Of a very large corpus a part is seen: ``pooled``.
 
     Args:
         embedded: with the splits ``train`` and ``dev``.
-        pseudo_queries: portions of documents, see ``embed_pseudo_queries``, from which ``auto`` starts with fewer than
-            400 labelled queries; there are then three candidates only, which so few can tell apart.
+        pseudo_queries: where ``auto`` starts with fewer than 400 labelled queries; see ``embed_pseudo_queries``.
         method: ``linear`` leaves the corrections out, ``closed-form`` the gradient runs as well.
         seed: of folds, batches and tests; the same seed gives the same adapter.
         alpha: level of the test, 0 < alpha < 1.
@@ -127,8 +125,7 @@ def fit(
         (False, False)
     """
     check_seed_and_level(seed, alpha)
-    clock = Clock()
-    given, start = labelled_split(embedded), None
+    clock, given, start = Clock(), labelled_split(embedded), None
     with clock("choosing documents"):
         labelled = seen_by_fit(given, seed)
     if pseudo_queries is not None and starts_from_pseudo_queries(given, method):
@@ -144,10 +141,10 @@ def fit(
         show_progress_bar=show_progress_bar,
         reference=reference,
     )
-    if len(labelled.corpus) == len(embedded.corpus):
+    part = len(labelled.corpus) if len(labelled.corpus) < len(embedded.corpus) else None
+    if part is None:
         del clock.seconds["choosing documents"]
-        return replace(found, seconds={**clock.seconds, **found.seconds})
-    return replace(found, seconds={**clock.seconds, **found.seconds}, num_documents=len(labelled.corpus))
+    return replace(found, seconds={**clock.seconds, **found.seconds}, num_documents=part)
 
 
 def fit_labelled(
@@ -170,18 +167,15 @@ def fit_labelled(
         method: see ``fit``, as all others.
         seed: of folds, batches and tests.
         alpha: level of the test.
-        show_progress_bar: one step per fold, and one for the last fit.
-        reference: what to compare with, if not these queries as they are.
+        show_progress_bar: see ``fit``.
+        reference: see ``fit``.
     """
-    clock = Clock()
-    unseen_weight = _unseen_weight(labelled, dev)
+    clock, unseen_weight = Clock(), _unseen_weight(labelled, dev)
     folds = _folds(labelled, unseen_weight, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
-    method = method if _can_be_corrected(labelled) or method != "auto" else "linear"
-    prior = None if start is None else start.prior
-    portfolio = Portfolio(method, prior, with_unchanged=reference is not None)
-    given = np.array([query_id in dev.query_ids for query_id in labelled.query_ids])
+    portfolio = _portfolio(labelled, method, start, reference)
+    in_dev = np.array([query_id in dev.query_ids for query_id in labelled.query_ids])
     against = None if reference is None else Against(reference.name, reference.margin, portfolio.unchanged)
-    board = Scoreboard(portfolio.candidates, given, unseen_weight, against)
+    board = Scoreboard(portfolio.candidates, in_dev, unseen_weight, against)
     compared_with = None if reference is None else reference.of(labelled)
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
         num_first = 1 if int(folds[0].measured.sum()) >= _PRUNE_FROM else NUM_FOLDS
@@ -193,8 +187,7 @@ def fit_labelled(
             with clock("measuring"):
                 for fold, maps_of_fold in zip(group, maps, strict=True):
                     fitted.append(_measured(labelled, fold, maps_of_fold, compared_with))
-                    fitted[-1].enter_in(board)
-                    progress.update()
+                    progress.update(fitted[-1].enter_in(board))
                 kept = board.best_families(_KEPT_RUNS, among=portfolio.runs)
                 board.drop_families([run for run in portfolio.runs if run not in kept])
                 portfolio.runs = kept
@@ -233,6 +226,13 @@ def _folds(labelled: EmbeddedSplit, unseen_share: float, num_folds: int, seed: i
     return folds
 
 
+def _portfolio(
+    labelled: EmbeddedSplit, method: FitMethod, start: Start | None, reference: Reference | None
+) -> Portfolio:
+    method = method if _can_be_corrected(labelled) or method != "auto" else "linear"
+    return Portfolio(method, None if start is None else start.prior, with_unchanged=reference is not None)
+
+
 class _FittedFold(NamedTuple):
     """A fold with its maps.
 
@@ -254,12 +254,13 @@ class _FittedFold(NamedTuple):
         ahead = self.measure.base - self.compared_with
         return {candidate: each + ahead for candidate, each in gains.items()}
 
-    def enter_in(self, board: Scoreboard) -> None:
-        """Enter what the candidates of a scoreboard gained."""
+    def enter_in(self, board: Scoreboard) -> int:
+        """Enter what the candidates of a scoreboard gained; how many folds that was."""
         gains = self.gains(board.candidates)
         board.add(
             self.rows, self.unseen, self.measure.base if self.compared_with is None else self.compared_with, gains
         )
+        return 1
 
 
 def _measured(labelled: EmbeddedSplit, fold: Fold, maps: Maps, compared_with: Tensor | None) -> _FittedFold:
