@@ -13,12 +13,13 @@ import tyro
 from huggingface_hub.constants import HF_TOKEN_PATH
 
 from st_adapter import __version__
-from st_adapter.cli import options
+from st_adapter.cli import embed_options, options
 from st_adapter.errors import InputError, without_secrets
 
 _COMMANDS: dict[str, type] = {
     "train": options.TrainOptions,
     "evaluate": options.EvaluateOptions,
+    "embed": embed_options.EmbedOptions,
     "demo": options.DemoOptions,
     "push": options.PushOptions,
     "learning-curve": options.LearningCurveOptions,

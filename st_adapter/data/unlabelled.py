@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import pandas as pd
 
@@ -12,6 +14,7 @@ from st_adapter.data.judgements import merged
 from st_adapter.data.layout import laid_out_part
 from st_adapter.data.parts import read_table
 from st_adapter.data.sources import DataSource
+from st_adapter.storage.manifest import is_vector_folder
 
 _TEXTS = {role: CORPUS_COLUMNS[role] for role in ("id", "text", "title")}
 # The column of ids that a table without any gets.
@@ -33,6 +36,8 @@ def documents_alone(source: DataSource, columns: Mapping[str, str] | None = None
         >>> documents_alone(pd.DataFrame({"text": ["How to fit. It takes seconds.", "How to save."]})).num_documents
         2
     """
+    if isinstance(source, (str, os.PathLike)) and is_vector_folder(Path(source)):
+        raise ValueError(f"{source} holds vectors without texts, but texts are expected. Name the file they came from.")
     frame = read_table(source)
     found = find_columns(frame, _TEXTS, columns or {}, " in corpus", optional=("id", "title"))
     column = found["text"][0]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from st_adapter.embeddings.search import TopK, search
+from st_adapter.errors import InputError
 
 Similarity = Literal["cosine", "dot"]
 
@@ -37,6 +38,11 @@ class Corpus(Protocol):
     @property
     def similarity(self) -> Similarity:
         """``cosine`` or ``dot``, how a query is compared with a document."""
+
+    @property
+    def most_bytes(self) -> int | None:
+        """Bytes of vectors that may lie in memory at once; None if nothing says so."""
+        return None
 
     def __len__(self) -> int: ...
 
@@ -104,12 +110,25 @@ class MemoryCorpus:
         """A corpus read onto a device, block by block; itself if it lies in memory already."""
         if isinstance(corpus, cls):
             return corpus
+        num_bytes = 4 * len(corpus) * corpus.dimension
+        if corpus.most_bytes is not None and num_bytes > corpus.most_bytes:
+            raise InputError(
+                f"This needs all {len(corpus):,} documents in memory, {num_bytes / 1e9:.1f} GB, but at most "
+                f"{corpus.most_bytes / 1e9:.1f} GB are allowed for them.",
+                python="Open the folder with VectorFolder(..., memory=...), or work on fewer documents.",
+                flags="Allow for more with --memory, or work on fewer documents.",
+            )
         return cls(corpus.ids, torch.cat(list(blocks(corpus, device))), corpus.similarity)
 
     @property
     def dimension(self) -> int:
         """D, the number of dimensions."""
         return int(self.embeddings.shape[1])
+
+    @property
+    def most_bytes(self) -> None:
+        """All of it lies in memory."""
+        return None
 
     def rows(self, index: Tensor) -> Tensor:
         """The vectors (n, D) of (n,) int64 rows."""

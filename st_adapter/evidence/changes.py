@@ -15,6 +15,7 @@ from st_adapter.embeddings.corpus import MemoryCorpus, blocks
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evaluation.hits import Adapter, adapt, search_split
+from st_adapter.stores.folder import VectorFolder
 
 _METRIC, _TIE_BREAKER = "ndcg@10", "mrr@100"
 _TIE = 1e-9  # as in comparisons: the same ranking may be summed in another order
@@ -114,6 +115,8 @@ def _examples(
 
     def document_text(index: int) -> str:
         corpus_id = split.corpus.ids[index]
+        if isinstance(dataset.store, VectorFolder):
+            return corpus_id  # it keeps no texts
         if dataset.store is not None:
             texts = dataset.store.fetch([corpus_id]).texts
             return corpus_id if texts is None else shortened(texts[0], _DOCUMENT_CHARACTERS)
