@@ -51,7 +51,7 @@ class EmbedOptions:
     """File of texts with ids, folder of such files, which are read one at a time, folder in BEIR form, or Hub data set
     id."""
     output: Path
-    """Folder for the vectors: parquet files of id and embedding, and vectors.json, which names their model."""
+    """Folder for the vectors: parquet files of id and embedding, and _vectors.json, which names their model."""
     role: Literal["document", "query"] = "document"
     """What the texts are embedded as."""
     dtype: Literal["float32", "float16"] = "float32"

@@ -19,8 +19,8 @@ from st_adapter.errors import InputError, without_secrets
 _COMMANDS: dict[str, type] = {
     "train": options.TrainOptions,
     "evaluate": options.EvaluateOptions,
-    "embed": embed_options.EmbedOptions,
     "demo": options.DemoOptions,
+    "embed": embed_options.EmbedOptions,
     "push": options.PushOptions,
     "learning-curve": options.LearningCurveOptions,
     "report": options.ReportOptions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -38,11 +39,6 @@ class Corpus(Protocol):
     @property
     def similarity(self) -> Similarity:
         """``cosine`` or ``dot``, how a query is compared with a document."""
-
-    @property
-    def most_bytes(self) -> int | None:
-        """Bytes of vectors that may lie in memory at once; None if nothing says so."""
-        return None
 
     def __len__(self) -> int: ...
 
@@ -107,14 +103,18 @@ class MemoryCorpus:
 
     @classmethod
     def of(cls, corpus: Corpus, device: str | torch.device = "cpu") -> MemoryCorpus:
-        """A corpus read onto a device, block by block; itself if it lies in memory already."""
+        """A corpus read onto a device, block by block; itself if it lies in memory already.
+
+        Raises:
+            InputError: the corpus says that so much memory is not to be used.
+        """
         if isinstance(corpus, cls):
             return corpus
-        num_bytes = 4 * len(corpus) * corpus.dimension
-        if corpus.most_bytes is not None and num_bytes > corpus.most_bytes:
+        num_bytes, most = 4 * len(corpus) * corpus.dimension, getattr(corpus, "most_bytes", math.inf)
+        if num_bytes > most:
             raise InputError(
                 f"This needs all {len(corpus):,} documents in memory, {num_bytes / 1e9:.1f} GB, but at most "
-                f"{corpus.most_bytes / 1e9:.1f} GB are allowed for them.",
+                f"{most / 1e9:.1f} GB are allowed for them.",
                 python="Open the folder with VectorFolder(..., memory=...), or work on fewer documents.",
                 flags="Allow for more with --memory, or work on fewer documents.",
             )
@@ -124,11 +124,6 @@ class MemoryCorpus:
     def dimension(self) -> int:
         """D, the number of dimensions."""
         return int(self.embeddings.shape[1])
-
-    @property
-    def most_bytes(self) -> None:
-        """All of it lies in memory."""
-        return None
 
     def rows(self, index: Tensor) -> Tensor:
         """The vectors (n, D) of (n,) int64 rows."""

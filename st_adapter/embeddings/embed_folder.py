@@ -77,6 +77,7 @@ def embed_to_folder(
         OSError: a part cannot be written; those that were finished stay.
 
     Example:
+        >>> import pandas as pd
         >>> source = TextSource(pd.DataFrame({"id": ["a", "b"], "text": ["red car", "blue house"]}), "corpus")
         >>> embed_to_folder(model, source, "vectors", FolderSettings(show_progress_bar=False))
         VectorFolder('vectors': 2 vectors, 32 dimensions)

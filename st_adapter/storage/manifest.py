@@ -14,7 +14,8 @@ from st_adapter.storage.reading import read_object
 from st_adapter.storage.records import built, plain
 from st_adapter.storage.writing import write_json
 
-MANIFEST_FILE = "vectors.json"
+# Arrow, Spark and pandas take a folder for one table, but for what begins so.
+MANIFEST_FILE = "_vectors.json"
 StoredDtype = Literal["float32", "float16"]
 _LOCK = ".writing.lock"
 
