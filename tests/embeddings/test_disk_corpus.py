@@ -214,9 +214,7 @@ def test_documents_of_another_model_are_refused(tiny_model, tiny_flat_model_path
     dataset = RetrievalDataset.load(place / "labels.csv", corpus=place / "documents")
     assert isinstance(dataset.store, VectorFolder) and dataset.num_documents == 80
     embedded = embed(tiny_model, dataset, cache_dir=place / "cache", show_progress_bar=False)
-    with pytest.raises(
-        ValueError, match="The vectors of the documents cannot be used with this model.*Name that model"
-    ):
+    with pytest.raises(ValueError, match="The vectors of the documents cannot be used with this model.*Name that"):
         checked_given(tiny_model, dataset, embedded)
     notes = checked_given(tiny_model, dataset, embedded, allow_other=True).notes
     assert "the weights differ" in notes[-1]
