@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from st_adapter.data.leaks import LeakReport as LeakReport
     from st_adapter.data.leaks import drop_leaks as drop_leaks
     from st_adapter.data.leaks import find_leaks as find_leaks
+    from st_adapter.data.texts import TextSource as TextSource
 else:
     from st_adapter.lazy import names_on_demand
 
@@ -15,5 +16,6 @@ else:
         {
             "dataset": ["RetrievalDataset"],
             "leaks": ["LeakReport", "drop_leaks", "find_leaks"],
+            "texts": ["TextSource"],
         },
     )
