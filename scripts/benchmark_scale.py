@@ -94,6 +94,37 @@ def main() -> None:
     )
 
 
+def markdown_table(results: Mapping[str, Any]) -> str:
+    """The result file as the documentation shows it."""
+    search, fitting, embedding = results["search"], results["fit"], results["embed"]
+    number, queries = f"{results['num_documents']:,}", f"{results['num_queries']:,}"
+    share = search["speed_of_bare_product"]
+    seconds = ", ".join(f"{search['evaluation'][f'{kind}_seconds']:.0f}" for kind in ("wall", "cpu"))
+    rows = {
+        f"evaluation of base and adapted queries ({queries}), most memory": f"{search['peak_resident_gb']:.1f} GB",
+        "the same, seconds on the wall and of the processor": seconds,
+        "its speed, a bare blocked product over the same files being 1: wall, processor": (
+            f"{share['wall_seconds']:.2f}, {share['cpu_seconds']:.2f}"
+        ),
+        f"equal to a search in memory on the first {search['num_compared']:,}, bit for bit": (
+            "yes" if search["equal_in_memory"] else "no"
+        ),
+        f"fit ({fitting['method']}), time in that with {fitting['small']['num_documents']:,} documents: without the "
+        "search that chooses documents, with it": f"{fitting['ratio_without_search']:.2f}, {fitting['ratio']:.2f}",
+        "embedding in one process, speed of a bare loop over `model.encode` being 1": (
+            f"{embedding['speed_of_bare_loop']:.2f}"
+        ),
+        "two processes once they run, speed of one with one thread being 1": (
+            f"{embedding['speed_of_two_processes']:.2f}"
+        ),
+    }
+    lines = [f"| {number} documents of {results['dimension']} dimensions in {results['dtype']} | |", "|---|---:|"]
+    lines += [f"| {what} | {value} |" for what, value in rows.items()]
+    load = f"{results['load_before']:.0f}"
+    how = f"By `benchmark_scale.py`, on {results['cores']} cores shared with other work (load {load} when it began)."
+    return "\n".join([*lines, "", how])
+
+
 def _in_process(step: str) -> Any:
     """What a step finds in a process of its own, whose memory is its own too."""
     print(step, flush=True)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -93,6 +93,18 @@ def main() -> None:
             "all_right": all(each["right"] for each in found.values()),
         },
     )
+
+
+def markdown_table(results: Mapping[str, Any]) -> str:
+    """The result file as the documentation shows it."""
+    titles = ["every id once", "largest difference", "parts begun", "of them twice", "processes"]
+    lines = [f"| two nodes, {results['num_actors']} actors | {' | '.join(titles)} |", f"|---|{'---:|' * len(titles)}"]
+    for case, found in results["cases"].items():
+        once = "yes" if found["every_id_once"] else "no"
+        cells = [once, f"{found['largest_difference']:.0e}", found["begun"], found["begun_twice"], found["processes"]]
+        lines.append(f"| {case} | {' | '.join(map(str, cells))} |")
+    number, size = f"{results['num_texts']:,}", results["part_size"]
+    return "\n".join([*lines, "", f"{number} texts in parts of {size}, {results['base_model']}; by `check_ray.py`."])
 
 
 def texts() -> list[str]:
