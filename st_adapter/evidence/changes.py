@@ -115,10 +115,9 @@ def _examples(
 
     def document_text(index: int) -> str:
         corpus_id = split.corpus.ids[index]
-        if isinstance(dataset.store, VectorFolder):
-            return corpus_id  # it keeps no texts
         if dataset.store is not None:
-            texts = dataset.store.fetch([corpus_id]).texts
+            # A folder keeps no texts, and looks through all its ids for one.
+            texts = None if isinstance(dataset.store, VectorFolder) else dataset.store.fetch([corpus_id]).texts
             return corpus_id if texts is None else shortened(texts[0], _DOCUMENT_CHARACTERS)
         return shortened(dataset.corpus[corpus_rows[corpus_id]].get("text", corpus_id), _DOCUMENT_CHARACTERS)
 

@@ -17,9 +17,11 @@ from sentence_transformers import SentenceTransformer
 from problems import ROOT
 from st_adapter.data.texts import TextSource
 from st_adapter.embeddings import local_engine
+from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embed_folder import FolderSettings, embed_to_folder
 from st_adapter.embeddings.encoder import SentenceTransformerEncoder
 from st_adapter.embeddings.local_engine import LocalEngine, embed_here
+from st_adapter.embeddings.ray_engine import RayEngine
 from st_adapter.storage.manifest import Manifest, only_writer
 from st_adapter.stores.folder import VectorFolder
 
@@ -321,3 +323,12 @@ def test_several_processes_are_for_models_in_fp32(model, tmp_path):
         made(SentenceTransformerEncoder(model, precision="bf16"), tmp_path / "v", engine=LocalEngine(2))
     with pytest.raises(ValueError, match="num_processes is 0"):
         LocalEngine(0)
+
+
+def test_without_ray_it_is_said_what_to_install(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"Ray is not installed .*pip install 'st-adapter\[ray\]'"):
+        made(model, tmp_path / "v", engine=RayEngine(1))
+    folder = VectorFolder(made(model, tmp_path / "v").folder, ray_address="local")
+    with pytest.raises(ImportError, match="Ray is not installed"):
+        DiskCorpus(folder, "cosine").search(torch.ones(1, 32), 1)
