@@ -16,8 +16,8 @@ from st_adapter.fitting.closed_form import within_class_whitening
 from st_adapter.fitting.losses import softmax_ranking_loss
 from st_adapter.fitting.sampling import Batch, BatchSampler
 
-# Ridge of the closed form that training starts from.
-_START_RIDGE = 1.0
+START_RIDGE = 1.0
+"""Ridge of the closed form that training starts from."""
 
 
 class GradientFit:
@@ -63,7 +63,7 @@ class GradientFit:
     def step(self) -> Tensor:
         """One update; the loss of its batch, a scalar without gradient."""
         args = self.args
-        with _fast_products(self.sampler.device):
+        with fast_products(self.sampler.device):
             loss = self._loss(self.sampler.next())
             self.optimizer.zero_grad()
             loss.backward()
@@ -124,12 +124,12 @@ class GradientFit:
                 base_model=self.split.base_model,
             )
         if args.start == "closed_form":
-            adapter.set_matrix(within_class_whitening(self.sampler.pairs, self.sampler.corpus, _START_RIDGE))
+            adapter.set_matrix(within_class_whitening(self.sampler.pairs, self.sampler.corpus, START_RIDGE))
         return adapter
 
 
 @contextmanager
-def _fast_products(device: torch.device) -> Iterator[None]:
+def fast_products(device: torch.device) -> Iterator[None]:
     """On a CUDA device, TF32 products with float32 sums; elsewhere nothing changes."""
     if device.type != "cuda":
         yield

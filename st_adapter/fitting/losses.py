@@ -19,14 +19,14 @@ def softmax_ranking_loss(
     Senécal 2008, "Adaptive importance sampling to accelerate training of a neural probabilistic language model").
 
     Args:
-        scores: (B, M) similarity of each pair's query with every candidate, times the scale (1 / temperature).
-        positive_scores: (B,) similarity of each pair, on the same scale.
-        excluded: (B, M) bool, True where the candidate must not count as a negative of the pair.
-        weights: (B,) weight of each pair, >= 0.
-        log_priors: (M,) logarithm of how many documents each candidate stands for; one each if None.
+        scores: (..., B, M) similarity of each pair's query with every candidate, times the scale (1 / temperature).
+        positive_scores: (..., B) similarity of each pair, on the same scale.
+        excluded: (..., B, M) bool, True where the candidate must not count as a negative of the pair.
+        weights: (..., B) weight of each pair, >= 0.
+        log_priors: (M,), or (..., 1, M), logarithm of how many documents each candidate stands for; one each if None.
 
     Returns:
-        Scalar, >= 0: the mean over the pairs, each times its weight. A pair without negatives contributes 0.
+        (...), >= 0: the mean over the pairs, each times its weight. A pair without negatives contributes 0.
 
     Inputs:
         One row per (query, positive) pair: a query with three positives has three rows, and in each of them the other
@@ -42,5 +42,5 @@ def softmax_ranking_loss(
         scores = scores + log_priors
     # Finite, because the gradient of a logsumexp over -inf alone is NaN.
     floor = torch.finfo(scores.dtype).min / 2
-    negatives = scores.masked_fill(excluded, floor).logsumexp(dim=1)  # (B,)
-    return (F.softplus(negatives - positive_scores) * weights).mean()
+    negatives = scores.masked_fill(excluded, floor).logsumexp(dim=-1)  # (..., B)
+    return (F.softplus(negatives - positive_scores) * weights).mean(dim=-1)

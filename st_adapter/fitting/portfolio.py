@@ -20,6 +20,7 @@ from st_adapter.fitting.gradient import GradientFit
 from st_adapter.fitting.local import LocalFit
 from st_adapter.fitting.maps import QueryMap, averaged
 from st_adapter.fitting.pairs import LabelledPairs, labelled_pairs
+from st_adapter.fitting.stacked import Run, can_be_stacked, stacked_iterates
 
 Maps = dict[MapName, QueryMap]
 """Fitted maps by name."""
@@ -160,17 +161,18 @@ def _fit_maps(
     prior: Tensor | None,
 ) -> list[Maps]:
     """Fit every map on each of several (training split, seeds), gradient runs once a seed and averaged."""
-    tasks = [partial(_run, train, run, seed, checkpoints) for train, seeds in fits for run in runs for seed in seeds]
-    done = iter(_side_by_side(tasks))
+    tasks = [Run(train, _arguments(train, run, seed)) for train, seeds in fits for run in runs for seed in seeds]
+    done = iter(_iterates(tasks, checkpoints))
     fitted: list[Maps] = []
     for train, seeds in fits:
         pairs = labelled_pairs(train)
         maps = {_solution(s, r): QueryMap(_SOLVERS[s](pairs, train.corpus, r)) for s, r in solved}
         if prior is not None:
             maps[_PRIOR] = QueryMap(prior)
-        for _ in runs:
+        for run in runs:
             of_seeds = [next(done) for _ in seeds]
-            maps |= {name: averaged([each[name] for each in of_seeds], [1.0] * len(seeds)) for name in of_seeds[0]}
+            for step, iterates in zip(checkpoints, zip(*of_seeds, strict=True), strict=True):
+                maps[_checkpoint(run, step)] = QueryMap(torch.stack(iterates).mean(dim=0))
         fitted.append(maps | _corrected(train, pairs, maps, corrections))
     return fitted
 
@@ -188,33 +190,46 @@ def _corrected(train: EmbeddedSplit, pairs: LabelledPairs, maps: Maps, correctio
     }
 
 
-def _run(train: EmbeddedSplit, run: str, seed: int, checkpoints: Sequence[int]) -> Maps:
-    """The averaged iterates of one gradient run at some steps."""
+def _arguments(train: EmbeddedSplit, run: str, seed: int) -> AdapterTrainingArguments:
     args = replace(_RUNS[run], seed=seed)
-    if train.num_pairs >= _LARGE:
-        args = replace(
-            args,
-            per_device_train_batch_size=2 * args.per_device_train_batch_size,
-            num_negatives=2 * args.num_negatives,
-        )
-    gradient_fit = GradientFit(train, args)
-    identity = torch.eye(train.dimension, device=train.query_embeddings.device)
-    maps: Maps = {}
+    if train.num_pairs < _LARGE:
+        return args
+    return replace(
+        args,
+        per_device_train_batch_size=2 * args.per_device_train_batch_size,
+        num_negatives=2 * args.num_negatives,
+    )
+
+
+def _iterates(runs: Sequence[Run], checkpoints: Sequence[int]) -> list[list[Tensor]]:
+    """The averaged iterates (D, D) of every run at some steps."""
+    if not runs:
+        return []
+    if can_be_stacked(runs):
+        return stacked_iterates(runs, checkpoints)
+    tasks = [partial(_iterates_alone, run, checkpoints) for run in runs]
+    if runs[0].split.query_embeddings.device.type != "cpu":
+        return [task() for task in tasks]
+    return _side_by_side(tasks)
+
+
+def _iterates_alone(run: Run, checkpoints: Sequence[int]) -> list[Tensor]:
+    gradient_fit = GradientFit(run.split, run.args)
+    identity = torch.eye(run.split.dimension, device=run.split.query_embeddings.device)
+    iterates = []
     for step in range(1, max(checkpoints) + 1):
         gradient_fit.step()
         if step in checkpoints:
             with torch.no_grad():
-                maps[_checkpoint(run, step)] = QueryMap(gradient_fit.averaged.project(identity).T.clone())
-    return maps
+                iterates.append(gradient_fit.averaged.project(identity).T.clone())
+    return iterates
 
 
-def _side_by_side(tasks: Sequence[partial[Maps]]) -> list[Maps]:
-    """Do independent runs at once: on a CPU one core each, because the products of a step are too small to share.
+def _side_by_side(tasks: Sequence[partial[list[Tensor]]]) -> list[list[Tensor]]:
+    """Do independent runs at once on a CPU, one core each, because the products of a step are too small to share.
 
     Cores that share a product wait for each other at every step, which on a busy machine costs many times the product.
     """
-    if not tasks or tasks[0].args[0].query_embeddings.device.type != "cpu":
-        return [task() for task in tasks]
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

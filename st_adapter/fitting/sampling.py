@@ -37,6 +37,20 @@ class Batch(NamedTuple):
     weights: Tensor
 
 
+class Drawn(NamedTuple):
+    """Which pairs and documents a step sees, on the CPU.
+
+    Attributes:
+        pairs: (B,) int64 into the pairs of the sampler.
+        labelled: documents that are a positive of some training query, int64 into the corpus.
+        unlabelled: other documents, likewise.
+    """
+
+    pairs: Tensor
+    labelled: Tensor
+    unlabelled: Tensor
+
+
 class BatchSampler:
     """Draw batches of pairs, reshuffled each time all have been seen, with candidates from the chosen pool.
 
@@ -60,18 +74,20 @@ class BatchSampler:
         self.first = self.corpus.first_of_equal
         pairs = labelled_pairs(split)
         self.pairs = pairs._replace(documents=self.first[pairs.documents])
-        self._scale = _similarity_scale(self.corpus, pairs.queries)
+        self.scale = _similarity_scale(self.corpus, pairs.queries)
         self.batch_size = min(args.per_device_train_batch_size, len(pairs.rows))
-        self._barred = barred_documents(split, self.pairs, self.first)
+        self.barred = barred_documents(split, self.pairs, self.first)
         labelled = self.pairs.documents.unique()
         rest = self.first == torch.arange(len(self.first), device=self.device)
         rest[labelled] = False
+        # On the CPU, so that no device is waited for.
         self._shuffled = {
             "pairs": _Shuffled(torch.arange(len(pairs.rows))),
-            "labelled": _Shuffled(labelled),
-            "unlabelled": _Shuffled(rest.nonzero().squeeze(1)),
+            "labelled": _Shuffled(labelled.cpu()),
+            "unlabelled": _Shuffled(rest.nonzero().squeeze(1).cpu()),
         }
         self._pair_rows = self.pairs.rows.cpu()
+        self._log_priors = self.log_priors(args.unlabelled_weight).to(self.device)
         # (Q, negatives) further candidates of each query
         self.given = given_negatives(split, self.first, args.seed) if args.negatives == "given" else None
         self._column = torch.full((len(self.corpus) + 1,), NOBODY, device=self.device)
@@ -83,27 +99,50 @@ class BatchSampler:
 
     def next(self) -> Batch:
         """The next batch."""
-        drawn = self._shuffled["pairs"].take(self.batch_size, self.generator)
-        pairs = drawn.to(self.device)
+        return self.batch(self.draw())
+
+    def draw(self) -> Drawn:
+        """What the next batch is made of."""
+        pairs = self._shuffled["pairs"].take(self.batch_size, self.generator)
+        corpus, weight = self.args.negatives == "corpus", self.args.unlabelled_weight
+        return Drawn(
+            pairs,
+            self._sample(self._shuffled["labelled"] if corpus else _NONE),
+            self._sample(self._shuffled["unlabelled"] if corpus and weight > 0 else _NONE),
+        )
+
+    def batch(self, drawn: Drawn) -> Batch:
+        """The batch itself."""
+        pairs = drawn.pairs.to(self.device)
         rows, documents = self.pairs.rows[pairs], self.pairs.documents[pairs]
         if self.given is None:
-            labelled, labelled_prior = self._sample(self._shuffled["labelled"], 1.0)
-            rest, rest_prior = self._sample(self._shuffled["unlabelled"], self.args.unlabelled_weight)
-            candidates, log_priors = torch.cat([labelled, rest]), torch.cat([labelled_prior, rest_prior])
+            candidates = torch.cat([drawn.labelled, drawn.unlabelled]).to(self.device)
+            log_priors = self._log_priors
+            if self.corpus.stands_for is not None:
+                log_priors = log_priors + self.corpus.stands_for[candidates].log()
         else:
             candidates = torch.cat([documents, self.given[rows].flatten()])
             log_priors = torch.zeros(len(candidates), device=self.device)
             candidates = torch.where(_is_repeated(candidates), NOBODY, candidates)
-        excluded = self._is_barred(self._pair_rows[drawn], candidates) | (candidates == NOBODY)
+        excluded = self._is_barred(self._pair_rows[drawn.pairs], candidates) | (candidates == NOBODY)
         return Batch(
             self.pairs.queries.index_select(0, rows),
-            self._scale[rows],
+            self.scale[rows],
             self.corpus.rows(documents),
             self.corpus.rows(candidates.clamp_min(0)),
             log_priors,
             excluded,
             self.pairs.weights[pairs],
         )
+
+    def log_priors(self, unlabelled_weight: float) -> Tensor:
+        """(M,) logarithm of how many documents of its kind each candidate stands for, times their weight."""
+        parts = []
+        for kind, weight in (("labelled", 1.0), ("unlabelled", unlabelled_weight)):
+            available = len(self._shuffled[kind].items) if weight > 0 else 0
+            drawn = min(available, self.args.num_negatives)
+            parts.append(torch.full((drawn,), math.log(weight * available / drawn) if drawn else 0.0))
+        return torch.cat(parts)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What ``load_state_dict`` needs to go on with the very same batches."""
@@ -118,22 +157,17 @@ class BatchSampler:
         for name, shuffled in self._shuffled.items():
             shuffled.load_state_dict({key: state[f"{name}.{key}"] for key in ("order", "at")})
 
-    def _sample(self, pool: _Shuffled, weight: float) -> tuple[Tensor, Tensor]:
-        """Up to ``num_negatives`` documents of a pool, and the log of how many each stands for, times ``weight``."""
+    def _sample(self, pool: _Shuffled) -> Tensor:
+        """Up to ``num_negatives`` documents of a pool."""
         size = min(len(pool.items), self.args.num_negatives)
-        if size == 0 or weight == 0:
-            return pool.items[:0], torch.zeros(0, device=self.device)
-        prior = torch.full((size,), math.log(weight * len(pool.items) / size), device=self.device)
-        drawn = pool.items if size == len(pool.items) else pool.take(size, self.generator)
-        weights = self.corpus.stands_for
-        return drawn, prior if weights is None else prior + weights[drawn].log()
+        return pool.items if size == len(pool.items) else pool.take(size, self.generator)
 
     def _is_barred(self, rows: Tensor, candidates: Tensor) -> Tensor:
         """(B, M) bool: the candidate, all of them different, is barred for the query; rows on the CPU."""
         queries, place = rows.unique(return_inverse=True)
-        entries, owner = (index.to(self.device) for index in self._barred.entries(queries))
+        entries, owner = (index.to(self.device) for index in self.barred.entries(queries))
         self._column[candidates] = torch.arange(len(candidates), device=self.device)
-        columns = self._column[self._barred.documents.index_select(0, entries)]
+        columns = self._column[self.barred.documents.index_select(0, entries)]
         self._column[candidates] = NOBODY
         mask = torch.zeros(len(queries), len(candidates) + 1, dtype=torch.bool, device=self.device)
         mask[owner, columns] = True  # nobody's column is the last
@@ -154,13 +188,16 @@ class _Shuffled:
             self._order, self._at = torch.randperm(len(self.items), generator=generator), 0
         chosen = self._order[self._at : self._at + size]
         self._at += size
-        return self.items.index_select(0, chosen.to(self.items.device))
+        return self.items.index_select(0, chosen)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"order": self._order, "at": torch.tensor(self._at)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._order, self._at = state["order"], int(state["at"])
+
+
+_NONE = _Shuffled(torch.empty(0, dtype=torch.int64))
 
 
 def _similarity_scale(corpus: MemoryCorpus, queries: Tensor) -> Tensor:
