@@ -34,7 +34,6 @@ from benchmark_quality import (
     compare,
     default_folders,
     ours,
-    positive_pairs,
     rounded,
     score,
     start_results,
@@ -125,7 +124,8 @@ def fine_tuned(
     model = copy.deepcopy(base)
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # of dropout
-    rows, documents = (index.cpu() for index in positive_pairs(embedded["train"]))
+    judged = embedded.qrels["train"]
+    rows, documents = (index[judged.relevance > 0].cpu() for index in (judged.query_index, judged.corpus_index))
     frozen = MemoryCorpus.of(embedded.corpus).embeddings
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     num_steps = EPOCHS * -(-len(rows) // BATCH_SIZE)

@@ -75,6 +75,7 @@ _EFFORT = Effort(
 # Many pairs go on teaching for longer, and need less holding back.
 _EFFORT_OF_MANY = Effort(
     _named(
+        replace(_RUN, scale=50.0, penalty=0.01),
         _RUN,
         replace(_RUN, penalty=0.0003),
         replace(_RUN, penalty=0.0001),
