@@ -222,6 +222,8 @@ PAGES: dict[str, dict[str, Part]] = {
     "docs/measured.md": {
         "demo": Part(demo_output, ("demo",)),
         "benchmark_quality": Part(benchmark_quality.markdown_table, ("benchmark_quality",)),
+        "quality_paraphrase_l3": Part(benchmark_quality.markdown_table, ("benchmark_quality_paraphrase_l3",)),
+        "quality_wordllama": Part(benchmark_quality.markdown_table, ("benchmark_quality_wordllama",)),
         "label_curve": Part(benchmark_label_curve.markdown_table, ("label_curve",)),
         "learning_curve": Part(learning_curve_sentences, ("benchmark_learning_curve",)),
         "benchmark_index": Part(benchmark_index.markdown_table, ("benchmark_index",)),
