@@ -213,7 +213,8 @@ class RetrievalDataset:
         cut = Cut(tuple(cut_into), split_by, seed)
         tables, named, store = read_parts(source, queries, corpus, columns or {})
         tables = without_columns(tables, ignore_columns)
-        rows = with_least_relevant(lay_out(tables, named, documents_are_stored=store is not None), relevant_from)
+        rows = lay_out(tables, named, documents_are_stored=store is not None, relevant_from=relevant_from)
+        rows = with_least_relevant(rows, relevant_from)
         dataset = _assembled(rows, tables.name, cut, store)
         return dataset if split_by == "document" else dataset.with_cut()
 
