@@ -11,7 +11,7 @@ import pandas as pd
 import polars
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langsmith.schemas import Example
 from sentence_transformers import InputExample
@@ -192,6 +192,7 @@ def test_ragas(tmp_path, rows):
 texts = st.text(st.sampled_from("ab \"'\\,[]\n\té"), min_size=1, max_size=6).filter(lambda text: text.strip())
 
 
+@settings(max_examples=25)
 @given(
     cells=st.lists(st.lists(texts, min_size=1, max_size=3), min_size=1, max_size=4),
     dump=st.sampled_from([str, json.dumps]),
