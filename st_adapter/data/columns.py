@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -67,6 +68,23 @@ QRELS_COLUMNS: Mapping[str, Sequence[str]] = {
     **_LOG_COLUMNS,
 }
 _REQUIRED = ("query", "document", "id", "text", "query_id", "corpus_id")
+
+
+class ColumnsRead(NamedTuple):
+    """Which columns of a table played which role.
+
+    Attributes:
+        where: Of which table, as in messages; empty if there is just one.
+        roles: Pairs of a role and the columns that play it.
+    """
+
+    where: str
+    roles: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @classmethod
+    def of(cls, found: Mapping[str, Sequence[str]], where: str) -> ColumnsRead:
+        """Of the columns that were found."""
+        return cls(where, tuple((role, tuple(map(str, played))) for role, played in found.items()))
 
 
 def find_columns(

@@ -29,7 +29,7 @@ import datasets
 import pandas as pd
 
 from st_adapter.choices import SplitBy
-from st_adapter.data.columns import without_columns
+from st_adapter.data.columns import ColumnsRead, without_columns
 from st_adapter.data.judgements import (
     check_relevant,
     merged,
@@ -74,6 +74,7 @@ class RetrievalDataset:
         store: Where the documents' vectors lie, if that is a vector database.
         uncut: Rows as in `qrels` that are still to be cut: those of data to be cut by document, until the embeddings of
             their queries show which of them are paraphrases; see `paraphrases.cut_splits`.
+        columns_read: Which columns played which role, by table; see `summary.how_read`.
     """
 
     queries: datasets.Dataset
@@ -87,6 +88,7 @@ class RetrievalDataset:
     query_embeddings: Vectors | None = None
     corpus_embeddings: Vectors | None = None
     store: Store | None = None
+    columns_read: tuple[ColumnsRead, ...] = ()
 
     def __post_init__(self) -> None:
         # The name is kept in results and records.
@@ -96,7 +98,7 @@ class RetrievalDataset:
         """Name, size and splits, a line each."""
         searched = documents_searched(self.num_documents, self.corpus_is_labelled_only)
         lines = [f"{printable(self.name) or 'Data in memory'}: {searched}"]
-        for split, rows in self._rows().items():
+        for split, rows in self.judged_rows.items():
             queries = counted(len(rows.unique("query_id")), "query", "queries")
             pairs = counted(sum(relevance > 0 for relevance in rows["relevance"]), "relevant pair")
             lines.append(f"  {printable(split)}: {queries}, {pairs}")
@@ -110,9 +112,11 @@ class RetrievalDataset:
     @property
     def num_queries(self) -> dict[str, int]:
         """How many queries each split judges, and how many are still to be cut."""
-        return {split: len(rows.unique("query_id")) for split, rows in self._rows().items()}
+        return {split: len(rows.unique("query_id")) for split, rows in self.judged_rows.items()}
 
-    def _rows(self) -> dict[str, datasets.Dataset]:
+    @property
+    def judged_rows(self) -> dict[str, datasets.Dataset]:
+        """Split -> its rows as in `qrels`, also of those still to be cut, which are called so."""
         to_cut = {"to be cut": self.uncut} if self.uncut is not None else {}
         return {**self.qrels, **to_cut}
 
@@ -321,6 +325,7 @@ def _assembled(rows: LaidOut, name: str, cut: Cut, store: Store | None) -> Retri
         query_embeddings=None if rows.query_embeddings is None else rows.query_embeddings[queries.rows],
         corpus_embeddings=None if rows.corpus_embeddings is None else rows.corpus_embeddings[corpus.rows],
         store=store,
+        columns_read=rows.columns_read,
     )
 
 

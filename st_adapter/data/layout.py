@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -28,6 +28,7 @@ from st_adapter.data.columns import (
     PAIR_COLUMNS,
     QRELS_COLUMNS,
     QUERIES_COLUMNS,
+    ColumnsRead,
     check_mapping,
     find_columns,
     unused_note,
@@ -52,6 +53,7 @@ class LaidOut:
     may_lack_relevant: bool = False  # queries without a relevant document are left out, and no error
     query_embeddings: Vectors | None = None  # (Q, D), rows as in queries, if they came with the data
     corpus_embeddings: Vectors | None = None  # (N, D), rows as in corpus
+    columns_read: tuple[ColumnsRead, ...] = ()
 
 
 # The table of each split, with its columns by role and where it is; adds to the notes it is given.
@@ -96,26 +98,32 @@ def lay_out(
             )
     roles = dict.fromkeys((*CORPUS_COLUMNS, *QRELS_COLUMNS) if tables.texts else PAIR_COLUMNS)
     check_mapping(columns, roles, (*tables.texts.values(), *tables.rows.values()))
-    split_tables = partial(_split_tables, tables, columns, relevant_from)
+    read: list[ColumnsRead] = []
+    split_tables = partial(_split_tables, tables, columns, relevant_from, read)
     if tables.texts:
-        return _from_beir(tables, columns, documents_are_stored, split_tables)
-    return _from_pairs(tables, split_tables)
+        laid = _from_beir(tables, columns, documents_are_stored, split_tables, read)
+    else:
+        laid = _from_pairs(tables, split_tables)
+    return replace(laid, columns_read=tuple(read))
 
 
 def _split_tables(
-    tables: Tables, columns: Mapping[str, str], relevant_from: float | None, notes: list[str]
+    tables: Tables, columns: Mapping[str, str], relevant_from: float | None, read: list[ColumnsRead], notes: list[str]
 ) -> Iterator[tuple[str, pd.DataFrame, dict[str, list[str]], str]]:
-    """The table of each split, with its columns by role and the words that say where it is; adds to the notes."""
+    """The table of each split, its columns by role and the words that say where it is; adds to `read` and the notes."""
     usual, kind = (QRELS_COLUMNS, "qrels") if tables.texts else (PAIR_COLUMNS, "split")
     for split, frame in tables.rows.items():
         where = f" in {kind} {split!r}" if split else " in qrels" if tables.texts else ""
         found = find_columns(frame, usual, columns, where)
         if split and len(tables.rows) > 1:
             found.pop("split", None)  # the names of the tables say it
-        if log := read_clicks(frame, found, columns, relevant_from, where):
-            frame, found = log.frame, log.found
+        log = read_clicks(frame, found, columns, relevant_from, where)
+        labelled = {role: played for role, played in found.items() if role not in LOG_ROLES}
+        read.append(ColumnsRead.of(labelled if log is None else found, where))
+        if log is not None:
+            frame, labelled = log.frame, log.found
             notes += log.notes
-        found = {role: played for role, played in found.items() if role not in LOG_ROLES}
+        found = labelled
         refuse_unused_labels(frame, found, columns, where)
         notes += unused_note(frame, found, where)
         yield split, frame, found, where
@@ -206,7 +214,11 @@ def _pair_rows(frame: pd.DataFrame, found: Mapping[str, list[str]], split: str) 
 
 
 def _from_beir(
-    tables: Tables, columns: Mapping[str, str], documents_are_stored: bool, split_tables: _SplitTables
+    tables: Tables,
+    columns: Mapping[str, str],
+    documents_are_stored: bool,
+    split_tables: _SplitTables,
+    read: list[ColumnsRead],
 ) -> LaidOut:
     notes = list(tables.notes)
     qrels, relevance_notes, qrels_notes = _judgements(split_tables)
@@ -219,6 +231,7 @@ def _from_beir(
         # One mapping serves both tables, so a name that only the other one has is no reason to stop.
         here = {role: column for role, column in columns.items() if column in frame.columns}
         found = find_columns(frame, usual, here, f" in {part}", optional=("text",) if stored else ())
+        read.append(ColumnsRead.of(found, f" in {part}"))
         notes += unused_note(frame, found, f" in {part}")
         parts[part] = laid_out_part(part, frame, found, set(judged))
         notes += parts[part].notes
