@@ -140,7 +140,7 @@ def tiny_model(tiny_model_path: Path) -> SentenceTransformer:
 @pytest.fixture
 def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradient runs of a fit with few steps, which is enough for tiny problems."""
-    monkeypatch.setattr(portfolio, "_CHECKPOINTS", (10, 30))
+    monkeypatch.setattr(portfolio, "_EFFORT", portfolio._EFFORT._replace(checkpoints=(10, 30)))
 
 
 @pytest.fixture(scope="session")

@@ -33,21 +33,19 @@ from st_adapter.fitting.maps import as_adapter
 from st_adapter.fitting.measure import Measure
 from st_adapter.fitting.pairs import labelled_pairs
 from st_adapter.fitting.pool import MAX_DOCUMENTS, seen_by_fit
-from st_adapter.fitting.portfolio import Maps, Portfolio, combined, fit_candidate, runs_of
+from st_adapter.fitting.portfolio import Maps, Portfolio, combined, effort_for, fit_candidate, runs_of
 from st_adapter.fitting.prior import Start, prior_of
 from st_adapter.fitting.selection import Scoreboard, Verdict, clearly_worse
 
 # This share of the queries to come may be about documents that no training query asks for, as far as there are such
 # documents: a user's dev split understates it.
 _MIN_UNSEEN = 0.3
-# After a first fold of at least _PRUNE_FROM queries, or else a first round of folds, only the best runs go on.
-_KEPT_RUNS, _PRUNE_FROM = 3, 100
+# After a first fold of at least so many queries, or else a first round of folds, only the best runs go on.
+_PRUNE_FROM = 100
 # With fewer labelled queries, what pseudo-queries give is the start.
 _FEW = 400
 # A candidate may lose so much on pseudo-queries of documents that no label asks for; so many of them are measured.
 _TOLERATED, _MAX_PSEUDO_QUERIES = 0.01, 1000
-# Refits of the chosen runs with different seeds, averaged: an average of linear maps is one linear map.
-_REFIT_SEEDS = 4
 # From this weight of unseen documents on, the models of the folds are averaged in; each of them missed some documents,
 # which costs where documents are known and helps where they are new.
 _BAG_FROM = 0.9
@@ -168,8 +166,11 @@ def fit_labelled(
     clock = Clock()
     unseen_weight = _unseen_weight(labelled, dev)
     folds = _folds(labelled, unseen_weight, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
+    effort = effort_for(labelled.num_pairs)
     portfolio = Portfolio(
-        method if _can_be_corrected(labelled) or method != "auto" else "linear", None if start is None else start.prior
+        method if _can_be_corrected(labelled) or method != "auto" else "linear",
+        effort,
+        None if start is None else start.prior,
     )
     given = np.array([query_id in dev.query_ids for query_id in labelled.query_ids])
     board = Scoreboard(portfolio.candidates, given, unseen_weight)
@@ -184,7 +185,7 @@ def fit_labelled(
                 for fold, maps_of_fold in zip(group, maps, strict=True):
                     fitted.append(_measured(labelled, fold, maps_of_fold, board))
                     progress.update()
-                kept = board.best_families(_KEPT_RUNS, among=portfolio.runs)
+                kept = board.best_families(effort.kept_runs, among=portfolio.runs)
                 board.drop_families([run for run in portfolio.runs if run not in kept])
                 portfolio.runs = kept
         with clock("measuring"):
@@ -271,7 +272,8 @@ def _refitted(
     chosen: Candidate, labelled: EmbeddedSplit, bag: Sequence[Maps], seed: int, start: Start | None
 ) -> QueryAdapter:
     """The candidate fitted on all labels, its matrix averaged with those that it has in the folds of the bag."""
-    seeds = [seed * 1000 + 900 + number for number in range(_REFIT_SEEDS if runs_of(chosen) else 1)]
+    num_seeds = effort_for(labelled.num_pairs).refit_seeds if runs_of(chosen) else 1
+    seeds = [seed * 1000 + 900 + number for number in range(num_seeds)]
     fitted = fit_candidate(chosen, [(labelled, seeds)], None if start is None else start.prior)[0]
     if bag:  # without the corrections of the folds, which would make it many times as large
         of_folds = torch.stack([combined(chosen, maps).matrix for maps in bag]).mean(dim=0)

@@ -32,20 +32,66 @@ _SOLVED_BESIDE_RUNS = [("closed form", ridge) for ridge in (0.3, 1.0, 3.0)]
 _SHARES_ALONE, _SHARES_BESIDE_RUNS = (0.25, 0.5, 0.75, 1.0), (0.5, 1.0)
 
 _RUN = AdapterTrainingArguments(scale=20.0, unlabelled_weight=0.1, penalty=0.003)
-# From cautious to bold.
-_RUNS = {
-    f"softmax, scale {run.scale:g}, unlabelled weight {run.unlabelled_weight:g}, penalty {run.penalty:g}": run
-    for run in (
+_Runs = dict[str, AdapterTrainingArguments]
+"""Gradient runs by name, from cautious to bold."""
+
+
+def _named(*runs: AdapterTrainingArguments) -> _Runs:
+    return {
+        f"softmax, scale {run.scale:g}, unlabelled weight {run.unlabelled_weight:g}, penalty {run.penalty:g}": run
+        for run in runs
+    }
+
+
+class Effort(NamedTuple):
+    """What labels of a number are worth.
+
+    Attributes:
+        runs: the gradient runs.
+        checkpoints: steps after which each of them is a candidate, in ascending order.
+        kept_runs: how many of them go on after the first fold.
+        refit_seeds: refits of the chosen runs with different seeds, averaged: an average of linear maps is one map.
+    """
+
+    runs: _Runs
+    checkpoints: tuple[int, ...]
+    kept_runs: int
+    refit_seeds: int
+
+
+_EFFORT = Effort(
+    _named(
         replace(_RUN, unlabelled_weight=0.0, penalty=0.01),
         replace(_RUN, unlabelled_weight=0.0),
         replace(_RUN, scale=50.0, penalty=0.01),
         _RUN,
         replace(_RUN, penalty=0.001),
         replace(_RUN, unlabelled_weight=1.0, penalty=0.001),
-    )
-}
-_CHECKPOINTS = (80, 160)
+    ),
+    checkpoints=(80, 160),
+    kept_runs=3,
+    refit_seeds=4,
+)
+# Many pairs go on teaching for longer, and need less holding back.
+_EFFORT_OF_MANY = Effort(
+    _named(
+        _RUN,
+        replace(_RUN, penalty=0.0003),
+        replace(_RUN, penalty=0.0001),
+        replace(_RUN, unlabelled_weight=1.0, penalty=0.0003),
+    ),
+    checkpoints=(160, 640),
+    kept_runs=2,
+    refit_seeds=2,
+)
+# From this many pairs on.
+_MANY = 5000
 _RUN_SHARES = (0.75, 0.9, 1.0)
+
+
+def effort_for(num_pairs: int) -> Effort:
+    """Gradient runs for so many relevant pairs."""
+    return _EFFORT_OF_MANY if num_pairs >= _MANY else _EFFORT
 
 
 class _Local(NamedTuple):
@@ -77,6 +123,7 @@ class Portfolio:
 
     Args:
         method: ``closed-form`` has no gradient runs; ``linear`` and it have no corrections.
+        effort: the gradient runs.
         prior: a map (D, D) that few labels are to improve on; everything is then built on it.
 
     Attributes:
@@ -84,12 +131,13 @@ class Portfolio:
         candidates: everything that the maps of the method make, one map each.
     """
 
-    def __init__(self, method: FitMethod, prior: Tensor | None = None) -> None:
+    def __init__(self, method: FitMethod, effort: Effort, prior: Tensor | None = None) -> None:
+        self._effort = effort
         self._prior = prior
         alone = method == "closed-form"
         solved, shares = (_SOLVED_ALONE, _SHARES_ALONE) if alone else (_SOLVED_BESIDE_RUNS, _SHARES_BESIDE_RUNS)
         self._solved = solved if prior is None else []
-        self.runs = [] if alone or prior is not None else list(_RUNS)
+        self.runs = [] if alone or prior is not None else list(effort.runs)
         self._local = () if method != "auto" else _LOCAL if prior is None else _LOCAL_OF_FEW
         self.candidates: list[Candidate] = [
             (ShrunkMap(_solution(*each), share),) for each in self._solved for share in shares
@@ -97,7 +145,7 @@ class Portfolio:
         self.candidates += [
             (ShrunkMap(_checkpoint(run, step), share),)
             for run in self.runs
-            for step in _CHECKPOINTS
+            for step in effort.checkpoints
             for share in _RUN_SHARES
         ]
         self.candidates += [(ShrunkMap(_PRIOR, 1.0),)] if prior is not None else []
@@ -106,11 +154,15 @@ class Portfolio:
     def fit(self, fits: Sequence[tuple[EmbeddedSplit, int]]) -> list[Maps]:
         """Fit all maps on each of several (training split, seed)."""
         alone = [(train, [seed]) for train, seed in fits]
-        return _fit_maps(alone, self._solved, self.runs, _CHECKPOINTS, self._corrections(), self._prior)
+        plan = _Plan(self._solved, self._runs(), self._effort.checkpoints, self._corrections(), self._prior)
+        return _fit_maps(alone, plan)
 
     def _corrections(self) -> _Corrections:
         corrected = _NO_MAP if self._prior is None else _PRIOR
-        return _corrections(corrected, self.runs, _CHECKPOINTS, self._local)
+        return _corrections(corrected, self.runs, self._effort.checkpoints, self._local)
+
+    def _runs(self) -> _Runs:
+        return {name: self._effort.runs[name] for name in self.runs}
 
 
 def fit_candidate(
@@ -119,12 +171,13 @@ def fit_candidate(
     """Fit one candidate on each of several (labelled queries, seeds), its gradient runs averaged over the seeds."""
     names = {shrunk.name for shrunk in candidate}
     runs = runs_of(candidate)
-    possible = _corrections(_NO_MAP, runs, _CHECKPOINTS, _LOCAL) | _corrections(_PRIOR, [], [], _LOCAL_OF_FEW)
+    checkpoints = sorted({*_EFFORT.checkpoints, *_EFFORT_OF_MANY.checkpoints})
+    possible = _corrections(_NO_MAP, list(runs), checkpoints, _LOCAL) | _corrections(_PRIOR, [], [], _LOCAL_OF_FEW)
     corrections = {name: made for name, made in possible.items() if name in names}
     names |= {corrected for corrected, _ in corrections.values()}
     solved = [each for each in dict.fromkeys([*_SOLVED_BESIDE_RUNS, *_SOLVED_ALONE]) if _solution(*each) in names]
-    checkpoints = [step for step in _CHECKPOINTS if any(_checkpoint(run, step) in names for run in runs)]
-    return [combined(candidate, maps) for maps in _fit_maps(fits, solved, runs, checkpoints, corrections, prior)]
+    checkpoints = [step for step in checkpoints if any(_checkpoint(run, step) in names for run in runs)]
+    return [combined(candidate, maps) for maps in _fit_maps(fits, _Plan(solved, runs, checkpoints, corrections, prior))]
 
 
 def combined(candidate: Candidate, maps: Maps) -> QueryMap:
@@ -132,9 +185,20 @@ def combined(candidate: Candidate, maps: Maps) -> QueryMap:
     return averaged([maps[shrunk.name] for shrunk in candidate], [shrunk.share for shrunk in candidate])
 
 
-def runs_of(candidate: Candidate) -> list[str]:
+def runs_of(candidate: Candidate) -> _Runs:
     """The gradient runs that a candidate is made of."""
-    return [run for run in _RUNS if any(shrunk.name.family == run for shrunk in candidate)]
+    families = {shrunk.name.family for shrunk in candidate}
+    return {name: run for name, run in (_EFFORT.runs | _EFFORT_OF_MANY.runs).items() if name in families}
+
+
+class _Plan(NamedTuple):
+    """Which maps are fitted."""
+
+    solved: Sequence[tuple[str, float]]
+    runs: _Runs
+    checkpoints: Sequence[int]
+    corrections: _Corrections
+    prior: Tensor | None
 
 
 def _solution(solver: str, ridge: float) -> MapName:
@@ -152,28 +216,26 @@ def _corrections(
     return {MapName(name.family, f"{name.detail}, {how}"): (name, how) for name in linear for how in local}
 
 
-def _fit_maps(
-    fits: Sequence[tuple[EmbeddedSplit, Sequence[int]]],
-    solved: Sequence[tuple[str, float]],
-    runs: Sequence[str],
-    checkpoints: Sequence[int],
-    corrections: _Corrections,
-    prior: Tensor | None,
-) -> list[Maps]:
+def _fit_maps(fits: Sequence[tuple[EmbeddedSplit, Sequence[int]]], plan: _Plan) -> list[Maps]:
     """Fit every map on each of several (training split, seeds), gradient runs once a seed and averaged."""
-    tasks = [Run(train, _arguments(train, run, seed)) for train, seeds in fits for run in runs for seed in seeds]
-    done = iter(_iterates(tasks, checkpoints))
+    tasks = [
+        Run(train, _arguments(train, run, seed))
+        for train, seeds in fits
+        for run in plan.runs.values()
+        for seed in seeds
+    ]
+    done = iter(_iterates(tasks, plan.checkpoints))
     fitted: list[Maps] = []
     for train, seeds in fits:
         pairs = labelled_pairs(train)
-        maps = {_solution(s, r): QueryMap(_SOLVERS[s](pairs, train.corpus, r)) for s, r in solved}
-        if prior is not None:
-            maps[_PRIOR] = QueryMap(prior)
-        for run in runs:
+        maps = {_solution(s, r): QueryMap(_SOLVERS[s](pairs, train.corpus, r)) for s, r in plan.solved}
+        if plan.prior is not None:
+            maps[_PRIOR] = QueryMap(plan.prior)
+        for run in plan.runs:
             of_seeds = [next(done) for _ in seeds]
-            for step, iterates in zip(checkpoints, zip(*of_seeds, strict=True), strict=True):
+            for step, iterates in zip(plan.checkpoints, zip(*of_seeds, strict=True), strict=True):
                 maps[_checkpoint(run, step)] = QueryMap(torch.stack(iterates).mean(dim=0))
-        fitted.append(maps | _corrected(train, pairs, maps, corrections))
+        fitted.append(maps | _corrected(train, pairs, maps, plan.corrections))
     return fitted
 
 
@@ -190,8 +252,8 @@ def _corrected(train: EmbeddedSplit, pairs: LabelledPairs, maps: Maps, correctio
     }
 
 
-def _arguments(train: EmbeddedSplit, run: str, seed: int) -> AdapterTrainingArguments:
-    args = replace(_RUNS[run], seed=seed)
+def _arguments(train: EmbeddedSplit, run: AdapterTrainingArguments, seed: int) -> AdapterTrainingArguments:
+    args = replace(run, seed=seed)
     if train.num_pairs < _LARGE:
         return args
     return replace(
