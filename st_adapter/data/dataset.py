@@ -8,7 +8,8 @@ optional. Identical texts become one document or one query, under the id that ca
 vectors; of a repeated judgement the highest is kept.
 
 A column that is not used, but looks as if it said what is relevant (0 and 1, grades, or a name such as `clicked` or
-`rating`), is refused: name it as score, or ignore it; see `labels.looks_like_labels`.
+`rating`), is refused: name it as score, or ignore it; see `labels.looks_like_labels`. Clicks with impressions or ranks
+are read as a log; see `clicks`.
 
 Splits are taken as given, under their usual names (validation and eval are read as dev, training as train). With none,
 or only train, queries are cut 70/10/20 by a seeded hash of their text, in which case, width and spacing do not count:
@@ -180,20 +181,22 @@ class RetrievalDataset:
         How the data are read, and how splits are cut where there are none, stands at the head of this module.
 
         Args:
-            source: A `datasets.Dataset` or `DatasetDict`, a pandas frame, a mapping of split -> table or of `corpus`,
-                `queries` and `qrels` (or `relevant_docs`) -> table or dict of ids; the path of a csv, tsv, json, jsonl
-                or parquet file, of rows or of LlamaIndex's `EmbeddingQAFinetuneDataset`; a folder with one
-                file per split (`train.csv`), or with `corpus`, `queries` and `qrels`; or the id of a Hub data set.
+            source: A `datasets.Dataset` or `DatasetDict`, a frame of pandas or polars, a list of dicts or of
+                `InputExample`s, a mapping of split -> table or of `corpus`, `queries` and `qrels` (or `relevant_docs`)
+                -> table or dict of ids; the path of a csv, tsv, json, jsonl, parquet, feather, arrow or xlsx file, of
+                rows or as other tools write it; a folder with one file per split (`train.csv`), or with `corpus`,
+                `queries` and `qrels`; or the id of a Hub data set. Logs of clicks too, see `clicks.read_clicks`.
             queries: A table of the queries, if `source` is labels that name them by id.
             corpus: A table of the documents, if `source` is labels that name them by id: a frame, a file, a folder of
                 its parts; or an opened `Store`.
             columns: Role -> name of the column, where names are unusual. Roles of pairs: query, document, title,
                 negative, score, split. Of queries and corpus: id, text, title, embedding. Of qrels and labels:
-                query_id, corpus_id, score, split. Of tables given apart, `corpus.id` is that of the corpus alone.
+                query_id, corpus_id, score, split. Of logs also: clicks, impressions, rank. Of tables given apart,
+                `corpus.id` is that of the corpus alone.
             ignore_columns: Columns that mean nothing here.
             relevant_from: The least relevance that counts, above 0: with a lower one, a document is judged and not
                 relevant; from it on they are kept as they are. Queries that are left without a relevant document are
-                left out, with a note. If None, all above 0 count.
+                left out, with a note. If None, all above 0 count. Of logs, the least click rate in percent.
             seed: Seeds the hash that makes splits.
             split_by: What stays on one side where splits are cut: the duplicates of a query, or all queries of one
                 document and their paraphrases; then the splits are cut once the queries are embedded.
