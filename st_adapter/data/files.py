@@ -82,7 +82,7 @@ def read_data_files(folder: Path) -> Tables:
     """
     files = _data_files(folder)
     if is_ms_marco(files):
-        return read_ms_marco(folder)
+        return read_ms_marco(folder, files)
     if {"corpus", "queries"} <= set(files):
         return _read_beir_folder(folder, files)
     return _read_pair_folder(folder, files)

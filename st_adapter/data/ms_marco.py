@@ -5,13 +5,15 @@ Craswell et al. 2021, "MS MARCO: Benchmarking ranking models in the large-data r
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from st_adapter.data.tables import NO_SPLIT, Tables, usual_split
+from st_adapter.data.tables import Tables, usual_split
 from st_adapter.data.text_files import decoded
 from st_adapter.words import listed
 
@@ -25,28 +27,29 @@ def is_ms_marco(files: Mapping[str, Sequence[Path]]) -> bool:
     return set(_PARTS) <= set(files) and all(".tsv" in path.suffixes for part in _PARTS for path in files[part])
 
 
-def read_ms_marco(folder: Path) -> Tables:
+def read_ms_marco(folder: Path, files: Mapping[str, Sequence[Path]]) -> Tables:
     """Read collection.tsv (id, passage), queries.SPLIT.tsv (id, query) and qrels.SPLIT.tsv (query, 0, passage, grade).
 
+    Args:
+        folder: where they lie.
+        files: all readable files of the folder by stem; .gz is read as well.
+
     Raises:
-        ValueError: a line has more or fewer fields, or the splits of two files are the same.
+        ValueError: a line has more or fewer fields, or a file is damaged.
     """
-    of_part = {part: sorted(folder.glob(f"{part}*.tsv")) for part in _PARTS}
     texts = {}
     for name, part in (("queries", "queries"), ("corpus", "collection")):
-        rows = [row for path in of_part[part] for row in _rows(path, path.read_bytes(), ("id", "text"))]
+        rows = [row for path in files[part] for row in _rows(path, ("id", "text"))]
         texts[name] = pd.DataFrame(rows, columns=["id", "text"], dtype=object)
-    named = [path.name.removesuffix(".tsv").removeprefix("qrels").strip(".") for path in of_part["qrels"]]
-    firsts = Counter(usual_split(name.split(".")[0]) for name in named if name)
+    named = [".".join(path.name.removesuffix(".gz").split(".")[1:-1]) for path in files["qrels"]]
+    firsts = Counter(usual_split(name.split(".")[0]) for name in named)
     qrels = {}
-    for name, path in zip(named, of_part["qrels"], strict=True):
+    for name, path in zip(named, files["qrels"], strict=True):
         # dev.small is the dev split, unless the whole of it lies there too.
-        first = usual_split(name.split(".")[0]) if name else NO_SPLIT
-        judged = pd.DataFrame(_rows(path, path.read_bytes(), _JUDGED), columns=list(_JUDGED), dtype=object)
+        first = usual_split(name.split(".")[0])
+        judged = pd.DataFrame(_rows(path, _JUDGED), columns=list(_JUDGED), dtype=object)
         qrels[first if first is not None and firsts[first] < 2 else name] = judged.drop(columns="iteration")
-    unread = sorted(
-        path.name for path in folder.glob("*.tsv") if path not in {p for ps in of_part.values() for p in ps}
-    )
+    unread = sorted(path.name for stem, paths in files.items() if stem not in _PARTS for path in paths)
     notes = ["Read as MS MARCO's files, whose columns have no names."]
     notes += [f"Files left unread: {listed(unread)}."] if unread else []
     return Tables(qrels, texts, folder.name, tuple(notes))
@@ -68,11 +71,12 @@ def read_triples(path: Path, text: str) -> pd.DataFrame | None:
     return None if named else pd.DataFrame(rows, columns=list(_TRIPLES), dtype=object)
 
 
-def _rows(path: Path, content: bytes, names: Sequence[str]) -> list[list[str]]:
+def _rows(path: Path, names: Sequence[str]) -> list[list[str]]:
     try:
-        text, _ = decoded(content)
+        content = path.read_bytes()
+        text, _ = decoded(gzip.decompress(content) if path.suffix.lower() == ".gz" else content)
         return _fields(text, names)
-    except ValueError as error:
+    except (ValueError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{str(path)!r} cannot be read as a file of MS MARCO: {error}. Mend the file.") from error
 
 

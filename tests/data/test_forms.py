@@ -1,6 +1,7 @@
 """Data as other tools write them, read without a word about their columns."""
 
 import csv
+import gzip
 import io
 import json
 import sys
@@ -345,6 +346,9 @@ def test_ms_marco_folder(tmp_path):
     (tmp_path / "qrels.dev.small.tsv").write_text("20 0 1 1\n")
     dataset = RetrievalDataset.load(tmp_path)
     assert dataset.num_queries == {"train": 1, "dev": 1} and len(dataset.corpus) == 4
+    assert judged(tmp_path) == {("a?", 'A "quoted'): 1.0, ("b?", "B"): 1.0}
+    (tmp_path / "collection.tsv.gz").write_bytes(gzip.compress((tmp_path / "collection.tsv").read_bytes()))
+    (tmp_path / "collection.tsv").unlink()
     assert judged(tmp_path) == {("a?", 'A "quoted'): 1.0, ("b?", "B"): 1.0}
     (tmp_path / "qrels.dev.tsv").write_text("20\t0\t1\t1\n21\t0\t2\t1\n")
     (tmp_path / "top1000.dev.tsv").write_text("20\t1\tb?\tB\n")
