@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method
+from st_adapter.cli.check_data import check_data as check_data
 from st_adapter.cli.opening import (
     adapter_alone,
     is_endpoint,
