@@ -54,12 +54,14 @@ class SoftTargets:
         documents: (Q, K) int64 into the corpus of the queries.
         targets: (Q, K) float32, each row a distribution: >= 0, its sum 1.
         teaching: who said so.
+        weight: how much they count in a loss beside labelled pairs, which count 1.
     """
 
     queries: EmbeddedSplit
     documents: Tensor
     targets: Tensor
     teaching: Teaching
+    weight: float = 0.5
 
     @classmethod
     def of(

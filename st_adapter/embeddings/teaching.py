@@ -21,6 +21,7 @@ from st_adapter.embeddings.embedding import embed_role
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.soft_targets import SoftTargets, Teaching
 from st_adapter.embeddings.teacher import Teacher
+from st_adapter.errors import InputError
 
 # A cross-encoder reads each pair: 30,000 of them take minutes without a GPU. Queries of users come first.
 _MAX_QUERIES, _NUM_DOCUMENTS = 1000, 30
@@ -42,17 +43,29 @@ class _Asked:
         return _Asked([self.texts[n] for n in kept], self.vectors[torch.tensor(kept, dtype=torch.int64)])
 
 
+@dataclass(frozen=True)
+class School:
+    """A teacher, and what it is asked.
+
+    Attributes:
+        teacher: see ``open_teacher``.
+        queries: queries without labels, besides those of the data that no split judges.
+    """
+
+    teacher: Teacher
+    queries: Sequence[str] = ()
+
+
 def ask_teacher(
-    teacher: Teacher,
+    school: School,
     encoder: Encoder,
     data: tuple[RetrievalDataset, EmbeddedDataset],
     *,
-    unlabelled: Sequence[str] = (),
     seed: int = 0,
     paraphrase_threshold: float = PARAPHRASE_THRESHOLD,
     cache_dir: str | os.PathLike[str] | None = None,
     show_progress_bar: bool = True,
-) -> SoftTargets | None:
+) -> SoftTargets:
     """Have a teacher score the base model's best documents for queries that have no labels.
 
     These are the queries of the data set that no split judges and those given here, 1,000 of them at most; if there are
@@ -60,20 +73,19 @@ def ask_teacher(
     among them, so what the teacher says is learned from no query that anything is measured on.
 
     Args:
-        teacher: see ``open_teacher``.
+        school: the teacher, and further queries.
         encoder: the base model.
         data: the data set, whose documents have texts, and the same embedded.
-        unlabelled: further queries.
         seed: of the queries that are taken, if there are many.
         paraphrase_threshold: how near two queries are that count as paraphrases.
         cache_dir: where embeddings are cached.
         show_progress_bar: bars for embedding and scoring.
 
     Returns:
-        What it says of 30 documents for each query; None with fewer than 50 queries.
+        What it says of 30 documents for each query.
 
     Raises:
-        ValueError: the teacher gives a score that is not finite.
+        ValueError: there are fewer than 50 such queries; the teacher gives a score that is not finite.
     """
     dataset, embedded = data
     documents = dataset.document_texts or []
@@ -88,7 +100,7 @@ def ask_teacher(
     texts = dataset.query_texts
     known_texts = {text_key(text) for text, known in zip(texts or [], labelled.tolist(), strict=False) if known}
     own = [] if texts is None else [text for text, known in zip(texts, labelled.tolist(), strict=True) if not known]
-    drawn = list(dict.fromkeys(filter(None, (text.strip() for text in [*own, *unlabelled]))))
+    drawn = list(dict.fromkeys(filter(None, (text.strip() for text in [*own, *school.queries]))))
     random.Random(seed).shuffle(drawn)
 
     def asked(candidates: list[str]) -> _Asked:
@@ -98,9 +110,14 @@ def ask_teacher(
     portions = asked(pseudo_queries(documents, seed).texts[: _MAX_QUERIES - len(users.texts)])
     queries = _Asked([*users.texts, *portions.texts], torch.cat([users.vectors, portions.vectors]))
     if len(queries.texts) < MIN_PSEUDO_QUERIES:
-        return None
+        raise InputError(
+            f"Of queries without labels and portions of documents together there are {len(queries.texts)} that are no "
+            f"copy or paraphrase of a labelled query, but to learn from a teacher takes {MIN_PSEUDO_QUERIES}.",
+            python="Give more as unlabelled_queries, or leave teacher out.",
+            flags="Give more with --unlabelled-queries, or leave out --teacher.",
+        )
     corpus = MemoryCorpus.of(embedded.corpus, embedded.query_embeddings.device)
     found = corpus.search(comparable(queries.vectors, corpus.similarity), _NUM_DOCUMENTS).indices
-    scores = teacher.scores(queries.texts, documents, found).to(found.device)
-    teaching = Teaching(teacher.name, len(users.texts), len(portions.texts), found.shape[1])
+    scores = school.teacher.scores(queries.texts, documents, found).to(found.device)
+    teaching = Teaching(school.teacher.name, len(users.texts), len(portions.texts), found.shape[1])
     return SoftTargets.of(queries.vectors, (corpus, found), scores, teaching, embedded.normalized)

@@ -19,8 +19,6 @@ from st_adapter.fitting.sampling import Batch, BatchSampler
 
 # Ridge of the closed form that training starts from.
 _START_RIDGE = 1.0
-# Weight of what a teacher says, beside the pairs with 1: labels count more.
-_SOFT_WEIGHT = 0.5
 
 
 class GradientFit:
@@ -33,7 +31,7 @@ class GradientFit:
         split: the training split.
         args: settings of the run.
         adapter: where to start; by ``args.start`` if None.
-        soft_targets: what a teacher says of other queries, half as much in each step as the pairs.
+        soft_targets: what a teacher says of other queries, which count as much as their weight says beside the pairs.
 
     Attributes:
         adapter: the current iterate, trained in place.
@@ -117,7 +115,7 @@ class GradientFit:
             soft = batch.soft
             taught = self.adapter.project(soft.anchors) * (self.args.scale * soft.anchor_scale)
             soft_scores = torch.bmm(soft.documents, taught.unsqueeze(2)).squeeze(2)  # (S, K)
-            loss = loss + _SOFT_WEIGHT * soft_target_loss(soft_scores, soft.targets)
+            loss = loss + soft.weight * soft_target_loss(soft_scores, soft.targets)
         if self.args.penalty:
             loss = loss + self.args.penalty * self.adapter.distance()
         return loss

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from st_adapter.choices import FitMethod
 from st_adapter.embeddings.embedded import EmbeddedSplit
+from st_adapter.embeddings.soft_targets import SoftTargets
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.candidates import Candidate, MapName, ShrunkMap
 from st_adapter.fitting.closed_form import ridge_to_positives, within_class_whitening
@@ -43,6 +44,9 @@ _RUNS = {
         replace(_RUN, unlabelled_weight=1.0, penalty=0.001),
     )
 }
+# What a teacher says enters one run, in the middle of the others.
+_TAUGHT_RUN = f"{next(name for name, run in _RUNS.items() if run == _RUN)}, with teacher"
+_RUNS[_TAUGHT_RUN] = _RUN
 _CHECKPOINTS = (80, 160)
 _RUN_SHARES = (0.75, 0.9, 1.0)
 
@@ -58,13 +62,23 @@ class _Local(NamedTuple):
         return f"corrected by {self.share:g} from cosine {self.threshold:g}, ridge {self.ridge:g}"
 
 
+_NOTHING: Mapping[MapName, Tensor] = {}
+
+
+class _Given(NamedTuple):
+    """What was learned without labels: maps, and what a teacher says."""
+
+    starts: Mapping[MapName, Tensor]
+    soft_targets: SoftTargets | None
+
+
 _Corrections = Mapping[MapName, tuple[MapName, _Local]]
 """The names of corrected maps: what each corrects, and how."""
 
 # From bold to cautious.
 _LOCAL = (_Local(0.2, 0.3, 1.0), _Local(0.3, 0.3, 1.0), _Local(0.2, 0.3, 0.5), _Local(0.4, 1.0, 0.5))
-# The linear maps that are corrected without being fitted: the base model itself, and what pseudo-queries give.
-_NO_MAP, _PRIOR = MapName("no map", "as it is"), MapName("pseudo-queries", "as it is")
+# The base model itself, corrected without being fitted.
+_NO_MAP = MapName("no map", "as it is")
 # Few labels can tell few candidates apart, so these are all that there are.
 _LOCAL_OF_FEW = (_Local(0.3, 0.3, 1.0), _Local(0.2, 0.3, 0.5))
 # From this many pairs on, twice as many pairs and negatives per step.
@@ -76,20 +90,24 @@ class Portfolio:
 
     Args:
         method: ``closed-form`` has no gradient runs; ``linear`` and it have no corrections.
-        prior: a map (D, D) that few labels are to improve on; everything is then built on it.
+        starts: maps (D, D) that few labels are to improve on; if there are any, everything is built on these.
+        soft_targets: what a teacher says, which one more run learns from besides.
 
     Attributes:
         runs: the gradient runs that are still fitted.
         candidates: everything that the maps of the method make, one map each.
     """
 
-    def __init__(self, method: FitMethod, prior: Tensor | None = None) -> None:
-        self._prior = prior
+    def __init__(
+        self, method: FitMethod, starts: Mapping[MapName, Tensor] = _NOTHING, soft_targets: SoftTargets | None = None
+    ) -> None:
+        self._starts, self._soft_targets = starts, soft_targets
         alone = method == "closed-form"
         solved, shares = (_SOLVED_ALONE, _SHARES_ALONE) if alone else (_SOLVED_BESIDE_RUNS, _SHARES_BESIDE_RUNS)
-        self._solved = solved if prior is None else []
-        self.runs = [] if alone or prior is not None else list(_RUNS)
-        self._local = () if method != "auto" else _LOCAL if prior is None else _LOCAL_OF_FEW
+        self._solved = [] if starts else solved
+        runs = [run for run in _RUNS if run != _TAUGHT_RUN or soft_targets is not None]
+        self.runs = [] if alone or starts else runs
+        self._local = () if method != "auto" else _LOCAL_OF_FEW if starts else _LOCAL
         self.candidates: list[Candidate] = [
             (ShrunkMap(_solution(*each), share),) for each in self._solved for share in shares
         ]
@@ -99,31 +117,34 @@ class Portfolio:
             for step in _CHECKPOINTS
             for share in _RUN_SHARES
         ]
-        self.candidates += [(ShrunkMap(_PRIOR, 1.0),)] if prior is not None else []
-        self.candidates += [(ShrunkMap(name, 1.0),) for name in self._corrections()]
+        self.candidates += [(ShrunkMap(name, 1.0),) for name in (*starts, *self._corrections())]
 
     def fit(self, fits: Sequence[tuple[EmbeddedSplit, int]]) -> list[Maps]:
         """Fit all maps on each of several (training split, seed)."""
         alone = [(train, [seed]) for train, seed in fits]
-        return _fit_maps(alone, self._solved, self.runs, _CHECKPOINTS, self._corrections(), self._prior)
+        given = _Given(self._starts, self._soft_targets)
+        return _fit_maps(alone, self._solved, self.runs, _CHECKPOINTS, self._corrections(), given)
 
     def _corrections(self) -> _Corrections:
-        corrected = _NO_MAP if self._prior is None else _PRIOR
-        return _corrections(corrected, self.runs, _CHECKPOINTS, self._local)
+        return _corrections([*self._starts] or [_NO_MAP], self.runs, _CHECKPOINTS, self._local)
 
 
 def fit_candidate(
-    candidate: Candidate, fits: Sequence[tuple[EmbeddedSplit, Sequence[int]]], prior: Tensor | None = None
+    candidate: Candidate,
+    fits: Sequence[tuple[EmbeddedSplit, Sequence[int]]],
+    starts: Mapping[MapName, Tensor] = _NOTHING,
+    soft_targets: SoftTargets | None = None,
 ) -> list[QueryMap]:
     """Fit one candidate on each of several (labelled queries, seeds), its gradient runs averaged over the seeds."""
     names = {shrunk.name for shrunk in candidate}
     runs = runs_of(candidate)
-    possible = _corrections(_NO_MAP, runs, _CHECKPOINTS, _LOCAL) | _corrections(_PRIOR, [], [], _LOCAL_OF_FEW)
+    possible = _corrections([_NO_MAP], runs, _CHECKPOINTS, _LOCAL) | _corrections([*starts], [], [], _LOCAL_OF_FEW)
     corrections = {name: made for name, made in possible.items() if name in names}
     names |= {corrected for corrected, _ in corrections.values()}
     solved = [each for each in dict.fromkeys([*_SOLVED_BESIDE_RUNS, *_SOLVED_ALONE]) if _solution(*each) in names]
     checkpoints = [step for step in _CHECKPOINTS if any(_checkpoint(run, step) in names for run in runs)]
-    return [combined(candidate, maps) for maps in _fit_maps(fits, solved, runs, checkpoints, corrections, prior)]
+    given = _Given(starts, soft_targets)
+    return [combined(candidate, maps) for maps in _fit_maps(fits, solved, runs, checkpoints, corrections, given)]
 
 
 def combined(candidate: Candidate, maps: Maps) -> QueryMap:
@@ -145,9 +166,9 @@ def _checkpoint(run: str, step: int) -> MapName:
 
 
 def _corrections(
-    unfitted: MapName, runs: Sequence[str], checkpoints: Sequence[int], local: Sequence[_Local]
+    unfitted: Sequence[MapName], runs: Sequence[str], checkpoints: Sequence[int], local: Sequence[_Local]
 ) -> dict[MapName, tuple[MapName, _Local]]:
-    linear = [unfitted, *(_checkpoint(run, step) for run in runs for step in checkpoints)]
+    linear = [*unfitted, *(_checkpoint(run, step) for run in runs for step in checkpoints)]
     return {MapName(name.family, f"{name.detail}, {how}"): (name, how) for name in linear for how in local}
 
 
@@ -157,17 +178,21 @@ def _fit_maps(
     runs: Sequence[str],
     checkpoints: Sequence[int],
     corrections: _Corrections,
-    prior: Tensor | None,
+    given: _Given,
 ) -> list[Maps]:
     """Fit every map on each of several (training split, seeds), gradient runs once a seed and averaged."""
-    tasks = [partial(_run, train, run, seed, checkpoints) for train, seeds in fits for run in runs for seed in seeds]
+    tasks = [
+        partial(_run, train, run, seed, checkpoints, given.soft_targets if run == _TAUGHT_RUN else None)
+        for train, seeds in fits
+        for run in runs
+        for seed in seeds
+    ]
     done = iter(_side_by_side(tasks))
     fitted: list[Maps] = []
     for train, seeds in fits:
         pairs = labelled_pairs(train)
         maps = {_solution(s, r): QueryMap(_SOLVERS[s](pairs, train.corpus, r)) for s, r in solved}
-        if prior is not None:
-            maps[_PRIOR] = QueryMap(prior)
+        maps |= {name: QueryMap(matrix) for name, matrix in given.starts.items()}
         for _ in runs:
             of_seeds = [next(done) for _ in seeds]
             maps |= {name: averaged([each[name] for each in of_seeds], [1.0] * len(seeds)) for name in of_seeds[0]}
@@ -188,7 +213,9 @@ def _corrected(train: EmbeddedSplit, pairs: LabelledPairs, maps: Maps, correctio
     }
 
 
-def _run(train: EmbeddedSplit, run: str, seed: int, checkpoints: Sequence[int]) -> Maps:
+def _run(
+    train: EmbeddedSplit, run: str, seed: int, checkpoints: Sequence[int], soft_targets: SoftTargets | None
+) -> Maps:
     """The averaged iterates of one gradient run at some steps."""
     args = replace(_RUNS[run], seed=seed)
     if train.num_pairs >= _LARGE:
@@ -197,7 +224,7 @@ def _run(train: EmbeddedSplit, run: str, seed: int, checkpoints: Sequence[int]) 
             per_device_train_batch_size=2 * args.per_device_train_batch_size,
             num_negatives=2 * args.num_negatives,
         )
-    gradient_fit = GradientFit(train, args)
+    gradient_fit = GradientFit(train, args, soft_targets=soft_targets)
     identity = torch.eye(train.dimension, device=train.query_embeddings.device)
     maps: Maps = {}
     for step in range(1, max(checkpoints) + 1):

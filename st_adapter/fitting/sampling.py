@@ -27,12 +27,14 @@ class SoftBatch(NamedTuple):
         anchor_scale: (S, 1) as in ``Batch``.
         documents: (S, K, D) document embeddings.
         targets: (S, K) how likely each is to the teacher; each row sums to 1.
+        weight: how much they count beside the pairs, which count 1.
     """
 
     anchors: Tensor
     anchor_scale: Tensor
     documents: Tensor
     targets: Tensor
+    weight: float
 
 
 class Batch(NamedTuple):
@@ -187,6 +189,7 @@ class _SoftSampler:
             self._scale[rows],
             queries.corpus.rows(documents.flatten()).view(*documents.shape, -1),
             soft_targets.targets[rows],
+            soft_targets.weight,
         )
 
 
