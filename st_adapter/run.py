@@ -16,14 +16,13 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES
-from st_adapter.data.unlabelled import queries_alone
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.embedding import as_encoder, embed_pseudo_queries, embed_texts, judged_by
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.index_check import checked_given
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.embeddings.soft_targets import SoftTargets
-from st_adapter.embeddings.teacher import TeacherModel, open_teacher
+from st_adapter.embeddings.teacher import TeacherModel
 from st_adapter.embeddings.teaching import School, ask_teacher
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.seen import seen_documents
@@ -48,6 +47,7 @@ from st_adapter.settings import (
     check_settings,
     model_folder,
     opened,
+    opened_school,
 )
 from st_adapter.trainer import AdapterTrainer
 
@@ -133,7 +133,7 @@ def train(
 
 
 def _run(base: Base, dataset: RetrievalDataset, settings: Settings) -> Result:
-    school = _school(base, settings)
+    school = opened_school(settings, base.device)
     clock, options = Clock(), settings.options
     with clock("embedding"):
         embedded = embed_texts(
@@ -149,8 +149,10 @@ def _run(base: Base, dataset: RetrievalDataset, settings: Settings) -> Result:
         data = _checked_data(dataset, embedded, options)
     with clock("embedding"):
         pseudo_queries = _pseudo_queries(base.encoder, data, settings)
-    with clock("teaching"):
-        soft_targets = None if school is None else _soft_targets(base.encoder, data, school, settings)
+    soft_targets = None
+    if school is not None:
+        with clock("teaching"):
+            soft_targets = _soft_targets(base.encoder, data, school, settings)
     with clock("fitting"):
         fitted = _fitted(base, data.embedded, (pseudo_queries, soft_targets), settings)
     with clock("evaluating"):
@@ -184,9 +186,11 @@ def _checked_data(dataset: RetrievalDataset, embedded: EmbeddedDataset, options:
 def _pseudo_queries(encoder: SentenceTransformer | Encoder, data: _Data, settings: Settings) -> EmbeddedSplit | None:
     """What few labels start from, or what there is without any."""
     method = settings.method
-    if not settings.options.without_labels and (
-        method == "gradient" or not starts_from_pseudo_queries(labelled_split(data.embedded), method)
-    ):
+    if settings.options.without_labels:
+        needed = settings.teacher is None
+    else:
+        needed = method != "gradient" and starts_from_pseudo_queries(labelled_split(data.embedded), method)
+    if not needed:
         return None
     return embed_pseudo_queries(
         encoder,
@@ -200,15 +204,6 @@ def _pseudo_queries(encoder: SentenceTransformer | Encoder, data: _Data, setting
     )
 
 
-def _school(base: Base, settings: Settings) -> School | None:
-    """The teacher, opened before anything is embedded, and what it is asked besides queries of the data."""
-    if settings.teacher is None:
-        return None
-    cache_dir, bar, given = settings.cache_dir, settings.show_progress_bar, settings.options.unlabelled_queries
-    teacher = open_teacher(settings.teacher, device=base.device, cache_dir=cache_dir, show_progress_bar=bar)
-    return School(teacher, [] if given is None else queries_alone(given))
-
-
 def _soft_targets(
     encoder: SentenceTransformer | Encoder, data: _Data, school: School, settings: Settings
 ) -> SoftTargets:
@@ -218,7 +213,7 @@ def _soft_targets(
         as_encoder(encoder, settings.batch_size, settings.precision),
         (data.texts, data.embedded),
         seed=settings.seed,
-        paraphrase_threshold=settings.options.paraphrase_threshold,
+        threshold=settings.options.paraphrase_threshold,
         cache_dir=settings.cache_dir,
         show_progress_bar=settings.show_progress_bar,
     )

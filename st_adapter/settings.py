@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method, Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.sources import DataSource
+from st_adapter.data.unlabelled import queries_alone
 from st_adapter.embeddings.encoder import Encoder
-from st_adapter.embeddings.teacher import TeacherModel
+from st_adapter.embeddings.teacher import TeacherModel, open_teacher
+from st_adapter.embeddings.teaching import School
 from st_adapter.errors import InputError
 from st_adapter.evidence import output_folder as output
 from st_adapter.fitting.arguments import AdapterTrainingArguments
@@ -119,6 +122,19 @@ def opened(model: SentenceTransformer | Encoder | str | Path) -> SentenceTransfo
     if Path(model).is_dir():
         check_sizes(Path(model))
     return SentenceTransformer(str(model))
+
+
+def opened_school(settings: Settings, device: torch.device) -> School | None:
+    """The teacher, opened, with the queries that it is asked besides those of the data; None without one.
+
+    Raises:
+        ValueError: the teacher is of no use, or the queries cannot be read.
+    """
+    if settings.teacher is None:
+        return None
+    cache_dir, bar, given = settings.cache_dir, settings.show_progress_bar, settings.options.unlabelled_queries
+    teacher = open_teacher(settings.teacher, device=device, cache_dir=cache_dir, show_progress_bar=bar)
+    return School(teacher, [] if given is None else queries_alone(given))
 
 
 def check_fit_together(base: Base, dataset: RetrievalDataset, settings: Settings) -> None:

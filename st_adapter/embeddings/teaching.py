@@ -62,7 +62,7 @@ def ask_teacher(
     data: tuple[RetrievalDataset, EmbeddedDataset],
     *,
     seed: int = 0,
-    paraphrase_threshold: float = PARAPHRASE_THRESHOLD,
+    threshold: float = PARAPHRASE_THRESHOLD,
     cache_dir: str | os.PathLike[str] | None = None,
     show_progress_bar: bool = True,
 ) -> SoftTargets:
@@ -77,7 +77,7 @@ def ask_teacher(
         encoder: the base model.
         data: the data set, whose documents have texts, and the same embedded.
         seed: of the queries that are taken, if there are many.
-        paraphrase_threshold: how near two queries are that count as paraphrases.
+        threshold: how near two queries are that count as paraphrases.
         cache_dir: where embeddings are cached.
         show_progress_bar: bars for embedding and scoring.
 
@@ -95,8 +95,8 @@ def ask_teacher(
 
     judged = {query_id for rows in dataset.qrels.values() for query_id in rows["query_id"]}
     labelled = torch.tensor([query_id in judged for query_id in embedded.query_ids], dtype=torch.bool)
-    unit = normalized_queries(dataset, embedded.query_embeddings, paraphrase_threshold)
-    cosine = cosine_of(paraphrase_threshold, unit)
+    unit = normalized_queries(dataset, embedded.query_embeddings, threshold)
+    cosine = cosine_of(threshold, unit)
     texts = dataset.query_texts
     known_texts = {text_key(text) for text, known in zip(texts or [], labelled.tolist(), strict=False) if known}
     own = [] if texts is None else [text for text, known in zip(texts, labelled.tolist(), strict=True) if not known]
