@@ -3,9 +3,10 @@
 Synthetic data sets whose truth is known: queries that have nothing to do with their documents (noise), a base model
 that is right already (perfect), and training queries that ask for a tenth of the documents where users then ask for all
 of them, with nothing to learn in general (topic). With few labels the fits start from pseudo-queries, of the same kind
-as the queries. Some have a teacher besides, who knows nothing: its scores are random (teacher). Writes scripts/results/check_false_alarms.json after every setting, and prints a table.
+as the queries. Some have a teacher besides, who knows nothing: its scores are random (teacher). Writes
+scripts/results/check_false_alarms.json after every setting, and prints a table.
 
-    python scripts/check_false_alarms.py                        # 1,000 of noise, 200 perfect, 240 of topic, 180 of teacher
+    python scripts/check_false_alarms.py           # 1,000 of noise, 200 perfect, 240 of topic, 180 of teacher
     python scripts/check_false_alarms.py --noise 50 --perfect 20 --topic 10 --teacher 10
 """
 

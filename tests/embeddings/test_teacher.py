@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import AutoTokenizer, BertForSequenceClassification
 
 from problems import corpus_of, unit_rows
 from st_adapter.data.dataset import RetrievalDataset
@@ -21,22 +21,6 @@ from st_adapter.errors import InputError
 
 SOMEBODY = Teaching("somebody", 1, 1, 2)
 NOTES = [f"thing {number} of {word}. It is {number % 7}." for number in range(30) for word in ("file", "list")]
-
-
-@pytest.fixture(scope="module")
-def cross_encoder_path(tiny_model_path, tmp_path_factory):
-    """Folder of a classifier of plain transformers with one label and random weights: an older cross-encoder."""
-    folder = tmp_path_factory.mktemp("cross-encoder")
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=64, num_labels=1, initializer_range=0.5,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 class Inverted(Teacher):
@@ -87,21 +71,21 @@ def test_a_teacher_of_one_opinion_on_everything_teaches_nothing():
 
 
 @pytest.mark.parametrize("given", [str, CrossEncoder], ids=["folder", "model"])
-def test_a_cross_encoder_gives_its_logits_in_place(cross_encoder_path, given):
-    teacher = open_teacher(given(str(cross_encoder_path)), device="cpu", show_progress_bar=False)
-    assert isinstance(teacher, CrossEncoderTeacher) and teacher.name == cross_encoder_path.name
+def test_a_cross_encoder_gives_its_logits_in_place(tiny_cross_encoder_path, given):
+    teacher = open_teacher(given(str(tiny_cross_encoder_path)), device="cpu", show_progress_bar=False)
+    assert isinstance(teacher, CrossEncoderTeacher) and teacher.name == tiny_cross_encoder_path.name
     found = torch.tensor([[3, 0, 1], [2, 2, 4]] * 10)
     scores = teacher.scores([f"where is {n}" for n in range(20)], NOTES, found)
-    model = BertForSequenceClassification.from_pretrained(cross_encoder_path).eval()
-    tokenizer = AutoTokenizer.from_pretrained(cross_encoder_path)
+    model = BertForSequenceClassification.from_pretrained(tiny_cross_encoder_path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_cross_encoder_path)
     for row, column in ((0, 0), (1, 2), (19, 1)):
         with torch.no_grad():
             logit = model(**tokenizer(f"where is {row}", NOTES[int(found[row, column])], return_tensors="pt")).logits
         assert scores[row, column].item() == pytest.approx(logit.item(), abs=1e-4)
 
 
-def test_a_saved_cross_encoder_is_told_from_an_embedding_model(cross_encoder_path, tiny_model_path, tmp_path):
-    CrossEncoder(str(cross_encoder_path), device="cpu").save_pretrained(str(tmp_path / "saved"))
+def test_a_saved_cross_encoder_is_told_from_an_embedding_model(tiny_cross_encoder_path, tiny_model_path, tmp_path):
+    CrossEncoder(str(tiny_cross_encoder_path), device="cpu").save_pretrained(str(tmp_path / "saved"))
     assert isinstance(open_teacher(tmp_path / "saved", device="cpu"), CrossEncoderTeacher)
     assert isinstance(open_teacher(tiny_model_path, device="cpu"), EmbeddingTeacher)
 
@@ -128,11 +112,11 @@ def test_what_is_no_teacher_is_refused(teacher, message):
         open_teacher(teacher, device="cpu")
 
 
-def test_a_classifier_of_several_classes_is_refused(cross_encoder_path, tmp_path):
+def test_a_classifier_of_several_classes_is_refused(tiny_cross_encoder_path, tmp_path):
     BertForSequenceClassification.from_pretrained(
-        cross_encoder_path, num_labels=3, ignore_mismatched_sizes=True
+        tiny_cross_encoder_path, num_labels=3, ignore_mismatched_sizes=True
     ).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(cross_encoder_path).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_cross_encoder_path).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="gives 3 scores per query and document"):
         open_teacher(tmp_path, device="cpu")
 
