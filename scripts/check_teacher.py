@@ -1,10 +1,10 @@
 """What a teacher brings where there are no labels, few, or all: test nDCG@10 of the base, without and with a teacher.
 
 Of the training queries some are a log without labels, some train a small cross-encoder, and labels are drawn from the
-rest. Teachers are a stronger embedding model; one that is no stronger; and a cross-encoder that is trained here from the
-weights of a small embedding model on labels that the adapter does not get, as no package of the index carries one. Needs the data sets of --data and the
-models of --models (folders of Sentence Transformers). Writes scripts/results/check_teacher.json after every setting,
-and prints a table.
+rest. Teachers are a stronger embedding model; one that is no stronger; and a cross-encoder that is trained here from
+the weights of a small embedding model on labels that the adapter does not get, as no package of the index carries one.
+Needs the data sets of --data and the models of --models (folders of Sentence Transformers). Writes
+scripts/results/check_teacher.json after every setting, and prints a table.
 
     python scripts/check_teacher.py --models DIR                # conala and feedbackqa of ../shared/data
 """

@@ -18,6 +18,7 @@ import benchmark_pool
 import benchmark_quality
 import check_false_alarms
 import check_stores
+import check_teacher
 import check_versions
 import measure_house
 import readme_example
