@@ -227,6 +227,7 @@ PAGES: dict[str, dict[str, Part]] = {
         "learning_curve": Part(learning_curve_sentences, ("benchmark_learning_curve",)),
         "benchmark_index": Part(benchmark_index.markdown_table, ("benchmark_index",)),
         "benchmark_speed": Part(speed_table, ("benchmark_speed",)),
+        "teacher_table": Part(check_teacher.markdown_table, ("check_teacher",)),
         "false_alarms": Part(check_false_alarms.markdown_table, ("check_false_alarms",)),
         "evidence": Part(evidence_table, ("check_metrics", "check_statistics", "check_own_copies", "check_leaks")),
         "check_versions": Part(check_versions.markdown_table, ("check_versions",)),

@@ -143,7 +143,7 @@ def test_only_queries_without_labels_are_asked_about_and_no_copy_of_a_labelled_o
     np.testing.assert_allclose(soft.queries.query_embeddings[5], tiny_model.encode_query(users[5]), atol=1e-5)
 
 
-def test_paraphrases_of_labelled_queries_are_not_asked_about(tiny_model, tmp_path):
+def test_paraphrases_and_texts_of_labelled_queries_are_not_asked_about(tiny_model, tmp_path):
     dataset = notes([f"my own {number} car" for number in range(60)])
     embedded = embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
     # As if the last ten were paraphrases of the first ten, which have labels.
@@ -152,10 +152,11 @@ def test_paraphrases_of_labelled_queries_are_not_asked_about(tiny_model, tmp_pat
     teacher = Inverted()
     embedded = replace(embedded, query_embeddings=vectors)
     ask_teacher(
-        School(teacher), as_encoder(tiny_model), (dataset, embedded), cache_dir=tmp_path, threshold=0.9999,
-        show_progress_bar=False,
+        School(teacher, ["Where is  3"]), as_encoder(tiny_model), (dataset, embedded), cache_dir=tmp_path,
+        threshold=0.9999, show_progress_bar=False,
     )  # fmt: skip
     assert {f"my own {number} car" for number in range(50)} == {q for q in teacher.queries if q.startswith("my own")}
+    assert "Where is  3" not in teacher.queries, "the text of a labelled query, though its vector is another one here"
 
 
 def test_too_few_queries_are_refused(tiny_model, tmp_path):
