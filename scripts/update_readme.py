@@ -18,6 +18,7 @@ import benchmark_pool
 import benchmark_quality
 import check_false_alarms
 import check_stores
+import check_teacher
 import check_versions
 import measure_house
 import readme_example
@@ -228,6 +229,7 @@ PAGES: dict[str, dict[str, Part]] = {
         "learning_curve": Part(learning_curve_sentences, ("benchmark_learning_curve",)),
         "benchmark_index": Part(benchmark_index.markdown_table, ("benchmark_index",)),
         "benchmark_speed": Part(speed_table, ("benchmark_speed",)),
+        "teacher_table": Part(check_teacher.markdown_table, ("check_teacher",)),
         "false_alarms": Part(check_false_alarms.markdown_table, ("check_false_alarms",)),
         "evidence": Part(evidence_table, ("check_metrics", "check_statistics", "check_own_copies", "check_leaks")),
         "check_versions": Part(check_versions.markdown_table, ("check_versions",)),

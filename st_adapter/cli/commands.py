@@ -86,6 +86,7 @@ def train(options: TrainOptions) -> int:
     result = run_training(
         base_model,
         dataset,
+        teacher=fitting.teacher,
         method=options.method,
         seed=options.seed,
         alpha=fitting.alpha,
@@ -96,6 +97,7 @@ def train(options: TrainOptions) -> int:
         options=RunOptions(
             drop_leaks=reading.drop_leaks,
             without_labels=fitting.without_labels,
+            unlabelled_queries=fitting.unlabelled_queries,
             allow_other_vectors=reading.allow_other_vectors,
             paraphrase_threshold=reading.paraphrase_threshold,
             resume_from_checkpoint=options.gradient.resume_from_checkpoint,

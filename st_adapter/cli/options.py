@@ -103,7 +103,12 @@ class FittingOptions:
     fail_if_not_better: Flag = False
     """Exit with status 3 if the base model is kept, or if nothing was tested."""
     without_labels: Flag = False
-    """Learn from the documents of --corpus alone, and keep the outcome untested."""
+    """Learn from the documents of --corpus alone, or with a teacher, and keep the outcome untested."""
+    teacher: Text = None
+    """A CrossEncoder or a stronger embedding model, Hub id or folder, from whose scores for queries without labels is
+    learned as well."""
+    unlabelled_queries: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Queries that users have and nobody has judged, for --teacher: a text file, one a line, or a table."""
 
 
 @dataclass(frozen=True)

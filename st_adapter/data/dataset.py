@@ -311,7 +311,8 @@ def _assembled(rows: LaidOut, name: str, cut: Cut, store: Store | None) -> Retri
     notes += own_copy_notes(qrels, texts, documents)
     unjudged = len(queries.table) - qrels["query_id"].nunique()
     if unjudged:
-        notes.append(f"{counted(unjudged, 'query', 'queries')} without judgements in any split kept, but not used.")
+        number = counted(unjudged, "query", "queries")
+        notes.append(f"{number} without judgements in any split kept; only a teacher learns from such queries.")
     by_split = {split: qrels[qrels["split"] == split] for split in in_order(qrels["split"])}
     uncut = by_split.pop(NO_SPLIT, None)
     if left_to_cut is None:

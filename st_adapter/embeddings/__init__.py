@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from st_adapter.embeddings.index_check import compare_index as compare_index
     from st_adapter.embeddings.index_check import compare_vectors as compare_vectors
     from st_adapter.embeddings.openai_encoder import OpenAIEncoder as OpenAIEncoder
+    from st_adapter.embeddings.soft_targets import SoftTargets as SoftTargets
     from st_adapter.embeddings.store_corpus import StoreCorpus as StoreCorpus
+    from st_adapter.embeddings.teacher import open_teacher as open_teacher
+    from st_adapter.embeddings.teaching import School as School
+    from st_adapter.embeddings.teaching import ask_teacher as ask_teacher
 else:
     from st_adapter.lazy import names_on_demand
 
@@ -34,6 +38,9 @@ else:
             "identity": ["EncoderIdentity"],
             "index_check": ["IndexComparison", "compare_index", "compare_vectors"],
             "openai_encoder": ["OpenAIEncoder"],
+            "soft_targets": ["SoftTargets"],
             "store_corpus": ["StoreCorpus"],
+            "teacher": ["open_teacher"],
+            "teaching": ["School", "ask_teacher"],
         },
     )

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.embedded import EmbeddedSplit
+from st_adapter.embeddings.soft_targets import SoftTargets
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.closed_form import within_class_whitening
-from st_adapter.fitting.losses import softmax_ranking_loss
+from st_adapter.fitting.losses import soft_target_loss, softmax_ranking_loss
 from st_adapter.fitting.sampling import Batch, BatchSampler
 
 START_RIDGE = 1.0
@@ -30,6 +31,7 @@ class GradientFit:
         split: the training split.
         args: settings of the run.
         adapter: where to start; by ``args.start`` if None.
+        soft_targets: what a teacher says of other queries, which count as much as their weight says beside the pairs.
 
     Attributes:
         adapter: the current iterate, trained in place.
@@ -42,11 +44,15 @@ class GradientFit:
     """
 
     def __init__(
-        self, split: EmbeddedSplit, args: AdapterTrainingArguments, adapter: QueryAdapter | None = None
+        self,
+        split: EmbeddedSplit,
+        args: AdapterTrainingArguments,
+        adapter: QueryAdapter | None = None,
+        soft_targets: SoftTargets | None = None,
     ) -> None:
         self.args = args
         self.split = split
-        self.sampler = BatchSampler(split, args)
+        self.sampler = BatchSampler(split, args, soft_targets)
         self.adapter = (adapter if adapter is not None else self._start()).to(self.sampler.device)
         if self.adapter.input_dimension != split.dimension:
             raise ValueError(
@@ -105,6 +111,11 @@ class GradientFit:
         scores = anchors @ batch.candidates.T  # (B, M)
         positive_scores = (anchors * batch.positives).sum(dim=1)
         loss = softmax_ranking_loss(scores, positive_scores, batch.excluded, batch.weights, batch.log_priors)
+        if batch.soft is not None:
+            soft = batch.soft
+            taught = self.adapter.project(soft.anchors) * (self.args.scale * soft.anchor_scale)
+            soft_scores = torch.bmm(soft.documents, taught.unsqueeze(2)).squeeze(2)  # (S, K)
+            loss = loss + soft.weight * soft_target_loss(soft_scores, soft.targets)
         if self.args.penalty:
             loss = loss + self.args.penalty * self.adapter.distance()
         return loss

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from st_adapter.choices import FitMethod
 from st_adapter.embeddings.embedded import EmbeddedSplit
+from st_adapter.embeddings.soft_targets import SoftTargets
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.candidates import Candidate, MapName, ShrunkMap
 from st_adapter.fitting.closed_form import ridge_to_positives, within_class_whitening
@@ -87,6 +88,8 @@ _EFFORT_OF_MANY = Effort(
 )
 # From this many pairs on.
 _MANY = 5000
+# What a teacher says enters one run, beside the others.
+_TAUGHT_RUN = f"{next(iter(_named(_RUN)))}, with teacher"
 _RUN_SHARES = (0.75, 0.9, 1.0)
 
 
@@ -106,13 +109,23 @@ class _Local(NamedTuple):
         return f"corrected by {self.share:g} from cosine {self.threshold:g}, ridge {self.ridge:g}"
 
 
+_NOTHING: Mapping[MapName, Tensor] = {}
+
+
+class _Given(NamedTuple):
+    """What was learned without labels: maps, and what a teacher says."""
+
+    starts: Mapping[MapName, Tensor]
+    soft_targets: SoftTargets | None
+
+
 _Corrections = Mapping[MapName, tuple[MapName, _Local]]
 """The names of corrected maps: what each corrects, and how."""
 
 # From bold to cautious.
 _LOCAL = (_Local(0.2, 0.3, 1.0), _Local(0.3, 0.3, 1.0), _Local(0.2, 0.3, 0.5), _Local(0.4, 1.0, 0.5))
-# The linear maps that are corrected without being fitted: the base model itself, and what pseudo-queries give.
-_NO_MAP, _PRIOR = MapName("no map", "as it is"), MapName("pseudo-queries", "as it is")
+# The base model itself, corrected without being fitted.
+_NO_MAP = MapName("no map", "as it is")
 # Few labels can tell few candidates apart, so these are all that there are.
 _LOCAL_OF_FEW = (_Local(0.3, 0.3, 1.0), _Local(0.2, 0.3, 0.5))
 # From this many pairs on, twice as many pairs and negatives per step.
@@ -125,21 +138,28 @@ class Portfolio:
     Args:
         method: ``closed-form`` has no gradient runs; ``linear`` and it have no corrections.
         effort: the gradient runs.
-        prior: a map (D, D) that few labels are to improve on; everything is then built on it.
+        starts: maps (D, D) that few labels are to improve on; if there are any, everything is built on these.
+        soft_targets: what a teacher says, which one more run learns from besides.
 
     Attributes:
         runs: the gradient runs that are still fitted.
         candidates: everything that the maps of the method make, one map each.
     """
 
-    def __init__(self, method: FitMethod, effort: Effort, prior: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        method: FitMethod,
+        effort: Effort,
+        starts: Mapping[MapName, Tensor] = _NOTHING,
+        soft_targets: SoftTargets | None = None,
+    ) -> None:
         self._effort = effort
-        self._prior = prior
+        self._starts, self._soft_targets = starts, soft_targets
         alone = method == "closed-form"
         solved, shares = (_SOLVED_ALONE, _SHARES_ALONE) if alone else (_SOLVED_BESIDE_RUNS, _SHARES_BESIDE_RUNS)
-        self._solved = solved if prior is None else []
-        self.runs = [] if alone or prior is not None else list(effort.runs)
-        self._local = () if method != "auto" else _LOCAL if prior is None else _LOCAL_OF_FEW
+        self._solved = [] if starts else solved
+        self.runs = [] if alone or starts else [*effort.runs, *([] if soft_targets is None else [_TAUGHT_RUN])]
+        self._local = () if method != "auto" else _LOCAL_OF_FEW if starts else _LOCAL
         self.candidates: list[Candidate] = [
             (ShrunkMap(_solution(*each), share),) for each in self._solved for share in shares
         ]
@@ -149,36 +169,41 @@ class Portfolio:
             for step in effort.checkpoints
             for share in _RUN_SHARES
         ]
-        self.candidates += [(ShrunkMap(_PRIOR, 1.0),)] if prior is not None else []
-        self.candidates += [(ShrunkMap(name, 1.0),) for name in self._corrections()]
+        self.candidates += [(ShrunkMap(name, 1.0),) for name in (*starts, *self._corrections())]
 
     def fit(self, fits: Sequence[tuple[EmbeddedSplit, int]]) -> list[Maps]:
         """Fit all maps on each of several (training split, seed)."""
         alone = [(train, [seed]) for train, seed in fits]
-        plan = _Plan(self._solved, self._runs(), self._effort.checkpoints, self._corrections(), self._prior)
+        plan = _Plan(self._solved, self._runs(), self._effort.checkpoints, self._corrections(), self._given())
         return _fit_maps(alone, plan)
 
     def _corrections(self) -> _Corrections:
-        corrected = _NO_MAP if self._prior is None else _PRIOR
-        return _corrections(corrected, self.runs, self._effort.checkpoints, self._local)
+        return _corrections([*self._starts] or [_NO_MAP], self.runs, self._effort.checkpoints, self._local)
 
     def _runs(self) -> _Runs:
-        return {name: self._effort.runs[name] for name in self.runs}
+        return {name: _RUN if name == _TAUGHT_RUN else self._effort.runs[name] for name in self.runs}
+
+    def _given(self) -> _Given:
+        return _Given(self._starts, self._soft_targets)
 
 
 def fit_candidate(
-    candidate: Candidate, fits: Sequence[tuple[EmbeddedSplit, Sequence[int]]], prior: Tensor | None = None
+    candidate: Candidate,
+    fits: Sequence[tuple[EmbeddedSplit, Sequence[int]]],
+    starts: Mapping[MapName, Tensor] = _NOTHING,
+    soft_targets: SoftTargets | None = None,
 ) -> list[QueryMap]:
     """Fit one candidate on each of several (labelled queries, seeds), its gradient runs averaged over the seeds."""
     names = {shrunk.name for shrunk in candidate}
     runs = runs_of(candidate)
     checkpoints = sorted({*_EFFORT.checkpoints, *_EFFORT_OF_MANY.checkpoints})
-    possible = _corrections(_NO_MAP, list(runs), checkpoints, _LOCAL) | _corrections(_PRIOR, [], [], _LOCAL_OF_FEW)
+    possible = _corrections([_NO_MAP], list(runs), checkpoints, _LOCAL) | _corrections([*starts], [], [], _LOCAL_OF_FEW)
     corrections = {name: made for name, made in possible.items() if name in names}
     names |= {corrected for corrected, _ in corrections.values()}
     solved = [each for each in dict.fromkeys([*_SOLVED_BESIDE_RUNS, *_SOLVED_ALONE]) if _solution(*each) in names]
     checkpoints = [step for step in checkpoints if any(_checkpoint(run, step) in names for run in runs)]
-    return [combined(candidate, maps) for maps in _fit_maps(fits, _Plan(solved, runs, checkpoints, corrections, prior))]
+    plan = _Plan(solved, runs, checkpoints, corrections, _Given(starts, soft_targets))
+    return [combined(candidate, maps) for maps in _fit_maps(fits, plan)]
 
 
 def combined(candidate: Candidate, maps: Maps) -> QueryMap:
@@ -189,7 +214,11 @@ def combined(candidate: Candidate, maps: Maps) -> QueryMap:
 def runs_of(candidate: Candidate) -> _Runs:
     """The gradient runs that a candidate is made of."""
     families = {shrunk.name.family for shrunk in candidate}
-    return {name: run for name, run in (_EFFORT.runs | _EFFORT_OF_MANY.runs).items() if name in families}
+    return {
+        name: run
+        for name, run in (_EFFORT.runs | _EFFORT_OF_MANY.runs | {_TAUGHT_RUN: _RUN}).items()
+        if name in families
+    }
 
 
 class _Plan(NamedTuple):
@@ -199,7 +228,7 @@ class _Plan(NamedTuple):
     runs: _Runs
     checkpoints: Sequence[int]
     corrections: _Corrections
-    prior: Tensor | None
+    given: _Given
 
 
 def _solution(solver: str, ridge: float) -> MapName:
@@ -211,18 +240,18 @@ def _checkpoint(run: str, step: int) -> MapName:
 
 
 def _corrections(
-    unfitted: MapName, runs: Sequence[str], checkpoints: Sequence[int], local: Sequence[_Local]
+    unfitted: Sequence[MapName], runs: Sequence[str], checkpoints: Sequence[int], local: Sequence[_Local]
 ) -> dict[MapName, tuple[MapName, _Local]]:
-    linear = [unfitted, *(_checkpoint(run, step) for run in runs for step in checkpoints)]
+    linear = [*unfitted, *(_checkpoint(run, step) for run in runs for step in checkpoints)]
     return {MapName(name.family, f"{name.detail}, {how}"): (name, how) for name in linear for how in local}
 
 
 def _fit_maps(fits: Sequence[tuple[EmbeddedSplit, Sequence[int]]], plan: _Plan) -> list[Maps]:
     """Fit every map on each of several (training split, seeds), gradient runs once a seed and averaged."""
     tasks = [
-        Run(train, _arguments(train, run, seed))
+        Run(train, _arguments(train, run, seed), plan.given.soft_targets if name == _TAUGHT_RUN else None)
         for train, seeds in fits
-        for run in plan.runs.values()
+        for name, run in plan.runs.items()
         for seed in seeds
     ]
     done = iter(_iterates(tasks, plan.checkpoints))
@@ -230,8 +259,7 @@ def _fit_maps(fits: Sequence[tuple[EmbeddedSplit, Sequence[int]]], plan: _Plan) 
     for train, seeds in fits:
         pairs = labelled_pairs(train)
         maps = {_solution(s, r): QueryMap(_SOLVERS[s](pairs, train.corpus, r)) for s, r in plan.solved}
-        if plan.prior is not None:
-            maps[_PRIOR] = QueryMap(plan.prior)
+        maps |= {name: QueryMap(matrix) for name, matrix in plan.given.starts.items()}
         for run in plan.runs:
             of_seeds = [next(done) for _ in seeds]
             for step, iterates in zip(plan.checkpoints, zip(*of_seeds, strict=True), strict=True):
@@ -277,7 +305,7 @@ def _iterates(runs: Sequence[Run], checkpoints: Sequence[int]) -> list[list[Tens
 
 
 def _iterates_alone(run: Run, checkpoints: Sequence[int]) -> list[Tensor]:
-    gradient_fit = GradientFit(run.split, run.args)
+    gradient_fit = GradientFit(run.split, run.args, soft_targets=run.soft_targets)
     identity = torch.eye(run.split.dimension, device=run.split.query_embeddings.device)
     iterates = []
     for step in range(1, max(checkpoints) + 1):

@@ -10,9 +10,31 @@ from torch import Tensor
 
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit
+from st_adapter.embeddings.soft_targets import SoftTargets
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.negatives import barred_documents, given_negatives
 from st_adapter.fitting.pairs import NOBODY, labelled_pairs
+
+# Queries of a teacher in each batch, with some thirty documents each.
+_SOFT_BATCH = 64
+
+
+class SoftBatch(NamedTuple):
+    """What one training step sees of a teacher: S queries without labels, each with K documents of its own.
+
+    Attributes:
+        anchors: (S, D) query embeddings.
+        anchor_scale: (S, 1) as in ``Batch``.
+        documents: (S, K, D) document embeddings.
+        targets: (S, K) how likely each is to the teacher; each row sums to 1.
+        weight: how much they count beside the pairs, which count 1.
+    """
+
+    anchors: Tensor
+    anchor_scale: Tensor
+    documents: Tensor
+    targets: Tensor
+    weight: float
 
 
 class Batch(NamedTuple):
@@ -26,6 +48,7 @@ class Batch(NamedTuple):
         log_priors: (M,) logarithm of how many documents each candidate stands for.
         excluded: (B, M) bool, True where a candidate is no negative of the pair.
         weights: (B,) weight of each pair; their mean over the whole split is 1.
+        soft: what a teacher says of other queries; None without one.
     """
 
     anchors: Tensor
@@ -35,6 +58,7 @@ class Batch(NamedTuple):
     log_priors: Tensor
     excluded: Tensor
     weights: Tensor
+    soft: SoftBatch | None = None
 
 
 class Drawn(NamedTuple):
@@ -61,12 +85,15 @@ class BatchSampler:
         split: the training split.
         args: settings; ``negatives``, ``num_negatives``, ``unlabelled_weight``, ``per_device_train_batch_size`` and
             ``seed`` are read.
+        soft_targets: what a teacher says of queries without labels, some of them in each batch.
 
     Raises:
         ValueError: no query has a relevant document, or given negatives were asked for and there are none.
     """
 
-    def __init__(self, split: EmbeddedSplit, args: AdapterTrainingArguments) -> None:
+    def __init__(
+        self, split: EmbeddedSplit, args: AdapterTrainingArguments, soft_targets: SoftTargets | None = None
+    ) -> None:
         self.args = args
         self.device = split.query_embeddings.device
         self.generator = torch.Generator().manual_seed(args.seed)
@@ -90,6 +117,7 @@ class BatchSampler:
         self._log_priors = self.log_priors(args.unlabelled_weight).to(self.device)
         # (Q, negatives) further candidates of each query
         self.given = given_negatives(split, self.first, args.seed) if args.negatives == "given" else None
+        self._soft = None if soft_targets is None else _SoftSampler(soft_targets)
         self._column = torch.full((len(self.corpus) + 1,), NOBODY, device=self.device)
 
     @property
@@ -133,6 +161,7 @@ class BatchSampler:
             log_priors,
             excluded,
             self.pairs.weights[pairs],
+            None if self._soft is None else self._soft.next(self.generator),
         )
 
     def log_priors(self, unlabelled_weight: float) -> Tensor:
@@ -172,6 +201,30 @@ class BatchSampler:
         mask = torch.zeros(len(queries), len(candidates) + 1, dtype=torch.bool, device=self.device)
         mask[owner, columns] = True  # nobody's column is the last
         return mask[:, :-1].index_select(0, place.to(self.device))
+
+
+class _SoftSampler:
+    """Draw queries of a teacher, reshuffled each time all have been seen."""
+
+    def __init__(self, soft_targets: SoftTargets) -> None:
+        self._soft_targets = soft_targets
+        queries = soft_targets.queries
+        corpus = MemoryCorpus.of(queries.corpus, queries.query_embeddings.device)
+        self._scale = _similarity_scale(corpus, queries.query_embeddings)
+        self._order = _Shuffled(torch.arange(len(queries.query_ids)))
+
+    def next(self, generator: torch.Generator) -> SoftBatch:
+        soft_targets, queries = self._soft_targets, self._soft_targets.queries
+        size = min(_SOFT_BATCH, len(queries.query_ids))
+        rows = self._order.take(size, generator).to(queries.query_embeddings.device)
+        documents = soft_targets.documents[rows]
+        return SoftBatch(
+            queries.query_embeddings.index_select(0, rows),
+            self._scale[rows],
+            queries.corpus.rows(documents.flatten()).view(*documents.shape, -1),
+            soft_targets.targets[rows],
+            soft_targets.weight,
+        )
 
 
 class _Shuffled:

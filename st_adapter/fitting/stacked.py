@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from st_adapter.embeddings.embedded import EmbeddedSplit
+from st_adapter.embeddings.soft_targets import SoftTargets
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.closed_form import within_class_whitening
 from st_adapter.fitting.gradient import START_RIDGE, fast_products
@@ -23,14 +24,17 @@ _MAX_BARRED = 256
 
 
 class Run(NamedTuple):
-    """A gradient run of a linear adapter that starts at the closed form."""
+    """A gradient run of a linear adapter that starts at the closed form; see ``GradientFit``."""
 
     split: EmbeddedSplit
     args: AdapterTrainingArguments
+    soft_targets: SoftTargets | None = None
 
 
 def can_be_stacked(runs: Sequence[Run]) -> bool:
-    """Whether there is a GPU to stack runs on, and no query with very many relevant documents."""
+    """Whether there is a GPU to stack runs on, no teacher, and no query with very many relevant documents."""
+    if any(run.soft_targets is not None for run in runs):
+        return False
     splits = {id(run.split): run.split for run in runs}.values()
     return all(
         split.query_embeddings.device.type == "cuda" and int(split.qrels.query_index.bincount().max()) <= _MAX_BARRED

@@ -332,7 +332,7 @@ def test_folder_of_jsonl_with_one_tsv_of_qrels_per_split(tmp_path, dev):
     assert dataset.queries["id"][:] == ["1", "2", "3", "4"]
     assert noted(dataset) == (
         "Columns left unused in corpus: 'metadata'.",
-        "1 query without judgements in any split kept, but not used.",
+        "1 query without judgements in any split kept; only a teacher learns from such queries.",
     )
 
 
