@@ -17,10 +17,13 @@ from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
-from st_adapter.embeddings.embedding import embed_pseudo_queries, embed_texts, judged_by
+from st_adapter.embeddings.embedding import as_encoder, embed_pseudo_queries, embed_texts, judged_by
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.given_check import checked_given
 from st_adapter.embeddings.probe_texts import check_texts_of
+from st_adapter.embeddings.soft_targets import SoftTargets
+from st_adapter.embeddings.teacher import TeacherModel
+from st_adapter.embeddings.teaching import School, ask_teacher
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
@@ -33,7 +36,7 @@ from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import Clock, fit, starts_from_pseudo_queries
 from st_adapter.fitting.folds import labelled_split
 from st_adapter.fitting.maps import QueryMap, as_adapter
-from st_adapter.fitting.prior import prior_of
+from st_adapter.fitting.prior import prior_of, taught_map
 from st_adapter.result import Result
 from st_adapter.saving.base import Base, Kept, base_of
 from st_adapter.saving.record import installed_versions
@@ -44,6 +47,7 @@ from st_adapter.settings import (
     check_settings,
     model_folder,
     opened,
+    opened_school,
 )
 from st_adapter.trainer import AdapterTrainer
 
@@ -71,6 +75,7 @@ def train(
     model: SentenceTransformer | Encoder | str | Path,
     dataset: Any,
     *,
+    teacher: TeacherModel | str | Path | None = None,
     method: Method = "auto",
     seed: int = 0,
     alpha: float = 0.05,
@@ -90,6 +95,8 @@ def train(
         model: base model on the device to work on, or its Hub id or folder; or any ``Encoder``, such as
             ``OpenAIEncoder`` and ``FunctionEncoder``, of which the adapter is saved alone.
         dataset: with the splits ``train`` and ``dev``, or whatever ``RetrievalDataset.load`` takes.
+        teacher: a ``CrossEncoder`` or a stronger ``SentenceTransformer``, or the Hub id or folder of one, whose scores
+            for queries without labels are learned from as well; see ``ask_teacher``.
         method: ``auto``, ``linear``, ``closed-form``: see ``fit``; ``gradient``: one run of ``AdapterTrainer`` with
             ``args``.
         seed: of the whole run, and of the splits of data that come without.
@@ -114,7 +121,10 @@ def train(
         'saved'
     """
     folder, options = None if output_dir is None else Path(output_dir), options or RunOptions()
-    settings = Settings(method, seed, alpha, args, folder, cache_dir, batch_size, precision, show_progress_bar, options)
+    settings = Settings(
+        *(method, seed, alpha, args, folder, cache_dir, batch_size, precision, show_progress_bar, options),
+        teacher=teacher,
+    )
     check_settings(settings)
     base = base_of(opened(model), options.base_model)
     dataset = dataset if isinstance(dataset, RetrievalDataset) else RetrievalDataset.load(dataset, seed=seed)
@@ -123,6 +133,7 @@ def train(
 
 
 def _run(base: Base, dataset: RetrievalDataset, settings: Settings) -> Result:
+    school = opened_school(settings, base.device)
     clock, options = Clock(), settings.options
     with clock("embedding"):
         embedded = embed_texts(
@@ -138,8 +149,12 @@ def _run(base: Base, dataset: RetrievalDataset, settings: Settings) -> Result:
         data = _checked_data(dataset, embedded, options)
     with clock("embedding"):
         pseudo_queries = _pseudo_queries(base.encoder, data, settings)
+    soft_targets = None
+    if school is not None:
+        with clock("teaching"):
+            soft_targets = _soft_targets(base.encoder, data, school, settings)
     with clock("fitting"):
-        fitted = _fitted(base, data.embedded, pseudo_queries, settings)
+        fitted = _fitted(base, data.embedded, (pseudo_queries, soft_targets), settings)
     with clock("evaluating"):
         evaluations = _evaluations(data, fitted)
         results = _results(str(base.device), data, fitted, evaluations, settings)
@@ -171,9 +186,11 @@ def _checked_data(dataset: RetrievalDataset, embedded: EmbeddedDataset, options:
 def _pseudo_queries(encoder: SentenceTransformer | Encoder, data: _Data, settings: Settings) -> EmbeddedSplit | None:
     """What few labels start from, or what there is without any."""
     method = settings.method
-    if not settings.options.without_labels and (
-        method == "gradient" or not starts_from_pseudo_queries(labelled_split(data.embedded), method)
-    ):
+    if settings.options.without_labels:
+        needed = settings.teacher is None
+    else:
+        needed = method != "gradient" and starts_from_pseudo_queries(labelled_split(data.embedded), method)
+    if not needed:
         return None
     return embed_pseudo_queries(
         encoder,
@@ -187,34 +204,65 @@ def _pseudo_queries(encoder: SentenceTransformer | Encoder, data: _Data, setting
     )
 
 
-def _fitted(base: Base, embedded: EmbeddedDataset, pseudo_queries: EmbeddedSplit | None, settings: Settings) -> _Fitted:
+def _soft_targets(
+    encoder: SentenceTransformer | Encoder, data: _Data, school: School, settings: Settings
+) -> SoftTargets:
+    """What the teacher says."""
+    return ask_teacher(
+        school,
+        as_encoder(encoder, settings.batch_size, settings.precision),
+        (data.texts, data.embedded),
+        seed=settings.seed,
+        threshold=settings.options.paraphrase_threshold,
+        cache_dir=settings.cache_dir,
+        show_progress_bar=settings.show_progress_bar,
+    )
+
+
+def _fitted(
+    base: Base,
+    embedded: EmbeddedDataset,
+    without_labels: tuple[EmbeddedSplit | None, SoftTargets | None],
+    settings: Settings,
+) -> _Fitted:
+    pseudo_queries, soft_targets = without_labels
     if settings.options.without_labels:
-        return _fitted_without_labels(pseudo_queries, embedded, settings)
+        return _fitted_without_labels(pseudo_queries, soft_targets, embedded, settings)
     if settings.method == "gradient":
         return _fitted_by_gradient(base, embedded, settings)
     found = fit(
         embedded,
         pseudo_queries=pseudo_queries,
+        soft_targets=soft_targets,
         method=settings.method,
         seed=settings.seed,
         alpha=settings.alpha,
         show_progress_bar=settings.show_progress_bar,
     )
-    return _Fitted(found.adapter, SelectionResults.of(found), ["train", "dev"])
+    teaching = None if soft_targets is None else soft_targets.teaching
+    return _Fitted(found.adapter, SelectionResults.of(found, teaching), ["train", "dev"])
 
 
 def _fitted_without_labels(
-    pseudo_queries: EmbeddedSplit | None, embedded: EmbeddedDataset, settings: Settings
+    pseudo_queries: EmbeddedSplit | None,
+    soft_targets: SoftTargets | None,
+    embedded: EmbeddedDataset,
+    settings: Settings,
 ) -> _Fitted:
-    """What portions of the documents give; nothing says whether it helps."""
-    if pseudo_queries is None:
+    """What a teacher gives, or else portions of the documents; nothing says whether it helps."""
+    if soft_targets is not None:
+        learned = taught_map(soft_targets, settings.seed)
+        selection = SelectionResults(chosen="teacher", gate=None, teaching=soft_targets.teaching)
+    elif pseudo_queries is not None:
+        learned = prior_of(pseudo_queries, settings.seed)
+        number = len(pseudo_queries.query_ids)
+        selection = SelectionResults(chosen="pseudo-queries", gate=None, num_pseudo_queries=number)
+    else:
         raise ValueError(
             f"Fewer than {MIN_PSEUDO_QUERIES} documents are longer than a sentence, so that without labels there is "
             "nothing to learn from."
         )
-    prior = QueryMap(prior_of(pseudo_queries, settings.seed))
-    selection = SelectionResults(chosen="pseudo-queries", gate=None, num_pseudo_queries=len(pseudo_queries.query_ids))
-    return _Fitted(as_adapter(prior, embedded.normalized, embedded.base_model), selection, [])
+    return _Fitted(as_adapter(QueryMap(learned), embedded.normalized, embedded.base_model), selection, [])
 
 
 def _fitted_by_gradient(base: Base, embedded: EmbeddedDataset, settings: Settings) -> _Fitted:

@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method
+from st_adapter.cli.check_data import check_data as check_data
 from st_adapter.cli.embed import embed as embed
 from st_adapter.cli.opening import (
     adapter_alone,
@@ -86,6 +87,7 @@ def train(options: TrainOptions) -> int:
     result = run_training(
         base_model,
         dataset,
+        teacher=fitting.teacher,
         method=options.method,
         seed=options.seed,
         alpha=fitting.alpha,
@@ -96,6 +98,7 @@ def train(options: TrainOptions) -> int:
         options=RunOptions(
             drop_leaks=reading.drop_leaks,
             without_labels=fitting.without_labels,
+            unlabelled_queries=fitting.unlabelled_queries,
             allow_other_vectors=reading.allow_other_vectors,
             paraphrase_threshold=reading.paraphrase_threshold,
             resume_from_checkpoint=options.gradient.resume_from_checkpoint,
@@ -255,11 +258,7 @@ def learning_curve(options: LearningCurveOptions) -> int:
     dataset = load_dataset(options, options.reading, seed=options.seed)
     here = isinstance(base_model, SentenceTransformer)
     print_dataset(dataset, long_texts(base_model, dataset) if here else None)
-    embedded = embed_dataset(
-        base_model,
-        dataset,
-        **embedding.arguments(run_here=here),
-    )
+    embedded = embed_dataset(base_model, dataset, **embedding.arguments(run_here=here))
     curve = measure(
         embedded,
         sizes=options.sizes or None,

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from st_adapter.cli.options import BaseName, EmbeddingOptions, Text
+from st_adapter.cli.column_options import Text
+from st_adapter.cli.options import BaseName, EmbeddingOptions
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import tyro
 from huggingface_hub.constants import HF_TOKEN_PATH
 
 from st_adapter import __version__
-from st_adapter.cli import embed_options, options
+from st_adapter.cli import check_data_options, embed_options, options
 from st_adapter.errors import InputError, without_secrets
 
 _COMMANDS: dict[str, type] = {
@@ -25,6 +25,7 @@ _COMMANDS: dict[str, type] = {
     "learning-curve": options.LearningCurveOptions,
     "report": options.ReportOptions,
     "check": options.CheckOptions,
+    "check-data": check_data_options.CheckDataOptions,
 }
 _DESCRIPTION = (
     "Teach a Sentence Transformers model your domain without re-embedding a single document."

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
-from st_adapter.cli.options import ColumnOptions, DataOptions, EmbeddingOptions, TrainOptions
+from st_adapter.cli.column_options import ColumnOptions
+from st_adapter.cli.options import DataOptions, EmbeddingOptions, TrainOptions
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.unlabelled import documents_alone
 from st_adapter.embeddings.openai_encoder import OpenAIEncoder

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from st_adapter.embeddings.local_engine import LocalEngine as LocalEngine
     from st_adapter.embeddings.openai_encoder import OpenAIEncoder as OpenAIEncoder
     from st_adapter.embeddings.ray_engine import RayEngine as RayEngine
+    from st_adapter.embeddings.soft_targets import SoftTargets as SoftTargets
     from st_adapter.embeddings.store_corpus import StoreCorpus as StoreCorpus
+    from st_adapter.embeddings.teacher import open_teacher as open_teacher
+    from st_adapter.embeddings.teaching import School as School
+    from st_adapter.embeddings.teaching import ask_teacher as ask_teacher
 else:
     from st_adapter.lazy import names_on_demand
 
@@ -43,6 +47,9 @@ else:
             "local_engine": ["LocalEngine"],
             "openai_encoder": ["OpenAIEncoder"],
             "ray_engine": ["RayEngine"],
+            "soft_targets": ["SoftTargets"],
             "store_corpus": ["StoreCorpus"],
+            "teacher": ["open_teacher"],
+            "teaching": ["School", "ask_teacher"],
         },
     )

@@ -172,8 +172,8 @@ def embed_pseudo_queries(
     made = pseudo_queries(texts, seed)
     if len(made.texts) < MIN_PSEUDO_QUERIES:
         return None
-    embedding = _embedding(as_encoder(model, batch_size, precision), cache_dir, show_progress_bar)
-    vectors = embedding.side("query", made.texts, None).vectors
+    encoder = as_encoder(model, batch_size, precision)
+    vectors = embed_role(encoder, "query", made.texts, cache_dir, show_progress_bar)
     rows = torch.arange(len(made.rows), device=vectors.device)
     return EmbeddedSplit(
         name="pseudo-queries",
@@ -185,6 +185,17 @@ def embed_pseudo_queries(
         base_model=embedded.base_model,
         own_copies=OwnCopies(rows[:0], rows[:0]),
     )
+
+
+def embed_role(
+    encoder: Encoder,
+    role: Role,
+    texts: list[str],
+    cache_dir: str | os.PathLike[str] | None = None,
+    show_progress_bar: bool = True,
+) -> Tensor:
+    """The vectors (T, D) of texts in a role, embedded once and cached as those of a data set; see ``embed``."""
+    return _embedding(encoder, cache_dir, show_progress_bar).side(role, texts, None).vectors
 
 
 def _embedding(encoder: Encoder, cache_dir: str | os.PathLike[str] | None, show_progress_bar: bool) -> _Embedding:

@@ -13,10 +13,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.choices import FitMethod
+from st_adapter.choices import FitMethod, Method
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
-from st_adapter.errors import setting_error
+from st_adapter.embeddings.soft_targets import SoftTargets
+from st_adapter.errors import InputError, setting_error
 from st_adapter.fitting.candidates import Candidate
 from st_adapter.fitting.folds import (
     NUM_FOLDS,
@@ -29,25 +30,23 @@ from st_adapter.fitting.folds import (
     shown_by_dev,
     unasked_share,
 )
-from st_adapter.fitting.maps import as_adapter
+from st_adapter.fitting.maps import QueryMap, as_adapter
 from st_adapter.fitting.measure import Measure
 from st_adapter.fitting.pairs import labelled_pairs
 from st_adapter.fitting.pool import MAX_DOCUMENTS, seen_by_fit
-from st_adapter.fitting.portfolio import Maps, Portfolio, combined, fit_candidate, runs_of
-from st_adapter.fitting.prior import Start, prior_of
+from st_adapter.fitting.portfolio import Maps, Portfolio, combined, effort_for, fit_candidate, runs_of
+from st_adapter.fitting.prior import Start
 from st_adapter.fitting.selection import Scoreboard, Verdict, clearly_worse
 
 # This share of the queries to come may be about documents that no training query asks for, as far as there are such
 # documents: a user's dev split understates it.
 _MIN_UNSEEN = 0.3
-# After a first fold of at least _PRUNE_FROM queries, or else a first round of folds, only the best runs go on.
-_KEPT_RUNS, _PRUNE_FROM = 3, 100
+# After a first fold of at least so many queries, or else a first round of folds, only the best runs go on.
+_PRUNE_FROM = 100
 # With fewer labelled queries, what pseudo-queries give is the start.
 _FEW = 400
 # A candidate may lose so much on pseudo-queries of documents that no label asks for; so many of them are measured.
 _TOLERATED, _MAX_PSEUDO_QUERIES = 0.01, 1000
-# Refits of the chosen runs with different seeds, averaged: an average of linear maps is one linear map.
-_REFIT_SEEDS = 4
 # From this weight of unseen documents on, the models of the folds are averaged in; each of them missed some documents,
 # which costs where documents are known and helps where they are new.
 _BAG_FROM = 0.9
@@ -87,6 +86,7 @@ def fit(
     embedded: EmbeddedDataset,
     *,
     pseudo_queries: EmbeddedSplit | None = None,
+    soft_targets: SoftTargets | None = None,
     method: FitMethod = "auto",
     seed: int = 0,
     alpha: float = 0.05,
@@ -108,13 +108,16 @@ def fit(
         embedded: with the splits ``train`` and ``dev``.
         pseudo_queries: portions of documents, see ``embed_pseudo_queries``, from which ``auto`` starts with fewer than
             400 labelled queries; there are then three candidates only, which so few can tell apart.
+        soft_targets: what a teacher says of queries without labels, see ``ask_teacher``. With so few labels it is a
+            second start, with candidates of its own; with more, one more gradient run learns from both.
         method: ``linear`` leaves the corrections out, ``closed-form`` the gradient runs as well.
         seed: of folds, batches and tests; the same seed gives the same adapter.
         alpha: level of the test, 0 < alpha < 1.
         show_progress_bar: one step per fold, and one for the last fit.
 
     Raises:
-        ValueError: a split is missing or has no relevant pair, or seed or alpha is out of range.
+        ValueError: a split is missing or has no relevant pair, seed or alpha is out of range, or the method is
+            ``closed-form`` and there are soft targets.
 
     Example:
         >>> result = fit(embedded, method="closed-form")
@@ -122,17 +125,20 @@ def fit(
         (False, False)
     """
     check_seed_and_level(seed, alpha)
+    if soft_targets is not None:
+        check_learns_from_teacher(method)
     clock = Clock()
     given, start = labelled_split(embedded), None
     with clock("choosing documents"):
         labelled = seen_by_fit(given, seed)
-    if pseudo_queries is not None and starts_from_pseudo_queries(given, method):
+    if starts_from_pseudo_queries(given, method):
         with clock("learning from pseudo-queries"):
-            start = Start(prior_of(pseudo_queries, seed), pseudo_queries)
+            start = Start.of(pseudo_queries, soft_targets, seed)
     found = fit_labelled(
         labelled,
         shown_by_dev(embedded),
         start=start,
+        soft_targets=soft_targets if start is None else None,
         method=method,
         seed=seed,
         alpha=alpha,
@@ -149,6 +155,7 @@ def fit_labelled(
     dev: ShownByDev,
     *,
     start: Start | None = None,
+    soft_targets: SoftTargets | None = None,
     method: FitMethod,
     seed: int,
     alpha: float,
@@ -160,6 +167,7 @@ def fit_labelled(
         labelled: the queries to learn from and to test on, with their relevant documents only.
         dev: what is to be expected of the queries to come.
         start: what few labels start from.
+        soft_targets: what a teacher says, for one of the gradient runs.
         method: see ``fit``, as all others.
         seed: of folds, batches and tests.
         alpha: level of the test.
@@ -168,9 +176,10 @@ def fit_labelled(
     clock = Clock()
     unseen_weight = _unseen_weight(labelled, dev)
     folds = _folds(labelled, unseen_weight, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
-    portfolio = Portfolio(
-        method if _can_be_corrected(labelled) or method != "auto" else "linear", None if start is None else start.prior
-    )
+    effort = effort_for(labelled.num_pairs)
+    starts = {} if start is None else start.maps
+    can_be_corrected = _can_be_corrected(labelled) or method != "auto"
+    portfolio = Portfolio(method if can_be_corrected else "linear", effort, starts, soft_targets)
     given = np.array([query_id in dev.query_ids for query_id in labelled.query_ids])
     board = Scoreboard(portfolio.candidates, given, unseen_weight)
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
@@ -184,22 +193,24 @@ def fit_labelled(
                 for fold, maps_of_fold in zip(group, maps, strict=True):
                     fitted.append(_measured(labelled, fold, maps_of_fold, board))
                     progress.update()
-                kept = board.best_families(_KEPT_RUNS, among=portfolio.runs)
+                kept = board.best_families(effort.kept_runs, among=portfolio.runs)
                 board.drop_families([run for run in portfolio.runs if run not in kept])
                 portfolio.runs = kept
         with clock("measuring"):
+            if start is not None:
+                board.reject(_harmful(portfolio, labelled, start, seed))
             averages = board.averages_of_the_best()
             gains = [fold.measure.gains(averages, fold.maps) for fold in fitted]
             board.extend(averages, [(fold.rows, fold.unseen) for fold in fitted], gains)
-            if start is not None:
-                board.reject(_harmful(portfolio, labelled, start.pseudo_queries, seed))
         with clock("testing"):
             verdict = board.verdict(alpha, seed)
         adapter = None
         if verdict.gate.adopted:
             with clock("refitting"):
                 bag = [fold.maps for fold in fitted] if unseen_weight >= _BAG_FROM else []
-                adapter = _refitted(verdict.chosen, labelled, bag, seed, start)
+                seeds = [seed * 1000 + 900 + n for n in range(effort.refit_seeds if runs_of(verdict.chosen) else 1)]
+                refitted = fit_candidate(verdict.chosen, [(labelled, seeds)], starts, soft_targets)[0]
+                adapter = as_adapter(_bagged(refitted, verdict.chosen, bag), labelled.normalized, labelled.base_model)
         progress.update()
     return FitResult(adapter, verdict, clock.seconds)
 
@@ -246,43 +257,52 @@ def _can_be_corrected(split: EmbeddedSplit) -> bool:
     return split.normalized or split.similarity == "cosine"
 
 
-def _harmful(
-    portfolio: Portfolio, labelled: EmbeddedSplit, pseudo_queries: EmbeddedSplit, seed: int
-) -> list[Candidate]:
-    """Candidates that lead astray from documents that nobody asked for, as their pseudo-queries tell.
+def _harmful(portfolio: Portfolio, labelled: EmbeddedSplit, start: Start, seed: int) -> list[Candidate]:
+    """Candidates that lead astray from documents that nobody asked for, as queries without labels tell.
 
-    Few labels can hold out few documents, and those are of the topics that were asked for. What pseudo-queries alone
-    give is what the others are compared with: it was learned from them.
+    Few labels can hold out few documents, and those are of the topics that were asked for. What was learned without
+    labels is compared with the base model, and what labels add to it with that itself.
     """
-    unasked = ~torch.isin(pseudo_queries.qrels.corpus_index, labelled_pairs(labelled).documents)
+    queries = start.queries
+    unasked = ~torch.isin(queries.qrels.corpus_index, labelled_pairs(labelled).documents)
     unasked &= unasked.cumsum(0) <= _MAX_PSEUDO_QUERIES  # they are in no order
     if int(unasked.sum()) < MIN_PSEUDO_QUERIES:
         return []
     maps = portfolio.fit([(labelled, seed)])[0]
-    gains = Measure(pseudo_queries.subset(unasked).in_memory()).gains(portfolio.candidates, maps)
-    start, *others = portfolio.candidates
-    compared = np.stack([(gains[candidate] - gains[start]).cpu().numpy() for candidate in others])
+    measured = Measure(queries.subset(unasked).in_memory()).gains(portfolio.candidates, maps)
+    gains = {candidate[0].name: each.cpu().numpy() for candidate, each in measured.items()}
+    starts = {name.family: gains[name] for name in start.maps}
+    compared = np.stack([g if name in start.maps else g - starts[name.family] for name, g in gains.items()])
     means = compared.mean(axis=1)
     harmful = clearly_worse(compared, means) & (means < -_TOLERATED)
-    return [candidate for candidate, harms in zip(others, harmful, strict=True) if harms]
+    return [candidate for candidate, harms in zip(measured, harmful, strict=True) if harms]
 
 
-def _refitted(
-    chosen: Candidate, labelled: EmbeddedSplit, bag: Sequence[Maps], seed: int, start: Start | None
-) -> QueryAdapter:
-    """The candidate fitted on all labels, its matrix averaged with those that it has in the folds of the bag."""
-    seeds = [seed * 1000 + 900 + number for number in range(_REFIT_SEEDS if runs_of(chosen) else 1)]
-    fitted = fit_candidate(chosen, [(labelled, seeds)], None if start is None else start.prior)[0]
-    if bag:  # without the corrections of the folds, which would make it many times as large
-        of_folds = torch.stack([combined(chosen, maps).matrix for maps in bag]).mean(dim=0)
-        fitted = fitted._replace(matrix=(fitted.matrix + of_folds) / 2)
-    return as_adapter(fitted, labelled.normalized, labelled.base_model)
+def _bagged(refitted: QueryMap, chosen: Candidate, bag: Sequence[Maps]) -> QueryMap:
+    """The chosen candidate, fitted on all labels, its matrix averaged with those that it has in the folds of the bag.
+
+    Without the corrections of the folds, which would make it many times as large.
+    """
+    if not bag:
+        return refitted
+    of_folds = torch.stack([combined(chosen, maps).matrix for maps in bag]).mean(dim=0)
+    return refitted._replace(matrix=(refitted.matrix + of_folds) / 2)
 
 
 def starts_from_pseudo_queries(labelled: EmbeddedSplit, method: FitMethod) -> bool:
     """Whether a fit on the labels of a corpus, as it was given, takes what pseudo-queries say for its start."""
     few = len(labelled.query_ids) < _FEW and len(labelled.corpus) <= MAX_DOCUMENTS
     return few and method == "auto" and _can_be_corrected(labelled)
+
+
+def check_learns_from_teacher(method: Method) -> None:
+    """Refuse a teacher where nothing would listen."""
+    if method not in ("auto", "linear"):
+        raise InputError(
+            f"Method {method!r} learns from labels alone, but there is a teacher.",
+            python="Choose method 'auto' or 'linear', or leave the teacher out.",
+            flags="Choose --method auto or linear, or leave out --teacher.",
+        )
 
 
 def check_seed_and_level(seed: int, alpha: float) -> None:
