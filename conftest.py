@@ -21,6 +21,7 @@ os.environ.update(
 
 import gc  # noqa: E402
 import json  # noqa: E402
+import shutil  # noqa: E402
 import string  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -33,7 +34,7 @@ from hypothesis import settings  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 from sentence_transformers.base.modules import Normalize, Transformer  # noqa: E402
 from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
-from transformers import BertConfig, BertModel  # noqa: E402
+from transformers import BertConfig, BertForSequenceClassification, BertModel  # noqa: E402
 
 import st_adapter  # noqa: E402
 from hub_double.client import HubClient  # noqa: E402
@@ -131,6 +132,19 @@ def tiny_dot_model_path(tmp_path_factory: pytest.TempPathFactory, _bert_path: Pa
     return _save_model(folder, _bert_path, normalize=False, similarity_fn_name="dot")
 
 
+@pytest.fixture(scope="session")
+def tiny_cross_encoder_path(tmp_path_factory: pytest.TempPathFactory, _bert_path: Path) -> Path:
+    """Folder of a cross-encoder: a BERT of random weights that gives one score, in the form of plain transformers."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-cross-encoder"
+    config = BertConfig.from_pretrained(_bert_path, num_labels=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertForSequenceClassification(config).save_pretrained(folder)
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        shutil.copy(_bert_path / name, folder)
+    return folder
+
+
 @pytest.fixture
 def tiny_model(tiny_model_path: Path) -> SentenceTransformer:
     """A fresh model from ``tiny_model_path`` on the CPU, free to be changed."""
@@ -140,7 +154,7 @@ def tiny_model(tiny_model_path: Path) -> SentenceTransformer:
 @pytest.fixture
 def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradient runs of a fit with few steps, which is enough for tiny problems."""
-    monkeypatch.setattr(portfolio, "_CHECKPOINTS", (10, 30))
+    monkeypatch.setattr(portfolio, "_EFFORT", portfolio._EFFORT._replace(checkpoints=(10, 30)))
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.fitting.auto import FitResult, fit_labelled
 from st_adapter.fitting.folds import labelled_split, shown_by_dev
 from st_adapter.fitting.pool import pooled
+from st_adapter.fitting.reference import Hurdle
 from st_adapter.saving.record import installed_versions
 from st_adapter.words import fraction, signed
 
@@ -101,7 +102,9 @@ def markdown_table(results: Mapping[str, Any]) -> str:
 
 
 def _fitted(labelled: EmbeddedSplit, embedded: EmbeddedDataset) -> FitResult:
-    return fit_labelled(labelled, shown_by_dev(embedded), method="auto", seed=0, alpha=0.05, show_progress_bar=False)
+    return fit_labelled(
+        labelled, shown_by_dev(embedded), method="auto", seed=0, hurdle=Hurdle(0.05), show_progress_bar=False
+    )
 
 
 def _compared(embedded: EmbeddedDataset) -> dict[str, Any]:

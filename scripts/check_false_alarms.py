@@ -3,10 +3,11 @@
 Synthetic data sets whose truth is known: queries that have nothing to do with their documents (noise), a base model
 that is right already (perfect), and training queries that ask for a tenth of the documents where users then ask for all
 of them, with nothing to learn in general (topic). With few labels the fits start from pseudo-queries, of the same kind
-as the queries. Writes scripts/results/check_false_alarms.json after every setting, and prints a table.
+as the queries. Some have a teacher besides, who knows nothing: its scores are random (teacher). Writes
+scripts/results/check_false_alarms.json after every setting, and prints a table.
 
-    python scripts/check_false_alarms.py                        # 1,000 of noise, 200 perfect, 240 of topic
-    python scripts/check_false_alarms.py --noise 50 --perfect 20 --topic 10
+    python scripts/check_false_alarms.py           # 1,000 of noise, 200 perfect, 240 of topic, 180 of teacher
+    python scripts/check_false_alarms.py --noise 50 --perfect 20 --topic 10 --teacher 10
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tqdm.auto import tqdm
 
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
+from st_adapter.embeddings.soft_targets import SoftTargets, Teaching
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting.auto import fit
 from st_adapter.saving.record import installed_versions
@@ -32,8 +34,10 @@ from st_adapter.saving.record import installed_versions
 OUTPUT = ROOT / "scripts" / "results" / "check_false_alarms.json"
 METRIC = "ndcg@10"
 DIMENSION, NUM_DOCUMENTS, NUM_TEST = 32, 200, 400
+NUM_TAUGHT = 200
 
 Kind = Literal["noise", "perfect", "topic"]
+NOISE: dict[Kind, float] = {"noise": 1.0, "perfect": 0.02, "topic": 0.35}
 
 
 class Setting(NamedTuple):
@@ -41,11 +45,12 @@ class Setting(NamedTuple):
 
     kind: Kind
     num_labels: int
-    method: Literal["auto", "closed-form"]
+    method: Literal["auto", "linear", "closed-form"]
     pseudo_queries: bool
+    teacher: bool = False
 
 
-SETTINGS: dict[Kind, list[Setting]] = {
+SETTINGS: dict[str, list[Setting]] = {
     "noise": [Setting("noise", 50, "auto", True), Setting("noise", 500, "closed-form", False)],
     "perfect": [Setting("perfect", 50, "auto", True), Setting("perfect", 500, "closed-form", False)],
     "topic": [
@@ -53,12 +58,17 @@ SETTINGS: dict[Kind, list[Setting]] = {
         for number in (100, 300)
         for method, pseudo in (("auto", True), ("closed-form", False))
     ],
+    "teacher": [
+        Setting("noise", 50, "auto", True, teacher=True),
+        Setting("perfect", 50, "auto", True, teacher=True),
+        Setting("noise", 500, "linear", False, teacher=True),
+    ],
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    for kind, default in (("noise", 500), ("perfect", 100), ("topic", 60)):
+    for kind, default in (("noise", 500), ("perfect", 100), ("topic", 60), ("teacher", 60)):
         parser.add_argument(f"--{kind}", type=int, default=default, help="data sets of each setting")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
@@ -84,7 +94,8 @@ def measure(setting: Setting, number: int) -> dict[str, Any]:
     start = time.perf_counter()
     for seed in tqdm(range(number), desc=f"{setting.kind}, {setting.num_labels} labels, {setting.method}"):
         data, pseudo_queries = drawn(setting, seed)
-        found = fit(data, pseudo_queries=pseudo_queries, method=setting.method, seed=seed)
+        taught = random_teacher(setting, data, seed) if setting.teacher else None
+        found = fit(data, pseudo_queries=pseudo_queries, soft_targets=taught, method=setting.method, seed=seed)
         if found.adapter is not None:
             adopted += 1
             worse += evaluate(data["test"], found.adapter, ks=[10]).compare(METRIC).interval.high < 0
@@ -107,7 +118,7 @@ def drawn(setting: Setting, seed: int) -> tuple[EmbeddedDataset, EmbeddedSplit |
 
     documents, total = normalize(random(NUM_DOCUMENTS, DIMENSION)), setting.num_labels + NUM_TEST
     relevant = torch.randint(0, NUM_DOCUMENTS, (total,), generator=generator)
-    noise = {"noise": 1.0, "perfect": 0.02, "topic": 0.35}[setting.kind]
+    noise = NOISE[setting.kind]
     if setting.kind == "topic":
         asked = torch.randint(0, NUM_DOCUMENTS // 10, (setting.num_labels,), generator=generator)
         relevant[: setting.num_labels] = asked
@@ -130,11 +141,23 @@ def drawn(setting: Setting, seed: int) -> tuple[EmbeddedDataset, EmbeddedSplit |
     return data, EmbeddedSplit("pseudo-queries", [f"p{row}" for row in every.tolist()], asking, corpus, pairs)
 
 
+def random_teacher(setting: Setting, data: EmbeddedDataset, seed: int) -> SoftTargets:
+    """Further queries of the same kind, and random scores of the documents that the base model finds for them."""
+    generator, corpus = torch.Generator().manual_seed(seed + 1_000_000), MemoryCorpus.of(data.corpus)
+    relevant = torch.randint(0, NUM_DOCUMENTS, (NUM_TAUGHT,), generator=generator)
+    towards = corpus.embeddings[relevant] * (setting.kind != "noise")
+    queries = normalize(towards + NOISE[setting.kind] * torch.randn(NUM_TAUGHT, DIMENSION, generator=generator))
+    found = corpus.search(queries, 30).indices
+    scores = torch.randn(found.shape, generator=generator)
+    return SoftTargets.of(queries, (corpus, found), scores, Teaching("random", NUM_TAUGHT, 0, 30))
+
+
 def markdown_table(results: Mapping[str, Any]) -> str:
     """A row for each setting."""
     lines = ["| data | labels | method | drawn | adopted | significantly worse |", "|---|---:|---|---:|---:|---:|"]
     for each in results["settings"]:
         method = f"{each['method']}{', from pseudo-queries' if each['pseudo_queries'] else ''}"
+        method += ", random teacher" if each.get("teacher") else ""
         cells = (
             each["kind"],
             each["num_labels"],

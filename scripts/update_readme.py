@@ -16,8 +16,11 @@ import benchmark_index
 import benchmark_label_curve
 import benchmark_pool
 import benchmark_quality
+import benchmark_scale
 import check_false_alarms
+import check_ray
 import check_stores
+import check_teacher
 import check_versions
 import measure_house
 import readme_example
@@ -222,10 +225,13 @@ PAGES: dict[str, dict[str, Part]] = {
     "docs/measured.md": {
         "demo": Part(demo_output, ("demo",)),
         "benchmark_quality": Part(benchmark_quality.markdown_table, ("benchmark_quality",)),
+        "quality_paraphrase_l3": Part(benchmark_quality.markdown_table, ("benchmark_quality_paraphrase_l3",)),
+        "quality_wordllama": Part(benchmark_quality.markdown_table, ("benchmark_quality_wordllama",)),
         "label_curve": Part(benchmark_label_curve.markdown_table, ("label_curve",)),
         "learning_curve": Part(learning_curve_sentences, ("benchmark_learning_curve",)),
         "benchmark_index": Part(benchmark_index.markdown_table, ("benchmark_index",)),
         "benchmark_speed": Part(speed_table, ("benchmark_speed",)),
+        "teacher_table": Part(check_teacher.markdown_table, ("check_teacher",)),
         "false_alarms": Part(check_false_alarms.markdown_table, ("check_false_alarms",)),
         "evidence": Part(evidence_table, ("check_metrics", "check_statistics", "check_own_copies", "check_leaks")),
         "check_versions": Part(check_versions.markdown_table, ("check_versions",)),
@@ -234,6 +240,10 @@ PAGES: dict[str, dict[str, Part]] = {
         "stores": Part(check_stores.markdown_table, ("check_stores",)),
         "pool": Part(benchmark_pool.markdown_table, ("benchmark_pool",)),
         "house": Part(measure_house.markdown_table, ("measure_house",)),
+    },
+    "docs/scale.md": {
+        "scale": Part(benchmark_scale.markdown_table, ("benchmark_scale",)),
+        "ray": Part(check_ray.markdown_table, ("check_ray",)),
     },
 }
 

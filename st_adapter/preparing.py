@@ -13,7 +13,7 @@ from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.embedding import embed_pseudo_queries, embed_texts, judged_by
 from st_adapter.embeddings.encoder import Encoder
-from st_adapter.embeddings.index_check import checked_given
+from st_adapter.embeddings.given_check import checked_given
 from st_adapter.fitting.auto import Clock, starts_from_pseudo_queries
 from st_adapter.fitting.folds import labelled_split
 from st_adapter.saving.base import Base
@@ -58,9 +58,11 @@ def checked_data(dataset: RetrievalDataset, embedded: EmbeddedDataset, options: 
 def pseudo_queries_of(encoder: SentenceTransformer | Encoder, data: Data, settings: Settings) -> EmbeddedSplit | None:
     """What few labels start from, or what there is without any."""
     method = settings.method
-    if not settings.options.without_labels and (
-        method == "gradient" or not starts_from_pseudo_queries(labelled_split(data.embedded), method)
-    ):
+    if settings.options.without_labels:
+        needed = settings.teacher is None
+    else:
+        needed = method != "gradient" and starts_from_pseudo_queries(labelled_split(data.embedded), method)
+    if not needed:
         return None
     return embed_pseudo_queries(encoder, data.texts, data.embedded, seed=settings.seed, **how_to_embed(settings))
 

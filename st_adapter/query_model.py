@@ -14,6 +14,7 @@ from st_adapter.choices import FitMethod
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES, pseudo_queries
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
+from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.embedding import (
     embed_as_queries,
@@ -48,6 +49,7 @@ from st_adapter.fitting.reference import Reference, found_by
 from st_adapter.preparing import Data, checked_data, how_to_embed, prepared, pseudo_queries_of
 from st_adapter.saving.query_base import Index, QueryModelBase
 from st_adapter.settings import Settings
+from st_adapter.stores.folder import VectorFolder
 
 # Documents that both models embed for the bridge; more would take longer and no longer improve it.
 _MAX_DOCUMENTS = 4000
@@ -222,7 +224,9 @@ def _embedded(status_quo: Data) -> _Index:
 def _stored(dataset: RetrievalDataset) -> _Index:
     """Documents as they lie in a store or came with the data, whose model is not there."""
     corpus: Corpus
-    if dataset.store is not None:
+    if isinstance(dataset.store, VectorFolder):
+        corpus = DiskCorpus(dataset.store, "cosine")
+    elif dataset.store is not None:
         corpus = StoreCorpus(dataset.store, "dot" if dataset.store.metric == "dot" else "cosine")
     elif dataset.corpus_embeddings is not None:
         corpus = MemoryCorpus(list(dataset.corpus["id"]), torch.from_numpy(dataset.corpus_embeddings))

@@ -15,8 +15,12 @@ from st_adapter.choices import Method, Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
+from st_adapter.embeddings.embedding import as_encoder
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.probe_texts import check_texts_of
+from st_adapter.embeddings.soft_targets import SoftTargets
+from st_adapter.embeddings.teacher import TeacherModel
+from st_adapter.embeddings.teaching import School, ask_teacher
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
@@ -28,7 +32,7 @@ from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import Clock, fit
 from st_adapter.fitting.maps import QueryMap, as_adapter
-from st_adapter.fitting.prior import prior_of
+from st_adapter.fitting.prior import prior_of, taught_map
 from st_adapter.fitting.reference import Reference
 from st_adapter.preparing import Data, prepared, pseudo_queries_of
 from st_adapter.query_model import Bridged, bridged
@@ -44,6 +48,7 @@ from st_adapter.settings import (
     check_settings,
     model_folder,
     opened,
+    opened_school,
 )
 from st_adapter.trainer import AdapterTrainer
 
@@ -64,6 +69,7 @@ def train(
     dataset: Any,
     *,
     query_model: SentenceTransformer | str | Path | None = None,
+    teacher: TeacherModel | str | Path | None = None,
     method: Method = "auto",
     seed: int = 0,
     alpha: float = 0.05,
@@ -79,21 +85,19 @@ def train(
 
     Else the base model is kept. The test split, if there is one, is evaluated and used for nothing else.
 
-    A query model's queries are mapped to where ``model`` has the documents, and have to be better than those of
-    ``model``, or no worse than ``RunOptions(non_inferior=...)`` allows.
+    With a query model, that is what has to be better, or no worse than ``RunOptions(non_inferior=...)`` allows.
 
     Args:
         model: base model on the device to work on, or its Hub id or folder; or any ``Encoder``, of which the adapter
-            is saved alone; None with a query model, if documents have vectors and their model is not there any more.
+            is saved alone; None with a query model, if documents have vectors and their model is gone.
         dataset: with the splits ``train`` and ``dev``, or whatever ``RetrievalDataset.load`` takes.
         query_model: what is to embed queries from now on, likewise; or ``static``, a table distilled from ``model``.
-        method: ``auto``, ``linear``, ``closed-form``: see ``fit``; ``gradient``: one run of ``AdapterTrainer`` with
-            ``args``.
+        teacher: a ``CrossEncoder`` or a stronger model, likewise, that is learned from as well; see ``ask_teacher``.
+        method: ``auto``, ``linear``, ``closed-form``: see ``fit``; ``gradient``: one run of ``AdapterTrainer``.
         seed: of the whole run, and of the splits of data that come without.
         alpha: level of the test that an adapter has to pass, 0 < alpha < 1.
         args: settings of method ``gradient``, but for ``seed`` and what is given here.
-        output_dir: folder for ``model/`` or ``adapter/`` and ``results.json``: new, empty or of an earlier run; nowhere
-            if None.
+        output_dir: for ``model/`` or ``adapter/`` and ``results.json``: new, empty or of an earlier run; None: nowhere.
         cache_dir: where embeddings are cached; see ``embed``.
         batch_size: texts per forward pass of the base model; an ``Encoder`` says that itself.
         precision: of the base model's forward pass; see ``embed``.
@@ -111,7 +115,8 @@ def train(
         'saved'
     """
     folder, options = None if output_dir is None else Path(output_dir), options or RunOptions()
-    settings = Settings(method, seed, alpha, args, folder, cache_dir, batch_size, precision, show_progress_bar, options)
+    how = (method, seed, alpha, args, folder, cache_dir, batch_size, precision, show_progress_bar, options)
+    settings = Settings(*how, teacher=teacher)
     check_settings(settings)
     check_query_model(settings, query_model is not None, model is not None)
     base = _base(model, query_model, settings)
@@ -135,6 +140,7 @@ def _base(
 
 
 def _run(base: Base, dataset: RetrievalDataset, settings: Settings) -> Result:
+    school = opened_school(settings, base.device)
     clock, options, pair = Clock(), settings.options, None
     if isinstance(base, QueryModelBase):
         pair = bridged(base, dataset, settings, clock)
@@ -143,9 +149,13 @@ def _run(base: Base, dataset: RetrievalDataset, settings: Settings) -> Result:
         data = prepared(base, dataset, settings, clock)
     with clock("embedding"):
         pseudo_queries = pair.pseudo_queries() if pair else pseudo_queries_of(base.encoder, data, settings)
+    soft_targets = None
+    if school is not None:
+        with clock("teaching"):
+            soft_targets = _soft_targets(base.encoder, data, school, settings)
     with clock("fitting"):
         reference = pair.reference if pair is not None else None
-        fitted = _fitted(base, data.embedded, pseudo_queries, settings, reference)
+        fitted = _fitted(base, data.embedded, (pseudo_queries, soft_targets), settings, reference)
     with clock("evaluating"):
         evaluations = _evaluations(data, fitted, pair)
         splits = _splits(data, fitted, evaluations, pair)
@@ -167,20 +177,37 @@ def _run(base: Base, dataset: RetrievalDataset, settings: Settings) -> Result:
     return _finished(result, settings, clock)
 
 
+def _soft_targets(
+    encoder: SentenceTransformer | Encoder, data: Data, school: School, settings: Settings
+) -> SoftTargets:
+    """What the teacher says."""
+    return ask_teacher(
+        school,
+        as_encoder(encoder, settings.batch_size, settings.precision),
+        (data.texts, data.embedded),
+        seed=settings.seed,
+        threshold=settings.options.paraphrase_threshold,
+        cache_dir=settings.cache_dir,
+        show_progress_bar=settings.show_progress_bar,
+    )
+
+
 def _fitted(
     base: Base,
     embedded: EmbeddedDataset,
-    pseudo_queries: EmbeddedSplit | None,
+    without_labels: tuple[EmbeddedSplit | None, SoftTargets | None],
     settings: Settings,
     reference: Reference | None,
 ) -> _Fitted:
+    pseudo_queries, soft_targets = without_labels
     if settings.options.without_labels:
-        return _fitted_without_labels(pseudo_queries, embedded, settings)
+        return _fitted_without_labels(pseudo_queries, soft_targets, embedded, settings)
     if settings.method == "gradient":
         return _fitted_by_gradient(base, embedded, settings)
     found = fit(
         embedded,
         pseudo_queries=pseudo_queries,
+        soft_targets=soft_targets,
         method=settings.method,
         seed=settings.seed,
         alpha=settings.alpha,
@@ -188,21 +215,30 @@ def _fitted(
         reference=reference,
     )
     best = found.adapter or found.refused
-    return _Fitted(found.adapter, SelectionResults.of(found), ["train", "dev"], best=best)
+    teaching = None if soft_targets is None else soft_targets.teaching
+    return _Fitted(found.adapter, SelectionResults.of(found, teaching), ["train", "dev"], best=best)
 
 
 def _fitted_without_labels(
-    pseudo_queries: EmbeddedSplit | None, embedded: EmbeddedDataset, settings: Settings
+    pseudo_queries: EmbeddedSplit | None,
+    soft_targets: SoftTargets | None,
+    embedded: EmbeddedDataset,
+    settings: Settings,
 ) -> _Fitted:
-    """What portions of the documents give; nothing says whether it helps."""
-    if pseudo_queries is None:
+    """What a teacher gives, or else portions of the documents; nothing says whether it helps."""
+    if soft_targets is not None:
+        learned = taught_map(soft_targets, settings.seed)
+        selection = SelectionResults(chosen="teacher", gate=None, teaching=soft_targets.teaching)
+    elif pseudo_queries is not None:
+        learned = prior_of(pseudo_queries, settings.seed)
+        number = len(pseudo_queries.query_ids)
+        selection = SelectionResults(chosen="pseudo-queries", gate=None, num_pseudo_queries=number)
+    else:
         raise ValueError(
             f"Fewer than {MIN_PSEUDO_QUERIES} documents are longer than a sentence, so that without labels there is "
             "nothing to learn from."
         )
-    prior = QueryMap(prior_of(pseudo_queries, settings.seed))
-    selection = SelectionResults(chosen="pseudo-queries", gate=None, num_pseudo_queries=len(pseudo_queries.query_ids))
-    return _Fitted(as_adapter(prior, embedded.normalized, embedded.base_model), selection, [])
+    return _Fitted(as_adapter(QueryMap(learned), embedded.normalized, embedded.base_model), selection, [])
 
 
 def _fitted_by_gradient(base: Base, embedded: EmbeddedDataset, settings: Settings) -> _Fitted:

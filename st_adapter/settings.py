@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method, Precision
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.sources import DataSource
+from st_adapter.data.unlabelled import queries_alone
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.origin import remember_origin
+from st_adapter.embeddings.teacher import TeacherModel, open_teacher
+from st_adapter.embeddings.teaching import School
 from st_adapter.errors import InputError, setting_error
 from st_adapter.evidence import output_folder as output
 from st_adapter.fitting.arguments import AdapterTrainingArguments
-from st_adapter.fitting.auto import check_seed_and_level
+from st_adapter.fitting.auto import check_learns_from_teacher, check_seed_and_level
 from st_adapter.saving.base import Base
 from st_adapter.saving.declared_sizes import check_sizes
 from st_adapter.storage.writing import check_writable
@@ -41,6 +46,8 @@ class RunOptions:
         script: the script that makes the model, for the model card.
         without_labels: learn from portions of the documents alone; the judgements of the data take no part in it. What
             comes of it is not tested, and is handed over all the same.
+        unlabelled_queries: queries that users have and nobody has judged, for a teacher: texts, or whatever holds a
+            column of queries; those of the data that no split judges are taken in any case.
         allow_other_vectors: go on where the vectors that came with the data, or lie in a store, are not the model's.
         non_inferior: with a query model: how much worse than the status quo, in nDCG@10, is good enough; 0: only what
             is better is handed over.
@@ -57,6 +64,7 @@ class RunOptions:
     opened_with: Mapping[str, Any] = field(default_factory=dict)
     script: str = ""
     without_labels: bool = False
+    unlabelled_queries: DataSource | Sequence[str] | None = None
     allow_other_vectors: bool = False
     non_inferior: float = 0.0
     reference_run: str | Path | None = None
@@ -76,6 +84,7 @@ class Settings:
     precision: Precision
     show_progress_bar: bool
     options: RunOptions
+    teacher: TeacherModel | str | Path | None = None
 
 
 def check_settings(settings: Settings) -> None:
@@ -103,6 +112,14 @@ def check_settings(settings: Settings) -> None:
             f"Method {settings.method!r} learns from labels, and none are to be used.",
             python="Leave method out, or without_labels.",
             flags="Leave out --method, or --without-labels.",
+        )
+    if settings.teacher is not None:
+        check_learns_from_teacher(settings.method)
+    elif settings.options.unlabelled_queries is not None:
+        raise InputError(
+            "There are queries without labels, but no teacher, and nothing else learns from them.",
+            python="Give teacher=..., or leave unlabelled_queries out.",
+            flags="Add --teacher MODEL, or leave out --unlabelled-queries.",
         )
     check_seed_and_level(settings.seed, settings.alpha)
 
@@ -133,6 +150,12 @@ def check_query_model(settings: Settings, given: bool, with_base: bool) -> None:
             python=f"Pass query_model, or leave {name} out.",
             flags=f"Add --query-model, or leave --{name.replace('_', '-')} out.",
         )
+    if given and settings.teacher is not None:
+        raise InputError(
+            "A teacher and a query model came together, and what a teacher says is learned by an adapter of one model.",
+            python="Leave teacher or query_model out.",
+            flags="Leave --teacher or --query-model out.",
+        )
     if given and (options.without_labels or settings.method == "gradient"):
         name = "without_labels" if options.without_labels else "method='gradient'"
         raise InputError(
@@ -153,6 +176,19 @@ def opened(model: SentenceTransformer | Encoder | str | Path) -> SentenceTransfo
     return loaded
 
 
+def opened_school(settings: Settings, device: torch.device) -> School | None:
+    """The teacher, opened, with the queries that it is asked besides those of the data; None without one.
+
+    Raises:
+        ValueError: the teacher is of no use, or the queries cannot be read.
+    """
+    if settings.teacher is None:
+        return None
+    cache_dir, bar, given = settings.cache_dir, settings.show_progress_bar, settings.options.unlabelled_queries
+    teacher = open_teacher(settings.teacher, device=device, cache_dir=cache_dir, show_progress_bar=bar)
+    return School(teacher, [] if given is None else queries_alone(given))
+
+
 def check_fit_together(base: Base, dataset: RetrievalDataset, settings: Settings) -> None:
     """Check everything that can be checked before anything is embedded."""
     base.check(onnx=settings.options.onnx)
@@ -162,7 +198,13 @@ def check_fit_together(base: Base, dataset: RetrievalDataset, settings: Settings
             raise ValueError(
                 "The documents have no texts, or lie in a store, so that without labels there is nothing to learn from."
             )
-    elif missing:
+    elif settings.teacher is not None and (dataset.document_texts is None or dataset.store is not None):
+        raise InputError(
+            "A teacher reads the documents, but they have no texts, or lie in a store.",
+            python="Give their texts as corpus, or leave teacher out.",
+            flags="Give their texts with --corpus FILE, or leave out --teacher.",
+        )
+    if missing and not settings.options.without_labels:
         raise ValueError(f"The data have no split {missing[0]!r}, only {dataset.splits}. Training needs both.")
     if settings.output_dir is not None:
         check_writable(settings.output_dir, "output_dir", num_bytes=base.num_bytes)

@@ -270,6 +270,11 @@ def test_what_does_not_go_together_is_refused_before_anything_is_embedded(docume
         (RunOptions(without_labels=True), {"query_model": query_model}, "is chosen by labels"),
         (RunOptions(non_inferior=1.5), {"query_model": query_model}, "non_inferior is 1.5"),
         (RunOptions(onnx=True), {"query_model": query_model}, "Two models are in what is saved"),
+        (
+            RunOptions(),
+            {"query_model": query_model, "teacher": query_model},
+            "A teacher and a query model came together",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             st_adapter.train(documents, dataset, options=options, show_progress_bar=False, **arguments)

@@ -10,6 +10,8 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method
+from st_adapter.cli.check_data import check_data as check_data
+from st_adapter.cli.embed import embed as embed
 from st_adapter.cli.opening import (
     adapter_alone,
     is_endpoint,
@@ -46,7 +48,7 @@ from st_adapter.cli.tables import (
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.splits import UNCUT
 from st_adapter.demo import demo_model, standard_library_dataset
-from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.embedding import embed as embed_dataset
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.long_texts import long_texts
 from st_adapter.errors import InputError
@@ -91,6 +93,7 @@ def train(options: TrainOptions) -> int:
         base_model,
         dataset,
         query_model=open_query_model(querying.query_model, embedding),
+        teacher=fitting.teacher,
         method=options.method,
         seed=options.seed,
         alpha=fitting.alpha,
@@ -101,6 +104,7 @@ def train(options: TrainOptions) -> int:
         options=RunOptions(
             drop_leaks=reading.drop_leaks,
             without_labels=fitting.without_labels,
+            unlabelled_queries=fitting.unlabelled_queries,
             allow_other_vectors=reading.allow_other_vectors,
             paraphrase_threshold=reading.paraphrase_threshold,
             resume_from_checkpoint=options.gradient.resume_from_checkpoint,
@@ -264,11 +268,7 @@ def learning_curve(options: LearningCurveOptions) -> int:
     dataset = load_dataset(options, options.reading, seed=options.seed)
     here = isinstance(base_model, SentenceTransformer)
     print_dataset(dataset, long_texts(base_model, dataset) if here else None)
-    embedded = embed(
-        base_model,
-        dataset,
-        **embedding.arguments(run_here=here),
-    )
+    embedded = embed_dataset(base_model, dataset, **embedding.arguments(run_here=here))
     curve = measure(
         embedded,
         sizes=options.sizes or None,

@@ -8,14 +8,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from st_adapter.choices import PARAPHRASE_THRESHOLD, FitMethod, Method, Precision, SplitBy
+from st_adapter.choices import FitMethod, Method, Precision
+from st_adapter.cli.column_options import UNSAID, ColumnOptions, Flag, SplitOptions, Text
 from st_adapter.cli.query_options import QueryModelOptions
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 
-# Help says nothing of a default that says nothing itself, such as None, or False of a flag.
-_UNSAID = tyro.conf.arg(help_behavior_hint="")
-Text = Annotated[str | None, _UNSAID]
-Flag = Annotated[bool, _UNSAID]
 BaseName = Annotated[
     str,
     tyro.conf.arg(
@@ -39,7 +36,12 @@ class DataOptions:
     corpus: Text = None
     """File or folder of the documents that --labels names by id, with texts or vectors; or a vector database, which is
     read only: chroma:FOLDER#COLLECTION, qdrant:URL#COLLECTION, lancedb:FOLDER#TABLE, postgresql://HOST/DB#TABLE,
-    milvus:FILE#COLLECTION, faiss:FILE, elasticsearch:URL#INDEX, opensearch:URL#INDEX."""
+    milvus:FILE#COLLECTION, faiss:FILE, elasticsearch:URL#INDEX, opensearch:URL#INDEX; or a folder that `st-adapter
+    embed` wrote, which stays on disk."""
+    memory: Text = None
+    """Memory for searching such a folder, 4GB if not given."""
+    ray_address: Text = None
+    """Ray cluster whose machines search such a folder: its address, or local for one on this machine."""
 
     def check(self) -> None:
         """See whether the flags belong together, before anything heavy is imported.
@@ -61,60 +63,12 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class ColumnOptions:
-    """How the data are read, the same for every command."""
-
-    query_column: Text = None
-    """Column of the queries, if it has an unusual name."""
-    document_column: Text = None
-    """Column of the relevant documents; so too the other columns."""
-    negative_column: Text = None
-    """Documents that are not relevant."""
-    title_column: Text = None
-    """Titles, put before the text of their documents."""
-    score_column: Text = None
-    """How relevant: a number, above 0 if at all."""
-    split_column: Text = None
-    """train, dev or test."""
-    id_column: Text = None
-    """BEIR form: id of a query or document."""
-    text_column: Text = None
-    """BEIR form: their text."""
-    query_id_column: Text = None
-    """BEIR form: id of the query in the qrels."""
-    corpus_id_column: Text = None
-    """BEIR form: id of the document in the qrels."""
-    embedding_column: Text = None
-    """Vectors of queries or documents."""
-    columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TABLE.ROLE=NAME ...", help_behavior_hint="")] = ()
-    """Columns of --labels, --queries and --corpus, such as corpus.id=uuid labels.corpus_id=chunk."""
-    allow_other_vectors: Flag = False
-    """Go on where the vectors of --corpus or --queries are not the model's."""
-    ignore_columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
-    """Columns that mean nothing here."""
-    relevant_from: Annotated[float | None, _UNSAID] = None
-    """Least score that is relevant; any above 0 if not given."""
-
-
-@dataclass(frozen=True)
-class SplitOptions(ColumnOptions):
-    """How the data are read and cut into splits."""
-
-    split_by: SplitBy = "query"
-    """Kept on one side of a cut: duplicates of a query, or all queries of one document with their paraphrases."""
-    drop_leaks: Flag = False
-    """Take queries out of train and dev that a later split has too; they are counted in any case."""
-    paraphrase_threshold: float = PARAPHRASE_THRESHOLD
-    """How near two queries are that count as paraphrases: from 0, two at random, to 1, the same."""
-
-
-@dataclass(frozen=True)
 class EmbeddingOptions:
     """How the base model is opened and run, the same for every command."""
 
     device: Text = None
     """Where to work, such as cpu or cuda:0; the best there is if not given."""
-    cache_dir: Annotated[Path | None, _UNSAID] = None
+    cache_dir: Annotated[Path | None, UNSAID] = None
     """Where embeddings are kept; st_adapter in the Hugging Face home if not given."""
     embedding_batch_size: int = 32
     """Texts per forward pass, or per request."""
@@ -130,9 +84,9 @@ class EmbeddingOptions:
     """Put before every query instead of the model's own prompt; "" for nothing."""
     document_prompt: Text = None
     """Put before every document instead of the model's own prompt; "" for nothing."""
-    truncate_dim: Annotated[int | None, _UNSAID] = None
+    truncate_dim: Annotated[int | None, UNSAID] = None
     """Keep this many dimensions of every vector; openai:NAME is asked for as many."""
-    max_seq_length: Annotated[int | None, _UNSAID] = None
+    max_seq_length: Annotated[int | None, UNSAID] = None
     """Cut texts after this many tokens, instead of where the model does."""
 
     def opened_with(self) -> dict[str, Any]:
@@ -155,7 +109,12 @@ class FittingOptions:
     fail_if_not_better: Flag = False
     """Exit with status 3 if the base model is kept, or if nothing was tested."""
     without_labels: Flag = False
-    """Learn from the documents of --corpus alone, and keep the outcome untested."""
+    """Learn from the documents of --corpus alone, or with a teacher, and keep the outcome untested."""
+    teacher: Text = None
+    """A CrossEncoder or a stronger embedding model, Hub id or folder, from whose scores for queries without labels is
+    learned as well."""
+    unlabelled_queries: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Queries that users have and nobody has judged, for --teacher: a text file, one a line, or a table."""
 
 
 @dataclass(frozen=True)
@@ -259,11 +218,11 @@ class EvaluateOptions(DataOptions):
     index: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Indexes to search through besides exact search: truncate:DIM, int8, int8-both, binary[:CANDIDATES],
     binary-rescored[:CANDIDATES]; and with st-adapter[index] installed, hnsw[:EF_SEARCH], ivf[:NPROBE]."""
-    output: Annotated[Path | None, _UNSAID] = None
+    output: Annotated[Path | None, UNSAID] = None
     """JSON file to write the result to, with values per query."""
-    run_dir: Annotated[Path | None, _UNSAID] = None
+    run_dir: Annotated[Path | None, UNSAID] = None
     """Folder to write base.run, adapted.run and qrels to, in the form of trec_eval."""
-    seed: Annotated[int | None, _UNSAID] = None
+    seed: Annotated[int | None, UNSAID] = None
     """Cut data that come without splits as training with this seed does. Not given, the data that the model was
     trained on are cut as they were then; of others nothing is cut, and all queries are used."""
     reading: Annotated[ColumnOptions, tyro.conf.arg(name="data")] = field(default_factory=ColumnOptions)
@@ -309,7 +268,7 @@ class PushOptions:
 class LearningCurveOptions(DataOptions):
     """Show how nDCG@10 on the dev split grows with the number of labels, and what twice as many would bring."""
 
-    output_dir: Annotated[Path | None, _UNSAID] = None
+    output_dir: Annotated[Path | None, UNSAID] = None
     """Folder for learning_curve.json and learning_curve.png; if it is that of `st-adapter train`, its report shows the
     curve as well."""
     sizes: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="")] = ()

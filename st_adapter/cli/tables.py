@@ -9,6 +9,7 @@ from rich.table import Table
 
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.splits import UNCUT
+from st_adapter.data.summary import how_read
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evidence.curve import LearningCurve
@@ -27,7 +28,7 @@ def print_dataset(dataset: RetrievalDataset, too_long: LongTexts | None = None) 
     splits = ", ".join(f"{number} {escape(split)}" for split, number in dataset.num_queries.items()) or "none"
     searched = documents_searched(dataset.num_documents, dataset.corpus_is_labelled_only)
     console.print(f"[bold]{escape(dataset.name)}[/bold]: {searched}; queries: {splits}")
-    for note in (*dataset.notes, *(too_long.notes if too_long is not None else ())):
+    for note in (*how_read(dataset), *(too_long.notes if too_long is not None else ())):
         console.print(f"  note: {escape(note)}", style="dim")
 
 

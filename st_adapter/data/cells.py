@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,10 +37,39 @@ def laid_out(value: Any) -> list[Any]:
 
 
 def document_text(cell: Any) -> Any:
-    """The text of a document given as title and text, as DPR and Tevatron do; other cells as they are."""
-    if isinstance(cell, Mapping) and isinstance(cell.get("text"), str):
-        return with_title(cell.get("title"), cell["text"])
+    """The text of a document given as title and text, as DPR, Tevatron and LangChain do; other cells as they are."""
+    if isinstance(cell, Mapping):
+        for name in ("text", "page_content"):
+            if isinstance(cell.get(name), str):
+                return with_title(cell.get("title"), cell[name])
     return cell
+
+
+def written_lists_read(cells: Sequence[Any]) -> list[Any] | None:
+    """The cells of a column with the lists of texts that were written as text, as csv files hold lists.
+
+    Returns:
+        The lists; None unless every cell that holds something is a list of texts exactly as Python or JSON writes it.
+        What NumPy writes is none: it leaves the middle of long arrays out.
+    """
+    read = [_written_list(cell) if isinstance(cell, str) and cell.strip() else cell for cell in cells]
+    filled = [each for cell, each in zip(cells, read, strict=True) if not is_missing(cell)]
+    return read if filled and all(isinstance(each, list) for each in filled) else None
+
+
+def _written_list(cell: str) -> list[str] | None:
+    if cell.lstrip()[0] != "[":
+        return None
+    try:
+        found = json.loads(cell)
+    except (ValueError, RecursionError):
+        try:
+            found = ast.literal_eval(cell.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+        if repr(found) != cell.strip():  # texts without a comma between them would be joined
+            return None
+    return found if isinstance(found, list) and all(isinstance(text, str) for text in found) else None
 
 
 def check_written_lists(cells: Sequence[Any], column: str, where: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -13,14 +14,25 @@ from st_adapter.errors import InputError
 from st_adapter.words import listed
 
 # What columns are usually called, the likeliest first. Compared without case; "-" and " " count as "_".
-_QUERY = ("query", "question", "anchor", "claim", "queries", "questions", "title")
-_DOCUMENT = (
-    *("positive", "document", "chunk", "passage", "context", "answer"),
-    *("positive_ctxs", "positive_passages"),  # of DPR and Tevatron, whose `answers` are no documents
-    *("positives", "documents", "docs", "chunks", "passages", "contexts", "answers"),
-    *("response", "abstract", "content", "body", "text"),
+_QUERY = (
+    *("query", "question", "anchor", "claim", "queries", "questions"),
+    *("user_input", "search_query", "search_term", "input", "title"),  # the first of Ragas, input of Langfuse
 )
-PAIR_COLUMNS = {
+_DOCUMENT = (
+    *("positive", "document", "chunk", "passage", "context"),
+    *("positive_ctxs", "positive_passages"),  # of DPR and Tevatron, whose `answers` are no documents
+    "reference_contexts",  # of Ragas and LlamaIndex, whose `reference` is no document
+    # Before answers: where texts that were looked up stand beside what was made of them, those are searched for.
+    *("positives", "documents", "docs", "chunks", "passages", "contexts", "answer", "answers"),
+    *("response", "abstract", "content", "body", "text", "output", "expected_output", "expectedoutput"),
+)
+# Of logs; see `clicks.read_clicks`.
+_LOG_COLUMNS = {
+    "clicks": ("clicks", "clicked", "click", "num_clicks", "click_count"),
+    "impressions": ("impressions", "shown", "views", "impression", "num_impressions", "impression_count"),
+    "rank": ("rank", "position"),
+}
+PAIR_COLUMNS: Mapping[str, Sequence[str]] = {
     "query": _QUERY,
     "document": _DOCUMENT,
     "title": ("title",),
@@ -30,6 +42,7 @@ PAIR_COLUMNS = {
     ),
     "score": ("score", "relevance", "label", "scores", "labels"),
     "split": ("split",),
+    **_LOG_COLUMNS,
 }
 _EMBEDDING = ("embedding", "embeddings", "vector", "vectors", "dense_vector")
 QUERIES_COLUMNS = {
@@ -47,13 +60,31 @@ CORPUS_COLUMNS = {
     "title": ("title",),
     "embedding": _EMBEDDING,
 }
-QRELS_COLUMNS = {
+QRELS_COLUMNS: Mapping[str, Sequence[str]] = {
     "query_id": ("query_id", "qid"),
     "corpus_id": _CORPUS_IDS,
     "score": ("score", "relevance", "label"),
     "split": ("split",),
+    **_LOG_COLUMNS,
 }
 _REQUIRED = ("query", "document", "id", "text", "query_id", "corpus_id")
+
+
+class ColumnsRead(NamedTuple):
+    """Which columns of a table played which role.
+
+    Attributes:
+        where: Of which table, as in messages; empty if there is just one.
+        roles: Pairs of a role and the columns that play it.
+    """
+
+    where: str
+    roles: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @classmethod
+    def of(cls, found: Mapping[str, Sequence[str]], where: str) -> ColumnsRead:
+        """Of the columns that were found."""
+        return cls(where, tuple((role, tuple(map(str, played))) for role, played in found.items()))
 
 
 def find_columns(

@@ -8,7 +8,8 @@ optional. Identical texts become one document or one query, under the id that ca
 vectors; of a repeated judgement the highest is kept.
 
 A column that is not used, but looks as if it said what is relevant (0 and 1, grades, or a name such as `clicked` or
-`rating`), is refused: name it as score, or ignore it; see `labels.looks_like_labels`.
+`rating`), is refused: name it as score, or ignore it; see `labels.looks_like_labels`. Clicks with impressions or ranks
+are read as a log; see `clicks`.
 
 Splits are taken as given, under their usual names (validation and eval are read as dev, training as train). With none,
 or only train, queries are cut 70/10/20 by a seeded hash of their text, in which case, width and spacing do not count:
@@ -29,7 +30,7 @@ import datasets
 import pandas as pd
 
 from st_adapter.choices import SplitBy
-from st_adapter.data.columns import without_columns
+from st_adapter.data.columns import ColumnsRead, without_columns
 from st_adapter.data.judgements import (
     check_relevant,
     merged,
@@ -47,6 +48,7 @@ from st_adapter.data.sources import DataSource
 from st_adapter.data.splits import UNCUT, Cut, cut_rows, in_order, named_splits
 from st_adapter.data.tables import NO_SPLIT
 from st_adapter.errors import InputError, printable, without_secrets
+from st_adapter.stores.folder import VectorFolder
 from st_adapter.stores.store import Store, Vectors
 from st_adapter.words import counted, documents_searched
 
@@ -71,9 +73,10 @@ class RetrievalDataset:
         corpus_is_labelled_only: Whether the corpus is just the documents of the pairs, with no others to search among.
         query_embeddings: (Q, D) float32, if the queries came with vectors.
         corpus_embeddings: (N, D) float32, if the documents came with vectors.
-        store: Where the documents' vectors lie, if that is a vector database.
+        store: Where the documents' vectors lie, if in a vector database or a folder that `st-adapter embed` wrote.
         uncut: Rows as in `qrels` that are still to be cut: those of data to be cut by document, until the embeddings of
             their queries show which of them are paraphrases; see `paraphrases.cut_splits`.
+        columns_read: Which columns played which role, by table; see `summary.how_read`.
     """
 
     queries: datasets.Dataset
@@ -86,7 +89,8 @@ class RetrievalDataset:
     uncut: datasets.Dataset | None = None
     query_embeddings: Vectors | None = None
     corpus_embeddings: Vectors | None = None
-    store: Store | None = None
+    store: Store | VectorFolder | None = None
+    columns_read: tuple[ColumnsRead, ...] = ()
 
     def __post_init__(self) -> None:
         # The name is kept in results and records.
@@ -96,7 +100,7 @@ class RetrievalDataset:
         """Name, size and splits, a line each."""
         searched = documents_searched(self.num_documents, self.corpus_is_labelled_only)
         lines = [f"{printable(self.name) or 'Data in memory'}: {searched}"]
-        for split, rows in self._rows().items():
+        for split, rows in self.judged_rows.items():
             queries = counted(len(rows.unique("query_id")), "query", "queries")
             pairs = counted(sum(relevance > 0 for relevance in rows["relevance"]), "relevant pair")
             lines.append(f"  {printable(split)}: {queries}, {pairs}")
@@ -110,9 +114,11 @@ class RetrievalDataset:
     @property
     def num_queries(self) -> dict[str, int]:
         """How many queries each split judges, and how many are still to be cut."""
-        return {split: len(rows.unique("query_id")) for split, rows in self._rows().items()}
+        return {split: len(rows.unique("query_id")) for split, rows in self.judged_rows.items()}
 
-    def _rows(self) -> dict[str, datasets.Dataset]:
+    @property
+    def judged_rows(self) -> dict[str, datasets.Dataset]:
+        """Split -> its rows as in `qrels`, also of those still to be cut, which are called so."""
         to_cut = {"to be cut": self.uncut} if self.uncut is not None else {}
         return {**self.qrels, **to_cut}
 
@@ -163,7 +169,7 @@ class RetrievalDataset:
         source: DataSource,
         *,
         queries: DataSource | None = None,
-        corpus: DataSource | Store | None = None,
+        corpus: DataSource | Store | VectorFolder | None = None,
         columns: Mapping[str, str] | None = None,
         ignore_columns: Collection[str] = (),
         relevant_from: float | None = None,
@@ -176,20 +182,22 @@ class RetrievalDataset:
         How the data are read, and how splits are cut where there are none, stands at the head of this module.
 
         Args:
-            source: A `datasets.Dataset` or `DatasetDict`, a pandas frame, a mapping of split -> table or of `corpus`,
-                `queries` and `qrels` (or `relevant_docs`) -> table or dict of ids; the path of a csv, tsv, json, jsonl
-                or parquet file, of rows or of LlamaIndex's `EmbeddingQAFinetuneDataset`; a folder with one
-                file per split (`train.csv`), or with `corpus`, `queries` and `qrels`; or the id of a Hub data set.
+            source: A `datasets.Dataset` or `DatasetDict`, a frame of pandas or polars, a list of dicts or of
+                `InputExample`s, a mapping of split -> table or of `corpus`, `queries` and `qrels` (or `relevant_docs`)
+                -> table or dict of ids; the path of a csv, tsv, json, jsonl, parquet, feather, arrow or xlsx file, of
+                rows or as other tools write it; a folder with one file per split (`train.csv`), or with `corpus`,
+                `queries` and `qrels`; or the id of a Hub data set. Logs of clicks too, see `clicks.read_clicks`.
             queries: A table of the queries, if `source` is labels that name them by id.
             corpus: A table of the documents, if `source` is labels that name them by id: a frame, a file, a folder of
-                its parts; or an opened `Store`.
+                its parts; a folder that `st-adapter embed` wrote, which stays on disk; or an opened `Store`.
             columns: Role -> name of the column, where names are unusual. Roles of pairs: query, document, title,
                 negative, score, split. Of queries and corpus: id, text, title, embedding. Of qrels and labels:
-                query_id, corpus_id, score, split. Of tables given apart, `corpus.id` is that of the corpus alone.
+                query_id, corpus_id, score, split. Of logs also: clicks, impressions, rank. Of tables given apart,
+                `corpus.id` is that of the corpus alone.
             ignore_columns: Columns that mean nothing here.
             relevant_from: The least relevance that counts, above 0: with a lower one, a document is judged and not
                 relevant; from it on they are kept as they are. Queries that are left without a relevant document are
-                left out, with a note. If None, all above 0 count.
+                left out, with a note. If None, all above 0 count. Of logs, the least click rate in percent.
             seed: Seeds the hash that makes splits.
             split_by: What stays on one side where splits are cut: the duplicates of a query, or all queries of one
                 document and their paraphrases; then the splits are cut once the queries are embedded.
@@ -213,7 +221,8 @@ class RetrievalDataset:
         cut = Cut(tuple(cut_into), split_by, seed)
         tables, named, store = read_parts(source, queries, corpus, columns or {})
         tables = without_columns(tables, ignore_columns)
-        rows = with_least_relevant(lay_out(tables, named, documents_are_stored=store is not None), relevant_from)
+        rows = lay_out(tables, named, documents_are_stored=store is not None, relevant_from=relevant_from)
+        rows = with_least_relevant(rows, relevant_from)
         dataset = _assembled(rows, tables.name, cut, store)
         return dataset if split_by == "document" else dataset.with_cut()
 
@@ -284,7 +293,7 @@ class RetrievalDataset:
         )
 
 
-def _assembled(rows: LaidOut, name: str, cut: Cut, store: Store | None) -> RetrievalDataset:
+def _assembled(rows: LaidOut, name: str, cut: Cut, store: Store | VectorFolder | None) -> RetrievalDataset:
     """The data set, without what is still to be cut."""
     queries = merged(rows.queries, "query", "queries")
     corpus = merged(rows.corpus, "document", "documents", by_text=rows.corpus_embeddings is None and store is None)
@@ -303,7 +312,8 @@ def _assembled(rows: LaidOut, name: str, cut: Cut, store: Store | None) -> Retri
     notes += own_copy_notes(qrels, texts, documents)
     unjudged = len(queries.table) - qrels["query_id"].nunique()
     if unjudged:
-        notes.append(f"{counted(unjudged, 'query', 'queries')} without judgements in any split kept, but not used.")
+        number = counted(unjudged, "query", "queries")
+        notes.append(f"{number} without judgements in any split kept; only a teacher learns from such queries.")
     by_split = {split: qrels[qrels["split"] == split] for split in in_order(qrels["split"])}
     uncut = by_split.pop(NO_SPLIT, None)
     if left_to_cut is None:
@@ -320,6 +330,7 @@ def _assembled(rows: LaidOut, name: str, cut: Cut, store: Store | None) -> Retri
         query_embeddings=None if rows.query_embeddings is None else rows.query_embeddings[queries.rows],
         corpus_embeddings=None if rows.corpus_embeddings is None else rows.corpus_embeddings[corpus.rows],
         store=store,
+        columns_read=rows.columns_read,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import re
 import zlib
 from collections.abc import Mapping
@@ -12,20 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pyarrow.parquet import read_schema
 
+from st_adapter.data.ms_marco import is_ms_marco, read_ms_marco, read_triples
+from st_adapter.data.nested import read_squad, rows_of
+from st_adapter.data.table_files import TABLE_FORMATS, read_tables
 from st_adapter.data.tables import JUDGEMENTS, NO_SPLIT, SPLIT_OF_WORD, Tables, read_mapping
 from st_adapter.data.text_files import decoded, json_table, read_delimited, read_json, read_json_lines
 from st_adapter.data.vectors import NUMPY_FORMATS, is_list_of_ids, read_numpy
+from st_adapter.storage.manifest import MANIFEST_FILE
 from st_adapter.words import listed
 
-_FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", *NUMPY_FORMATS)
+_FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", *TABLE_FORMATS, *NUMPY_FORMATS)
 
 
 def _json_parts(content: Any) -> Tables | None:
-    """Queries, corpus and judgements in one object, as LlamaIndex saves its EmbeddingQAFinetuneDataset."""
+    """Queries, corpus and judgements in one object: LlamaIndex's EmbeddingQAFinetuneDataset, or SQuAD's articles."""
     if not isinstance(content, dict):
         return None
+    if squad := read_squad(content):
+        return squad
     parts = {part: content[part] for part in ("queries", "corpus", *JUDGEMENTS) if isinstance(content.get(part), dict)}
     whole = {"queries", "corpus"} <= set(parts) and len(parts) > 2
     return read_mapping(parts, name="") if whole else None
@@ -49,12 +53,13 @@ def read_file(path: Path) -> Tables:
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix.lower() == ".gz" else content
-        if form == ".parquet":
-            _check_parquet_names(content)
-            return Tables({NO_SPLIT: pd.read_parquet(io.BytesIO(content))}, name=path.name)
+        if form in TABLE_FORMATS:
+            return replace(read_mapping(read_tables(content, form), name=path.name), name=path.name)
         if form in NUMPY_FORMATS:
             return Tables({NO_SPLIT: read_numpy(path, content)}, name=path.name)
         text, notes = decoded(content)
+        if form == ".tsv" and (triples := read_triples(path, text)) is not None:
+            return Tables({NO_SPLIT: triples}, name=path.name)
         if form in (".csv", ".tsv"):
             frame, how = read_delimited(text, "," if form == ".csv" else "\t")
             notes += how
@@ -62,18 +67,12 @@ def read_file(path: Path) -> Tables:
             found = read_json(text) if form == ".json" else read_json_lines(text)
             if whole := _json_parts(found):
                 return replace(whole, name=path.name)
-            frame = json_table(found)
+            frame = json_table(rows_of(found))
         return Tables({NO_SPLIT: frame}, name=path.name, notes=tuple(f"{path.name}: {note}" for note in notes))
     except (ValueError, gzip.BadGzipFile, EOFError, zlib.error) as error:  # pyarrow's errors are ValueErrors
         raise ValueError(
             f"{str(path)!r} cannot be read as {path.suffix[1:]}: {error}. Mend or convert the file."
         ) from error
-
-
-def _check_parquet_names(content: bytes) -> None:
-    names = read_schema(io.BytesIO(content)).names
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"there are several columns called {listed(twice)}. Keep or rename one of each")
 
 
 def read_data_files(folder: Path) -> Tables:
@@ -82,7 +81,9 @@ def read_data_files(folder: Path) -> Tables:
     Raises:
         ValueError: nothing readable is there, or more than one thing that it could be.
     """
-    files = _data_files(folder)
+    files = data_files(folder)
+    if is_ms_marco(files):
+        return read_ms_marco(folder, files)
     if {"corpus", "queries"} <= set(files):
         return _read_beir_folder(folder, files)
     return _read_pair_folder(folder, files)
@@ -93,11 +94,11 @@ def readable_files(folder: Path) -> list[Path]:
     return [
         path
         for path in sorted(folder.iterdir())
-        if path.is_file() and format_of(path) is not None and not is_list_of_ids(path)
+        if path.is_file() and format_of(path) is not None and not is_list_of_ids(path) and path.name != MANIFEST_FILE
     ]
 
 
-def _data_files(folder: Path) -> dict[str, list[Path]]:
+def data_files(folder: Path) -> dict[str, list[Path]]:
     """Find the readable files of a folder by stem; numbered shards of a table (`x-00000-of-00002`) share one."""
     found: dict[str, list[Path]] = {}
     for path in readable_files(folder):
@@ -112,7 +113,11 @@ def _read_files(paths: list[Path]) -> Tables:
             f"{str(paths[0].parent)!r} holds {listed(path.name for path in paths)}, which are the same part twice. "
             "Keep one of them."
         )
-    joined = _joined({path.name: read_file(path) for path in paths}, paths[0].parent)
+    read = {path.name: read_file(path) for path in paths}
+    several = next((name for name, tables in read.items() if list(tables.rows) != [NO_SPLIT]), None)
+    if several is not None:
+        raise ValueError(f"{str(paths[0].parent / several)!r} holds several splits. Give its own path.")
+    joined = _joined(read, paths[0].parent)
     return replace(joined, rows={NO_SPLIT: pd.concat(joined.rows.values(), ignore_index=True)})
 
 
@@ -139,7 +144,7 @@ def _plain(paths: list[Path]) -> Tables:
 
 
 def _read_beir_folder(folder: Path, files: Mapping[str, list[Path]]) -> Tables:
-    per_split = _data_files(folder / "qrels") if (folder / "qrels").is_dir() else {}
+    per_split = data_files(folder / "qrels") if (folder / "qrels").is_dir() else {}
     if per_split and "qrels" in files:
         raise ValueError(f"{str(folder)!r} holds both a file and a folder of qrels. Keep one of them.")
     in_one = {NO_SPLIT: files["qrels"]} if "qrels" in files else {}

@@ -43,8 +43,8 @@ def looks_like_labels(name: str, cells: Iterable[Any]) -> bool:
     It does if all cells that hold something are numbers (or true and false, yes and no) and differ, and
 
     - its name has a word of labels, such as `clicked`, `rating`, `relevance_label` or `similarity`; or
-    - they are 0 and 1, whole grades from 0 to at most 4, or fractions from 0 to 1, and its name has no word of other
-      numbers, such as `id`, `index`, `rank`, `length` or `year`, and they are not the numbers of the rows.
+    - they are 0 and 1, whole grades from 0 to at most 4 or from 1 to 5, or fractions from 0 to 1, and its name has no
+      word of other numbers, such as `id`, `index`, `rank` or `year`, and they are not the numbers of the rows.
 
     With a word of labels in the name it does as well if the cells are a few words (`E`, `S`, `C`, `I`), or some of
     them empty. Cells may hold lists.
@@ -73,13 +73,15 @@ def looks_like_labels(name: str, cells: Iterable[Any]) -> bool:
     if len(values) > 2 and bool((np.diff(numbers) > 0).all()):
         return False  # the numbers of the rows
     whole = bool((values == np.floor(values)).all())
-    return bool(values[0] >= 0 and values[-1] <= 1) or (whole and values[0] == 0 and bool(values[-1] <= _MAX_GRADE))
+    if bool(values[0] >= 0 and values[-1] <= 1):
+        return True
+    return whole and values[0] in (0, 1) and bool(values[-1] <= _MAX_GRADE + values[0])
 
 
 def refuse_unused_labels(
     frame: pd.DataFrame, found: Mapping[str, Sequence[str]], columns: Mapping[str, str], where: str
 ) -> None:
-    """Refuse a table of which every row would count as relevant, though a column that is not used says otherwise.
+    """Refuse a table of which a column that is not used may say what is relevant, though another one does too.
 
     Args:
         frame: pairs or judgements.
@@ -90,7 +92,7 @@ def refuse_unused_labels(
     Raises:
         InputError: see `looks_like_labels`.
     """
-    if "score" in columns or ("score" in found and not _all_relevant(frame[found["score"][0]])):
+    if "score" in columns:
         return
     used = {column for played in found.values() for column in played}
     labels = [c for c in frame.columns if c not in used and looks_like_labels(str(c), frame[c].tolist())]
@@ -100,9 +102,11 @@ def refuse_unused_labels(
     values = list(dict.fromkeys(str(v) for v in frame[labels[0]].tolist()))
     shown = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
     names = "Column" if len(labels) == 1 else "Columns"
+    scores = [str(column) for column in found.get("score", [])]
+    without = f"{scores[0]!r} says it too" if scores else "without that every document of these rows counts as relevant"
     raise InputError(
         f"{names} {listed(labels)}{where}: {'this is' if len(labels) == 1 else 'these are'} not used, but may say what "
-        f"is relevant ({first!r} holds {shown}); without that every document of these rows counts as relevant.",
+        f"is relevant ({first!r} holds {shown}); {without}.",
         python=f"Pass columns={{'score': {first!r}}} if it does (above 0 is relevant, or from relevant_from on), or "
         f"ignore_columns={[str(label) for label in labels]} if it means nothing here.",
         flags=f"Pass --score-column {first} if it does (above 0 is relevant, or from --relevant-from on), or "
@@ -120,8 +124,3 @@ def all_relevant_note(column: str, scores: Sequence[float], where: str) -> list[
         f"Every score in column {column!r}{where} is above 0 ({min(values):g} to {max(values):g}), so every document "
         "counts as relevant; relevant_from (--relevant-from) says from which score on one does."
     ]
-
-
-def _all_relevant(cells: pd.Series) -> bool:
-    flat = [each for cell in cells for each in laid_out(cell)]
-    return all(as_number(value) > 0 for value in flat)

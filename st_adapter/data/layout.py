@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -19,12 +20,15 @@ from st_adapter.data.cells import (
     is_missing,
     laid_out,
     with_title,
+    written_lists_read,
 )
+from st_adapter.data.clicks import LOG_ROLES, read_clicks
 from st_adapter.data.columns import (
     CORPUS_COLUMNS,
     PAIR_COLUMNS,
     QRELS_COLUMNS,
     QUERIES_COLUMNS,
+    ColumnsRead,
     check_mapping,
     find_columns,
     unused_note,
@@ -49,6 +53,11 @@ class LaidOut:
     may_lack_relevant: bool = False  # queries without a relevant document are left out, and no error
     query_embeddings: Vectors | None = None  # (Q, D), rows as in queries, if they came with the data
     corpus_embeddings: Vectors | None = None  # (N, D), rows as in corpus
+    columns_read: tuple[ColumnsRead, ...] = ()
+
+
+# The table of each split, with its columns by role and where it is; adds to the notes it is given.
+_SplitTables: TypeAlias = "Callable[[list[str]], Iterator[tuple[str, pd.DataFrame, dict[str, list[str]], str]]]"
 
 
 class _Row(NamedTuple):
@@ -60,7 +69,12 @@ class _Row(NamedTuple):
     split: Any
 
 
-def lay_out(tables: Tables, columns: Mapping[str, str], documents_are_stored: bool = False) -> LaidOut:
+def lay_out(
+    tables: Tables,
+    columns: Mapping[str, str],
+    documents_are_stored: bool = False,
+    relevant_from: float | None = None,
+) -> LaidOut:
     """Lay out the tables of a source.
 
     Of pairs, every row is a query, every document and negative a document of the corpus; equal ones are merged later.
@@ -70,6 +84,7 @@ def lay_out(tables: Tables, columns: Mapping[str, str], documents_are_stored: bo
         tables: As `read_source` gives them.
         columns: Role -> column; see `RetrievalDataset.load`.
         documents_are_stored: Whether the documents' vectors lie elsewhere, so that texts are not needed.
+        relevant_from: The least relevance that counts, of logs; labels are laid out as they are.
 
     Raises:
         ValueError: A table is empty, a column or an id missing, a judged text empty or a text no string, a relevance no
@@ -83,32 +98,49 @@ def lay_out(tables: Tables, columns: Mapping[str, str], documents_are_stored: bo
             )
     roles = dict.fromkeys((*CORPUS_COLUMNS, *QRELS_COLUMNS) if tables.texts else PAIR_COLUMNS)
     check_mapping(columns, roles, (*tables.texts.values(), *tables.rows.values()))
-    return _from_beir(tables, columns, documents_are_stored) if tables.texts else _from_pairs(tables, columns)
+    read: list[ColumnsRead] = []
+    split_tables = partial(_split_tables, tables, columns, relevant_from, read)
+    if tables.texts:
+        laid = _from_beir(tables, columns, documents_are_stored, split_tables, read)
+    else:
+        laid = _from_pairs(tables, split_tables)
+    return replace(laid, columns_read=tuple(read))
 
 
 def _split_tables(
-    tables: Tables, columns: Mapping[str, str], notes: list[str]
+    tables: Tables, columns: Mapping[str, str], relevant_from: float | None, read: list[ColumnsRead], notes: list[str]
 ) -> Iterator[tuple[str, pd.DataFrame, dict[str, list[str]], str]]:
-    """The table of each split, with its columns by role and the words that say where it is; adds to the notes."""
+    """The table of each split, its columns by role and the words that say where it is; adds to `read` and the notes."""
     usual, kind = (QRELS_COLUMNS, "qrels") if tables.texts else (PAIR_COLUMNS, "split")
     for split, frame in tables.rows.items():
         where = f" in {kind} {split!r}" if split else " in qrels" if tables.texts else ""
         found = find_columns(frame, usual, columns, where)
         if split and len(tables.rows) > 1:
             found.pop("split", None)  # the names of the tables say it
+        log = read_clicks(frame, found, columns, relevant_from, where)
+        labelled = {role: played for role, played in found.items() if role not in LOG_ROLES}
+        read.append(ColumnsRead.of(labelled if log is None else found, where))
+        if log is not None:
+            frame, labelled = log.frame, log.found
+            notes += log.notes
+        found = labelled
         refuse_unused_labels(frame, found, columns, where)
         notes += unused_note(frame, found, where)
         yield split, frame, found, where
 
 
-def _from_pairs(tables: Tables, columns: Mapping[str, str]) -> LaidOut:
+def _from_pairs(tables: Tables, split_tables: _SplitTables) -> LaidOut:
     notes = [*tables.notes, "The corpus is the labelled documents only: pairs name no others to search among."]
     rows: list[_Row] = []
     relevance_notes: list[str] | None = None
     used: dict[str, list[str]] = {"query": [], "document": []}
-    for split, frame, found, where in _split_tables(tables, columns, notes):
+    for split, frame, found, where in split_tables(notes):
         if "title" in found:
             notes.append(f"Column {found['title'][0]!r}{where} was put before the text of its document.")
+        for column in (*found["document"], *found.get("negative", [])):
+            if lists := written_lists_read(frame[column].tolist()):
+                frame = frame.assign(**{str(column): pd.Series(lists, index=frame.index, dtype=object)})
+                notes.append(f"Column {column!r}{where} holds lists written as text; they were read as lists.")
         for role in ("query", "document", "negative"):
             for column in found.get(role, []):
                 notes += check_written_lists(frame[column].tolist(), column, where)
@@ -137,7 +169,15 @@ def _from_pairs(tables: Tables, columns: Mapping[str, str]) -> LaidOut:
     )
     queries = pd.DataFrame({"id": list(query_ids.values()), "text": [row.query for row in rows]})
     corpus = pd.DataFrame({"id": corpus_ids, "text": [text for _, text, _ in cells]})
-    return LaidOut(queries, corpus, qrels, notes, corpus_is_labelled_only=True, relevance_notes=relevance_notes)
+    return LaidOut(
+        queries,
+        corpus,
+        qrels,
+        notes,
+        corpus_is_labelled_only=True,
+        relevance_notes=relevance_notes,
+        may_lack_relevant=any(not row.documents for row in rows),
+    )
 
 
 def _pair_rows(frame: pd.DataFrame, found: Mapping[str, list[str]], split: str) -> Iterator[_Row]:
@@ -173,9 +213,15 @@ def _pair_rows(frame: pd.DataFrame, found: Mapping[str, list[str]], split: str) 
         )
 
 
-def _from_beir(tables: Tables, columns: Mapping[str, str], documents_are_stored: bool) -> LaidOut:
+def _from_beir(
+    tables: Tables,
+    columns: Mapping[str, str],
+    documents_are_stored: bool,
+    split_tables: _SplitTables,
+    read: list[ColumnsRead],
+) -> LaidOut:
     notes = list(tables.notes)
-    qrels, relevance_notes, qrels_notes = _judgements(tables, columns)
+    qrels, relevance_notes, qrels_notes = _judgements(split_tables)
     parts: dict[str, Part] = {}
     for part, usual, judged, stored in (
         ("queries", QUERIES_COLUMNS, qrels["query_id"], False),
@@ -185,6 +231,7 @@ def _from_beir(tables: Tables, columns: Mapping[str, str], documents_are_stored:
         # One mapping serves both tables, so a name that only the other one has is no reason to stop.
         here = {role: column for role, column in columns.items() if column in frame.columns}
         found = find_columns(frame, usual, here, f" in {part}", optional=("text",) if stored else ())
+        read.append(ColumnsRead.of(found, f" in {part}"))
         notes += unused_note(frame, found, f" in {part}")
         parts[part] = laid_out_part(part, frame, found, set(judged))
         notes += parts[part].notes
@@ -248,11 +295,11 @@ _UNCHECKED = {
 }
 
 
-def _judgements(tables: Tables, columns: Mapping[str, str]) -> tuple[pd.DataFrame, list[str] | None, list[str]]:
+def _judgements(split_tables: _SplitTables) -> tuple[pd.DataFrame, list[str] | None, list[str]]:
     """All judgements in one table, notes on their relevance (None if no column says it), and notes on their columns."""
     judged, notes = [], list[str]()
     relevance_notes: list[str] | None = None
-    for split, frame, found, where in _split_tables(tables, columns, notes):
+    for split, frame, found, where in split_tables(notes):
         labels = [f"{split} row {number}".strip() for number in range(len(frame))]
         relevance = as_relevance(frame[found["score"][0]].tolist() if "score" in found else [1.0] * len(frame), labels)
         if "score" in found:

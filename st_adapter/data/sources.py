@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import datasets
 import pandas as pd
@@ -17,12 +17,21 @@ from datasets.exceptions import DatasetsError
 
 from st_adapter.data.cards import is_configured, is_saved_to_disk
 from st_adapter.data.files import format_of, read_data_files, read_file
+from st_adapter.data.nested import unnested
 from st_adapter.data.tables import NO_SPLIT, Tables, as_frame, read_mapping
 from st_adapter.errors import without_secrets
 from st_adapter.words import listed
 
+
+class SupportsArrow(Protocol):
+    """A table of any library that speaks Arrow: polars, pyarrow, DuckDB."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+
 DataSource: TypeAlias = (
-    "datasets.Dataset | datasets.DatasetDict | pd.DataFrame | Mapping[str, Any] | str | os.PathLike[str]"
+    "datasets.Dataset | datasets.DatasetDict | pd.DataFrame | Sequence[Any] | Mapping[str, Any] | "
+    "str | os.PathLike[str] | SupportsArrow"
 )
 
 
@@ -36,10 +45,12 @@ def read_source(source: DataSource) -> Tables:
         ValueError: Nothing there, nothing readable there, or more than one thing that it could be.
     """
     if isinstance(source, (str, os.PathLike)):
-        return _read_location(os.fspath(source))
-    if isinstance(source, Mapping):
-        return read_mapping(source, name="")
-    return Tables({NO_SPLIT: as_frame(source)})
+        tables = _read_location(os.fspath(source))
+    elif isinstance(source, Mapping):
+        tables = read_mapping(source, name="")
+    else:
+        tables = Tables({NO_SPLIT: as_frame(source)})
+    return tables if tables.texts else unnested(tables)
 
 
 def _read_location(location: str) -> Tables:

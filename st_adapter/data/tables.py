@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
 import pandas as pd
+import pyarrow as pa
 
-from st_adapter.words import listed
+from st_adapter.words import first_three, listed
 
 NO_SPLIT = ""  # the key of a table that came without the name of a split
 JUDGEMENTS = ("qrels", "relevant_docs")  # BEIR's word, and that of Sentence Transformers and LlamaIndex
@@ -60,11 +61,51 @@ def as_frame(table: Any) -> pd.DataFrame:
     if isinstance(table, datasets.Dataset):
         frame = table.with_format(None).to_pandas()
         return frame
+    if hasattr(table, "__arrow_c_stream__"):  # polars, pyarrow, DuckDB and others: the Arrow PyCapsule interface
+        arrow = pa.table(table)
+        for place, column in enumerate(arrow.columns):
+            if pa.types.is_nested(column.type) and "_view" in str(column.type):
+                # Lists of polars' texts, which pyarrow does not give to pandas.
+                arrow = arrow.set_column(place, arrow.column_names[place], pa.array(column.to_pylist()))
+        frame = arrow.to_pandas()
+        return frame
+    if isinstance(table, Sequence) and not isinstance(table, (str, bytes)):
+        return _frame_of_rows(table)
     raise ValueError(
         f"The data is of type {type(table).__name__}, but expected a datasets.Dataset, a datasets.DatasetDict, a "
-        "pandas DataFrame, a mapping of these, a path, or the id of a Hub data set. "
-        "Turn it into one of these first, for example with `datasets.Dataset.from_list(rows)`."
+        "pandas or polars DataFrame, a list of dicts or of InputExamples, a mapping of these, a path, or the id of a "
+        "Hub data set. Turn it into one of these first, for example with `datasets.Dataset.from_list(rows)`."
     )
+
+
+def _frame_of_rows(rows: Sequence[Any]) -> pd.DataFrame:
+    """A list of dicts, or of the InputExamples of Sentence Transformers, as a frame.
+
+    Of InputExamples the first text is the query, the second its document, further ones are negatives. The label counts
+    unless all are 0, which is what they are if nobody gave one.
+    """
+    examples = [hasattr(row, "texts") and hasattr(row, "label") for row in rows]
+    if rows and all(examples):
+        numbers = {len(row.texts or ()) for row in rows}
+        if len(numbers) > 1 or min(numbers) < 2:
+            raise ValueError(
+                f"The InputExamples have {', '.join(map(str, sorted(numbers)))} texts. Expected as many in each: a "
+                "query, a document, and negatives if any."
+            )
+        names = ["query", "document", *(f"negative_{number}" for number in range(1, max(numbers) - 1))]
+        rows = [dict(zip((*names, "label"), (*row.texts, row.label), strict=True)) for row in rows]
+        if not any(row["label"] for row in rows):
+            rows = [{name: row[name] for name in names} for row in rows]
+    strange = [f"row {number}" for number, row in enumerate(rows) if not isinstance(row, Mapping)]
+    if strange:
+        kind = type(rows[int(strange[0].split()[1])]).__name__
+        raise ValueError(
+            f"The data is a list in which {first_three(strange)} are of type {kind}. Expected a dict with named "
+            "values in each row, or an InputExample."
+        )
+    # As objects, so that numbers stay whole where some rows have none.
+    frame: pd.DataFrame = pd.DataFrame(list(rows), dtype=object)
+    return frame
 
 
 def read_mapping(parts: Mapping[str, Any], name: str) -> Tables:

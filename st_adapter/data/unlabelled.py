@@ -1,19 +1,25 @@
-"""Documents alone, without a query that asks for any of them."""
+"""What has no labels: documents that no query asks for, and queries of which nobody said what answers them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
-from st_adapter.data.columns import CORPUS_COLUMNS, find_columns
+from st_adapter.data.columns import CORPUS_COLUMNS, PAIR_COLUMNS, QUERIES_COLUMNS, find_columns
 from st_adapter.data.dataset import RetrievalDataset, as_texts
+from st_adapter.data.files import format_of
 from st_adapter.data.judgements import merged
 from st_adapter.data.layout import laid_out_part
 from st_adapter.data.parts import read_table
 from st_adapter.data.sources import DataSource
+from st_adapter.data.text_files import decoded
+from st_adapter.storage.manifest import is_vector_folder
 
 _TEXTS = {role: CORPUS_COLUMNS[role] for role in ("id", "text", "title")}
+_QUERIES = {"query": tuple(dict.fromkeys((*PAIR_COLUMNS["query"], *QUERIES_COLUMNS["text"])))}
 # The column of ids that a table without any gets.
 _NUMBER = "number of the row"
 
@@ -33,6 +39,8 @@ def documents_alone(source: DataSource, columns: Mapping[str, str] | None = None
         >>> documents_alone(pd.DataFrame({"text": ["How to fit. It takes seconds.", "How to save."]})).num_documents
         2
     """
+    if isinstance(source, (str, os.PathLike)) and is_vector_folder(Path(source)):
+        raise ValueError(f"{source} holds vectors without texts, but texts are expected. Name the file they came from.")
     frame = read_table(source)
     found = find_columns(frame, _TEXTS, columns or {}, " in corpus", optional=("id", "title"))
     column = found["text"][0]
@@ -50,3 +58,40 @@ def documents_alone(source: DataSource, columns: Mapping[str, str] | None = None
         name=name,
         notes=(*part.notes, *corpus.notes),
     )
+
+
+def queries_alone(source: DataSource | Sequence[str]) -> list[str]:
+    """Queries without labels, such as those of a log, each once.
+
+    Args:
+        source: texts; a text file, with one in each line; or a table as ``RetrievalDataset.load`` takes it, with a
+            column of queries under a usual name, or with one column.
+
+    Raises:
+        ValueError: there is no such file, no column of queries, or no query; or one is no text.
+
+    Example:
+        >>> queries_alone(["how to fit", "how to save", "how to fit "])
+        ['how to fit', 'how to save']
+    """
+    cells = _cells(source)
+    texts = [cell.strip() for cell in cells if isinstance(cell, str)]
+    if strange := [cell for cell in cells if not isinstance(cell, str)]:
+        raise ValueError(
+            f"{len(strange)} of the queries without labels are no texts, the first: {strange[0]!r}. Give texts."
+        )
+    queries = list(dict.fromkeys(filter(None, texts)))
+    if not queries:
+        raise ValueError("The queries without labels are none: there is no text. Give some, or leave them out.")
+    return queries
+
+
+def _cells(source: DataSource | Sequence[str]) -> list[object]:
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return list(source)
+    if isinstance(source, str | os.PathLike) and (path := Path(source)).is_file() and format_of(path) is None:
+        return list(decoded(path.read_bytes())[0].splitlines())
+    frame = read_table(source)
+    if len(frame.columns) == 1:
+        return list(frame.iloc[:, 0].dropna())
+    return list(frame[find_columns(frame, _QUERIES, {}, " in the queries without labels")["query"][0]].dropna())

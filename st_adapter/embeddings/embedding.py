@@ -21,16 +21,18 @@ from st_adapter.data.paraphrases import cut_splits
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES, PseudoQueries, pseudo_queries
 from st_adapter.embeddings.cache import VectorCache
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
+from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, index_qrels
 from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, encode, is_encoder
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import LongTexts
-from st_adapter.embeddings.own_copies import OwnCopies, copies_in_store
+from st_adapter.embeddings.own_copies import OwnCopies, copies_in_store, same_id_and_vector
 from st_adapter.embeddings.roles import Role
 from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.embeddings.tolerance import is_normalized
 from st_adapter.errors import InputError
 from st_adapter.storage.writing import check_writable
+from st_adapter.stores.folder import VectorFolder
 from st_adapter.stores.store import Vectors
 
 # A killed run loses at most the texts of one unfinished shard.
@@ -111,8 +113,11 @@ def embed_texts(
     embedding = _embedding(encoder, cache_dir, show_progress_bar)
     queries = embedding.side("query", dataset.query_texts, dataset.query_embeddings)
     corpus: Corpus
-    if dataset.store is not None:
-        corpus, documents = StoreCorpus(dataset.store, encoder.similarity), None
+    documents = None
+    if isinstance(dataset.store, VectorFolder):
+        corpus = DiskCorpus(dataset.store, encoder.similarity)
+    elif dataset.store is not None:
+        corpus = StoreCorpus(dataset.store, encoder.similarity)
     else:
         documents = embedding.side("document", dataset.document_texts, dataset.corpus_embeddings)
         corpus = MemoryCorpus(list(dataset.corpus["id"]), documents.vectors, encoder.similarity)
@@ -167,29 +172,10 @@ def embed_pseudo_queries(
     made = pseudo_queries(texts, seed)
     if len(made.texts) < MIN_PSEUDO_QUERIES:
         return None
-    vectors = embed_as_queries(
-        model,
-        made.texts,
-        cache_dir=cache_dir,
-        batch_size=batch_size,
-        precision=precision,
-        show_progress_bar=show_progress_bar,
+    encoder = as_encoder(model, batch_size, precision)
+    return split_of_pseudo_queries(
+        made, embed_role(encoder, "query", made.texts, cache_dir, show_progress_bar), embedded
     )
-    return split_of_pseudo_queries(made, vectors, embedded)
-
-
-def embed_as_queries(
-    model: SentenceTransformer | Encoder,
-    texts: list[str],
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    batch_size: int = 32,
-    precision: Precision = "fp32",
-    show_progress_bar: bool = True,
-) -> Tensor:
-    """The (T, D) vectors of texts as queries, or those of the cache; see ``embed``."""
-    embedding = _embedding(as_encoder(model, batch_size, precision), cache_dir, show_progress_bar)
-    return embedding.side("query", texts, None).vectors
 
 
 def split_of_pseudo_queries(made: PseudoQueries, vectors: Tensor, embedded: EmbeddedDataset) -> EmbeddedSplit:
@@ -205,6 +191,30 @@ def split_of_pseudo_queries(made: PseudoQueries, vectors: Tensor, embedded: Embe
         base_model=embedded.base_model,
         own_copies=OwnCopies(rows[:0], rows[:0]),
     )
+
+
+def embed_role(
+    encoder: Encoder,
+    role: Role,
+    texts: list[str],
+    cache_dir: str | os.PathLike[str] | None = None,
+    show_progress_bar: bool = True,
+) -> Tensor:
+    """The vectors (T, D) of texts in a role, embedded once and cached as those of a data set; see ``embed``."""
+    return _embedding(encoder, cache_dir, show_progress_bar).side(role, texts, None).vectors
+
+
+def embed_as_queries(
+    model: SentenceTransformer | Encoder,
+    texts: list[str],
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    batch_size: int = 32,
+    precision: Precision = "fp32",
+    show_progress_bar: bool = True,
+) -> Tensor:
+    """The (T, D) vectors of texts as queries, or those of the cache; see ``embed``."""
+    return embed_role(as_encoder(model, batch_size, precision), "query", texts, cache_dir, show_progress_bar)
 
 
 def _embedding(encoder: Encoder, cache_dir: str | os.PathLike[str] | None, show_progress_bar: bool) -> _Embedding:
@@ -304,14 +314,16 @@ def _num_cut(cache: VectorCache, encoder: Encoder, role: Role, texts: list[str])
     return None if looked_at is None else sum(known.values()) + sum(looked_at)
 
 
-def own_copies_of(dataset: RetrievalDataset, query_embeddings: Tensor, corpus: Corpus) -> OwnCopies | None:
+def own_copies_of(dataset: RetrievalDataset, queries: Tensor, corpus: Corpus) -> OwnCopies | None:
     """Which documents are a query's own text; of a store those among what (Q, D) vectors find first."""
     if isinstance(corpus, StoreCorpus):
-        return copies_in_store(dataset.query_texts, query_embeddings, corpus)
-    device = query_embeddings.device
+        return copies_in_store(dataset.query_texts, queries, corpus)
+    if isinstance(corpus, DiskCorpus):
+        # Once for all splits: so many ids take a while to look through.
+        return same_id_and_vector(list(dataset.queries["id"]), queries, corpus)
     if dataset.own_copies is None:
         return None
-    return OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=device) for rows in dataset.own_copies))
+    return OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=queries.device) for rows in dataset.own_copies))
 
 
 def _long_texts(max_seq_length: int | None, num_cut: Sequence[int | None]) -> LongTexts | None:

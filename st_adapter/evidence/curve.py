@@ -22,6 +22,7 @@ from st_adapter.fitting.candidates import Candidate
 from st_adapter.fitting.folds import labelled_split, shown_by_dev
 from st_adapter.fitting.maps import as_adapter
 from st_adapter.fitting.portfolio import fit_candidate
+from st_adapter.fitting.reference import Hurdle
 from st_adapter.storage.records import plain
 from st_adapter.words import fraction, signed
 
@@ -191,7 +192,7 @@ def learning_curve(
     all_sizes = _checked_sizes(sizes, num_draws, len(labelled.query_ids))
     with clock("choosing"):
         chosen = fit_labelled(
-            labelled, expected, method=method, seed=seed, alpha=_ALPHA, show_progress_bar=show_progress_bar
+            labelled, expected, method=method, seed=seed, hurdle=Hurdle(_ALPHA), show_progress_bar=show_progress_bar
         )
     with clock("measuring"):
         seeds = [seed * 1000 + draw for draw in range(num_draws)]

@@ -12,6 +12,7 @@ from st_adapter.data.leaks import LeakReport
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import LongTexts
+from st_adapter.embeddings.soft_targets import Teaching
 from st_adapter.evaluation.statistics import Gate
 from st_adapter.evidence.curve import LearningCurve
 from st_adapter.evidence.split_results import SplitResults, check_within
@@ -106,6 +107,7 @@ class SelectionResults:
         num_steps: of a gradient run: how many there were.
         num_documents: documents that the fit saw, if that were not all; see ``pooled``.
         num_pseudo_queries: without labels: portions of documents that were learned from.
+        teaching: the teacher, if there was one, and what it scored.
     """
 
     chosen: str
@@ -120,6 +122,7 @@ class SelectionResults:
     num_steps: int | None = None
     num_documents: int | None = None
     num_pseudo_queries: int | None = None
+    teaching: Teaching | None = None
 
     @property
     def tested(self) -> bool:
@@ -129,17 +132,18 @@ class SelectionResults:
     @property
     def reason(self) -> str:
         """Why an adapter is handed over or not, with the figures."""
+        taught = "" if self.teaching is None else f" {self.teaching.sentence}"
         if self.gate is not None:
-            return self.gate.reason
+            return f"{self.gate.reason}{taught}"
+        portions = f"{counted(self.num_pseudo_queries or 0, 'portion')} of the documents"
         return (
-            f"It was learned from {counted(self.num_pseudo_queries or 0, 'portion')} of the documents without any "
-            "label, so that nothing says whether it is better than the base model. Label about a hundred queries, and "
-            "train with them."
+            f"It was learned from {'a teacher' if taught else portions} without any label, so that nothing says "
+            f"whether it is better than the base model. Label about a hundred queries, and train with them.{taught}"
         )
 
     @classmethod
-    def of(cls, fitted: FitResult) -> SelectionResults:
-        """What ``fit`` chose."""
+    def of(cls, fitted: FitResult, teaching: Teaching | None = None) -> SelectionResults:
+        """What ``fit`` chose, and with which teacher."""
         verdict = fitted.verdict
         return cls(
             chosen=fitted.chosen,
@@ -151,6 +155,7 @@ class SelectionResults:
             unseen_weight=verdict.unseen_weight,
             seconds=fitted.seconds,
             num_documents=fitted.num_documents,
+            teaching=teaching,
         )
 
     def check(self) -> None:

@@ -16,7 +16,7 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.embeddings.embedding import embed_as_queries, embed_texts, judged_by
-from st_adapter.embeddings.index_check import checked_given
+from st_adapter.embeddings.given_check import checked_given
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.hits import Adapter
 from st_adapter.evaluation.seen import seen_documents

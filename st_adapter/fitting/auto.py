@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,11 +12,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.choices import FitMethod
+from st_adapter.choices import FitMethod, Method
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
-from st_adapter.errors import setting_error
+from st_adapter.embeddings.soft_targets import SoftTargets
+from st_adapter.errors import InputError, setting_error
 from st_adapter.fitting.candidates import Candidate
+from st_adapter.fitting.fitted_fold import FittedFold, measured_on
 from st_adapter.fitting.folds import (
     NUM_FOLDS,
     NUM_FOLDS_OF_FEW,
@@ -29,26 +30,24 @@ from st_adapter.fitting.folds import (
     shown_by_dev,
     unasked_share,
 )
-from st_adapter.fitting.maps import as_adapter
+from st_adapter.fitting.maps import QueryMap, as_adapter
 from st_adapter.fitting.measure import Measure
 from st_adapter.fitting.pairs import labelled_pairs
 from st_adapter.fitting.pool import MAX_DOCUMENTS, seen_by_fit
-from st_adapter.fitting.portfolio import Maps, Portfolio, combined, fit_candidate, runs_of
-from st_adapter.fitting.prior import Start, prior_of
-from st_adapter.fitting.reference import Reference
+from st_adapter.fitting.portfolio import UNCHANGED, Maps, Portfolio, combined, effort_for, fit_candidate, runs_of
+from st_adapter.fitting.prior import Start
+from st_adapter.fitting.reference import Hurdle, Reference
 from st_adapter.fitting.selection import Against, Scoreboard, Verdict, clearly_worse
 
 # This share of the queries to come may be about documents that no training query asks for, as far as there are such
 # documents: a user's dev split understates it.
 _MIN_UNSEEN = 0.3
-# After a first fold of at least _PRUNE_FROM queries, or else a first round of folds, only the best runs go on.
-_KEPT_RUNS, _PRUNE_FROM = 3, 100
+# After a first fold of at least so many queries, or else a first round of folds, only the best runs go on.
+_PRUNE_FROM = 100
 # With fewer labelled queries, what pseudo-queries give is the start.
 _FEW = 400
 # A candidate may lose so much on pseudo-queries of documents that no label asks for; so many of them are measured.
 _TOLERATED, _MAX_PSEUDO_QUERIES = 0.01, 1000
-# Refits of the chosen runs with different seeds, averaged: an average of linear maps is one linear map.
-_REFIT_SEEDS = 4
 # From this weight of unseen documents on, the models of the folds are averaged in; each of them missed some documents,
 # which costs where documents are known and helps where they are new.
 _BAG_FROM = 0.9
@@ -90,6 +89,7 @@ def fit(
     embedded: EmbeddedDataset,
     *,
     pseudo_queries: EmbeddedSplit | None = None,
+    soft_targets: SoftTargets | None = None,
     method: FitMethod = "auto",
     seed: int = 0,
     alpha: float = 0.05,
@@ -99,25 +99,25 @@ def fit(
     """Choose, test and fit an adapter on the splits ``train`` and ``dev``; no other split is looked at.
 
     All labelled queries are cut into folds, some documents held out whole, so that every candidate is measured on
-    queries its fit did not see, with documents asked for before and with new ones. These are weighted as labels show
-    them, new ones by at least .3, or the share of the corpus that nobody asked for if less; of candidates that gain
-    alike, the one is chosen that does best there.
+    queries its fit did not see, with documents asked for before and with new ones: these count for at least .3, or for
+    the share of the corpus that nobody asked for, and decide between candidates that gain alike.
 
-    Candidates are closed forms, gradient runs that start there, both also with corrections near the queries asked
-    before, each also shrunk towards the identity, and averages of the best. The best one has to pass a paired test
-    against the base model; then it is fitted again on all labels. Of a very large corpus a part is seen: ``pooled``.
+    Candidates are closed forms, gradient runs, both also corrected near known queries, each also shrunk towards the
+    identity, and averages of the best. The best one has to pass a paired test against the base model; then it is fitted
+    again on all labels. Of a very large corpus a part is seen: ``pooled``.
 
     Args:
         embedded: with the splits ``train`` and ``dev``.
         pseudo_queries: where ``auto`` starts with fewer than 400 labelled queries; see ``embed_pseudo_queries``.
+        soft_targets: what a teacher says, see ``ask_teacher``: with few labels a second start, else for one more run.
         method: ``linear`` leaves the corrections out, ``closed-form`` the gradient runs as well.
-        seed: of folds, batches and tests; the same seed gives the same adapter.
+        seed: the same seed gives the same adapter.
         alpha: level of the test, 0 < alpha < 1.
         show_progress_bar: one step per fold, and one for the last fit.
-        reference: what to compare with, if not these queries as they are, which are then a candidate of their own.
+        reference: what to compare with, if not these queries as they are, which are then a candidate too.
 
     Raises:
-        ValueError: a split is missing or has no relevant pair, or seed or alpha is out of range.
+        ValueError: a split or its pairs are missing, or settings are out of range or do not go with a teacher.
 
     Example:
         >>> result = fit(embedded, method="closed-form")
@@ -125,25 +125,25 @@ def fit(
         (False, False)
     """
     check_seed_and_level(seed, alpha)
+    if soft_targets is not None:
+        check_learns_from_teacher(method)
     clock, given, start = Clock(), labelled_split(embedded), None
     with clock("choosing documents"):
         labelled = seen_by_fit(given, seed)
-    if pseudo_queries is not None and starts_from_pseudo_queries(given, method):
+    if starts_from_pseudo_queries(given, method):
         with clock("learning from pseudo-queries"):
-            start = Start(prior_of(pseudo_queries, seed), pseudo_queries)
+            start = Start.of(pseudo_queries, soft_targets, seed)
     found = fit_labelled(
         labelled,
         shown_by_dev(embedded),
         start=start,
+        soft_targets=soft_targets if start is None else None,
         method=method,
         seed=seed,
-        alpha=alpha,
+        hurdle=Hurdle(alpha, reference),
         show_progress_bar=show_progress_bar,
-        reference=reference,
     )
     part = len(labelled.corpus) if len(labelled.corpus) < len(embedded.corpus) else None
-    if part is None:
-        del clock.seconds["choosing documents"]
     return replace(found, seconds={**clock.seconds, **found.seconds}, num_documents=part)
 
 
@@ -152,11 +152,11 @@ def fit_labelled(
     dev: ShownByDev,
     *,
     start: Start | None = None,
+    soft_targets: SoftTargets | None = None,
     method: FitMethod,
     seed: int,
-    alpha: float,
+    hurdle: Hurdle,
     show_progress_bar: bool,
-    reference: Reference | None = None,
 ) -> FitResult:
     """What ``fit`` does once it knows which queries to learn from: the rest of the data is out of reach here.
 
@@ -164,46 +164,47 @@ def fit_labelled(
         labelled: the queries to learn from and to test on, with their relevant documents only.
         dev: what is to be expected of the queries to come.
         start: what few labels start from.
-        method: see ``fit``, as all others.
-        seed: of folds, batches and tests.
-        alpha: level of the test.
-        show_progress_bar: see ``fit``.
-        reference: see ``fit``.
+        soft_targets: for one of the gradient runs.
+        method: see ``fit``, as ``seed`` and ``show_progress_bar``.
+        seed: likewise.
+        hurdle: what the best candidate has to pass.
+        show_progress_bar: likewise.
     """
     clock, unseen_weight = Clock(), _unseen_weight(labelled, dev)
     folds = _folds(labelled, unseen_weight, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
-    portfolio = _portfolio(labelled, method, start, reference)
-    in_dev = np.array([query_id in dev.query_ids for query_id in labelled.query_ids])
-    against = None if reference is None else Against(reference.name, reference.margin, portfolio.unchanged)
-    board = Scoreboard(portfolio.candidates, in_dev, unseen_weight, against)
-    compared_with = None if reference is None else reference.of(labelled)
+    effort, starts = effort_for(labelled.num_pairs), {} if start is None else start.maps
+    method = method if _can_be_corrected(labelled) or method != "auto" else "linear"
+    portfolio = Portfolio(method, effort, starts, soft_targets)
+    board, compared_with = _scoreboard(portfolio, labelled, dev, unseen_weight, hurdle.reference)
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
         num_first = 1 if int(folds[0].measured.sum()) >= _PRUNE_FROM else NUM_FOLDS
-        fitted: list[_FittedFold] = []
+        fitted: list[FittedFold] = []
         for group in (folds[:num_first], folds[num_first:]):
             seeds = [seed * 1000 + number for number in range(len(fitted), len(fitted) + len(group))]
             with clock("training"):
                 maps = portfolio.fit([(labelled.subset(f.train), each) for f, each in zip(group, seeds, strict=True)])
             with clock("measuring"):
                 for fold, maps_of_fold in zip(group, maps, strict=True):
-                    fitted.append(_measured(labelled, fold, maps_of_fold, compared_with))
+                    fitted.append(measured_on(labelled, fold, maps_of_fold, compared_with))
                     progress.update(fitted[-1].enter_in(board))
-                kept = board.best_families(_KEPT_RUNS, among=portfolio.runs)
+                kept = board.best_families(effort.kept_runs, among=portfolio.runs)
                 board.drop_families([run for run in portfolio.runs if run not in kept])
                 portfolio.runs = kept
         with clock("measuring"):
+            if start is not None:
+                board.reject(_harmful(portfolio, labelled, start, seed))
             averages = board.averages_of_the_best()
             gains = [fold.gains(averages) for fold in fitted]
             board.extend(averages, [(fold.rows, fold.unseen) for fold in fitted], gains)
-            if start is not None:
-                board.reject(_harmful(portfolio, labelled, start.pseudo_queries, seed))
         with clock("testing"):
-            verdict = board.verdict(alpha, seed)
+            verdict = board.verdict(hurdle.alpha, seed)
         adapter, passed = None, verdict.gate.adopted
-        if passed or reference is not None:
+        if passed or hurdle.reference is not None:
             with clock("refitting"):
                 bag = [fold.maps for fold in fitted] if unseen_weight >= _BAG_FROM else []
-                adapter = _refitted(verdict.chosen, labelled, bag, seed, start)
+                seeds = [seed * 1000 + 900 + n for n in range(effort.refit_seeds if runs_of(verdict.chosen) else 1)]
+                refitted = fit_candidate(verdict.chosen, [(labelled, seeds)], starts, soft_targets)[0]
+                adapter = as_adapter(_bagged(refitted, verdict.chosen, bag), labelled.normalized, labelled.base_model)
         progress.update()
     return FitResult(adapter if passed else None, verdict, clock.seconds, refused=None if passed else adapter)
 
@@ -226,48 +227,16 @@ def _folds(labelled: EmbeddedSplit, unseen_share: float, num_folds: int, seed: i
     return folds
 
 
-def _portfolio(
-    labelled: EmbeddedSplit, method: FitMethod, start: Start | None, reference: Reference | None
-) -> Portfolio:
-    method = method if _can_be_corrected(labelled) or method != "auto" else "linear"
-    return Portfolio(method, None if start is None else start.prior, with_unchanged=reference is not None)
-
-
-class _FittedFold(NamedTuple):
-    """A fold with its maps.
-
-    ``rows`` are the measured queries, ``unseen`` (1 or 0) says which of them are, and ``compared_with`` how well the
-    reference does on them, if that is not the base.
-    """
-
-    measure: Measure
-    rows: Tensor
-    unseen: Tensor
-    maps: Maps
-    compared_with: Tensor | None
-
-    def gains(self, candidates: Sequence[Candidate]) -> dict[Candidate, Tensor]:
-        """What the candidates gain over the reference."""
-        gains = self.measure.gains(candidates, self.maps)
-        if self.compared_with is None:
-            return gains
-        ahead = self.measure.base - self.compared_with
-        return {candidate: each + ahead for candidate, each in gains.items()}
-
-    def enter_in(self, board: Scoreboard) -> int:
-        """Enter what the candidates of a scoreboard gained; how many folds that was."""
-        gains = self.gains(board.candidates)
-        board.add(
-            self.rows, self.unseen, self.measure.base if self.compared_with is None else self.compared_with, gains
-        )
-        return 1
-
-
-def _measured(labelled: EmbeddedSplit, fold: Fold, maps: Maps, compared_with: Tensor | None) -> _FittedFold:
-    measure = Measure(labelled.subset(fold.measured))
-    rows = fold.measured.nonzero().squeeze(1)
-    unseen = fold.unseen[rows].long()
-    return _FittedFold(measure, rows, unseen, maps, None if compared_with is None else compared_with[rows])
+def _scoreboard(
+    portfolio: Portfolio, labelled: EmbeddedSplit, dev: ShownByDev, unseen_weight: float, reference: Reference | None
+) -> tuple[Scoreboard, Tensor | None]:
+    """An empty scoreboard, and how well the reference does on the labelled queries, if it is not the base."""
+    in_dev = np.array([query_id in dev.query_ids for query_id in labelled.query_ids])
+    if reference is None:
+        return Scoreboard(portfolio.candidates, in_dev, unseen_weight), None
+    portfolio.candidates.append(UNCHANGED)
+    against = Against(reference.name, reference.margin, UNCHANGED)
+    return Scoreboard(portfolio.candidates, in_dev, unseen_weight, against), reference.of(labelled)
 
 
 def _can_be_corrected(split: EmbeddedSplit) -> bool:
@@ -275,43 +244,53 @@ def _can_be_corrected(split: EmbeddedSplit) -> bool:
     return split.normalized or split.similarity == "cosine"
 
 
-def _harmful(
-    portfolio: Portfolio, labelled: EmbeddedSplit, pseudo_queries: EmbeddedSplit, seed: int
-) -> list[Candidate]:
-    """Candidates that lead astray from documents that nobody asked for, as their pseudo-queries tell.
+def _harmful(portfolio: Portfolio, labelled: EmbeddedSplit, start: Start, seed: int) -> list[Candidate]:
+    """Candidates that lead astray from documents that nobody asked for, as queries without labels tell.
 
-    Few labels can hold out few documents, and those are of the topics that were asked for. What pseudo-queries alone
-    give is what the others are compared with: it was learned from them.
+    Few labels can hold out few documents, and those are of the topics that were asked for. What was learned without
+    labels is compared with the base model, and what labels add to it with that itself.
     """
-    unasked = ~torch.isin(pseudo_queries.qrels.corpus_index, labelled_pairs(labelled).documents)
+    queries = start.queries
+    unasked = ~torch.isin(queries.qrels.corpus_index, labelled_pairs(labelled).documents)
     unasked &= unasked.cumsum(0) <= _MAX_PSEUDO_QUERIES  # they are in no order
     if int(unasked.sum()) < MIN_PSEUDO_QUERIES:
         return []
     maps = portfolio.fit([(labelled, seed)])[0]
-    gains = Measure(pseudo_queries.subset(unasked).in_memory()).gains(portfolio.candidates, maps)
-    start, *others = [candidate for candidate in portfolio.candidates if candidate != portfolio.unchanged]
-    compared = np.stack([(gains[candidate] - gains[start]).cpu().numpy() for candidate in others])
+    candidates = [candidate for candidate in portfolio.candidates if candidate != UNCHANGED]
+    measured = Measure(queries.subset(unasked).in_memory()).gains(candidates, maps)
+    gains = {candidate[0].name: each.cpu().numpy() for candidate, each in measured.items()}
+    starts = {name.family: gains[name] for name in start.maps}
+    compared = np.stack([g if name in start.maps else g - starts[name.family] for name, g in gains.items()])
     means = compared.mean(axis=1)
     harmful = clearly_worse(compared, means) & (means < -_TOLERATED)
-    return [candidate for candidate, harms in zip(others, harmful, strict=True) if harms]
+    return [candidate for candidate, harms in zip(measured, harmful, strict=True) if harms]
 
 
-def _refitted(
-    chosen: Candidate, labelled: EmbeddedSplit, bag: Sequence[Maps], seed: int, start: Start | None
-) -> QueryAdapter:
-    """The candidate fitted on all labels, its matrix averaged with those that it has in the folds of the bag."""
-    seeds = [seed * 1000 + 900 + number for number in range(_REFIT_SEEDS if runs_of(chosen) else 1)]
-    fitted = fit_candidate(chosen, [(labelled, seeds)], None if start is None else start.prior)[0]
-    if bag:  # without the corrections of the folds, which would make it many times as large
-        of_folds = torch.stack([combined(chosen, maps).matrix for maps in bag]).mean(dim=0)
-        fitted = fitted._replace(matrix=(fitted.matrix + of_folds) / 2)
-    return as_adapter(fitted, labelled.normalized, labelled.base_model)
+def _bagged(refitted: QueryMap, chosen: Candidate, bag: Sequence[Maps]) -> QueryMap:
+    """The chosen candidate, fitted on all labels, its matrix averaged with those that it has in the folds of the bag.
+
+    Without the corrections of the folds, which would make it many times as large.
+    """
+    if not bag:
+        return refitted
+    of_folds = torch.stack([combined(chosen, maps).matrix for maps in bag]).mean(dim=0)
+    return refitted._replace(matrix=(refitted.matrix + of_folds) / 2)
 
 
 def starts_from_pseudo_queries(labelled: EmbeddedSplit, method: FitMethod) -> bool:
     """Whether a fit on the labels of a corpus, as it was given, takes what pseudo-queries say for its start."""
     few = len(labelled.query_ids) < _FEW and len(labelled.corpus) <= MAX_DOCUMENTS
     return few and method == "auto" and _can_be_corrected(labelled)
+
+
+def check_learns_from_teacher(method: Method) -> None:
+    """Refuse a teacher where nothing would listen."""
+    if method not in ("auto", "linear"):
+        raise InputError(
+            f"Method {method!r} learns from labels alone, but there is a teacher.",
+            python="Choose method 'auto' or 'linear', or leave the teacher out.",
+            flags="Choose --method auto or linear, or leave out --teacher.",
+        )
 
 
 def check_seed_and_level(seed: int, alpha: float) -> None:

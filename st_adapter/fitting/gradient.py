@@ -11,13 +11,14 @@ from torch import Tensor
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.embedded import EmbeddedSplit
+from st_adapter.embeddings.soft_targets import SoftTargets
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.closed_form import within_class_whitening
-from st_adapter.fitting.losses import softmax_ranking_loss
+from st_adapter.fitting.losses import soft_target_loss, softmax_ranking_loss
 from st_adapter.fitting.sampling import Batch, BatchSampler
 
-# Ridge of the closed form that training starts from.
-_START_RIDGE = 1.0
+START_RIDGE = 1.0
+"""Ridge of the closed form that training starts from."""
 
 
 class GradientFit:
@@ -30,6 +31,7 @@ class GradientFit:
         split: the training split.
         args: settings of the run.
         adapter: where to start; by ``args.start`` if None.
+        soft_targets: what a teacher says of other queries, which count as much as their weight says beside the pairs.
 
     Attributes:
         adapter: the current iterate, trained in place.
@@ -42,11 +44,15 @@ class GradientFit:
     """
 
     def __init__(
-        self, split: EmbeddedSplit, args: AdapterTrainingArguments, adapter: QueryAdapter | None = None
+        self,
+        split: EmbeddedSplit,
+        args: AdapterTrainingArguments,
+        adapter: QueryAdapter | None = None,
+        soft_targets: SoftTargets | None = None,
     ) -> None:
         self.args = args
         self.split = split
-        self.sampler = BatchSampler(split, args)
+        self.sampler = BatchSampler(split, args, soft_targets)
         self.adapter = (adapter if adapter is not None else self._start()).to(self.sampler.device)
         if self.adapter.input_dimension != split.dimension:
             raise ValueError(
@@ -63,7 +69,7 @@ class GradientFit:
     def step(self) -> Tensor:
         """One update; the loss of its batch, a scalar without gradient."""
         args = self.args
-        with _fast_products(self.sampler.device):
+        with fast_products(self.sampler.device):
             loss = self._loss(self.sampler.next())
             self.optimizer.zero_grad()
             loss.backward()
@@ -105,6 +111,11 @@ class GradientFit:
         scores = anchors @ batch.candidates.T  # (B, M)
         positive_scores = (anchors * batch.positives).sum(dim=1)
         loss = softmax_ranking_loss(scores, positive_scores, batch.excluded, batch.weights, batch.log_priors)
+        if batch.soft is not None:
+            soft = batch.soft
+            taught = self.adapter.project(soft.anchors) * (self.args.scale * soft.anchor_scale)
+            soft_scores = torch.bmm(soft.documents, taught.unsqueeze(2)).squeeze(2)  # (S, K)
+            loss = loss + soft.weight * soft_target_loss(soft_scores, soft.targets)
         if self.args.penalty:
             loss = loss + self.args.penalty * self.adapter.distance()
         return loss
@@ -124,12 +135,12 @@ class GradientFit:
                 base_model=self.split.base_model,
             )
         if args.start == "closed_form":
-            adapter.set_matrix(within_class_whitening(self.sampler.pairs, self.sampler.corpus, _START_RIDGE))
+            adapter.set_matrix(within_class_whitening(self.sampler.pairs, self.sampler.corpus, START_RIDGE))
         return adapter
 
 
 @contextmanager
-def _fast_products(device: torch.device) -> Iterator[None]:
+def fast_products(device: torch.device) -> Iterator[None]:
     """On a CUDA device, TF32 products with float32 sums; elsewhere nothing changes."""
     if device.type != "cuda":
         yield

@@ -29,6 +29,19 @@ class Barred:
         self._counts = torch.bincount(keys // num_documents, minlength=num_queries).cpu()
         self._starts = self._counts.cumsum(0) - self._counts
 
+    @property
+    def most(self) -> int:
+        """How many documents are barred for one query at most."""
+        return int(self._counts.max())
+
+    def padded(self, width: int, nobody: int) -> Tensor:
+        """The documents of every query, filled up to ``width`` with nobody: (Q, width), for a GPU to look up in."""
+        places, rows = self.entries(torch.arange(len(self._counts)))
+        table = torch.full((len(self._counts), width), nobody, device=self.documents.device)
+        rows, columns = rows.to(table.device), (places - self._starts[rows]).to(table.device)
+        table[rows, columns] = self.documents[places.to(table.device)]
+        return table
+
     def entries(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """The places in ``documents`` that belong to (U,) queries, and for each place which of these; on the CPU."""
         counts = self._counts[queries]

@@ -43,6 +43,18 @@ class Reference(NamedTuple):
         return torch.tensor(values, device=split.query_embeddings.device)
 
 
+class Hurdle(NamedTuple):
+    """What the best candidate has to pass.
+
+    Attributes:
+        alpha: level of the test, 0 < alpha < 1.
+        reference: what it is compared with, if not the queries that were given, as they are.
+    """
+
+    alpha: float
+    reference: Reference | None = None
+
+
 def found_by(embedded: EmbeddedDataset, seed: int = 0) -> dict[str, float]:
     """nDCG@10 of the labelled queries, by id, with the vectors that a data set has for them.
 

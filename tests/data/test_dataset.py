@@ -332,7 +332,7 @@ def test_folder_of_jsonl_with_one_tsv_of_qrels_per_split(tmp_path, dev):
     assert dataset.queries["id"][:] == ["1", "2", "3", "4"]
     assert noted(dataset) == (
         "Columns left unused in corpus: 'metadata'.",
-        "1 query without judgements in any split kept, but not used.",
+        "1 query without judgements in any split kept; only a teacher learns from such queries.",
     )
 
 
@@ -659,10 +659,8 @@ def test_no_such_file(tmp_path):
 
 
 def test_unknown_kind_of_file(tmp_path):
-    (tmp_path / "pairs.xlsx").write_text("x")
-    refused(
-        tmp_path / "pairs.xlsx", r"pairs\.xlsx' is not a file that can be read here\. Expected one of: \.csv, \.tsv"
-    )
+    (tmp_path / "pairs.doc").write_text("x")
+    refused(tmp_path / "pairs.doc", r"pairs\.doc' is not a file that can be read here\. Expected one of: \.csv, \.tsv")
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
@@ -704,7 +702,7 @@ def test_beir_mapping_without_qrels():
 
 
 def test_unknown_type():
-    refused([{"query": "a"}], r"of type list, but expected a datasets\.Dataset.*Dataset\.from_list")
+    refused({"a", "b"}, r"of type set, but expected a datasets\.Dataset.*Dataset\.from_list")
     refused({}, "holds no table at all")
 
 
@@ -905,13 +903,26 @@ def test_unjudged_texts_that_are_empty_are_left_out_and_counted():
     refused(beir(corpus={"id": ["x", "y", "z", "u"], "text": ["A", "B", "C", 3]}), "1 documents .* string: 'u'")
 
 
-@pytest.mark.parametrize(
-    "cell", ["['a', 'b']", '["a", "b"]', "['a' 'b']", "{'text': 'a'}", "array(['a'], dtype=object)"]
-)
+WRITTEN_LISTS = ["['a', 'b']", '["a", "b"]']
+OTHER_LISTS = ["['a' 'b']", "{'text': 'a'}", "array(['a'], dtype=object)", "['a', 1]", "['a', ..., 'b']"]
+
+
+@pytest.mark.parametrize("cell", WRITTEN_LISTS + OTHER_LISTS)
 def test_lists_written_as_text_are_refused(cell):
-    refused(many().assign(document=cell), r"Column 'document' holds lists or objects written as text in 200 of 200")
     refused(many().assign(query=cell), r"Column 'query' holds lists")
     refused(beir(corpus={"id": ["x", "y", "z"], "text": [cell] * 3}), "Column 'text' in corpus holds lists")
+
+
+@pytest.mark.parametrize("cell", OTHER_LISTS)
+def test_what_is_no_whole_list_of_texts_is_refused(cell):
+    refused(many().assign(document=cell), r"Column 'document' holds lists or objects written as text in 200 of 200")
+
+
+@pytest.mark.parametrize("cell", WRITTEN_LISTS)
+def test_whole_lists_of_texts_are_read(cell):
+    dataset = RetrievalDataset.load(PAIRS.assign(document=cell))
+    assert judged(dataset, "dev") == {("b?", "a"): 1.0, ("b?", "b"): 1.0}
+    assert "Column 'document' holds lists written as text; they were read as lists." in dataset.notes
 
 
 def test_a_few_lists_may_be_code_and_are_counted():

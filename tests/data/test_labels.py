@@ -29,6 +29,7 @@ LABELS = {
     "anything": BINARY,
     "x": [str(n) for n in BINARY],
     "y": GRADES,
+    "how much": RATINGS,
     "z": [n / NUMBER for n in range(NUMBER)][::-1],
 }
 OTHERS = {
@@ -92,11 +93,13 @@ def test_unused_labels_are_refused_in_the_words_of_the_door(source):
     assert set(ignored.values()) == {1.0}
 
 
-def test_a_score_that_tells_nothing_apart_excuses_no_other_column():
-    with pytest.raises(InputError, match="Column 'clicked'"):
-        RetrievalDataset.load(pairs(score=[n + 0.5 for n in range(NUMBER)], clicked=BINARY))
-    dataset = RetrievalDataset.load(pairs(score=BINARY, rating=RATINGS))
-    assert "Columns left unused: 'rating'." in dataset.notes
+@pytest.mark.parametrize("score", [[n + 0.5 for n in range(NUMBER)], BINARY])
+@pytest.mark.parametrize("name,labels", [("clicked", BINARY), ("rating", RATINGS), ("label", GRADES)])
+def test_a_score_excuses_no_other_column_of_labels(score, name, labels):
+    with pytest.raises(InputError, match=f"Column '{name}': .* not used, .*; 'score' says it too."):
+        RetrievalDataset.load(pairs(score=score, **{name: labels}))
+    dataset = RetrievalDataset.load(pairs(score=score, **{name: labels}), columns={"score": "score"})
+    assert f"Columns left unused: '{name}'." in dataset.notes
 
 
 def test_words_are_read_as_scores():

@@ -7,7 +7,9 @@ import torch
 
 from problems import DIM, rotated_problem, with_wrong_labels
 from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.fitting import portfolio
 from st_adapter.fitting.auto import fit
+from st_adapter.fitting.portfolio import effort_for
 
 pytestmark = pytest.mark.usefixtures("short_runs")
 
@@ -85,3 +87,16 @@ def test_one_query_is_too_few_to_leave_any_out():
     same = embedded.query_embeddings[:1].expand(240, DIM).clone()
     with pytest.raises(ValueError, match=r"The 192 labelled queries cannot be cut into a part to fit on"):
         fit(replace(embedded, query_embeddings=same))
+
+
+def test_many_pairs_are_learned_from_for_longer_and_held_back_less(monkeypatch):
+    monkeypatch.setattr(portfolio, "_MANY", 100)
+    monkeypatch.setattr(portfolio, "_EFFORT_OF_MANY", portfolio._EFFORT_OF_MANY._replace(checkpoints=(10, 60)))
+    embedded = rotated_problem(noise=0.15)
+    of_many, of_few = (effort_for(num_pairs) for num_pairs in (100, 99))
+    assert max(of_many.checkpoints) > max(of_few.checkpoints) and of_many.kept_runs < of_few.kept_runs
+    assert min(run.penalty for run in of_many.runs.values()) < min(run.penalty for run in of_few.runs.values())
+    result = fit(embedded)
+    assert result.adopted and any("60 steps" in each.name for each in result.verdict.candidates)
+    test = evaluate(embedded["test"], result.adapter)
+    assert test.adapted_means["ndcg@10"] > test.base_means["ndcg@10"] + 0.05

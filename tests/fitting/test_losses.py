@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from st_adapter.fitting.losses import softmax_ranking_loss
+from st_adapter.fitting.losses import soft_target_loss, softmax_ranking_loss
 
 
 def slow_softmax(positive, negatives):
@@ -64,3 +64,30 @@ def test_a_log_prior_counts_a_candidate_several_times():
         softmax_ranking_loss(scores, positive, nothing[:, :3], torch.ones(1), prior),
         softmax_ranking_loss(three, positive, nothing, torch.ones(1)),
     )
+
+
+def test_soft_targets_by_hand():
+    scores, targets = torch.tensor([[math.log(2.0), 0.0], [0.0, 0.0]]), torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    # softmax: 2/3, 1/3 and 1/2, 1/2. .5 log(.5 / (2/3)) + .5 log(.5 / (1/3)) = .0589; 1 log(1 / .5) + 0 = .6931
+    assert soft_target_loss(scores, targets).item() == pytest.approx((0.0588915 + math.log(2)) / 2, rel=1e-5)
+    assert soft_target_loss(targets.clamp_min(1e-30).log(), targets).item() == pytest.approx(0, abs=1e-7)
+
+
+@given(seed=st.integers(0, 2**31), num_queries=st.integers(1, 5), num_documents=st.integers(1, 8))
+def test_soft_targets_are_equal_to_a_slow_loop_and_so_is_their_gradient(seed, num_queries, num_documents):
+    generator = torch.Generator().manual_seed(seed)
+    scores, raw = (
+        3 * torch.randn(num_queries, num_documents, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
+    targets = raw.softmax(dim=1)
+    scores.requires_grad_()
+    loss = soft_target_loss(scores, targets)
+    loss.backward()
+    expected, gradient = 0.0, []
+    for row, wanted in zip(scores.tolist(), targets.tolist(), strict=True):
+        total = sum(math.exp(score) for score in row)
+        shares = [math.exp(score) / total for score in row]
+        expected += sum(p * math.log(p / s) for p, s in zip(wanted, shares, strict=True)) / num_queries
+        gradient.append([(s - p) / num_queries for p, s in zip(wanted, shares, strict=True)])
+    assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    torch.testing.assert_close(scores.grad, torch.tensor(gradient, dtype=torch.float64))
