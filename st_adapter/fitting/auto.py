@@ -34,7 +34,7 @@ from st_adapter.fitting.maps import QueryMap, as_adapter
 from st_adapter.fitting.measure import Measure
 from st_adapter.fitting.pairs import labelled_pairs
 from st_adapter.fitting.pool import MAX_DOCUMENTS, seen_by_fit
-from st_adapter.fitting.portfolio import Maps, Portfolio, combined, effort_for, fit_candidate, runs_of
+from st_adapter.fitting.portfolio import Maps, Portfolio, combined, effort_for
 from st_adapter.fitting.prior import Start
 from st_adapter.fitting.selection import Scoreboard, Verdict, clearly_worse
 
@@ -95,29 +95,24 @@ def fit(
     """Choose, test and fit an adapter on the splits ``train`` and ``dev``; no other split is looked at.
 
     All labelled queries are cut into folds, some documents held out whole, so that every candidate is measured on
-    queries its fit did not see, with documents asked for before and with new ones. The two are weighted as the labels
-    show them, new ones by at least .3, or by the share of the corpus that nobody asked for if that is less. Of
-    candidates that gain alike, the one is chosen that does best on the new ones.
+    queries its fit did not see, with documents asked for before and with new ones, which weigh as the labels show, at
+    least .3 or the share of the corpus that nobody asked for. Of candidates alike, the best on new ones is chosen.
 
-    Candidates are closed forms, gradient runs that start there, both also with corrections near the queries asked
-    before, each also shrunk towards the identity, and averages of the best. The best one has to pass a paired test
-    against the base model; then it is fitted again on all labels. Of more than 200,000 documents a part is looked at
-    that stands for the whole; see ``pooled``.
+    Candidates are closed forms, gradient runs that start there, both also with corrections near queries asked before,
+    each also shrunk towards the identity, and averages of the best. The best has to pass a paired test against the base
+    model; then it is fitted again on all labels. Large corpora are ``pooled``.
 
     Args:
         embedded: with the splits ``train`` and ``dev``.
-        pseudo_queries: portions of documents, see ``embed_pseudo_queries``, from which ``auto`` starts with fewer than
-            400 labelled queries; there are then three candidates only, which so few can tell apart.
-        soft_targets: what a teacher says of queries without labels, see ``ask_teacher``. With so few labels it is a
-            second start, with candidates of its own; with more, one more gradient run learns from both.
+        pseudo_queries: from these, see ``embed_pseudo_queries``, ``auto`` starts with fewer than 400 labelled queries.
+        soft_targets: what a teacher says, see ``ask_teacher``: a second start, or with more labels one run more.
         method: ``linear`` leaves the corrections out, ``closed-form`` the gradient runs as well.
         seed: of folds, batches and tests; the same seed gives the same adapter.
         alpha: level of the test, 0 < alpha < 1.
         show_progress_bar: one step per fold, and one for the last fit.
 
     Raises:
-        ValueError: a split is missing or has no relevant pair, seed or alpha is out of range, or the method is
-            ``closed-form`` and there are soft targets.
+        ValueError: a split is missing or has no relevant pair, or a setting is out of range or takes no teacher.
 
     Example:
         >>> result = fit(embedded, method="closed-form")
@@ -125,10 +120,8 @@ def fit(
         (False, False)
     """
     check_seed_and_level(seed, alpha)
-    if soft_targets is not None:
-        check_learns_from_teacher(method)
-    clock = Clock()
-    given, start = labelled_split(embedded), None
+    check_learns_from_teacher(method, soft_targets)
+    clock, given, start = Clock(), labelled_split(embedded), None
     with clock("choosing documents"):
         labelled = seen_by_fit(given, seed)
     if starts_from_pseudo_queries(given, method):
@@ -144,10 +137,11 @@ def fit(
         alpha=alpha,
         show_progress_bar=show_progress_bar,
     )
-    if len(labelled.corpus) == len(embedded.corpus):
+    if len(labelled.corpus) < len(embedded.corpus):
+        found = replace(found, num_documents=len(labelled.corpus))
+    else:
         del clock.seconds["choosing documents"]
-        return replace(found, seconds={**clock.seconds, **found.seconds})
-    return replace(found, seconds={**clock.seconds, **found.seconds}, num_documents=len(labelled.corpus))
+    return replace(found, seconds={**clock.seconds, **found.seconds})
 
 
 def fit_labelled(
@@ -173,13 +167,10 @@ def fit_labelled(
         alpha: level of the test.
         show_progress_bar: one step per fold, and one for the last fit.
     """
-    clock = Clock()
-    unseen_weight = _unseen_weight(labelled, dev)
+    clock, unseen_weight = Clock(), _unseen_weight(labelled, dev)
     folds = _folds(labelled, unseen_weight, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
-    effort = effort_for(labelled.num_pairs)
-    starts = {} if start is None else start.maps
-    can_be_corrected = _can_be_corrected(labelled) or method != "auto"
-    portfolio = Portfolio(method if can_be_corrected else "linear", effort, starts, soft_targets)
+    effort, starts = effort_for(labelled.num_pairs), {} if start is None else start.maps
+    portfolio = Portfolio(_possible(method, labelled), effort, starts, soft_targets)
     given = np.array([query_id in dev.query_ids for query_id in labelled.query_ids])
     board = Scoreboard(portfolio.candidates, given, unseen_weight)
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
@@ -208,9 +199,8 @@ def fit_labelled(
         if verdict.gate.adopted:
             with clock("refitting"):
                 bag = [fold.maps for fold in fitted] if unseen_weight >= _BAG_FROM else []
-                seeds = [seed * 1000 + 900 + n for n in range(effort.refit_seeds if runs_of(verdict.chosen) else 1)]
-                refitted = fit_candidate(verdict.chosen, [(labelled, seeds)], starts, soft_targets)[0]
-                adapter = as_adapter(_bagged(refitted, verdict.chosen, bag), labelled.normalized, labelled.base_model)
+                refitted = _bagged(portfolio.refit(verdict.chosen, labelled, seed), verdict.chosen, bag)
+                adapter = as_adapter(refitted, labelled.normalized, labelled.base_model)
         progress.update()
     return FitResult(adapter, verdict, clock.seconds)
 
@@ -250,6 +240,10 @@ def _measured(labelled: EmbeddedSplit, fold: Fold, maps: Maps, board: Scoreboard
     gains = measure.gains(board.candidates, maps)
     board.add(rows, unseen, measure.base, gains)
     return _FittedFold(measure, rows, unseen, maps)
+
+
+def _possible(method: FitMethod, split: EmbeddedSplit) -> FitMethod:
+    return "linear" if method == "auto" and not _can_be_corrected(split) else method
 
 
 def _can_be_corrected(split: EmbeddedSplit) -> bool:
@@ -295,9 +289,9 @@ def starts_from_pseudo_queries(labelled: EmbeddedSplit, method: FitMethod) -> bo
     return few and method == "auto" and _can_be_corrected(labelled)
 
 
-def check_learns_from_teacher(method: Method) -> None:
-    """Refuse a teacher where nothing would listen."""
-    if method not in ("auto", "linear"):
+def check_learns_from_teacher(method: Method, teacher: object) -> None:
+    """Refuse a teacher, if there is one, where nothing would listen."""
+    if teacher is not None and method not in ("auto", "linear"):
         raise InputError(
             f"Method {method!r} learns from labels alone, but there is a teacher.",
             python="Choose method 'auto' or 'linear', or leave the teacher out.",
