@@ -115,9 +115,8 @@ def fit(
         ValueError: a split is missing or has no relevant pair, or a setting is out of range or takes no teacher.
 
     Example:
-        >>> result = fit(embedded, method="closed-form")
-        >>> result.adopted, result.verdict.gate.adopted
-        (False, False)
+        >>> fit(embedded, method="closed-form").adopted
+        False
     """
     check_seed_and_level(seed, alpha)
     check_learns_from_teacher(method, soft_targets)
@@ -137,11 +136,10 @@ def fit(
         alpha=alpha,
         show_progress_bar=show_progress_bar,
     )
-    if len(labelled.corpus) < len(embedded.corpus):
-        found = replace(found, num_documents=len(labelled.corpus))
-    else:
+    if len(labelled.corpus) == len(embedded.corpus):
         del clock.seconds["choosing documents"]
-    return replace(found, seconds={**clock.seconds, **found.seconds})
+        return replace(found, seconds=clock.seconds | found.seconds)
+    return replace(found, seconds=clock.seconds | found.seconds, num_documents=len(labelled.corpus))
 
 
 def fit_labelled(
