@@ -16,7 +16,9 @@ import benchmark_index
 import benchmark_label_curve
 import benchmark_pool
 import benchmark_quality
+import benchmark_scale
 import check_false_alarms
+import check_ray
 import check_stores
 import check_teacher
 import check_versions
@@ -238,6 +240,10 @@ PAGES: dict[str, dict[str, Part]] = {
         "stores": Part(check_stores.markdown_table, ("check_stores",)),
         "pool": Part(benchmark_pool.markdown_table, ("benchmark_pool",)),
         "house": Part(measure_house.markdown_table, ("measure_house",)),
+    },
+    "docs/scale.md": {
+        "scale": Part(benchmark_scale.markdown_table, ("benchmark_scale",)),
+        "ray": Part(check_ray.markdown_table, ("check_ray",)),
     },
 }
 

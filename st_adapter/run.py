@@ -19,7 +19,7 @@ from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.embedding import as_encoder, embed_pseudo_queries, embed_texts, judged_by
 from st_adapter.embeddings.encoder import Encoder
-from st_adapter.embeddings.index_check import checked_given
+from st_adapter.embeddings.given_check import checked_given
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.embeddings.soft_targets import SoftTargets
 from st_adapter.embeddings.teacher import TeacherModel

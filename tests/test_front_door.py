@@ -162,7 +162,8 @@ def test_the_settings_of_gradient_are_flags_in_a_group_of_their_own(capsys):
     gradient = full.pop("gradient options")
     assert full == brief
     assert list(full) == ["options", "data options", "embedding options", "fitting options", "output options"]
-    assert full["options"] == {"model", "data", "labels", "queries", "corpus", "output-dir", "method", "seed"}
+    data = {"data", "labels", "queries", "corpus", "memory", "ray-address"}
+    assert full["options"] == {"model", "output-dir", "method", "seed", *data}
     settings = {each.name.replace("_", "-") for each in fields(AdapterTrainingArguments)}
     asked_elsewhere = {"output-dir", "seed", "disable-tqdm"}
     assert gradient == settings - asked_elsewhere | {"resume-from-checkpoint"}

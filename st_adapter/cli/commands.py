@@ -11,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method
 from st_adapter.cli.check_data import check_data as check_data
+from st_adapter.cli.embed import embed as embed
 from st_adapter.cli.opening import (
     adapter_alone,
     is_endpoint,
@@ -43,7 +44,7 @@ from st_adapter.cli.tables import (
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.splits import UNCUT
 from st_adapter.demo import demo_model, standard_library_dataset
-from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.embedding import embed as embed_dataset
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.long_texts import long_texts
 from st_adapter.errors import InputError
@@ -257,11 +258,7 @@ def learning_curve(options: LearningCurveOptions) -> int:
     dataset = load_dataset(options, options.reading, seed=options.seed)
     here = isinstance(base_model, SentenceTransformer)
     print_dataset(dataset, long_texts(base_model, dataset) if here else None)
-    embedded = embed(
-        base_model,
-        dataset,
-        **embedding.arguments(run_here=here),
-    )
+    embedded = embed_dataset(base_model, dataset, **embedding.arguments(run_here=here))
     curve = measure(
         embedded,
         sizes=options.sizes or None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from st_adapter.saving.attach import check_base
 from st_adapter.saving.declared_sizes import check_sizes
 from st_adapter.saving.folder import is_saved_model, read_saved
 from st_adapter.saving.opening import from_pretrained
+from st_adapter.storage.manifest import is_vector_folder
 from st_adapter.stores import is_address, open_store
+from st_adapter.stores.folder import DEFAULT_MEMORY, VectorFolder
 from st_adapter.stores.store import Store
 
 _ENDPOINT = "openai:"
@@ -32,7 +35,7 @@ def load_dataset(where: DataOptions, reading: ColumnOptions, **arguments: Any) -
     return RetrievalDataset.load(
         where.data if where.labels is None else where.labels,
         queries=where.queries,
-        corpus=_corpus(where.corpus),
+        corpus=_corpus(where),
         columns=_columns(reading),
         ignore_columns=reading.ignore_columns,
         relevant_from=reading.relevant_from,
@@ -62,11 +65,29 @@ def _columns(reading: ColumnOptions) -> dict[str, str]:
     return columns
 
 
-def _corpus(given: str | None) -> str | Store | None:
-    """The opened store that --corpus names, or the path that it is."""
+def _corpus(where: DataOptions) -> str | Store | VectorFolder | None:
+    """The opened store or folder of vectors that --corpus names, or the path that it is."""
+    given = where.corpus
+    if given is not None and is_vector_folder(Path(given)):
+        memory = DEFAULT_MEMORY if where.memory is None else _num_bytes(where.memory)
+        return VectorFolder(given, memory=memory, ray_address=where.ray_address)
+    unused = [f"--{name}" for name in ("memory", "ray-address") if getattr(where, name.replace("-", "_")) is not None]
+    if unused:
+        raise ValueError(
+            f"{unused[0]} is for a --corpus that st-adapter embed wrote, but there is none. Leave it out, or embed the "
+            "documents to a folder first."
+        )
     if given is None or Path(given).exists() or not (is_address(given) or "#" in given):
         return given
     return open_store(given)
+
+
+def _num_bytes(text: str) -> int:
+    """What --memory says, in bytes."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT])i?B?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"--memory is {text!r}, but a number of bytes is expected, such as 4GB.")
+    return int(float(found[1]) * 1000 ** ("KMGT".index(found[2].upper()) + 1))
 
 
 def model_path(model: str) -> str:

@@ -35,7 +35,12 @@ class DataOptions:
     corpus: Text = None
     """File or folder of the documents that --labels names by id, with texts or vectors; or a vector database, which is
     read only: chroma:FOLDER#COLLECTION, qdrant:URL#COLLECTION, lancedb:FOLDER#TABLE, postgresql://HOST/DB#TABLE,
-    milvus:FILE#COLLECTION, faiss:FILE, elasticsearch:URL#INDEX, opensearch:URL#INDEX."""
+    milvus:FILE#COLLECTION, faiss:FILE, elasticsearch:URL#INDEX, opensearch:URL#INDEX; or a folder that `st-adapter
+    embed` wrote, which stays on disk."""
+    memory: Text = None
+    """Memory for searching such a folder, 4GB if not given."""
+    ray_address: Text = None
+    """Ray cluster whose machines search such a folder: its address, or local for one on this machine."""
 
     def check(self) -> None:
         """See whether the flags belong together, before anything heavy is imported.

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from st_adapter.data.leaks import find_leaks as find_leaks
     from st_adapter.data.summary import DataSummary as DataSummary
     from st_adapter.data.summary import summarised as summarised
+    from st_adapter.data.texts import TextSource as TextSource
 else:
     from st_adapter.lazy import names_on_demand
 
@@ -18,5 +19,6 @@ else:
             "dataset": ["RetrievalDataset"],
             "leaks": ["LeakReport", "drop_leaks", "find_leaks"],
             "summary": ["DataSummary", "summarised"],
+            "texts": ["TextSource"],
         },
     )

@@ -48,6 +48,7 @@ from st_adapter.data.sources import DataSource
 from st_adapter.data.splits import UNCUT, Cut, cut_rows, in_order, named_splits
 from st_adapter.data.tables import NO_SPLIT
 from st_adapter.errors import InputError, printable, without_secrets
+from st_adapter.stores.folder import VectorFolder
 from st_adapter.stores.store import Store, Vectors
 from st_adapter.words import counted, documents_searched
 
@@ -72,7 +73,7 @@ class RetrievalDataset:
         corpus_is_labelled_only: Whether the corpus is just the documents of the pairs, with no others to search among.
         query_embeddings: (Q, D) float32, if the queries came with vectors.
         corpus_embeddings: (N, D) float32, if the documents came with vectors.
-        store: Where the documents' vectors lie, if that is a vector database.
+        store: Where the documents' vectors lie, if in a vector database or a folder that `st-adapter embed` wrote.
         uncut: Rows as in `qrels` that are still to be cut: those of data to be cut by document, until the embeddings of
             their queries show which of them are paraphrases; see `paraphrases.cut_splits`.
         columns_read: Which columns played which role, by table; see `summary.how_read`.
@@ -88,7 +89,7 @@ class RetrievalDataset:
     uncut: datasets.Dataset | None = None
     query_embeddings: Vectors | None = None
     corpus_embeddings: Vectors | None = None
-    store: Store | None = None
+    store: Store | VectorFolder | None = None
     columns_read: tuple[ColumnsRead, ...] = ()
 
     def __post_init__(self) -> None:
@@ -168,7 +169,7 @@ class RetrievalDataset:
         source: DataSource,
         *,
         queries: DataSource | None = None,
-        corpus: DataSource | Store | None = None,
+        corpus: DataSource | Store | VectorFolder | None = None,
         columns: Mapping[str, str] | None = None,
         ignore_columns: Collection[str] = (),
         relevant_from: float | None = None,
@@ -188,7 +189,7 @@ class RetrievalDataset:
                 `queries` and `qrels`; or the id of a Hub data set. Logs of clicks too, see `clicks.read_clicks`.
             queries: A table of the queries, if `source` is labels that name them by id.
             corpus: A table of the documents, if `source` is labels that name them by id: a frame, a file, a folder of
-                its parts; or an opened `Store`.
+                its parts; a folder that `st-adapter embed` wrote, which stays on disk; or an opened `Store`.
             columns: Role -> name of the column, where names are unusual. Roles of pairs: query, document, title,
                 negative, score, split. Of queries and corpus: id, text, title, embedding. Of qrels and labels:
                 query_id, corpus_id, score, split. Of logs also: clicks, impressions, rank. Of tables given apart,
@@ -292,7 +293,7 @@ class RetrievalDataset:
         )
 
 
-def _assembled(rows: LaidOut, name: str, cut: Cut, store: Store | None) -> RetrievalDataset:
+def _assembled(rows: LaidOut, name: str, cut: Cut, store: Store | VectorFolder | None) -> RetrievalDataset:
     """The data set, without what is still to be cut."""
     queries = merged(rows.queries, "query", "queries")
     corpus = merged(rows.corpus, "document", "documents", by_text=rows.corpus_embeddings is None and store is None)

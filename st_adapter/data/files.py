@@ -18,6 +18,7 @@ from st_adapter.data.table_files import TABLE_FORMATS, read_tables
 from st_adapter.data.tables import JUDGEMENTS, NO_SPLIT, SPLIT_OF_WORD, Tables, read_mapping
 from st_adapter.data.text_files import decoded, json_table, read_delimited, read_json, read_json_lines
 from st_adapter.data.vectors import NUMPY_FORMATS, is_list_of_ids, read_numpy
+from st_adapter.storage.manifest import MANIFEST_FILE
 from st_adapter.words import listed
 
 _FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", *TABLE_FORMATS, *NUMPY_FORMATS)
@@ -80,7 +81,7 @@ def read_data_files(folder: Path) -> Tables:
     Raises:
         ValueError: nothing readable is there, or more than one thing that it could be.
     """
-    files = _data_files(folder)
+    files = data_files(folder)
     if is_ms_marco(files):
         return read_ms_marco(folder, files)
     if {"corpus", "queries"} <= set(files):
@@ -93,11 +94,11 @@ def readable_files(folder: Path) -> list[Path]:
     return [
         path
         for path in sorted(folder.iterdir())
-        if path.is_file() and format_of(path) is not None and not is_list_of_ids(path)
+        if path.is_file() and format_of(path) is not None and not is_list_of_ids(path) and path.name != MANIFEST_FILE
     ]
 
 
-def _data_files(folder: Path) -> dict[str, list[Path]]:
+def data_files(folder: Path) -> dict[str, list[Path]]:
     """Find the readable files of a folder by stem; numbered shards of a table (`x-00000-of-00002`) share one."""
     found: dict[str, list[Path]] = {}
     for path in readable_files(folder):
@@ -143,7 +144,7 @@ def _plain(paths: list[Path]) -> Tables:
 
 
 def _read_beir_folder(folder: Path, files: Mapping[str, list[Path]]) -> Tables:
-    per_split = _data_files(folder / "qrels") if (folder / "qrels").is_dir() else {}
+    per_split = data_files(folder / "qrels") if (folder / "qrels").is_dir() else {}
     if per_split and "qrels" in files:
         raise ValueError(f"{str(folder)!r} holds both a file and a folder of qrels. Keep one of them.")
     in_one = {NO_SPLIT: files["qrels"]} if "qrels" in files else {}

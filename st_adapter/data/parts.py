@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from st_adapter.data.cells import as_ids, is_missing, laid_out
@@ -16,7 +17,10 @@ from st_adapter.data.columns import CORPUS_COLUMNS, PAIR_COLUMNS, QRELS_COLUMNS,
 from st_adapter.data.files import read_file, readable_files
 from st_adapter.data.sources import DataSource, read_source
 from st_adapter.data.tables import Tables
+from st_adapter.data.vectors import table_of_arrays
 from st_adapter.errors import InputError
+from st_adapter.storage.manifest import is_vector_folder
+from st_adapter.stores.folder import VectorFolder
 from st_adapter.stores.store import Store
 from st_adapter.words import counted, listed
 
@@ -38,7 +42,7 @@ class Documents:
     """
 
     frame: pd.DataFrame
-    store: Store | None = None
+    store: Store | VectorFolder | None = None
     id_column: str | None = None
 
     def share_known(self, ids: Sequence[str]) -> float:
@@ -56,8 +60,11 @@ class Documents:
 
 
 def read_parts(
-    labels: DataSource, queries: DataSource | None, corpus: DataSource | Store | None, columns: Mapping[str, str]
-) -> tuple[Tables, dict[str, str], Store | None]:
+    labels: DataSource,
+    queries: DataSource | None,
+    corpus: DataSource | Store | VectorFolder | None,
+    columns: Mapping[str, str],
+) -> tuple[Tables, dict[str, str], Store | VectorFolder | None]:
     """Read what was given apart into one set of tables, in the BEIR form; one source alone is read as it is.
 
     Labels are rows of a document's id and of a query, as its text or as the id that it has in ``queries``. The column
@@ -83,7 +90,7 @@ def read_parts(
     rows = {split: _renamed(frame, of_part["labels"], "labels") for split, frame in tables.rows.items()}
     texts = dict(tables.texts)
     if queries is not None:
-        texts["queries"] = _renamed(read_table(queries), of_part["queries"], "queries")
+        texts["queries"] = _renamed(_query_table(queries), of_part["queries"], "queries")
     documents = _documents(corpus, texts, of_part["corpus"])
     if rest.get("id") in documents.frame.columns:
         documents = replace(documents, id_column=rest["id"])
@@ -95,10 +102,12 @@ def read_parts(
     if documents.store is not None:
         texts["corpus"] = _labelled_documents(rows, documents.store, rest)
         number = counted(documents.store.count, "document")
-        notes.append(
-            f"{number} lie in {documents.store.address}: their vectors are read and none is embedded; figures come "
-            "from the store's own search."
+        how = (
+            "search is exact"
+            if isinstance(documents.store, VectorFolder)
+            else "figures come from the store's own search"
         )
+        notes.append(f"{number} lie in {documents.store.address}: their vectors are read and none is embedded; {how}.")
     else:
         texts["corpus"] = documents.frame
     return replace(tables, rows=rows, texts=texts, notes=tuple(notes)), rest, documents.store
@@ -116,6 +125,16 @@ def read_table(source: DataSource) -> pd.DataFrame:
     if any(each.texts for each in tables):
         raise ValueError("Queries with a corpus and judgements were given where one table is expected. Give the table.")
     return pd.concat([frame for each in tables for frame in each.rows.values()], ignore_index=True)
+
+
+def _query_table(queries: DataSource) -> pd.DataFrame:
+    """The table of the queries; of a folder of vectors it is made of these."""
+    if not isinstance(queries, (str, os.PathLike)) or not is_vector_folder(Path(queries)):
+        return read_table(queries)
+    folder = VectorFolder(Path(queries))
+    if folder.manifest.role != "query":
+        raise ValueError(f"{folder.address} holds documents, but queries are expected. Embed them with --role query.")
+    return table_of_arrays(folder.ids, folder.rows(np.arange(folder.count)))
 
 
 def _role(name: str, part: str) -> list[str]:
@@ -146,7 +165,7 @@ def _renamed(frame: pd.DataFrame, columns: Mapping[str, str], part: str) -> pd.D
 
 
 def _documents(
-    corpus: DataSource | Store | None, texts: Mapping[str, pd.DataFrame], columns: Mapping[str, str]
+    corpus: DataSource | Store | VectorFolder | None, texts: Mapping[str, pd.DataFrame], columns: Mapping[str, str]
 ) -> Documents:
     if corpus is None:
         if "corpus" not in texts:
@@ -156,6 +175,8 @@ def _documents(
                 flags="Give --corpus as well: a file, or the address of a vector database.",
             )
         return Documents(texts["corpus"])
+    if isinstance(corpus, (str, os.PathLike)) and is_vector_folder(Path(corpus).expanduser()):
+        return Documents(pd.DataFrame(), VectorFolder(Path(corpus)))
     if hasattr(corpus, "fetch"):
         return Documents(pd.DataFrame(), corpus)  # type: ignore[arg-type]
     return Documents(_renamed(read_table(corpus), columns, "corpus"))
@@ -191,7 +212,7 @@ def _by_content(frame: pd.DataFrame, documents: Documents) -> str:
     return best
 
 
-def _is_in(store: Store, one: str) -> bool:
+def _is_in(store: Store | VectorFolder, one: str) -> bool:
     try:
         store.fetch([one])
     except ValueError:
@@ -227,7 +248,9 @@ def _queries_of(
     return labelled, pd.concat(queries, ignore_index=True), rest
 
 
-def _labelled_documents(rows: Mapping[str, pd.DataFrame], store: Store, columns: Mapping[str, str]) -> pd.DataFrame:
+def _labelled_documents(
+    rows: Mapping[str, pd.DataFrame], store: Store | VectorFolder, columns: Mapping[str, str]
+) -> pd.DataFrame:
     """The documents of a store that the labels name, with their texts if it keeps any."""
     named = [frame[columns.get("corpus_id", "corpus_id")] for frame in rows.values()]
     ids = list(dict.fromkeys(one for column in named for one in as_ids(column, "labels")))

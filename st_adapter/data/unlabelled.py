@@ -16,6 +16,7 @@ from st_adapter.data.layout import laid_out_part
 from st_adapter.data.parts import read_table
 from st_adapter.data.sources import DataSource
 from st_adapter.data.text_files import decoded
+from st_adapter.storage.manifest import is_vector_folder
 
 _TEXTS = {role: CORPUS_COLUMNS[role] for role in ("id", "text", "title")}
 _QUERIES = {"query": tuple(dict.fromkeys((*PAIR_COLUMNS["query"], *QUERIES_COLUMNS["text"])))}
@@ -38,6 +39,8 @@ def documents_alone(source: DataSource, columns: Mapping[str, str] | None = None
         >>> documents_alone(pd.DataFrame({"text": ["How to fit. It takes seconds.", "How to save."]})).num_documents
         2
     """
+    if isinstance(source, (str, os.PathLike)) and is_vector_folder(Path(source)):
+        raise ValueError(f"{source} holds vectors without texts, but texts are expected. Name the file they came from.")
     frame = read_table(source)
     found = find_columns(frame, _TEXTS, columns or {}, " in corpus", optional=("id", "title"))
     column = found["text"][0]

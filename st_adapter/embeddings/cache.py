@@ -108,7 +108,7 @@ class VectorCache:
 
         What was written ahead is removed: it is part of what is written now.
         """
-        _check_finite(texts, vectors)
+        check_finite(texts, vectors)
         if not self.writable:
             self._keep([text_key(text) for text in texts], vectors, cut)
             return
@@ -121,7 +121,7 @@ class VectorCache:
 
     def write_ahead(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Keep vectors on disk in case that the run does not live to ``write`` them with others."""
-        _check_finite(texts, vectors)
+        check_finite(texts, vectors)
         if self.writable:
             self._ahead.append(self._write_shard(texts, vectors, None))
 
@@ -189,7 +189,8 @@ class VectorCache:
         return False
 
 
-def _check_finite(texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+def check_finite(texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+    """Raise ValueError if a vector is not finite; its text is named."""
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
         first = [texts[row][:60] for row in np.flatnonzero(bad)[:3]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from st_adapter.embeddings.search import TopK, search
+from st_adapter.errors import InputError
 
 Similarity = Literal["cosine", "dot"]
 
@@ -101,9 +103,21 @@ class MemoryCorpus:
 
     @classmethod
     def of(cls, corpus: Corpus, device: str | torch.device = "cpu") -> MemoryCorpus:
-        """A corpus read onto a device, block by block; itself if it lies in memory already."""
+        """A corpus read onto a device, block by block; itself if it lies in memory already.
+
+        Raises:
+            InputError: the corpus says that so much memory is not to be used.
+        """
         if isinstance(corpus, cls):
             return corpus
+        num_bytes, most = 4 * len(corpus) * corpus.dimension, getattr(corpus, "most_bytes", math.inf)
+        if num_bytes > most:
+            raise InputError(
+                f"This needs all {len(corpus):,} documents in memory, {num_bytes / 1e9:.1f} GB, but at most "
+                f"{most / 1e9:.1f} GB are allowed for them.",
+                python="Open the folder with VectorFolder(..., memory=...), or work on fewer documents.",
+                flags="Allow for more with --memory, or work on fewer documents.",
+            )
         return cls(corpus.ids, torch.cat(list(blocks(corpus, device))), corpus.similarity)
 
     @property

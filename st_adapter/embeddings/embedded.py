@@ -260,7 +260,8 @@ class EmbeddedDataset:
 def index_qrels(dataset: RetrievalDataset, corpus: Corpus, device: str | torch.device) -> dict[str, EmbeddedQrels]:
     """The judgements of each split as indices into the rows of queries and corpus, on ``device``."""
     query_rows = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
-    corpus_rows = {corpus_id: row for row, corpus_id in enumerate(corpus.ids)}
+    named = {corpus_id for judged in dataset.qrels.values() for corpus_id in judged["corpus_id"]}
+    corpus_rows = {corpus_id: row for row, corpus_id in enumerate(corpus.ids) if corpus_id in named}
     return {
         split: EmbeddedQrels(
             torch.tensor([query_rows[query_id] for query_id in judged["query_id"]], device=device),

@@ -21,16 +21,18 @@ from st_adapter.data.paraphrases import cut_splits
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES, pseudo_queries
 from st_adapter.embeddings.cache import VectorCache
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
+from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, index_qrels
 from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, encode, is_encoder
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import LongTexts
-from st_adapter.embeddings.own_copies import OwnCopies, copies_in_store
+from st_adapter.embeddings.own_copies import OwnCopies, copies_in_store, same_id_and_vector
 from st_adapter.embeddings.roles import Role
 from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.embeddings.tolerance import is_normalized
 from st_adapter.errors import InputError
 from st_adapter.storage.writing import check_writable
+from st_adapter.stores.folder import VectorFolder
 from st_adapter.stores.store import Vectors
 
 # A killed run loses at most the texts of one unfinished shard.
@@ -111,8 +113,11 @@ def embed_texts(
     embedding = _embedding(encoder, cache_dir, show_progress_bar)
     queries = embedding.side("query", dataset.query_texts, dataset.query_embeddings)
     corpus: Corpus
-    if dataset.store is not None:
-        corpus, documents = StoreCorpus(dataset.store, encoder.similarity), None
+    documents = None
+    if isinstance(dataset.store, VectorFolder):
+        corpus = DiskCorpus(dataset.store, encoder.similarity)
+    elif dataset.store is not None:
+        corpus = StoreCorpus(dataset.store, encoder.similarity)
     else:
         documents = embedding.side("document", dataset.document_texts, dataset.corpus_embeddings)
         corpus = MemoryCorpus(list(dataset.corpus["id"]), documents.vectors, encoder.similarity)
@@ -124,9 +129,7 @@ def embed_texts(
         qrels={},
         normalized=embedding.identity.normalized and all(is_normalized(each.vectors, encoder.dtype) for each in sides),
         base_model=embedding.identity,
-        own_copies=copies_in_store(dataset.query_texts, queries.vectors, corpus)
-        if isinstance(corpus, StoreCorpus)
-        else _own_copies(dataset, encoder.device),
+        own_copies=_own_copies(dataset, queries.vectors, corpus),
         long_texts=_long_texts(embedding.identity.max_seq_length, [each.num_cut for each in sides]),
     )
 
@@ -292,10 +295,15 @@ def _num_cut(cache: VectorCache, encoder: Encoder, role: Role, texts: list[str])
     return None if looked_at is None else sum(known.values()) + sum(looked_at)
 
 
-def _own_copies(dataset: RetrievalDataset, device: torch.device) -> OwnCopies | None:
+def _own_copies(dataset: RetrievalDataset, queries: Tensor, corpus: Corpus) -> OwnCopies | None:
+    if isinstance(corpus, StoreCorpus):
+        return copies_in_store(dataset.query_texts, queries, corpus)
+    if isinstance(corpus, DiskCorpus):
+        # Once for all splits: so many ids take a while to look through.
+        return same_id_and_vector(list(dataset.queries["id"]), queries, corpus)
     if dataset.own_copies is None:
         return None
-    return OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=device) for rows in dataset.own_copies))
+    return OwnCopies(*(torch.tensor(rows, dtype=torch.int64, device=queries.device) for rows in dataset.own_copies))
 
 
 def _long_texts(max_seq_length: int | None, num_cut: Sequence[int | None]) -> LongTexts | None:

@@ -99,6 +99,10 @@ class Encoder(Protocol):
         """The texts on which cached vectors are compared with fresh ones, if not on a sample of the data."""
         return None
 
+    def prompt(self, role: Role) -> str:
+        """What is put before each text of a role, as far as it is known."""
+        return ""
+
     def cache_key(self, identity: EncoderIdentity, role: Role) -> str:
         """A hash of all that can be read of what shapes the vectors of a role; what cannot, a sample of them shows.
 
@@ -187,10 +191,13 @@ class SentenceTransformerEncoder(Encoder):
         """The (T, D) float32 vectors of the model's ``encode_document``."""
         return self._encode(texts, "document")
 
+    def prompt(self, role: Role) -> str:
+        """The model's own, or the one that was set."""
+        return prompt_of(self.model, role)
+
     def cache_key(self, identity: EncoderIdentity, role: Role) -> str:
         """By everything in memory, the role, its prompt, the precision and the dimension."""
-        prompt = prompt_of(self.model, role)
-        return json_digest([identity.fingerprint, role, prompt, self.precision, identity.dimension])
+        return json_digest([identity.fingerprint, role, self.prompt(role), self.precision, identity.dimension])
 
     def are_cut(self, texts: Sequence[str], role: Role) -> list[bool] | None:
         """Which texts have more tokens than ``max_seq_length``, prompt and special tokens included."""

@@ -6,7 +6,7 @@ import base64
 import binascii
 import dataclasses
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -155,6 +155,11 @@ class EncoderIdentity:
             return "only one of them normalizes"
         return None
 
+    def document_difference(self, other: EncoderIdentity) -> str | None:
+        """The same for vectors of documents, in which the query prompt has no part."""
+        ours, theirs = (replace(each, query_prompt="", probes=each._document_probes()) for each in (self, other))
+        return ours.difference(theirs)
+
     def query_difference(self, query_embeddings: Tensor) -> str | None:
         """Why vectors of the check texts as queries are not those of this model, as a phrase; None if they are.
 
@@ -187,6 +192,13 @@ class EncoderIdentity:
                 "document prompt or code differ"
             )
         return None
+
+    def _document_probes(self) -> str | None:
+        """The second half of the probes."""
+        if self.probes is None:
+            return None
+        vectors = self._probe_vectors()
+        return base64.b64encode(vectors[len(vectors) // 2 :].tobytes()).decode()
 
     def _torch_dtype(self) -> torch.dtype:
         dtype = getattr(torch, self.dtype, None)
@@ -235,7 +247,7 @@ def identity_of(model: SentenceTransformer) -> EncoderIdentity:
     vectors = torch.cat(queries + documents)
     weights = sorted(digests[id(parameter)] for parameter in model.parameters()) if readable else []
     probed = EncoderIdentity.probed(origin.hub_id or Path(origin.path).name or "a model made in memory", vectors)
-    identity = dataclasses.replace(
+    identity = replace(
         probed,
         revision=origin.revision,
         weights_sha256=hashlib.sha256("".join(weights).encode()).hexdigest() if readable else None,

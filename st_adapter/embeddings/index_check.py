@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
 
-from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
-from st_adapter.embeddings.embedded import EmbeddedDataset
-from st_adapter.embeddings.embedding import as_encoder
+from st_adapter.embeddings.corpus import Corpus
 from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, encode
 from st_adapter.embeddings.roles import Role, prompt_of
 from st_adapter.embeddings.store_corpus import StoreCorpus
-from st_adapter.errors import InputError
 from st_adapter.stores.store import Vectors
 from st_adapter.words import counted
 
@@ -119,60 +114,6 @@ def compare_index(corpus: StoreCorpus, encoder: Encoder, num: int = _SAMPLE, see
     if not there:
         return None
     return compare_vectors(encoder, [texts[place] for place in there], corpus.stored(rows)[there], among=corpus)
-
-
-def checked_given(
-    model: SentenceTransformer | Encoder,
-    dataset: RetrievalDataset,
-    embedded: EmbeddedDataset,
-    allow_other: bool = False,
-) -> RetrievalDataset:
-    """Compare the vectors that came with the data, or lie in a store, with the model before anything is done with them.
-
-    Args:
-        model: what queries are embedded with.
-        dataset: the data.
-        embedded: the same, embedded.
-        allow_other: whether vectors that are not the model's are an error, or a note.
-
-    Returns:
-        The data set with a note on each comparison.
-
-    Raises:
-        InputError: the vectors are not the model's.
-    """
-    encoder, notes = as_encoder(model), []
-    found: dict[str, IndexComparison | None] = {}
-    if isinstance(embedded.corpus, StoreCorpus):
-        found["documents"] = compare_index(embedded.corpus, encoder)
-    vectors, texts = dataset.corpus_embeddings, dataset.document_texts
-    if vectors is not None:
-        found["documents"] = _compared_sample(encoder, "document", texts, vectors, embedded.corpus)
-    vectors, texts = dataset.query_embeddings, dataset.query_texts
-    if vectors is not None:
-        queries = MemoryCorpus(embedded.query_ids, embedded.query_embeddings, encoder.similarity)
-        found["queries"] = _compared_sample(encoder, "query", texts, vectors, queries)
-    for name, comparison in found.items():
-        if comparison is None:
-            notes.append(f"The vectors of the {name} have no texts, so it was not checked that they are this model's.")
-        elif comparison.same or allow_other:
-            notes.append(f"{name.capitalize()}: {comparison.sentence}")
-        else:
-            raise InputError(
-                f"The vectors of the {name} cannot be used with this model. {comparison.sentence}",
-                python="If it shall be so, pass options=RunOptions(allow_other_vectors=True).",
-                flags="If it shall be so, add --allow-other-vectors.",
-            )
-    return replace(dataset, notes=(*dataset.notes, *notes)) if notes else dataset
-
-
-def _compared_sample(
-    encoder: Encoder, role: Role, texts: Sequence[str] | None, vectors: Vectors, among: Corpus
-) -> IndexComparison | None:
-    if texts is None:
-        return None
-    rows = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:_SAMPLE].tolist()
-    return compare_vectors(encoder, [texts[row] for row in rows], vectors[rows], role, among)
 
 
 def _verdict(

@@ -137,10 +137,13 @@ class OpenAIEncoder(Encoder):
         """The (T, D) float32 vectors of texts as documents."""
         return self._encode([self.document_prompt + text for text in texts])
 
+    def prompt(self, role: Role) -> str:
+        """What it was given."""
+        return self.query_prompt if role == "query" else self.document_prompt
+
     def cache_key(self, identity: EncoderIdentity, role: Role) -> str:
         """By name, dimension, prompt and role; where the endpoint lies does not count."""
-        prompt = self.query_prompt if role == "query" else self.document_prompt
-        return json_digest(["openai", identity.name, identity.dimension, prompt, role])
+        return json_digest(["openai", identity.name, identity.dimension, self.prompt(role), role])
 
     @property
     def _url(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -73,6 +73,24 @@ def search(query_embeddings: Tensor, corpus_embeddings: Tensor, k: int) -> TopK:
         empty = query_embeddings.new_zeros((0, k), dtype=torch.float32)
         return TopK(empty, empty.long())
     return TopK(torch.cat([block.scores for block in blocks]), torch.cat([block.indices for block in blocks]))
+
+
+def merged(parts: Sequence[TopK], k: int) -> TopK:
+    """The k best documents of a corpus of which each part was searched by itself.
+
+    Args:
+        parts: what ``search`` finds for the same queries in consecutive parts of the corpus, with its own k at least as
+            large, and indices into the whole.
+        k: k >= 1.
+
+    Example:
+        >>> first, second = (TopK(torch.tensor([[0.5]]), torch.tensor([[row]])) for row in (3, 7))
+        >>> merged([first, second], k=2).indices.tolist()
+        [[3, 7]]
+    """
+    scores, indices = (torch.cat(columns, dim=1) for columns in zip(*parts, strict=True))
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    return TopK(scores[:, :k], indices.gather(1, order[:, :k]))
 
 
 def _search_block(queries: Tensor, corpus: Tensor, k: int, num_candidates: int) -> TopK:

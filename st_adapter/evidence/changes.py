@@ -15,6 +15,7 @@ from st_adapter.embeddings.corpus import MemoryCorpus, blocks
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evaluation.hits import Adapter, adapt, search_split
+from st_adapter.stores.folder import VectorFolder
 
 _METRIC, _TIE_BREAKER = "ndcg@10", "mrr@100"
 _TIE = 1e-9  # as in comparisons: the same ranking may be summed in another order
@@ -115,7 +116,8 @@ def _examples(
     def document_text(index: int) -> str:
         corpus_id = split.corpus.ids[index]
         if dataset.store is not None:
-            texts = dataset.store.fetch([corpus_id]).texts
+            # A folder keeps no texts, and looks through all its ids for one.
+            texts = None if isinstance(dataset.store, VectorFolder) else dataset.store.fetch([corpus_id]).texts
             return corpus_id if texts is None else shortened(texts[0], _DOCUMENT_CHARACTERS)
         return shortened(dataset.corpus[corpus_rows[corpus_id]].get("text", corpus_id), _DOCUMENT_CHARACTERS)
 

@@ -13,7 +13,7 @@ from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.embedding import embed_texts, judged_by
-from st_adapter.embeddings.index_check import checked_given
+from st_adapter.embeddings.given_check import checked_given
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evidence.index_evaluation import IndexEvaluation, evaluate_indexes

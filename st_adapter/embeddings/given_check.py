@@ -1,0 +1,92 @@
+"""Vectors that are there already are compared with the model before anything is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from sentence_transformers import SentenceTransformer
+
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
+from st_adapter.embeddings.disk_corpus import DiskCorpus
+from st_adapter.embeddings.embedded import EmbeddedDataset
+from st_adapter.embeddings.embedding import as_encoder
+from st_adapter.embeddings.encoder import Encoder
+from st_adapter.embeddings.index_check import IndexComparison, compare_index, compare_vectors
+from st_adapter.embeddings.roles import Role
+from st_adapter.embeddings.store_corpus import StoreCorpus
+from st_adapter.errors import InputError
+from st_adapter.stores.store import Vectors
+
+_SAMPLE = 50
+
+
+def checked_given(
+    model: SentenceTransformer | Encoder,
+    dataset: RetrievalDataset,
+    embedded: EmbeddedDataset,
+    allow_other: bool = False,
+) -> RetrievalDataset:
+    """Compare the vectors that came with the data, or lie elsewhere, with the model before anything is done with them.
+
+    Args:
+        model: what queries are embedded with.
+        dataset: the data.
+        embedded: the same, embedded.
+        allow_other: whether vectors that are not the model's are an error, or a note.
+
+    Returns:
+        The data set with a note on each comparison.
+
+    Raises:
+        InputError: the vectors are not the model's.
+    """
+    encoder, notes = as_encoder(model), []
+    found: dict[str, IndexComparison | None] = {}
+    if isinstance(embedded.corpus, StoreCorpus):
+        found["documents"] = compare_index(embedded.corpus, encoder)
+    elif isinstance(embedded.corpus, DiskCorpus):
+        found["documents"] = compare_folder(embedded.corpus, encoder)
+    vectors, texts = dataset.corpus_embeddings, dataset.document_texts
+    if vectors is not None:
+        found["documents"] = _compared_sample(encoder, "document", texts, vectors, embedded.corpus)
+    vectors, texts = dataset.query_embeddings, dataset.query_texts
+    if vectors is not None:
+        queries = MemoryCorpus(embedded.query_ids, embedded.query_embeddings, encoder.similarity)
+        found["queries"] = _compared_sample(encoder, "query", texts, vectors, queries)
+    for name, comparison in found.items():
+        if comparison is None:
+            notes.append(f"The vectors of the {name} have no texts, so it was not checked that they are this model's.")
+        elif comparison.same or allow_other:
+            notes.append(f"{name.capitalize()}: {comparison.sentence}")
+        else:
+            raise InputError(
+                f"The vectors of the {name} cannot be used with this model. {comparison.sentence}",
+                python="If it shall be so, pass options=RunOptions(allow_other_vectors=True).",
+                flags="If it shall be so, add --allow-other-vectors.",
+            )
+    return replace(dataset, notes=(*dataset.notes, *notes)) if notes else dataset
+
+
+def _compared_sample(
+    encoder: Encoder, role: Role, texts: Sequence[str] | None, vectors: Vectors, among: Corpus
+) -> IndexComparison | None:
+    if texts is None:
+        return None
+    rows = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:_SAMPLE].tolist()
+    return compare_vectors(encoder, [texts[row] for row in rows], vectors[rows], role, among)
+
+
+def compare_folder(corpus: DiskCorpus, encoder: Encoder) -> IndexComparison:
+    """Compare what a folder of vectors says of its encoder with an encoder; see ``compare_vectors``."""
+    written, ours = corpus.folder.manifest, encoder.identity
+    apart = corpus.encoder.document_difference(ours)
+    if apart is None and written.prompt != encoder.prompt("document"):
+        apart = f"the prompts of documents are {written.prompt!r} there and {encoder.prompt('document')!r} here"
+    if apart is None:
+        sentence = f"the manifest of {corpus.folder.address} says that the stored vectors are this model's."
+        return IndexComparison(True, "same", sentence, 0, 0.0, 0.0)
+    sentence = f"{corpus.folder.address} was embedded with {corpus.encoder}: {apart}. Name that model."
+    return IndexComparison(False, "other model", sentence, 0, 0.0, 0.0)

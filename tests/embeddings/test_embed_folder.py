@@ -1,0 +1,334 @@
+"""Texts to a folder of vectors: whole, gone on with after a death, or one clear error."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from problems import ROOT
+from st_adapter.data.texts import TextSource
+from st_adapter.embeddings import local_engine
+from st_adapter.embeddings.disk_corpus import DiskCorpus
+from st_adapter.embeddings.embed_folder import FolderSettings, embed_to_folder
+from st_adapter.embeddings.encoder import SentenceTransformerEncoder
+from st_adapter.embeddings.local_engine import LocalEngine, embed_here
+from st_adapter.embeddings.ray_engine import RayEngine
+from st_adapter.storage.manifest import Manifest, only_writer
+from st_adapter.stores.folder import VectorFolder
+
+WORDS = ["red", "blue", "old", "new", "car", "house", "river", "book"]
+TEXTS = [f"{one} {two} {number}" for number, (one, two) in enumerate((a, b) for a in WORDS for b in WORDS)]
+IDS = [f"d{number}" for number in range(len(TEXTS))]
+TABLE = pd.DataFrame({"id": IDS, "text": TEXTS})
+QUIET = {"show_progress_bar": False}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_flat_model_path):
+    return SentenceTransformer(str(tiny_flat_model_path), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def vectors(model):
+    return model.encode_document(TEXTS)
+
+
+def made(model, folder, table=TABLE, part="corpus", columns=None, **settings):
+    return embed_to_folder(model, TextSource(table, part, columns or {}), folder, FolderSettings(**QUIET, **settings))
+
+
+def everything(folder):
+    return list(folder.ids), folder.rows(np.arange(folder.count))
+
+
+# Whole
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_any_tool_reads_what_was_embedded(dtype, model, vectors, tmp_path):
+    folder = made(model, tmp_path / "v", dtype=dtype, part_size=10)
+    table = pq.read_table(tmp_path / "v").to_pandas()
+    assert table["id"].tolist() == IDS and list(folder.ids) == IDS
+    matrix = np.stack(table["embedding"].tolist())
+    assert matrix.dtype == dtype and np.array_equal(matrix, vectors.astype(dtype))
+    assert np.array_equal(folder.rows(np.arange(64)), vectors.astype(dtype).astype(np.float32))
+    schema = pq.read_schema(next((tmp_path / "v").glob("*.parquet")))
+    assert schema.field("embedding").type.list_size == 32
+    manifest = Manifest.read(tmp_path / "v")
+    assert (manifest.count, manifest.dimension, manifest.dtype, manifest.role) == (64, 32, dtype, "document")
+    assert manifest.normalized and not list((tmp_path / "v").glob(".part*"))
+
+
+def test_queries_get_their_own_prompt(tiny_prompt_model_path, tmp_path):
+    model = SentenceTransformer(str(tiny_prompt_model_path), device="cpu")
+    table = pd.DataFrame({"qid": IDS, "question": TEXTS})
+    folder = made(model, tmp_path / "v", table, "queries")
+    assert np.allclose(everything(folder)[1], model.encode_query(TEXTS), atol=1e-6)
+    assert (folder.manifest.role, folder.manifest.prompt) == ("query", "query: ")
+
+
+def test_files_are_read_one_after_the_other(model, vectors, tmp_path):
+    (tmp_path / "data").mkdir()
+    TABLE[:20].to_parquet(tmp_path / "data" / "a.parquet")
+    TABLE[20:].to_json(tmp_path / "data" / "b.jsonl", orient="records", lines=True)
+    folder = embed_to_folder(
+        model, TextSource(tmp_path / "data", "corpus"), tmp_path / "v", FolderSettings(**QUIET, part_size=16)
+    )
+    assert everything(folder)[0] == IDS and np.allclose(everything(folder)[1], vectors, atol=1e-6)
+    # Parts do not end where files do.
+    assert [part.count for part in folder.parts] == [16, 16, 16, 16]
+
+
+def test_of_a_data_set_in_beir_form_one_side_is_taken(model, tmp_path):
+    TABLE[:20].to_json(tmp_path / "corpus.jsonl", orient="records", lines=True)
+    pd.DataFrame({"_id": ["q"], "text": ["where"]}).to_json(tmp_path / "queries.jsonl", orient="records", lines=True)
+    for part, ids in (("corpus", IDS[:20]), ("queries", ["q"])):
+        folder = embed_to_folder(model, TextSource(tmp_path, part), tmp_path / f"v-{part}", FolderSettings(**QUIET))
+        assert list(folder.ids) == ids
+
+
+# After a death
+
+
+def test_a_process_that_is_killed_costs_the_parts_in_work(tiny_flat_model_path, vectors, tmp_path, monkeypatch):
+    model = SentenceTransformer(str(tiny_flat_model_path), device="cpu")
+    started, asked = local_engine._Processes._started, []
+
+    def one_is_killed(processes):
+        pool = started(processes)
+        if not asked:
+            os.kill(pool["processes"][0].pid, signal.SIGKILL)
+        asked.append(pool)
+        return pool
+
+    monkeypatch.setattr(local_engine._Processes, "_started", one_is_killed)
+    before = os.environ.get("OMP_NUM_THREADS")
+    folder = made(model, tmp_path / "v", TABLE, part_size=20, engine=LocalEngine(2))
+    assert len(asked) == 2 and os.environ.get("OMP_NUM_THREADS") == before
+    assert everything(folder)[0] == IDS and np.allclose(everything(folder)[1], vectors, atol=1e-6)
+
+
+SCRIPT = """
+import sys
+import pandas as pd
+from sentence_transformers import SentenceTransformer
+from st_adapter.data.texts import TextSource
+from st_adapter.embeddings.embed_folder import FolderSettings, embed_to_folder
+
+model, data, output = sys.argv[1:]
+model = SentenceTransformer(model, device="cpu")
+encode = model.encode_document
+def slowly(texts, **options):
+    import time
+    time.sleep(0.2)
+    return encode(texts, **options)
+model.encode_document = slowly
+embed_to_folder(model, TextSource(data, "corpus"), output, FolderSettings(part_size=4, show_progress_bar=False))
+"""
+
+
+def test_a_run_that_was_killed_goes_on_where_it_was(tiny_flat_model_path, model, vectors, tmp_path, monkeypatch):
+    TABLE.to_parquet(tmp_path / "texts.parquet")
+    output = tmp_path / "v"
+    run = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tiny_flat_model_path), str(tmp_path / "texts.parquet"), str(output)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    while len(list(output.glob("part-*"))) < 3:
+        assert run.poll() is None
+        time.sleep(0.02)
+    with pytest.raises(ValueError, match="Another process writes to"):
+        made(model, output, part_size=4)
+    run.kill()
+    run.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in output.glob("part-*")}
+    assert 3 <= len(before) < 16
+    with pytest.raises(ValueError, match="but it is not finished. Run st-adapter embed again"):
+        VectorFolder(output)
+    asked = []
+    encode = SentenceTransformerEncoder.encode_document
+    monkeypatch.setattr(
+        SentenceTransformerEncoder, "encode_document", lambda self, texts: asked.extend(texts) or encode(self, texts)
+    )
+    (output / ".part-000000000099-x.parquet.abcd").touch()
+    folder = made(model, output, part_size=4)
+    assert everything(folder)[0] == IDS and np.allclose(everything(folder)[1], vectors, atol=1e-6)
+    # Nothing twice, nothing lost.
+    assert sorted(asked) == sorted(TEXTS[4 * len(before) :])
+    assert {name: (output / name).stat().st_mtime_ns for name in before} == before
+    assert not list(output.glob(".part*"))
+
+
+def test_a_part_that_is_missing_in_the_middle_is_embedded_again_in_its_place(model, vectors, tmp_path):
+    made(model, tmp_path / "v", part_size=10)
+    sorted((tmp_path / "v").glob("part-*"))[2].unlink()
+    with pytest.raises(ValueError, match="holds 54 vectors, but it held 64"):
+        VectorFolder(tmp_path / "v")
+    folder = made(model, tmp_path / "v", part_size=7)
+    assert everything(folder)[0] == IDS and np.allclose(everything(folder)[1], vectors, atol=1e-6)
+    assert [part.count for part in folder.parts] == [10, 10, 7, 3, 10, 10, 10, 4]
+
+
+def test_new_documents_are_added(model, tmp_path):
+    made(model, tmp_path / "v", TABLE[:40])
+    asked = []
+
+    def counted(encoder, writer, chunks, progress):
+        embed_here(encoder, writer, (asked.append(chunk) or chunk for chunk in chunks), progress)
+
+    folder = made(model, tmp_path / "v", engine=counted)
+    assert list(folder.ids) == IDS and [chunk.ids for chunk in asked] == [IDS[40:]]
+    made(model, tmp_path / "v", engine=counted)
+    assert len(asked) == 1
+
+
+# One clear error
+
+
+def test_vectors_of_another_model_are_not_added_to(model, tiny_model, tiny_prompt_model_path, tmp_path):
+    made(model, tmp_path / "v")
+    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "v").iterdir() if path.name != ".writing.lock")
+    with pytest.raises(ValueError, match=r"was embedded with .*: the weights differ\. Choose another output"):
+        made(tiny_model, tmp_path / "v")
+    with pytest.raises(ValueError, match="vectors of the role 'document', and this is 'query'"):
+        made(model, tmp_path / "v", TABLE, "queries")
+    with pytest.raises(ValueError, match="vectors of the dtype 'float32', and this is 'float16'"):
+        made(model, tmp_path / "v", dtype="float16")
+    assert before == sorted(
+        path.stat().st_mtime_ns for path in (tmp_path / "v").iterdir() if path.name != ".writing.lock"
+    )
+    prompted = SentenceTransformer(str(tiny_prompt_model_path), device="cpu")
+    made(prompted, tmp_path / "p")
+    # In documents, the prompt of queries has no part.
+    prompted.prompts["query"] = "ask: "
+    made(prompted, tmp_path / "p")
+    prompted.prompts["document"] = "doc: "
+    with pytest.raises(ValueError, match="the same texts get other vectors|of the prompt 'document: '"):
+        made(prompted, tmp_path / "p")
+
+
+def test_what_cannot_be_embedded_is_said_before_anything_is(model, tmp_path, monkeypatch):
+    def never(*given):
+        raise AssertionError("nothing is to be embedded")
+
+    twice = pd.concat([TABLE, TABLE[3:5]])
+    with pytest.raises(ValueError, match="The data have 2 ids more than once: 'd3', 'd4'"):
+        made(model, tmp_path / "v", twice, engine=never)
+    with pytest.raises(ValueError, match="id"):
+        made(model, tmp_path / "v", TABLE[["text"]], engine=never)
+    with pytest.raises(ValueError, match="part_size is 0"):
+        FolderSettings(part_size=0)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"holds 'notes.txt', but no _vectors.json"):
+        made(model, tmp_path / "other", engine=never)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: _Usage())
+    with pytest.raises(ValueError, match="0.00 GB are free"):
+        made(model, tmp_path / "v", engine=never)
+
+
+class _Usage:
+    free = 1000
+
+
+def test_data_without_some_documents_are_not_taken_for_the_same(model, tmp_path):
+    made(model, tmp_path / "v")
+    with pytest.raises(ValueError, match="vectors for 4 ids that the data do not have: 'd60', 'd61', 'd62', ..."):
+        made(model, tmp_path / "v", TABLE[:60])
+
+
+def test_of_a_full_disk_nothing_is_left_half_written(model, tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    written = []
+
+    def filling(encoder, writer, chunks, progress):
+        for number, chunk in enumerate(chunks):
+            if number == 2:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+            written.append(writer.embed(encoder, chunk, progress))
+
+    try:
+        with pytest.raises(OSError, match=r"part-.* could not be written .*Make room"):
+            made(model, tmp_path / "v", part_size=10, engine=filling)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert len(written) == 2 == len(list((tmp_path / "v").glob("part-*"))) and not list((tmp_path / "v").glob(".part*"))
+    assert list(made(model, tmp_path / "v", part_size=10).ids) == IDS
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "rewritten", "packed"])
+def test_a_part_that_cannot_be_read_is_named(damage, model, tmp_path):
+    made(model, tmp_path / "v", part_size=16)
+    part = sorted((tmp_path / "v").glob("part-*"))[1]
+    if damage == "cut":
+        part.write_bytes(part.read_bytes()[:-100])
+    elif damage == "empty":
+        part.write_bytes(b"")
+    else:
+        pages = {"data_page_size": 100, "write_batch_size": 1, "compression": "none", "use_dictionary": False}
+        pq.write_table(pq.read_table(part), part, **(pages if damage == "rewritten" else {"compression": "snappy"}))
+    for action in (lambda: VectorFolder(tmp_path / "v"), lambda: made(model, tmp_path / "v")):
+        with pytest.raises(ValueError, match=rf"The part .*{part.name} cannot be read \(.*Delete it and run"):
+            action()
+    part.unlink()
+    assert list(made(model, tmp_path / "v").ids) == IDS
+
+
+def test_vectors_that_are_none_are_not_written(model, tmp_path):
+    class Bad(SentenceTransformerEncoder):
+        factor = float("nan")
+
+        def encode_document(self, texts):
+            return super().encode_document(texts) * torch.tensor([[self.factor if "river" in t else 1] for t in texts])
+
+    bad = Bad(model)
+    with pytest.raises(ValueError, match="NaN or infinite values for 15 texts"):
+        made(bad, tmp_path / "v")
+    assert not list((tmp_path / "v").glob("part-*"))
+    bad.factor = 1e6
+    with pytest.raises(ValueError, match="15 texts have numbers that float16 cannot hold"):
+        made(bad, tmp_path / "w", dtype="float16")
+
+
+def test_two_writers_wait_for_no_one(tmp_path):
+    with only_writer(tmp_path / "v"):
+        run = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import sys; from pathlib import Path; from st_adapter.storage.manifest import only_writer\n"
+                "with only_writer(Path(sys.argv[1])): pass",
+                str(tmp_path / "v"),
+            ],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+    assert run.returncode == 1 and "Another process writes to" in run.stderr
+    with only_writer(tmp_path / "v"):
+        pass
+
+
+def test_several_processes_are_for_models_in_fp32(model, tmp_path):
+    with pytest.raises(ValueError, match="Several processes were asked for"):
+        made(SentenceTransformerEncoder(model, precision="bf16"), tmp_path / "v", engine=LocalEngine(2))
+    with pytest.raises(ValueError, match="num_processes is 0"):
+        LocalEngine(0)
+
+
+def test_without_ray_it_is_said_what_to_install(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"Ray is not installed .*pip install 'st-adapter\[ray\]'"):
+        made(model, tmp_path / "v", engine=RayEngine(1))
+    folder = VectorFolder(made(model, tmp_path / "v").folder, ray_address="local")
+    with pytest.raises(ImportError, match="Ray is not installed"):
+        DiskCorpus(folder, "cosine").search(torch.ones(1, 32), 1)
