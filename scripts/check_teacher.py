@@ -212,7 +212,7 @@ def trained_cross_encoder(
         model = CrossEncoder(temporary, device="cpu", max_length=128)
         training = CrossEncoderTrainingArguments(
             output_dir=temporary, num_train_epochs=4, per_device_train_batch_size=32, learning_rate=2e-4,
-            warmup_ratio=0.1, seed=0, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
+            warmup_steps=0.1, seed=0, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
         )  # fmt: skip
         CrossEncoderTrainer(
             model, training, datasets.Dataset.from_dict(columns), loss=BinaryCrossEntropyLoss(model)

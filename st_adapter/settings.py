@@ -113,9 +113,8 @@ def check_settings(settings: Settings) -> None:
             python="Leave method out, or without_labels.",
             flags="Leave out --method, or --without-labels.",
         )
-    if settings.teacher is not None:
-        check_learns_from_teacher(settings.method)
-    elif settings.options.unlabelled_queries is not None:
+    check_learns_from_teacher(settings.method, settings.teacher)
+    if settings.teacher is None and settings.options.unlabelled_queries is not None:
         raise InputError(
             "There are queries without labels, but no teacher, and nothing else learns from them.",
             python="Give teacher=..., or leave unlabelled_queries out.",

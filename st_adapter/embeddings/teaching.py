@@ -34,13 +34,28 @@ class _Asked:
     texts: list[str]
     vectors: Tensor
 
-    def without(self, known_texts: set[str], known: Tensor, cosine: float) -> _Asked:
-        """The queries that are none of the known ones, nor paraphrases of one."""
-        if not self.texts or not len(known):
-            return self
-        near = nearest(torch.nn.functional.normalize(self.vectors), known)[0][0] >= cosine
-        kept = [n for n, text in enumerate(self.texts) if not near[n] and text_key(text) not in known_texts]
-        return _Asked([self.texts[n] for n in kept], self.vectors[torch.tensor(kept, dtype=torch.int64)])
+
+@dataclass(frozen=True)
+class _Labelled:
+    """What no teacher is asked about: queries with a label in any split, and all as near to one as ``cosine``."""
+
+    texts: set[str]
+    vectors: Tensor
+    cosine: float
+
+    @classmethod
+    def of(cls, dataset: RetrievalDataset, embedded: EmbeddedDataset, threshold: float) -> _Labelled:
+        judged = _judged(dataset)
+        unit = normalized_queries(dataset, embedded.query_embeddings, threshold)
+        texts = {text_key(text) for text, known in zip(dataset.query_texts or [], judged, strict=False) if known}
+        return cls(texts, unit[torch.tensor(judged, dtype=torch.bool)], cosine_of(threshold, unit))
+
+    def removed_from(self, asked: _Asked) -> _Asked:
+        if not asked.texts or not len(self.vectors):
+            return asked
+        near = nearest(torch.nn.functional.normalize(asked.vectors), self.vectors)[0][0] >= self.cosine
+        kept = [n for n, text in enumerate(asked.texts) if not near[n] and text_key(text) not in self.texts]
+        return _Asked([asked.texts[n] for n in kept], asked.vectors[torch.tensor(kept, dtype=torch.int64)])
 
 
 @dataclass(frozen=True)
@@ -89,24 +104,13 @@ def ask_teacher(
     """
     dataset, embedded = data
     documents = dataset.document_texts or []
+    labelled = _Labelled.of(dataset, embedded, threshold)
 
-    def embed(texts: list[str]) -> Tensor:
-        return embed_role(encoder, "query", texts, cache_dir, show_progress_bar)
+    def asked(texts: list[str]) -> _Asked:
+        vectors = embed_role(encoder, "query", texts, cache_dir, show_progress_bar)
+        return labelled.removed_from(_Asked(texts, vectors))
 
-    judged = {query_id for rows in dataset.qrels.values() for query_id in rows["query_id"]}
-    labelled = torch.tensor([query_id in judged for query_id in embedded.query_ids], dtype=torch.bool)
-    unit = normalized_queries(dataset, embedded.query_embeddings, threshold)
-    cosine = cosine_of(threshold, unit)
-    texts = dataset.query_texts
-    known_texts = {text_key(text) for text, known in zip(texts or [], labelled.tolist(), strict=False) if known}
-    own = [] if texts is None else [text for text, known in zip(texts, labelled.tolist(), strict=True) if not known]
-    drawn = list(dict.fromkeys(filter(None, (text.strip() for text in [*own, *school.queries]))))
-    random.Random(seed).shuffle(drawn)
-
-    def asked(candidates: list[str]) -> _Asked:
-        return _Asked(candidates, embed(candidates)).without(known_texts, unit[labelled], cosine)
-
-    users = asked(drawn[:_MAX_QUERIES])
+    users = asked(_unlabelled(dataset, school.queries, seed)[:_MAX_QUERIES])
     portions = asked(pseudo_queries(documents, seed).texts[: _MAX_QUERIES - len(users.texts)])
     queries = _Asked([*users.texts, *portions.texts], torch.cat([users.vectors, portions.vectors]))
     if len(queries.texts) < MIN_PSEUDO_QUERIES:
@@ -121,3 +125,18 @@ def ask_teacher(
     scores = school.teacher.scores(queries.texts, documents, found).to(found.device)
     teaching = Teaching(school.teacher.name, len(users.texts), len(portions.texts), found.shape[1])
     return SoftTargets.of(queries.vectors, (corpus, found), scores, teaching, embedded.normalized)
+
+
+def _judged(dataset: RetrievalDataset) -> list[bool]:
+    """Which queries of a data set have a label in any split."""
+    judged = {query_id for rows in dataset.qrels.values() for query_id in rows["query_id"]}
+    return [query_id in judged for query_id in dataset.queries["id"]]
+
+
+def _unlabelled(dataset: RetrievalDataset, given: Sequence[str], seed: int) -> list[str]:
+    """The queries of a data set that no split judges, and those given, each once and in random order."""
+    texts = dataset.query_texts
+    own = [] if texts is None else [text for text, known in zip(texts, _judged(dataset), strict=True) if not known]
+    drawn = list(dict.fromkeys(filter(None, (text.strip() for text in [*own, *given]))))
+    random.Random(seed).shuffle(drawn)
+    return drawn

@@ -34,7 +34,7 @@ from st_adapter.fitting.maps import QueryMap, as_adapter
 from st_adapter.fitting.measure import Measure
 from st_adapter.fitting.pairs import labelled_pairs
 from st_adapter.fitting.pool import MAX_DOCUMENTS, seen_by_fit
-from st_adapter.fitting.portfolio import UNCHANGED, Maps, Portfolio, combined, effort_for, fit_candidate, runs_of
+from st_adapter.fitting.portfolio import UNCHANGED, Maps, Portfolio, combined, effort_for
 from st_adapter.fitting.prior import Start
 from st_adapter.fitting.reference import Hurdle, Reference
 from st_adapter.fitting.selection import Against, Scoreboard, Verdict, clearly_worse
@@ -120,13 +120,11 @@ def fit(
         ValueError: a split or its pairs are missing, or settings are out of range or do not go with a teacher.
 
     Example:
-        >>> result = fit(embedded, method="closed-form")
-        >>> result.adopted, result.verdict.gate.adopted
-        (False, False)
+        >>> fit(embedded, method="closed-form").adopted
+        False
     """
     check_seed_and_level(seed, alpha)
-    if soft_targets is not None:
-        check_learns_from_teacher(method)
+    check_learns_from_teacher(method, soft_targets)
     clock, given, start = Clock(), labelled_split(embedded), None
     with clock("choosing documents"):
         labelled = seen_by_fit(given, seed)
@@ -173,8 +171,7 @@ def fit_labelled(
     clock, unseen_weight = Clock(), _unseen_weight(labelled, dev)
     folds = _folds(labelled, unseen_weight, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
     effort, starts = effort_for(labelled.num_pairs), {} if start is None else start.maps
-    method = method if _can_be_corrected(labelled) or method != "auto" else "linear"
-    portfolio = Portfolio(method, effort, starts, soft_targets)
+    portfolio = Portfolio(_possible(method, labelled), effort, starts, soft_targets)
     board, compared_with = _scoreboard(portfolio, labelled, dev, unseen_weight, hurdle.reference)
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
         num_first = 1 if int(folds[0].measured.sum()) >= _PRUNE_FROM else NUM_FOLDS
@@ -202,9 +199,8 @@ def fit_labelled(
         if passed or hurdle.reference is not None:
             with clock("refitting"):
                 bag = [fold.maps for fold in fitted] if unseen_weight >= _BAG_FROM else []
-                seeds = [seed * 1000 + 900 + n for n in range(effort.refit_seeds if runs_of(verdict.chosen) else 1)]
-                refitted = fit_candidate(verdict.chosen, [(labelled, seeds)], starts, soft_targets)[0]
-                adapter = as_adapter(_bagged(refitted, verdict.chosen, bag), labelled.normalized, labelled.base_model)
+                refitted = _bagged(portfolio.refit(verdict.chosen, labelled, seed), verdict.chosen, bag)
+                adapter = as_adapter(refitted, labelled.normalized, labelled.base_model)
         progress.update()
     return FitResult(adapter if passed else None, verdict, clock.seconds, refused=None if passed else adapter)
 
@@ -237,6 +233,10 @@ def _scoreboard(
     portfolio.candidates.append(UNCHANGED)
     against = Against(reference.name, reference.margin, UNCHANGED)
     return Scoreboard(portfolio.candidates, in_dev, unseen_weight, against), reference.of(labelled)
+
+
+def _possible(method: FitMethod, split: EmbeddedSplit) -> FitMethod:
+    return "linear" if method == "auto" and not _can_be_corrected(split) else method
 
 
 def _can_be_corrected(split: EmbeddedSplit) -> bool:
@@ -283,9 +283,9 @@ def starts_from_pseudo_queries(labelled: EmbeddedSplit, method: FitMethod) -> bo
     return few and method == "auto" and _can_be_corrected(labelled)
 
 
-def check_learns_from_teacher(method: Method) -> None:
-    """Refuse a teacher where nothing would listen."""
-    if method not in ("auto", "linear"):
+def check_learns_from_teacher(method: Method, teacher: object) -> None:
+    """Refuse a teacher, if there is one, where nothing would listen."""
+    if teacher is not None and method not in ("auto", "linear"):
         raise InputError(
             f"Method {method!r} learns from labels alone, but there is a teacher.",
             python="Choose method 'auto' or 'linear', or leave the teacher out.",

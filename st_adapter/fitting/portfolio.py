@@ -189,6 +189,12 @@ class Portfolio:
     def _given(self) -> _Given:
         return _Given(self._starts, self._soft_targets)
 
+    def refit(self, candidate: Candidate, labelled: EmbeddedSplit, seed: int) -> QueryMap:
+        """Fit one candidate on all labels, its gradient runs averaged over some seeds."""
+        num_seeds = self._effort.refit_seeds if runs_of(candidate) else 1
+        seeds = [seed * 1000 + 900 + number for number in range(num_seeds)]
+        return fit_candidate(candidate, [(labelled, seeds)], self._starts, self._soft_targets)[0]
+
 
 def fit_candidate(
     candidate: Candidate,

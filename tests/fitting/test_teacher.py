@@ -15,7 +15,7 @@ from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import fit
 from st_adapter.fitting.gradient import GradientFit
 from st_adapter.fitting.maps import QueryMap, as_adapter
-from st_adapter.fitting.portfolio import Portfolio
+from st_adapter.fitting.portfolio import Portfolio, effort_for
 from st_adapter.fitting.prior import taught_map
 from st_adapter.fitting.selection import Scoreboard
 
@@ -137,8 +137,9 @@ def test_with_many_labels_one_more_run_learns_from_both(monkeypatch):
     monkeypatch.setattr(auto, "_FEW", 10)
     embedded = few_of(rotated_problem(noise=0.2), 40)
     soft = taught(embedded)
+    effort = effort_for(embedded["train"].num_pairs)
     for method in ("auto", "linear"):
-        more = set(Portfolio(method, soft_targets=soft).runs) - set(Portfolio(method).runs)
+        more = set(Portfolio(method, effort, soft_targets=soft).runs) - set(effort.runs)
         assert len(more) == 1 and more.pop().endswith(", with teacher")
     found = fit(embedded, soft_targets=soft, method="linear")
     # Forty labels say less than two hundred answers.
