@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ def markdown_table(results: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"{number} texts in parts of {size}, {results['base_model']}; by `check_ray.py`."])
 
 
+@cache
 def texts() -> list[str]:
     """Sentences of the standard library's documentation, again and again with another number before them."""
     sentences = [part[:100] for text in standard_library_dataset().corpus["text"] for part in text.split(". ")]
