@@ -12,6 +12,7 @@ scripts/results/check_teacher.json after every setting, and prints a table.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import tempfile
 import time
@@ -50,7 +51,7 @@ MINILM, SMALL, OTHER, TRAINED = (
 )
 ALL = "all"
 # Training queries of the log and, where it is trained here, of the cross-encoder.
-NUM_LOG, NUM_FOR_TEACHER, NUM_NEGATIVES = 700, 400, 5
+NUM_LOG, NUM_FOR_TEACHER, NUM_NEGATIVES = 700, 300, 5
 
 
 class Setting(NamedTuple):
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["0", "50", "100", ALL], help="numbers of labels, or all")
     parser.add_argument("--draws", type=int, default=3, help="of each number of labels but 0 and all")
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--resume", action="store_true", help="keep the settings that the output file has of this code")
     arguments = parser.parse_args()
     needed = [arguments.data / each.data for each in SETTINGS] + [arguments.models / name for name in (SMALL, OTHER)]
     if missing := sorted({str(path) for path in needed if not path.is_dir()}):
@@ -99,7 +101,11 @@ def main() -> None:
         "metric": METRIC,
         "settings": [],
     }
-    for setting in SETTINGS:
+    if arguments.resume and arguments.output.is_file():
+        earlier = json.loads(arguments.output.read_text(encoding="utf-8"))
+        if all(earlier[key] == results[key] for key in ("command", "git_commit", "versions")):
+            results["settings"] = earlier["settings"]
+    for setting in SETTINGS[len(results["settings"]) :]:
         results["settings"].append(measure(setting, arguments))
         write_results(arguments.output, results)
     print(markdown_table(results))
@@ -211,7 +217,7 @@ def trained_cross_encoder(
         AutoTokenizer.from_pretrained(folder).save_pretrained(temporary)
         model = CrossEncoder(temporary, device="cpu", max_length=128)
         training = CrossEncoderTrainingArguments(
-            output_dir=temporary, num_train_epochs=4, per_device_train_batch_size=32, learning_rate=2e-4,
+            output_dir=temporary, num_train_epochs=3, per_device_train_batch_size=32, learning_rate=2e-4,
             warmup_steps=0.1, seed=0, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
         )  # fmt: skip
         CrossEncoderTrainer(
