@@ -163,8 +163,10 @@ def fit_labelled(
         dev: what is to be expected of the queries to come.
         start: what few labels start from.
         soft_targets: for one of the gradient runs.
-        method, seed, show_progress_bar: see ``fit``.
+        method: see ``fit``.
+        seed: likewise.
         hurdle: what the best candidate has to pass.
+        show_progress_bar: likewise.
     """
     clock, unseen_weight = Clock(), _unseen_weight(labelled, dev)
     folds = _folds(labelled, unseen_weight, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
