@@ -201,9 +201,14 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
         ours = embed_as_queries(base.encoder, dataset.query_texts, **how_to_embed(settings))
         documents = _twin_documents(base, dataset, index.corpus, settings)
     with clock("bridging"):
-        queries = None if status_quo is None else _twin_queries(ours, status_quo.embedded)
+        queries, shown = None, torch.ones(len(ours), dtype=torch.bool, device=ours.device)
+        if status_quo is not None:
+            shown = _shown_to_bridge(status_quo.embedded)
+            queries = Twins(ours, status_quo.embedded.query_embeddings).subset(shown)
         found = fit_bridge(queries, documents, normalize=index.normalized, seed=settings.seed)
         mapped = found.bridge(ours)
+        if found.held_out is not None:
+            mapped[shown] = found.held_out
     if status_quo is not None:
         data = replace(status_quo, embedded=replace(status_quo.embedded, query_embeddings=mapped))
     else:
@@ -254,13 +259,13 @@ def _data_of(dataset: RetrievalDataset, mapped: Tensor, index: _Index, settings:
     return checked_data(replace(dataset, notes=(*dataset.notes, note)), embedded, settings.options)
 
 
-def _twin_queries(ours: Tensor, embedded: EmbeddedDataset) -> Twins:
-    """All queries by both models but those that the outcome is measured on: of these, nothing may have been learned."""
-    kept = torch.ones(len(ours), dtype=torch.bool, device=ours.device)
+def _shown_to_bridge(embedded: EmbeddedDataset) -> Tensor:
+    """All queries but those that the outcome is measured on, of which nothing may have been learned: (Q,) bool."""
+    kept = torch.ones(len(embedded.query_ids), dtype=torch.bool, device=embedded.query_embeddings.device)
     for split, qrels in embedded.qrels.items():
         if split not in FITTED_ON:
             kept[qrels.query_index] = False
-    return Twins(ours[kept], embedded.query_embeddings[kept])
+    return kept
 
 
 def _twin_documents(

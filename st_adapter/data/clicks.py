@@ -65,8 +65,7 @@ def read_clicks(
 ) -> ClickJudgements | None:
     """Read a table as a log, if it clearly is one.
 
-    It is one if it has a column of clicks, no score, one document a row, and either impressions, or a rank and clicks
-    of 0 and 1 alone; and if something was shown without being clicked.
+    It has clicks, no score, one document a row, impressions or else a rank beside clicks of 0 and 1, and misses.
 
     Args:
         frame: pairs, or ids of queries and documents.

@@ -177,9 +177,7 @@ class RetrievalDataset:
         split_by: SplitBy = "query",
         cut_into: Sequence[str] = ("train", "dev", "test"),
     ) -> RetrievalDataset:
-        """Load pairs or a BEIR data set from memory, disk or the Hub; usual column names need no flags.
-
-        How the data are read, and how splits are cut where there are none, stands at the head of this module.
+        """Load pairs or a BEIR data set from memory, disk or the Hub; see the head of this module for how.
 
         Args:
             source: A `datasets.Dataset` or `DatasetDict`, a frame of pandas or polars, a list of dicts or of

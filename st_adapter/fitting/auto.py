@@ -30,7 +30,7 @@ from st_adapter.fitting.folds import (
     shown_by_dev,
     unasked_share,
 )
-from st_adapter.fitting.maps import QueryMap, as_adapter
+from st_adapter.fitting.maps import as_adapter
 from st_adapter.fitting.measure import Measure
 from st_adapter.fitting.pairs import labelled_pairs
 from st_adapter.fitting.pool import MAX_DOCUMENTS, seen_by_fit
@@ -163,8 +163,10 @@ def fit_labelled(
         dev: what is to be expected of the queries to come.
         start: what few labels start from.
         soft_targets: for one of the gradient runs.
-        method, seed, show_progress_bar: see ``fit``.
+        method: see ``fit``.
+        seed: likewise.
         hurdle: what the best candidate has to pass.
+        show_progress_bar: see ``fit``.
     """
     clock, unseen_weight = Clock(), _unseen_weight(labelled, dev)
     folds = _folds(labelled, unseen_weight, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
@@ -197,8 +199,7 @@ def fit_labelled(
         if passed or hurdle.reference is not None:
             with clock("refitting"):
                 bag = [fold.maps for fold in fitted] if unseen_weight >= _BAG_FROM else []
-                refitted = _bagged(portfolio.refit(verdict.chosen, labelled, seed), verdict.chosen, bag)
-                adapter = as_adapter(refitted, labelled.normalized, labelled.base_model)
+                adapter = _refitted(portfolio, verdict.chosen, labelled, bag, seed)
         progress.update()
     return FitResult(adapter if passed else None, verdict, clock.seconds, refused=None if passed else adapter)
 
@@ -264,15 +265,18 @@ def _harmful(portfolio: Portfolio, labelled: EmbeddedSplit, start: Start, seed: 
     return [candidate for candidate, harms in zip(measured, harmful, strict=True) if harms]
 
 
-def _bagged(refitted: QueryMap, chosen: Candidate, bag: Sequence[Maps]) -> QueryMap:
+def _refitted(
+    portfolio: Portfolio, chosen: Candidate, labelled: EmbeddedSplit, bag: Sequence[Maps], seed: int
+) -> QueryAdapter:
     """The chosen candidate, fitted on all labels, its matrix averaged with those that it has in the folds of the bag.
 
     Without the corrections of the folds, which would make it many times as large.
     """
-    if not bag:
-        return refitted
-    of_folds = torch.stack([combined(chosen, maps).matrix for maps in bag]).mean(dim=0)
-    return refitted._replace(matrix=(refitted.matrix + of_folds) / 2)
+    refitted = portfolio.refit(chosen, labelled, seed)
+    if bag:
+        of_folds = torch.stack([combined(chosen, maps).matrix for maps in bag]).mean(dim=0)
+        refitted = refitted._replace(matrix=(refitted.matrix + of_folds) / 2)
+    return as_adapter(refitted, labelled.normalized, labelled.base_model)
 
 
 def starts_from_pseudo_queries(labelled: EmbeddedSplit, method: FitMethod) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -66,6 +66,9 @@ class FittedBridge:
         num_documents: documents that it was fitted on.
         agreement: mean reciprocal rank, 0-1, at which texts that a fit had not seen find themselves, as embedded by the
             other model, among all of them.
+        held_out: (T, D) the queries, each mapped by a bridge that was fitted in the same way on others, as queries to
+            come will be; None if there were no queries. What is fitted and tested behind the bridge takes these: with
+            those that it was fitted on, a bridge does better than it will.
     """
 
     bridge: Bridge
@@ -73,6 +76,7 @@ class FittedBridge:
     num_queries: int
     num_documents: int
     agreement: float
+    held_out: Tensor | None = None
 
 
 def fit_bridge(queries: Twins | None, documents: Twins | None, *, normalize: bool, seed: int = 0) -> FittedBridge:
@@ -109,9 +113,9 @@ def fit_bridge(queries: Twins | None, documents: Twins | None, *, normalize: boo
     choices: list[Texts] = [*there, *(["queries and documents"] if len(there) == 2 else [])]  # type: ignore[list-item]
     scores = torch.zeros(len(choices), len(_METHODS))
     folds = list(_folds(len(there[measured].ours), seed))
-    for train, held_out in folds:
+    for train in folds:
         fitted_on = {**there, measured: there[measured].subset(train)}
-        held = there[measured].subset(held_out)
+        held = Twins(*(vectors[:_MAX_MEASURED] for vectors in there[measured].subset(~train)))
         among = torch.cat(
             [held.theirs, *([there["documents"].theirs] if measured == "queries" and len(there) == 2 else [])]
         )
@@ -127,7 +131,20 @@ def fit_bridge(queries: Twins | None, documents: Twins | None, *, normalize: boo
         num_queries=used.get("queries", 0),
         num_documents=used.get("documents", 0),
         agreement=float(scores.max()),
+        held_out=None if measured == "documents" else _mapped_by_others(there, folds, texts, method, normalize),
     )
+
+
+def _mapped_by_others(
+    there: dict[str, Twins], folds: Sequence[Tensor], texts: Texts, method: int, normalize: bool
+) -> Tensor:
+    """The queries, each mapped by a bridge that did not see it (stacking: Wolpert 1992, "Stacked generalization")."""
+    queries = there["queries"]
+    mapped = torch.zeros_like(queries.theirs)
+    for train in folds:
+        bridge = list(_bridges({**there, "queries": queries.subset(train)}, texts, normalize))[method]
+        mapped[~train] = bridge(queries.ours[~train])
+    return mapped
 
 
 def _usable(twins: Twins | None) -> Twins | None:
@@ -137,15 +154,13 @@ def _usable(twins: Twins | None) -> Twins | None:
     return Twins(torch.nn.functional.normalize(twins.ours.float()), twins.theirs.float())
 
 
-def _folds(number: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Which texts to fit on, and which to look for, (T,) bool each."""
+def _folds(number: int, seed: int) -> Iterator[Tensor]:
+    """Which texts to fit on, (T,) bool; the others are held out."""
     order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
     for held_out in order.chunk(_NUM_FOLDS):
         train = torch.ones(number, dtype=torch.bool)
         train[held_out] = False
-        measured = torch.zeros(number, dtype=torch.bool)
-        measured[held_out[:_MAX_MEASURED]] = True
-        yield train, measured
+        yield train
 
 
 def _agreement(bridge: Bridge, held: Twins, among: Tensor) -> float:

@@ -79,6 +79,17 @@ def test_too_few_texts_are_refused():
         fit_bridge(twins, None, normalize=True)
 
 
+def test_held_out_queries_are_mapped_by_bridges_that_did_not_see_them():
+    # Nothing connects the two sides, so that whatever a bridge finds, it has learned by heart.
+    noise = Twins(unit_rows(120, 40), unit_rows(120, 40, seed=1))
+    found = fit_bridge(noise, None, normalize=True)
+    by_heart = (found.bridge(noise.ours) * noise.theirs).sum(dim=1).mean()
+    held_out = (found.held_out * noise.theirs).sum(dim=1).mean()
+    assert by_heart > 0.3
+    assert abs(held_out) < 0.1
+    assert fit_bridge(None, two_models(), normalize=True).held_out is None
+
+
 def test_the_length_of_our_vectors_plays_no_part():
     twins = two_models()
     longer = Twins(3 * twins.ours, twins.theirs)
