@@ -38,8 +38,9 @@ def workplace(page, tmp_path, monkeypatch):
     """A folder to work in, with pairs.csv, and a cache of its own."""
     parts = "red blue old new big", "fast slow warm cold small round", "car house river book tree door lamp road"
     words = [" ".join(chosen) for chosen in itertools.product(*(part.split() for part in parts))]
-    # Only this page needs an adapter that is adopted; fewer pairs are enough to run the others.
-    words = random.Random(0).sample(words, 60 if page == "docs/ideas/saving.md" else 30)
+    # These need an adapter that is adopted, and a bridge between two models; fewer pairs are enough to run the others.
+    sizes = {"docs/ideas/saving.md": 60, "docs/query_model.md": 90}
+    words = random.Random(0).sample(words, sizes.get(page, 30))
     pairs = pd.DataFrame({"query": [f"find the {w}" for w in words], "document": [f"the {w} here" for w in words]})
     pairs.to_csv(tmp_path / "pairs.csv", index=False)
     monkeypatch.chdir(tmp_path)
@@ -71,7 +72,7 @@ def test_the_example_is_the_one_that_was_run_and_shows_what_it_printed():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_python_code_runs_as_printed(page, tiny_model_path, workplace, short_runs, capsys, monkeypatch):
-    code = python_of(page).replace("sentence-transformers/all-MiniLM-L6-v2", str(tiny_model_path))
+    code = re.sub(r"sentence-transformers/[\w-]+", str(tiny_model_path), python_of(page))
     if page == "docs/ideas/saving.md":  # shows what is done with an adapter, so that there has to be one
         eager = functools.partial(st_adapter.train, method="closed-form", alpha=0.99)
         monkeypatch.setattr(st_adapter, "train", eager)
