@@ -59,15 +59,12 @@ def main() -> None:
     folders = arguments.data if arguments.data is not None else default_folders()
     material = Material(arguments, folders, with_demo=not arguments.no_demo)
     settings = {
-        "script": "benchmark_bridge.py",
-        "metric": METRIC,
         "margin": MARGIN,
-        "model": material.model_name,
         "query_models": [Path(name).name for name in arguments.query_models],
         "seeds": arguments.seeds,
     }
     options = ["--query-models", *settings["query_models"], "--seeds", *map(str, arguments.seeds)]
-    results = start_results(arguments, settings, options, material)
+    results = start_results(arguments, "benchmark_bridge.py", settings, options, material)
     models = {Path(name).name: opened(name) for name in arguments.query_models}
     results["speed"] = speeds(material, models)
     for name in material.names:
@@ -114,12 +111,13 @@ def measure(
         found = fit(without_test(pair.data), pseudo_queries=pseudo_queries, seed=seed, reference=pair.reference)
     best = found.adapter or found.refused
     mapped = pair.data.embedded["test"]
+    bridge = evaluate(mapped)
     status_quo = evaluate((pair.status_quo or pair.data).embedded["test"], own)
     ways: dict[str, PerQuery] = {
         "status quo": status_quo.base,
         "adapter": status_quo.adapted,
-        "bridge": evaluate(mapped).base,
-        "with labels": evaluate(mapped, best).adapted,
+        "bridge": bridge.base,
+        "with labels": evaluate(mapped, best, base=bridge).adapted,
     }
     gate = found.verdict.gate
     return {

@@ -67,11 +67,8 @@ def main() -> None:
     material = Material(arguments, folders, with_demo=not arguments.no_demo)
     results = start_results(
         arguments,
+        "benchmark_fine_tuning.py",
         {
-            "script": "benchmark_fine_tuning.py",
-            "metric": METRIC,
-            "model": material.model_name,
-            "model_fingerprint": material.fingerprint,
             "seed": arguments.seed,
             "epochs": EPOCHS,
             "batch_size": BATCH_SIZE,

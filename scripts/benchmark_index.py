@@ -56,11 +56,8 @@ def main() -> None:
     material = Material(arguments, folders, with_demo=not arguments.no_demo)
     results = start_results(
         arguments,
+        "benchmark_index.py",
         {
-            "script": "benchmark_index.py",
-            "metric": METRIC,
-            "model": material.model_name,
-            "model_fingerprint": material.fingerprint,
             "indexes": indexes,
             "seed": arguments.seed,
             "faiss-cpu": version("faiss-cpu"),

@@ -57,11 +57,8 @@ def main() -> None:
     material = Material(arguments, folders, with_demo=not arguments.no_demo)
     results = start_results(
         arguments,
+        "benchmark_label_curve.py",
         {
-            "script": "benchmark_label_curve.py",
-            "metric": METRIC,
-            "model": material.model_name,
-            "model_fingerprint": material.fingerprint,
             "sizes": arguments.sizes,
             "draws": arguments.draws,
         },

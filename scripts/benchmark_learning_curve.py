@@ -18,7 +18,6 @@ from st_adapter import learning_curve
 from st_adapter.words import fraction, signed
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_learning_curve.json"
-SCRIPT = "benchmark_learning_curve.py"
 
 
 def main() -> None:
@@ -28,8 +27,7 @@ def main() -> None:
     material = Material(
         arguments, arguments.data if arguments.data is not None else [SHARED_DATA / "feedbackqa"], with_demo=False
     )
-    settings = {"script": SCRIPT, "model": material.model_name, "model_fingerprint": material.fingerprint}
-    results = start_results(arguments, settings, [], material)
+    results = start_results(arguments, "benchmark_learning_curve.py", {}, [], material)
     print("| data | labelled | gain on dev | next doubling | last doubling: expected, came | seconds | CPU seconds |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for name in material.names:

@@ -90,11 +90,8 @@ def main() -> None:
     material = Material(arguments, folders, with_demo=not arguments.no_demo)
     results = start_results(
         arguments,
+        "benchmark_quality.py",
         {
-            "script": "benchmark_quality.py",
-            "metric": METRIC,
-            "model": material.model_name,
-            "model_fingerprint": material.fingerprint,
             "seeds": arguments.seeds,
         },
         ["--seeds", *map(str, arguments.seeds)],
@@ -417,16 +414,22 @@ class Material:
 
 
 def start_results(
-    arguments: argparse.Namespace, settings: dict[str, Any], options: Sequence[str], material: Material
+    arguments: argparse.Namespace, script: str, settings: dict[str, Any], options: Sequence[str], material: Material
 ) -> dict[str, Any]:
     """The frame of a result file, with the data sets of an earlier one if asked for and made the same way."""
-    command = ["python", f"scripts/{settings['script']}", "--data", *(n for n in material.names if n != DEMO), *options]
+    command = ["python", f"scripts/{script}", "--data", *(n for n in material.names if n != DEMO), *options]
     command += ["--model", material.model_name] if arguments.model else []
     command += ["--no-demo"] if getattr(arguments, "no_demo", False) else []
     results: dict[str, Any] = {
-        "settings": settings,
+        "settings": {
+            "script": script,
+            "metric": METRIC,
+            "model": material.model_name,
+            "model_fingerprint": material.fingerprint,
+            **settings,
+        },
         "git_commit": git_commit(),
-        "code_sha256": code_digest(settings["script"]),
+        "code_sha256": code_digest(script),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "device": device_name(material.model.device),
         "command": " ".join(command),

@@ -12,14 +12,14 @@ from torch import Tensor
 from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import FitMethod
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES, pseudo_queries
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
-from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.embedding import (
     embed_as_queries,
     own_copies_of,
+    pseudo_queries_from,
     split_of_pseudo_queries,
+    stored_corpus,
 )
 from st_adapter.embeddings.identity import EncoderIdentity, identity_of
 from st_adapter.embeddings.roles import encode_as
@@ -44,17 +44,14 @@ from st_adapter.evidence.systems import (
 )
 from st_adapter.fitting.auto import Clock, fit, starts_from_pseudo_queries
 from st_adapter.fitting.bridges import FittedBridge, Twins, fit_bridge
-from st_adapter.fitting.folds import labelled_split
+from st_adapter.fitting.folds import LABELLED_SPLITS, labelled_split
 from st_adapter.fitting.reference import Reference, found_by
 from st_adapter.preparing import Data, checked_data, how_to_embed, prepared, pseudo_queries_of
 from st_adapter.saving.query_base import Index, QueryModelBase
 from st_adapter.settings import Settings
-from st_adapter.stores.folder import VectorFolder
 
 # Documents that both models embed for the bridge; more would take longer and no longer improve it.
 _MAX_DOCUMENTS = 4000
-# Whose queries the bridge may see.
-FITTED_ON = ("train", "dev")
 _LOOKED_AT = 256  # whose lengths say whether documents have unit length
 
 
@@ -84,13 +81,11 @@ class Bridged:
 
     def pseudo_queries(self) -> EmbeddedSplit | None:
         """What few labels start from."""
-        texts, embedded = self.data.texts, self.data.embedded
-        if texts.document_texts is None or texts.store is not None:
-            return None
+        embedded = self.data.embedded
         if not starts_from_pseudo_queries(labelled_split(embedded), self.method):
             return None
-        made = pseudo_queries(texts.document_texts, self.settings.seed)
-        if len(made.texts) < MIN_PSEUDO_QUERIES:
+        made = pseudo_queries_from(self.data.texts, self.settings.seed)
+        if made is None:
             return None
         vectors = embed_as_queries(self.base.encoder, made.texts, **how_to_embed(self.settings))
         return split_of_pseudo_queries(made, self.found.bridge(vectors), embedded)
@@ -156,14 +151,14 @@ class Bridged:
         self, split: str, evaluated: EvaluationResult, own: QueryAdapter | None, best: QueryAdapter | None
     ) -> list[SystemResults]:
         mapped = self.data.embedded[split]
-        bridge = evaluate(mapped).base
+        bridge = evaluate(mapped)
         systems: dict[str, PerQuery] = {}
         if self.reference.name == RUN_FILE:
             systems[RUN_FILE] = evaluated.base
         if self.status_quo is not None:
             status_quo = evaluate(self.status_quo.embedded[split], own)
             systems |= {STATUS_QUO: status_quo.base, WITH_ADAPTER: status_quo.adapted}
-        systems |= {BRIDGE: bridge, WITH_LABELS: bridge if best is None else evaluate(mapped, best).adapted}
+        systems |= {BRIDGE: bridge.base, WITH_LABELS: evaluate(mapped, best, base=bridge).adapted}
         return side_by_side(self.reference.name, systems)
 
     def _speeds(self, best: QueryAdapter | None) -> dict[str, QuerySpeed]:
@@ -191,7 +186,8 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
     Raises:
         ValueError: queries have no texts, or the vectors of the documents are not there and neither is their model.
     """
-    if dataset.query_texts is None or settings.method == "gradient":
+    assert settings.method != "gradient"  # see check_query_model
+    if dataset.query_texts is None:
         raise ValueError("The queries have no texts, so that no query model can embed them. Give their texts.")
     status_quo = None
     if base.status_quo is not None:
@@ -229,10 +225,8 @@ def _embedded(status_quo: Data) -> _Index:
 def _stored(dataset: RetrievalDataset) -> _Index:
     """Documents as they lie in a store or came with the data, whose model is not there."""
     corpus: Corpus
-    if isinstance(dataset.store, VectorFolder):
-        corpus = DiskCorpus(dataset.store, "cosine")
-    elif dataset.store is not None:
-        corpus = StoreCorpus(dataset.store, "dot" if dataset.store.metric == "dot" else "cosine")
+    if dataset.store is not None:
+        corpus = stored_corpus(dataset.store, "dot" if getattr(dataset.store, "metric", None) == "dot" else "cosine")
     elif dataset.corpus_embeddings is not None:
         corpus = MemoryCorpus(list(dataset.corpus["id"]), torch.from_numpy(dataset.corpus_embeddings))
     else:
@@ -263,7 +257,7 @@ def _shown_to_bridge(embedded: EmbeddedDataset) -> Tensor:
     """All queries but those that the outcome is measured on, of which nothing may have been learned: (Q,) bool."""
     kept = torch.ones(len(embedded.query_ids), dtype=torch.bool, device=embedded.query_embeddings.device)
     for split, qrels in embedded.qrels.items():
-        if split not in FITTED_ON:
+        if split not in LABELLED_SPLITS:
             kept[qrels.query_index] = False
     return kept
 

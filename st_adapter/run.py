@@ -31,6 +31,7 @@ from st_adapter.evidence.results import DataResults, Results, SelectionResults, 
 from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import Clock, fit
+from st_adapter.fitting.folds import LABELLED_SPLITS
 from st_adapter.fitting.maps import QueryMap, as_adapter
 from st_adapter.fitting.prior import prior_of, taught_map
 from st_adapter.fitting.reference import Reference
@@ -216,7 +217,7 @@ def _fitted(
     )
     best = found.adapter or found.refused
     teaching = None if soft_targets is None else soft_targets.teaching
-    return _Fitted(found.adapter, SelectionResults.of(found, teaching), ["train", "dev"], best=best)
+    return _Fitted(found.adapter, SelectionResults.of(found, teaching), list(LABELLED_SPLITS), best=best)
 
 
 def _fitted_without_labels(

@@ -70,7 +70,7 @@ def _columns(reading: ColumnOptions) -> dict[str, str]:
 def _corpus(where: DataOptions) -> str | Store | VectorFolder | None:
     """The opened store or folder of vectors that --corpus names, or the path that it is."""
     given = where.corpus
-    if given is not None and is_vector_folder(Path(given)):
+    if given is not None and is_vector_folder(given):
         memory = DEFAULT_MEMORY if where.memory is None else _num_bytes(where.memory)
         return VectorFolder(given, memory=memory, ray_address=where.ray_address)
     unused = [f"--{name}" for name in ("memory", "ray-address") if getattr(where, name.replace("-", "_")) is not None]

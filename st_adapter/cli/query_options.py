@@ -6,24 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from st_adapter.cli.column_options import UNSAID, Text
 
 # Given for --model where the documents' model is not there any more.
 NO_MODEL = "none"
-_UNSAID = tyro.conf.arg(help_behavior_hint="")
 
 
 @dataclass(frozen=True)
 class QueryModelOptions:
     """For another query model on the index that is there."""
 
-    query_model: Annotated[str | None, _UNSAID] = None
+    query_model: Text = None
     """Hub id or folder of a Sentence Transformers model that is to embed queries, or static, a table of token vectors
     that is distilled from --model (needs st-adapter[static]). --model is then the one that the documents were embedded
     with, or none if it is not there any more and --corpus has vectors."""
     non_inferior: float = 0.0
     """Hand it over also if it is no worse than the status quo by more than this, in nDCG@10."""
-    reference_run: Annotated[Path | None, _UNSAID] = None
+    reference_run: Annotated[Path | None, UNSAID] = None
     """TREC run file of how the queries are searched today, to compare with instead of --model's own queries."""
 
     def check(self, model: str) -> None:

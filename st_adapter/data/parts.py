@@ -129,7 +129,7 @@ def read_table(source: DataSource) -> pd.DataFrame:
 
 def _query_table(queries: DataSource) -> pd.DataFrame:
     """The table of the queries; of a folder of vectors it is made of these."""
-    if not isinstance(queries, (str, os.PathLike)) or not is_vector_folder(Path(queries)):
+    if not isinstance(queries, (str, os.PathLike)) or not is_vector_folder(queries):
         return read_table(queries)
     folder = VectorFolder(Path(queries))
     if folder.manifest.role != "query":
@@ -175,7 +175,7 @@ def _documents(
                 flags="Give --corpus as well: a file, or the address of a vector database.",
             )
         return Documents(texts["corpus"])
-    if isinstance(corpus, (str, os.PathLike)) and is_vector_folder(Path(corpus).expanduser()):
+    if isinstance(corpus, (str, os.PathLike)) and is_vector_folder(corpus):
         return Documents(pd.DataFrame(), VectorFolder(Path(corpus)))
     if hasattr(corpus, "fetch"):
         return Documents(pd.DataFrame(), corpus)  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ def documents_alone(source: DataSource, columns: Mapping[str, str] | None = None
         >>> documents_alone(pd.DataFrame({"text": ["How to fit. It takes seconds.", "How to save."]})).num_documents
         2
     """
-    if isinstance(source, (str, os.PathLike)) and is_vector_folder(Path(source)):
+    if isinstance(source, (str, os.PathLike)) and is_vector_folder(source):
         raise ValueError(f"{source} holds vectors without texts, but texts are expected. Name the file they came from.")
     frame = read_table(source)
     found = find_columns(frame, _TEXTS, columns or {}, " in corpus", optional=("id", "title"))

@@ -20,7 +20,7 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES, PseudoQueries, pseudo_queries
 from st_adapter.embeddings.cache import VectorCache
-from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
+from st_adapter.embeddings.corpus import Corpus, MemoryCorpus, Similarity
 from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit, index_qrels
 from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder, encode, is_encoder
@@ -33,7 +33,7 @@ from st_adapter.embeddings.tolerance import is_normalized
 from st_adapter.errors import InputError
 from st_adapter.storage.writing import check_writable
 from st_adapter.stores.folder import VectorFolder
-from st_adapter.stores.store import Vectors
+from st_adapter.stores.store import Store, Vectors
 
 # A killed run loses at most the texts of one unfinished shard.
 _SHARD_TEXTS = 2048
@@ -114,10 +114,8 @@ def embed_texts(
     queries = embedding.side("query", dataset.query_texts, dataset.query_embeddings)
     corpus: Corpus
     documents = None
-    if isinstance(dataset.store, VectorFolder):
-        corpus = DiskCorpus(dataset.store, encoder.similarity)
-    elif dataset.store is not None:
-        corpus = StoreCorpus(dataset.store, encoder.similarity)
+    if dataset.store is not None:
+        corpus = stored_corpus(dataset.store, encoder.similarity)
     else:
         documents = embedding.side("document", dataset.document_texts, dataset.corpus_embeddings)
         corpus = MemoryCorpus(list(dataset.corpus["id"]), documents.vectors, encoder.similarity)
@@ -166,16 +164,22 @@ def embed_pseudo_queries(
         >>> embed_pseudo_queries(model, dataset, embedded, cache_dir="cache", show_progress_bar=False) is None
         True
     """
-    texts = dataset.document_texts
-    if texts is None or dataset.store is not None:
-        return None
-    made = pseudo_queries(texts, seed)
-    if len(made.texts) < MIN_PSEUDO_QUERIES:
+    made = pseudo_queries_from(dataset, seed)
+    if made is None:
         return None
     encoder = as_encoder(model, batch_size, precision)
     return split_of_pseudo_queries(
         made, embed_role(encoder, "query", made.texts, cache_dir, show_progress_bar), embedded
     )
+
+
+def pseudo_queries_from(dataset: RetrievalDataset, seed: int) -> PseudoQueries | None:
+    """Portions of the documents; None where there are no texts of all of them, or too few portions."""
+    texts = dataset.document_texts
+    if texts is None or dataset.store is not None:
+        return None
+    made = pseudo_queries(texts, seed)
+    return made if len(made.texts) >= MIN_PSEUDO_QUERIES else None
 
 
 def split_of_pseudo_queries(made: PseudoQueries, vectors: Tensor, embedded: EmbeddedDataset) -> EmbeddedSplit:
@@ -217,8 +221,18 @@ def embed_as_queries(
     return embed_role(as_encoder(model, batch_size, precision), "query", texts, cache_dir, show_progress_bar)
 
 
+def stored_corpus(store: Store | VectorFolder, similarity: Similarity) -> Corpus:
+    """The documents of a store, or of a folder of vectors."""
+    return DiskCorpus(store, similarity) if isinstance(store, VectorFolder) else StoreCorpus(store, similarity)
+
+
+def cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
+    """Where the cache lies."""
+    return Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
+
+
 def _embedding(encoder: Encoder, cache_dir: str | os.PathLike[str] | None, show_progress_bar: bool) -> _Embedding:
-    folder = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
+    folder = cache_folder(cache_dir)
     writable = _is_writable(folder, given=cache_dir is not None)
     return _Embedding(encoder, encoder.identity, folder, writable, show_progress_bar)
 

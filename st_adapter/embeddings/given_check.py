@@ -14,13 +14,11 @@ from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.embedding import as_encoder
 from st_adapter.embeddings.encoder import Encoder
-from st_adapter.embeddings.index_check import IndexComparison, compare_index, compare_vectors
+from st_adapter.embeddings.index_check import SAMPLE, IndexComparison, compare_index, compare_vectors
 from st_adapter.embeddings.roles import Role
 from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.errors import InputError
 from st_adapter.stores.store import Vectors
-
-_SAMPLE = 50
 
 
 def checked_given(
@@ -75,7 +73,7 @@ def _compared_sample(
 ) -> IndexComparison | None:
     if texts is None:
         return None
-    rows = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:_SAMPLE].tolist()
+    rows = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:SAMPLE].tolist()
     return compare_vectors(encoder, [texts[row] for row in rows], vectors[rows], role, among)
 
 

@@ -22,7 +22,7 @@ Cause = Literal["same", "rounded", "scaled", "truncated", "prompt", "order", "le
 # Distances of unit vectors, 0 to 2. Half precision moves them by about .001, bytes by .01 to .03, a prompt by more.
 _EQUAL, _ROUNDED = 2e-3, 4e-2
 _MOST = 0.8  # share of a sample that shows a cause, where single texts may have changed since
-_SAMPLE = 50
+SAMPLE = 50
 # What is tried on texts whose vectors differ: prompts and lengths that models are published with. Many are used with a
 # prompt that their settings do not name.
 _TRIED = 16
@@ -94,7 +94,7 @@ def compare_vectors(
     return IndexComparison(same, cause, sentence, len(texts), float(np.median(apart)), float(apart.max()))
 
 
-def compare_index(corpus: StoreCorpus, encoder: Encoder, num: int = _SAMPLE, seed: int = 0) -> IndexComparison | None:
+def compare_index(corpus: StoreCorpus, encoder: Encoder, num: int = SAMPLE, seed: int = 0) -> IndexComparison | None:
     """Compare a sample of a store with an encoder; see ``compare_vectors``.
 
     Args:

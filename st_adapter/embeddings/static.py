@@ -6,10 +6,10 @@ import importlib.util
 import os
 from pathlib import Path
 
-from huggingface_hub.constants import HF_HOME
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
+from st_adapter.embeddings.embedding import cache_folder
 from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.embeddings.origin import name_of, origin_of, remember_origin
 from st_adapter.storage.writing import folder_written_whole
@@ -30,9 +30,8 @@ def distilled(model: SentenceTransformer, cache_dir: str | os.PathLike[str] | No
         ImportError: model2vec is not installed.
         ValueError: the model exists in memory only.
     """
-    store = Path(cache_dir) if cache_dir is not None else Path(HF_HOME) / "st_adapter"
     name = f"static-{name_of(model).rpartition('/')[2]}"
-    folder = store / "static" / model_fingerprint(model)[:32] / name
+    folder = cache_folder(cache_dir) / "static" / model_fingerprint(model)[:32] / name
     if not (folder / "modules.json").is_file():
         _distill(model, folder)
     made = SentenceTransformer(str(folder), device=str(model.device))

@@ -15,6 +15,8 @@ from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
 from st_adapter.fitting.pairs import LabelledPairs, labelled_pairs
 
+LABELLED_SPLITS = ("train", "dev")
+"""What a fit learns from and chooses by."""
 # Fits on few labels gain much from each of them, so that few are left out at a time.
 NUM_FOLDS, NUM_FOLDS_OF_FEW = 3, 10
 # With fewer labelled queries the folds are drawn again, up to three times, so that each is measured more than once.
@@ -40,7 +42,7 @@ class Fold(NamedTuple):
     unseen: Tensor
 
 
-def labelled_split(embedded: EmbeddedDataset, splits: Sequence[str] = ("train", "dev")) -> EmbeddedSplit:
+def labelled_split(embedded: EmbeddedDataset, splits: Sequence[str] = LABELLED_SPLITS) -> EmbeddedSplit:
     """The relevant pairs of some splits as one split, each pair once."""
     for split in splits:
         if not bool((embedded[split].qrels.relevance > 0).any()):

@@ -80,6 +80,14 @@ class GradientFit:
                     mean.lerp_(value, 1 - args.ema_decay)
         return loss.detach()
 
+    @property
+    def matrix(self) -> Tensor:
+        """What ``averaged`` does to vectors, if its kind is ``linear``: (D, D), applied as ``q @ W.T``."""
+        identity = torch.eye(self.split.dimension, device=self.sampler.device)
+        with torch.no_grad():
+            matrix: Tensor = self.averaged.project(identity).T.clone()
+        return matrix
+
     def state_dict(self) -> dict[str, Tensor]:
         """Everything ``load_state_dict`` needs to go on as if there had been no break."""
         state = {f"sampler.{name}": value for name, value in self.sampler.state_dict().items()}

@@ -119,6 +119,8 @@ class _Given(NamedTuple):
     soft_targets: SoftTargets | None
 
 
+_NOTHING_GIVEN = _Given(_NOTHING, None)
+
 _Corrections = Mapping[MapName, tuple[MapName, _Local]]
 """The names of corrected maps: what each corrects, and how."""
 
@@ -157,7 +159,7 @@ class Portfolio:
         soft_targets: SoftTargets | None = None,
     ) -> None:
         self._effort = effort
-        self._starts, self._soft_targets = starts, soft_targets
+        self._given = _Given(starts, soft_targets)
         alone = method == "closed-form"
         solved, shares = (_SOLVED_ALONE, _SHARES_ALONE) if alone else (_SOLVED_BESIDE_RUNS, _SHARES_BESIDE_RUNS)
         self._solved = [] if starts else solved
@@ -177,41 +179,38 @@ class Portfolio:
     def fit(self, fits: Sequence[tuple[EmbeddedSplit, int]]) -> list[Maps]:
         """Fit all maps on each of several (training split, seed)."""
         alone = [(train, [seed]) for train, seed in fits]
-        plan = _Plan(self._solved, self._runs(), self._effort.checkpoints, self._corrections(), self._given())
+        plan = _Plan(self._solved, self._runs(), self._effort.checkpoints, self._corrections(), self._given)
         return _fit_maps(alone, plan)
 
     def _corrections(self) -> _Corrections:
-        return _corrections([*self._starts] or [_NO_MAP], self.runs, self._effort.checkpoints, self._local)
+        return _corrections([*self._given.starts] or [_NO_MAP], self.runs, self._effort.checkpoints, self._local)
 
     def _runs(self) -> _Runs:
         return {name: _RUN if name == _TAUGHT_RUN else self._effort.runs[name] for name in self.runs}
-
-    def _given(self) -> _Given:
-        return _Given(self._starts, self._soft_targets)
 
     def refit(self, candidate: Candidate, labelled: EmbeddedSplit, seed: int) -> QueryMap:
         """Fit one candidate on all labels, its gradient runs averaged over some seeds."""
         num_seeds = self._effort.refit_seeds if runs_of(candidate) else 1
         seeds = [seed * 1000 + 900 + number for number in range(num_seeds)]
-        return fit_candidate(candidate, [(labelled, seeds)], self._starts, self._soft_targets)[0]
+        return fit_candidate(candidate, [(labelled, seeds)], self._given)[0]
 
 
 def fit_candidate(
     candidate: Candidate,
     fits: Sequence[tuple[EmbeddedSplit, Sequence[int]]],
-    starts: Mapping[MapName, Tensor] = _NOTHING,
-    soft_targets: SoftTargets | None = None,
+    given: _Given = _NOTHING_GIVEN,
 ) -> list[QueryMap]:
     """Fit one candidate on each of several (labelled queries, seeds), its gradient runs averaged over the seeds."""
     names = {shrunk.name for shrunk in candidate}
     runs = runs_of(candidate)
     checkpoints = sorted({*_EFFORT.checkpoints, *_EFFORT_OF_MANY.checkpoints})
-    possible = _corrections([_NO_MAP], list(runs), checkpoints, _LOCAL) | _corrections([*starts], [], [], _LOCAL_OF_FEW)
+    possible = _corrections([_NO_MAP], list(runs), checkpoints, _LOCAL)
+    possible |= _corrections([*given.starts], [], [], _LOCAL_OF_FEW)
     corrections = {name: made for name, made in possible.items() if name in names}
     names |= {corrected for corrected, _ in corrections.values()}
     solved = [each for each in dict.fromkeys([*_SOLVED_BESIDE_RUNS, *_SOLVED_ALONE]) if _solution(*each) in names]
     checkpoints = [step for step in checkpoints if any(_checkpoint(run, step) in names for run in runs)]
-    plan = _Plan(solved, runs, checkpoints, corrections, _Given(starts, soft_targets))
+    plan = _Plan(solved, runs, checkpoints, corrections, given)
     return [combined(candidate, maps) for maps in _fit_maps(fits, plan)]
 
 
@@ -316,13 +315,11 @@ def _iterates(runs: Sequence[Run], checkpoints: Sequence[int]) -> list[list[Tens
 
 def _iterates_alone(run: Run, checkpoints: Sequence[int]) -> list[Tensor]:
     gradient_fit = GradientFit(run.split, run.args, soft_targets=run.soft_targets)
-    identity = torch.eye(run.split.dimension, device=run.split.query_embeddings.device)
     iterates = []
     for step in range(1, max(checkpoints) + 1):
         gradient_fit.step()
         if step in checkpoints:
-            with torch.no_grad():
-                iterates.append(gradient_fit.averaged.project(identity).T.clone())
+            iterates.append(gradient_fit.matrix)
     return iterates
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from st_adapter.embeddings.embedded import EmbeddedSplit
@@ -78,7 +77,4 @@ def _short_run(queries: EmbeddedSplit, soft_targets: SoftTargets | None, seed: i
     run = GradientFit(queries.in_memory(), args, soft_targets=soft_targets)
     for _ in range(_STEPS):
         run.step()
-    identity = torch.eye(queries.dimension, device=queries.query_embeddings.device)
-    with torch.no_grad():
-        matrix: Tensor = run.averaged.project(identity).T.clone()
-    return matrix
+    return run.matrix

@@ -46,7 +46,7 @@ class Compared(NamedTuple):
             role: list(dict.fromkeys([*fixed_texts(token_limit(model)), *check_texts.get(role, ())]))
             for role in get_args(Role)
         }
-        return cls(model, identity, texts, {name: _encode(model, name, texts) for name in _METHODS})
+        return cls(model, identity, texts, {name: encoded(model, name, texts) for name in _METHODS})
 
 
 def add_adapter(folder: Path, compared: Compared, adapter: QueryAdapter | None) -> str | None:
@@ -93,7 +93,7 @@ def _base_difference(compared: Compared, saved: SentenceTransformer, *, with_que
             return f"The base model in memory has {name}={before!r}, but its files have {after!r}"
     base, _ = detach(saved)
     for name in ("encode_document", "encode", *(["encode_query"] if with_queries else [])):
-        before, after = compared.vectors[name], _encode(saved, name, compared.texts)
+        before, after = compared.vectors[name], encoded(saved, name, compared.texts)
         if not torch.equal(before, after):
             difference = largest_difference(before, after)
             return f"{name} of the base model in memory differs from its files by up to {difference:.1e}"
@@ -109,7 +109,7 @@ def check_layout(saved: SentenceTransformer, compared: Compared, adapter: QueryA
         queries = adapter.transform(base.to(next(adapter.parameters()).device)).cpu().float()
     tolerance = query_tolerance(compared.model.dtype)
     for name in ("encode_query", *(["encode"] if layout != "document" else [])):
-        found = _encode(saved, name, {**compared.texts, "document": compared.texts["query"]})
+        found = encoded(saved, name, {**compared.texts, "document": compared.texts["query"]})
         difference = largest_difference(queries, found.cpu())
         if not difference <= tolerance * max(1.0, queries.abs().max().item()):
             raise ValueError(
@@ -118,7 +118,7 @@ def check_layout(saved: SentenceTransformer, compared: Compared, adapter: QueryA
                 "to be exact: train it with a lower learning rate or a higher penalty."
             )
     if layout == "query":
-        before, after = compared.vectors["encode_document"], _encode(saved, "encode_document", compared.texts)
+        before, after = compared.vectors["encode_document"], encoded(saved, "encode_document", compared.texts)
         if not torch.equal(before, after):
             raise ValueError(
                 f"encode_document of the saved model differs from the base model in memory by up to "
@@ -152,7 +152,7 @@ def tells_queries_from_texts(model: SentenceTransformer) -> bool:
     return not torch.equal(encode_as(model, "query", CHECK_TEXTS), plain)
 
 
-def _encode(model: SentenceTransformer, name: str, texts: Mapping[Role, Sequence[str]]) -> Tensor:
+def encoded(model: SentenceTransformer, name: str, texts: Mapping[Role, Sequence[str]]) -> Tensor:
     """What a method makes of the texts of its role; plain ``encode`` of those of documents."""
     role: Role = "query" if name == "encode_query" else "document"
     if name != "encode":

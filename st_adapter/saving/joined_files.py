@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
-from torch import Tensor
 
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.roles import Role
 from st_adapter.saving.attach import check_adapter_fits
 from st_adapter.saving.base_files import find_base_files
 from st_adapter.saving.card import base_metadata
-from st_adapter.saving.compare import Compared, largest_difference, query_tolerance, reopened
+from st_adapter.saving.compare import Compared, encoded, largest_difference, query_tolerance, reopened
 from st_adapter.saving.folder import SavedRoute, card_of, write_config
 from st_adapter.saving.joined import join, query_side
 from st_adapter.saving.layouts import LEGACY_MODULE, Layout, to_layout, write_module
@@ -97,14 +96,14 @@ def save_joined(
             check_target(model, target, source)
     expected, texts = joined.in_memory(), dict(check_texts or {})
     with folder_written_whole(target) as folder:
-        queries = _written(folder / "queries", joined.queries, joined.sources[1], texts)
-        index = joined.index
+        queries, of_queries = _written(folder / "queries", joined.queries, joined.sources[1], texts)
+        index, of_documents = joined.index, None
         if joined.documents is not None:
-            index = _written(folder / "documents", joined.documents, joined.sources[0], texts)
+            index, of_documents = _written(folder / "documents", joined.documents, joined.sources[0], texts)
         license_name = str(base_metadata(folder / "queries").get("license", ""))
         _join(folder, joined)
         write_json(folder / _SETTINGS, {**read_object(folder / _SETTINGS), **_settings_of(expected)})
-        _check(folder, expected, joined, texts)
+        _check(folder, expected, of_documents, of_queries)
         layout: Layout = "document" if joined.documents is not None else "twin"
         write_config(folder, layout, index, SavedRoute(None, training, queries, license_name))
         write_text(folder / "README.md", card_of(folder, title or target.name))
@@ -113,13 +112,16 @@ def save_joined(
 
 def _written(
     folder: Path, model: SentenceTransformer, source: str | Path | None, texts: Mapping[Role, Sequence[str]]
-) -> EncoderIdentity:
+) -> tuple[EncoderIdentity, Compared]:
     """Write one of the two as a repository of its own, compared with the one in memory."""
     identity = check_adapter_fits(model, None)
     files = find_base_files(model, source)
+    compared = Compared.of(model, identity, texts)
     folder.mkdir()
-    write_base(folder, Compared.of(model, identity, texts), None, files, only_copy=False)
-    return replace(identity, name=files.name, revision=files.revision) if files.folder is not None else identity
+    write_base(folder, compared, None, files, only_copy=False)
+    if files.folder is not None:
+        identity = replace(identity, name=files.name, revision=files.revision)
+    return identity, compared
 
 
 def _join(folder: Path, joined: JoinedModel) -> None:
@@ -190,33 +192,30 @@ def _settings_of(model: SentenceTransformer) -> dict[str, Any]:
     }
 
 
-def _check(
-    folder: Path, expected: SentenceTransformer, joined: JoinedModel, texts: Mapping[Role, Sequence[str]]
-) -> None:
-    """Open what was written, and compare it with what is in memory."""
-    saved = reopened(folder, joined.documents or joined.queries)
-    if joined.documents is not None:
-        documents = Compared.of(joined.documents, joined.index, texts)
+def _check(folder: Path, expected: SentenceTransformer, documents: Compared | None, queries: Compared) -> None:
+    """Open what was written, and compare it with what is in memory.
+
+    Args:
+        folder: what was written.
+        expected: both models in one, or the query model's part alone.
+        documents: the documents' model and what it makes of the check texts, if it is there.
+        queries: the query model and its check texts.
+    """
+    saved = reopened(folder, (documents or queries).model)
+    if documents is not None:
         for name in ("encode_document", "encode"):
-            found = _encode(saved, name, documents.texts["document"])
-            if not torch.equal(documents.vectors[name], found):
+            before, after = documents.vectors[name], encoded(saved, name, documents.texts)
+            if not torch.equal(before, after):
                 raise ValueError(
                     f"{name} of the saved model differs from the model of the documents by up to "
-                    f"{largest_difference(documents.vectors[name], found):.1e}, but the same vectors are expected. "
-                    "Report this."
+                    f"{largest_difference(before, after):.1e}, but the same vectors are expected. Report this."
                 )
-    queries = Compared.of(joined.queries, joined.index, texts).texts["query"]
-    for name in ("encode_query", *(["encode"] if joined.documents is None else [])):
-        right, found = _encode(expected, "encode_query", queries).float(), _encode(saved, name, queries).float()
-        difference = largest_difference(right, found)
-        tolerance = query_tolerance(joined.queries.dtype)
+    texts: dict[Role, list[str]] = {**queries.texts, "document": queries.texts["query"]}
+    right, tolerance = encoded(expected, "encode_query", texts).float(), query_tolerance(queries.model.dtype)
+    for name in ("encode_query", *(["encode"] if documents is None else [])):
+        difference = largest_difference(right, encoded(saved, name, texts))
         if not difference <= tolerance * max(1.0, right.abs().max().item()):
             raise ValueError(
                 f"{name} of the saved model differs from the one in memory by up to {difference:.1e}, but at most "
                 f"{tolerance:.0e} is expected. Report this."
             )
-
-
-def _encode(model: SentenceTransformer, name: str, texts: Sequence[str]) -> Tensor:
-    vectors: Tensor = getattr(model, name)(list(texts), convert_to_tensor=True, show_progress_bar=False)
-    return vectors.clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,9 +57,9 @@ class Manifest:
         write_json(folder / MANIFEST_FILE, plain(self))
 
 
-def is_vector_folder(path: Path) -> bool:
+def is_vector_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a folder holds vectors that ``st-adapter embed`` wrote, finished or not."""
-    return (path / MANIFEST_FILE).is_file()
+    return (Path(path).expanduser() / MANIFEST_FILE).is_file()
 
 
 @contextmanager
