@@ -12,6 +12,7 @@ from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method
 from st_adapter.cli.check_data import check_data as check_data
 from st_adapter.cli.embed import embed as embed
+from st_adapter.cli.explore import explore as explore
 from st_adapter.cli.opening import (
     adapter_alone,
     is_endpoint,

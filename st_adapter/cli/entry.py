@@ -13,7 +13,7 @@ import tyro
 from huggingface_hub.constants import HF_TOKEN_PATH
 
 from st_adapter import __version__
-from st_adapter.cli import check_data_options, embed_options, options
+from st_adapter.cli import check_data_options, embed_options, explore_options, options
 from st_adapter.errors import InputError, without_secrets
 
 _COMMANDS: dict[str, type] = {
@@ -24,6 +24,7 @@ _COMMANDS: dict[str, type] = {
     "push": options.PushOptions,
     "learning-curve": options.LearningCurveOptions,
     "report": options.ReportOptions,
+    "explore": explore_options.ExploreOptions,
     "check": options.CheckOptions,
     "check-data": check_data_options.CheckDataOptions,
 }

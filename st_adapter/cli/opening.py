@@ -50,6 +50,11 @@ def load_for_training(options: TrainOptions) -> RetrievalDataset:
     reading, corpus = options.reading, options.corpus
     if not options.fitting.without_labels or corpus is None:
         return load_dataset(options, reading, seed=options.seed, split_by=reading.split_by)
+    return load_documents(corpus, reading)
+
+
+def load_documents(corpus: str, reading: ColumnOptions) -> RetrievalDataset:
+    """The documents of a file or folder, without labels."""
     if not Path(corpus).exists():
         raise ValueError(f"There is no {corpus}. Without labels, --corpus expects a file or folder of documents.")
     columns = {name.removeprefix("corpus."): column for name, column in _columns(reading).items()}

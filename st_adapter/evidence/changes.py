@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.corpus import MemoryCorpus, blocks
+from st_adapter.embeddings.corpus import Corpus, MemoryCorpus, blocks
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evaluation.hits import Adapter, adapt, search_split
@@ -20,6 +21,44 @@ from st_adapter.stores.folder import VectorFolder
 _METRIC, _TIE_BREAKER = "ndcg@10", "mrr@100"
 _TIE = 1e-9  # as in comparisons: the same ranking may be summed in another order
 _QUERY_CHARACTERS, _DOCUMENT_CHARACTERS = 400, 280
+
+
+@dataclass(frozen=True)
+class ShownTexts:
+    """The texts of a data set, for people: one line each, those of documents cut.
+
+    Attributes:
+        dataset: queries and documents.
+        corpus: the documents as vectors, in whose rows they are counted.
+    """
+
+    dataset: RetrievalDataset
+    corpus: Corpus
+
+    @cached_property
+    def _query_rows(self) -> dict[str, int]:
+        return {query_id: row for row, query_id in enumerate(self.dataset.queries["id"])}
+
+    @cached_property
+    def _corpus_rows(self) -> dict[str, int]:
+        return {corpus_id: row for row, corpus_id in enumerate(self.dataset.corpus["id"])}
+
+    def query(self, query_id: str) -> str:
+        """The whole text of a query; its id where it came as a vector alone."""
+        text: str = self.dataset.queries[self._query_rows[query_id]].get("text", query_id)
+        return text
+
+    def documents(self, rows: Sequence[int]) -> list[str | None]:
+        """The texts of documents; None where there is none."""
+        ids, store = [self.corpus.ids[row] for row in rows], self.dataset.store
+        texts: Sequence[str | None]
+        if isinstance(store, VectorFolder):
+            texts = [None] * len(ids)  # a folder keeps no texts, and looks through all its ids for one
+        elif store is not None:
+            texts = (store.fetch(ids).texts if ids else None) or [None] * len(ids)
+        else:
+            texts = [self.dataset.corpus[self._corpus_rows[corpus_id]].get("text") for corpus_id in ids]
+        return [text and shortened(text, _DOCUMENT_CHARACTERS) for text in texts]
 
 
 @dataclass(frozen=True)
@@ -107,21 +146,11 @@ def _examples(
     tops = [_first_hits(split, chosen, side) for side in sides]
     left_out = split.left_out
     copies = {row: left_out.corpus_index[left_out.query_index == row] for row in chosen}
-    query_rows = {query_id: row for row, query_id in enumerate(dataset.queries["id"])}
-    corpus_rows = {corpus_id: row for row, corpus_id in enumerate(dataset.corpus["id"])}
+    texts = ShownTexts(dataset, split.corpus)
 
     # What came without a text is shown by its id.
-    def query_text(query_id: str) -> str:
-        row = dataset.queries[query_rows[query_id]]
-        return shortened(row.get("text", query_id), _QUERY_CHARACTERS)
-
     def document_text(index: int) -> str:
-        corpus_id = split.corpus.ids[index]
-        if dataset.store is not None:
-            # A folder keeps no texts, and looks through all its ids for one.
-            texts = None if isinstance(dataset.store, VectorFolder) else dataset.store.fetch([corpus_id]).texts
-            return corpus_id if texts is None else shortened(texts[0], _DOCUMENT_CHARACTERS)
-        return shortened(dataset.corpus[corpus_rows[corpus_id]].get("text", corpus_id), _DOCUMENT_CHARACTERS)
+        return texts.documents([index])[0] or split.corpus.ids[index]
 
     examples = []
     for place, (row, split_row) in enumerate(zip(rows, chosen, strict=True)):
@@ -136,7 +165,7 @@ def _examples(
         examples.append(
             Example(
                 query_id=evaluation.query_ids[row],
-                query=query_text(evaluation.query_ids[row]),
+                query=shortened(texts.query(evaluation.query_ids[row]), _QUERY_CHARACTERS),
                 difference=float(difference[row]),
                 base_rank=ranks[0],
                 adapted_rank=ranks[1],

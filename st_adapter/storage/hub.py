@@ -129,9 +129,9 @@ def check_can_write(repo_id: str, token: str | None = None) -> None:
         )
 
 
-def branch_heads(api: HfApi, repo_id: str) -> dict[str, str]:
+def branch_heads(api: HfApi, repo_id: str, repo_type: str = "model") -> dict[str, str]:
     """Branch -> its newest commit."""
-    refs = patiently(api.list_repo_refs, repo_id)
+    refs = patiently(api.list_repo_refs, repo_id, repo_type=repo_type)
     return {branch.name: branch.target_commit for branch in refs.branches}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from huggingface_hub import CommitInfo, HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -18,6 +18,8 @@ from st_adapter.storage.reading import read_object
 _BLANK = (".gitattributes", "README.md")
 _MENDINGS = 3
 
+RepoType = Literal["model", "space"]
+
 
 class Upload(NamedTuple):
     """What is to be uploaded, and what it may replace.
@@ -29,12 +31,14 @@ class Upload(NamedTuple):
         owned: patterns such as ``*_Router/*``: files of the repository that match and that the folder does not have are
             deleted. All others stay.
         stale: branches that say something else afterwards, and that are deleted when ``overwrite`` is given.
+        repo_type: what the repository is; a Space is one of Gradio.
     """
 
     branches: Mapping[str, Path]
     is_ours: Callable[[set[str], Callable[[str], dict[str, Any]]], bool]
     owned: Sequence[str] = ()
     stale: Sequence[str] = ()
+    repo_type: RepoType = "model"
 
 
 def upload(
@@ -71,8 +75,10 @@ def upload(
     api = HfApi(token=token)
     commits: dict[str, CommitInfo] = {}
     with explained_errors(f"{repo_id} could not be uploaded to the Hub", token):
-        repo_id = patiently(api.create_repo, repo_id, private=private, exist_ok=True).repo_id
-        if private and not patiently(api.model_info, repo_id).private:
+        kind: dict[str, Any] = {"repo_type": files.repo_type}
+        sdk: dict[str, Any] = {"space_sdk": "gradio"} if files.repo_type == "space" else {}
+        repo_id = patiently(api.create_repo, repo_id, private=private, exist_ok=True, **kind, **sdk).repo_id
+        if private and not patiently(api.repo_info, repo_id, **kind).private:
             raise ValueError(
                 f"{repo_id} exists and is public, but a private repository was asked for. Nothing was uploaded. "
                 "Make it private in its settings, or choose another name."
@@ -81,11 +87,11 @@ def upload(
             _check_replaceable(api, repo_id, sorted(files.branches), files)
         for branch in sorted(files.branches, key=lambda name: name == MAIN):
             if branch != MAIN:
-                patiently(api.create_branch, repo_id, branch=branch, exist_ok=True)
+                patiently(api.create_branch, repo_id, branch=branch, exist_ok=True, repo_type=files.repo_type)
             commits[branch] = _commit(api, repo_id, branch, files, commit_message, overwrite=overwrite)
         if overwrite:
-            for branch in set(files.stale) & set(branch_heads(api, repo_id)) - set(files.branches):
-                patiently(api.delete_branch, repo_id, branch=branch)
+            for branch in set(files.stale) & set(branch_heads(api, repo_id, files.repo_type)) - set(files.branches):
+                patiently(api.delete_branch, repo_id, branch=branch, **kind)
         _make_agree(api, repo_id, files, {name: commit.oid for name, commit in commits.items()}, commit_message)
     return commits[MAIN].commit_url
 
@@ -108,15 +114,17 @@ def check_repository_free(files: Upload, repo_id: str, token: str | None = None)
 
 
 def _check_replaceable(api: HfApi, repo_id: str, branches: Sequence[str], files: Upload) -> None:
-    heads = branch_heads(api, repo_id)
+    heads = branch_heads(api, repo_id, files.repo_type)
     for branch in branches:
         if branch not in heads:
             continue
         commit = heads[branch]
-        names = set(patiently(api.list_repo_files, repo_id, revision=commit))
+        names = set(patiently(api.list_repo_files, repo_id, revision=commit, repo_type=files.repo_type))
 
         def read(name: str, commit: str = commit) -> dict[str, Any]:
-            return read_object(Path(hf_hub_download(repo_id, name, revision=commit, token=api.token)))
+            return read_object(
+                Path(hf_hub_download(repo_id, name, revision=commit, token=api.token, repo_type=files.repo_type))
+            )
 
         if names <= set(_BLANK) or files.is_ours(names, read):
             continue
@@ -136,6 +144,7 @@ def _commit(
         api.upload_folder,
         waits=WAITS[:1],  # the client has waited itself for nearly every request of these
         repo_id=repo_id,
+        repo_type=files.repo_type,
         folder_path=files.branches[branch],
         revision=branch,
         commit_message=message,
@@ -147,7 +156,7 @@ def _commit(
 def _make_agree(api: HfApi, repo_id: str, files: Upload, ours: dict[str, str], message: str) -> None:
     """Upload again what another upload replaced meanwhile; who wrote ``main`` last decides what all branches hold."""
     for _ in range(_MENDINGS):
-        heads = branch_heads(api, repo_id)
+        heads = branch_heads(api, repo_id, files.repo_type)
         moved = [branch for branch in ours if heads.get(branch) != ours[branch]]
         if MAIN in moved:
             warnings.warn(
@@ -165,7 +174,7 @@ def _make_agree(api: HfApi, repo_id: str, files: Upload, ours: dict[str, str], m
         )
         for branch in moved:
             if branch not in heads:
-                patiently(api.create_branch, repo_id, branch=branch, exist_ok=True)
+                patiently(api.create_branch, repo_id, branch=branch, exist_ok=True, repo_type=files.repo_type)
             try:
                 # Only onto the commit that was looked at: what came after it belongs to a newer main.
                 ours[branch] = _commit(api, repo_id, branch, files, message, parent=heads.get(branch, "")).oid

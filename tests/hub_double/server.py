@@ -1,4 +1,4 @@
-"""A Hub in memory, for tests: models and data sets, branches, LFS, tokens, private repositories and planted failures.
+"""A Hub in memory, for tests: models, data sets, Spaces, branches, LFS, tokens, private repositories, planted failures.
 
 It speaks as much of the Hub's HTTP interface as ``huggingface_hub`` needs to push and load; any other route is
 answered with 501, which the client does not retry. Nothing is written to disk.
@@ -76,8 +76,8 @@ ROUTES: list[Route] = []
 
 def _route(methods: str, pattern: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a method of the server for the raw paths that match: a quoted slash does not separate."""
-    pattern = pattern.replace("{api}", "/api/(?P<type>models|datasets)/(?P<id>[^/]+/[^/]+)")
-    pattern = pattern.replace("{web}", "/(?:(?P<type>datasets)/)?(?P<id>[^/]+/[^/]+)")
+    pattern = pattern.replace("{api}", "/api/(?P<type>models|datasets|spaces)/(?P<id>[^/]+/[^/]+)")
+    pattern = pattern.replace("{web}", "/(?:(?P<type>datasets|spaces)/)?(?P<id>[^/]+/[^/]+)")
     pattern = pattern.replace("{rev}", "(?P<rev>[^/]+)")
 
     def register(answer: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,7 +92,7 @@ class HubServer(Served):
 
     Attributes:
         url: What ``HF_ENDPOINT`` is set to.
-        repos: The repositories by type ("models", "datasets") and id.
+        repos: The repositories by type ("models", "datasets", "spaces") and id.
         requests: Every request since ``clear_log``, in the order of the answers.
         lfs_uploads: SHA-256 of every object uploaded to LFS since ``clear_log``.
         pushes: Every commit made by a client since ``clear_log``.

@@ -1,0 +1,125 @@
+"""`st-adapter explore`: base and adapted side by side, on a page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from st_adapter.choices import PARAPHRASE_THRESHOLD
+from st_adapter.cli.explore_options import ExploreOptions
+from st_adapter.cli.opening import load_dataset, load_documents, model_path, open_model
+from st_adapter.cli.tables import console, print_uploaded
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.demo import DATASET_NAME, standard_library_dataset
+from st_adapter.evidence.explorer import Explorer
+from st_adapter.evidence.exploring import Explored, explored
+from st_adapter.evidence.output_folder import MODEL_FOLDER, RESULTS_FILE
+from st_adapter.evidence.results import Results
+from st_adapter.evidence.space import check_may_push_space, push_space, what_is_published, write_space
+from st_adapter.evidence.terminal import escape
+from st_adapter.saving.folder import is_saved_model, read_saved
+from st_adapter.storage.hub import check_can_write
+from st_adapter.storage.writing import check_writable
+
+
+def explore(options: ExploreOptions) -> int:
+    """Open the page, or write and upload it as a Space."""
+    sharing = options.sharing
+    results = Results.read(options.directory / RESULTS_FILE)
+    model = Path(model_path(str(options.directory)))
+    if not is_saved_model(model):
+        raise ValueError(
+            f"{options.directory} holds no model in {MODEL_FOLDER}/, only what was measured, so that there is nothing "
+            "to ask. Run `st-adapter train` again with a Sentence Transformers model and without --no-save-base."
+        )
+    if sharing.space_dir is not None:
+        check_writable(sharing.space_dir.parent, "space_dir")
+    if sharing.space is not None:
+        check_can_write(sharing.space, sharing.token)
+        if not sharing.overwrite:
+            check_may_push_space(sharing.space, sharing.token)
+    elif sharing.space_dir is None:
+        _check_gradio()
+    training = read_saved(model).training
+    found = explored(
+        open_model(str(model), options.embedding),
+        _dataset(options, results),
+        results,
+        paraphrase_threshold=(training and training.paraphrase_threshold) or PARAPHRASE_THRESHOLD,
+        allow_other_vectors=options.reading.allow_other_vectors,
+        **options.embedding.arguments(),
+    )
+    if sharing.space_dir is None and sharing.space is None:
+        _serve(found, options)
+    else:
+        _share(found, model, options)
+    return 0
+
+
+def _dataset(options: ExploreOptions, results: Results) -> RetrievalDataset:
+    """The data of the run, from the flags or from where its results say that they were."""
+    name = results.data.name
+    how = {"seed": results.seed, "split_by": results.data.split_by or "query"}
+    if options.data is not None or options.labels is not None:
+        return load_dataset(options, options.reading, **how)
+    if options.corpus is not None and not results.selection.tested:
+        return load_documents(options.corpus, options.reading)
+    if name == DATASET_NAME:
+        return standard_library_dataset(results.seed)
+    apart = results.data.corpus or options.corpus
+    if not apart and (Path(name).exists() or name.count("/") == 1):
+        return load_dataset(replace(options, data=name), options.reading, **how)
+    said = f"were {name!r}, which is not in this folder" if name else "lay in memory"
+    with_corpus = f" and their documents in {results.data.corpus}" if results.data.corpus else ""
+    raise ValueError(
+        f"--data is needed: {options.directory / RESULTS_FILE} says that the data of the run {said}{with_corpus}. Name "
+        "them as for `st-adapter train`, with --data, or --labels with --corpus."
+    )
+
+
+def _check_gradio() -> None:
+    # Imported before anything is embedded, and only by this command: it takes seconds.
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            'The page needs Gradio, which is not installed. Run `pip install "st-adapter[explore]"`; --space-dir '
+            "writes the files of a Space without it."
+        ) from error
+
+
+def _serve(found: Explored, options: ExploreOptions) -> None:
+    from st_adapter.evidence.explorer_page import look, page
+
+    blocks = page(Explorer(found.material))
+    where = options.page
+    _, url, _ = blocks.launch(
+        server_name=where.host,
+        server_port=where.port,
+        inbrowser=where.open_browser,
+        quiet=True,
+        prevent_thread_lock=True,
+        **look(),
+    )
+    console.print(f"Open [bold]{escape(url)}[/bold] in a browser; Ctrl-C ends it.", soft_wrap=True, highlight=False)
+    blocks.block_thread()
+
+
+def _share(found: Explored, model: Path, options: ExploreOptions) -> None:
+    sharing = options.sharing
+    with TemporaryDirectory() as temporary:
+        folder = write_space(found, model, sharing.space_dir or Path(temporary) / "space")
+        if sharing.space_dir is not None:
+            console.print(f"The files of a Space are in [bold]{escape(str(folder))}[/bold]; they hold")
+            console.print(f"{what_is_published(found)}. `python app.py` there tries them.", highlight=False)
+        if sharing.space is not None:
+            print_uploaded(
+                push_space(
+                    folder,
+                    sharing.space,
+                    private=sharing.private or None,
+                    token=sharing.token,
+                    overwrite=sharing.overwrite,
+                )
+            )
