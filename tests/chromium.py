@@ -45,8 +45,8 @@ class Chromium:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
-    def open(self, page: Path, *, width: int, height: int, dark: bool) -> None:
-        """Show a file in a window of that size."""
+    def open(self, page: Path | str, *, width: int, height: int, dark: bool) -> None:
+        """Show a file, or what is at an address, in a window of that size."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
@@ -54,7 +54,7 @@ class Chromium:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.complaints.clear()
         self.requests.clear()
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while self.evaluate("document.readyState") != "complete":
             time.sleep(0.05)
 
@@ -63,6 +63,13 @@ class Chromium:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def wait_for(self, expression: str) -> None:
+        """Wait until a JavaScript expression is true, for a minute at most."""
+        end = time.monotonic() + 60
+        while not self.evaluate(f"!!({expression})"):
+            assert time.monotonic() < end, f"still not: {expression}"
+            time.sleep(0.05)
 
     def screenshot(self, path: Path) -> None:
         """The whole page, not only what the window shows."""
