@@ -1,12 +1,13 @@
 """`st-adapter explore`: what is shown for a query, by hand and against what was measured; the Space; the page."""
 
+import importlib
 import importlib.util
 import json
 import math
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -314,65 +315,49 @@ def test_the_files_of_a_space(finished, space, run):
     assert (space.parent / "notes.txt").read_text() == "mine"
 
 
-ALONE = """
-import json, sys
-sys.modules["st_adapter"] = None  # not installed there
-sys.path.insert(0, ".")
-from pathlib import Path
-from explorer import Explorer
-from published import published
-explorer = Explorer(published(Path(".")))
-rows = []
-for text in [explorer.measured()[0].text, "the blue bird"]:
-    answer = explorer.answer(text)
-    rows += [[(d.corpus_id, d.score, d.other_rank, d.relevance, d.seen, d.text) for d in side]
-             for side in (answer.base, answer.adapted)]
-print(json.dumps([rows, [query.query_id for query in explorer.measured("loss", "new")]]))
-"""
-
-
-def test_a_space_finds_the_same_without_this_package(run, space):
-    done = subprocess.run([sys.executable, "-c", ALONE], cwd=space, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows, losses = json.loads(done.stdout)
+def test_a_space_finds_the_same_without_this_package(run, space, monkeypatch):
+    monkeypatch.setitem(sys.modules, "st_adapter", None)  # not installed there
+    monkeypatch.syspath_prepend(space)
+    try:
+        there = importlib.import_module("explorer").Explorer(importlib.import_module("published").published(space))
+    finally:
+        for name in ("explorer", "published"):
+            sys.modules.pop(name, None)
     here = Explorer(run[0].material)
-    assert losses == [query.query_id for query in here.measured("loss", "new")]
-    sides = [side for text in (here.measured()[0].text, "the blue bird") for side in _sides(here.answer(text))]
-    for there, documents in zip(rows, sides, strict=True):
-        assert [row[:1] + row[2:] for row in there] == [
-            [d.corpus_id, d.other_rank, d.relevance, d.seen, d.text] for d in documents
-        ]
-        assert [row[1] for row in there] == pytest.approx([d.score for d in documents], abs=1e-6)
+    assert list(map(_as_json, there.measured("loss", "new"))) == list(map(_as_json, here.measured("loss", "new")))
+    for text in (here.measured()[0].text, "the blue bird"):
+        found, expected = _as_json(there.answer(text)), _as_json(here.answer(text))
+        for side in ("base", "adapted"):
+            scores = [[document.pop("score") for document in answer[side]] for answer in (found, expected)]
+            assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+        assert found == expected
 
 
-def _sides(answer):
-    return answer.base, answer.adapted
+def _as_json(answer):
+    return json.loads(json.dumps(asdict(answer)))
 
 
-# This runs in the client's process.
+# These run in the client's process.
 def explore_to_the_hub(*words):
     from st_adapter.cli import main
 
     return main(["explore", *words])
 
 
+def push_again(folder, repo_id):
+    from pathlib import Path
+
+    from st_adapter.evidence.space import push_space
+
+    return push_space(Path(folder), repo_id, private=None, token=None, overwrite=False)
+
+
 @pytest.mark.hub
-def test_a_space_goes_to_the_hub(hub_client, hub_server, finished):
-    words = [
-        finished / "out",
-        "--data",
-        finished / "pairs.csv",
-        "--cache-dir",
-        finished / "cache",
-        "--space",
-        "alice/looks",
-    ]
-    assert hub_client.run(explore_to_the_hub, *words, token=ALICE) == 2
-    assert "--publish-data" in hub_client.output and not hub_server.repos
-    for _ in range(2):  # a second time with a new commit
-        assert hub_client.run(explore_to_the_hub, *words, "--publish-data", "--private", token=ALICE) == 0, (
-            hub_client.output
-        )
+def test_a_space_goes_to_the_hub(hub_client, hub_server, finished, space):
+    words = [finished / "out", "--data", finished / "pairs.csv", "--cache-dir", finished / "cache"]
+    words += ["--space", "alice/looks", "--publish-data", "--private"]
+    assert hub_client.run(explore_to_the_hub, *words, token=ALICE) == 0, hub_client.output
+    hub_client.run(push_again, space, "alice/looks", token=ALICE)
     files = hub_server.files("alice/looks", repo_type="spaces")
     assert {"app.py", "explore.json", "documents.safetensors", "model/modules.json", "README.md"} <= set(files)
     assert hub_server.repos["spaces", "alice/looks"].private
@@ -402,7 +387,7 @@ def test_a_space_of_others_is_kept(hub_client, hub_server, finished):
 @pytest.mark.skipif(chromium.PROGRAM is None, reason="no chromium on this machine: apt-get install chromium")
 @pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason='pip install "st-adapter[explore]"')
 def test_in_a_browser(finished, tmp_path):
-    """Screenshots of all four lie in the test's folder."""
+    """Screenshots lie in the test's folder."""
     words = ["explore", finished / "out", "--data", finished / "pairs.csv", "--cache-dir", finished / "cache"]
     command = [sys.executable, "-m", "st_adapter", *map(str, words), "--no-open-browser"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -411,11 +396,8 @@ def test_in_a_browser(finished, tmp_path):
             url = re.search(r"http://127\.0\.0\.1:\d+/?", line)[0]
             browser = chromium.Chromium(tmp_path / "profile")
             try:
-                for width, height in ((1280, 900), (390, 844)):
-                    for dark in (False, True):
-                        look_at(
-                            browser, url, tmp_path / f"{width}-{'dark' if dark else 'light'}.png", width, height, dark
-                        )
+                look_at(browser, url, tmp_path / "1280-light.png", 1280, 900, dark=False)
+                look_at(browser, url, tmp_path / "390-dark.png", 390, 844, dark=True)
             finally:
                 browser.close()
         finally:
