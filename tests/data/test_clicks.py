@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from problems import qrels_of, rotated_problem
-from st_adapter import QueryAdapter, evaluate
+from st_adapter import evaluate, fit
 from st_adapter.data.clicks import estimated_eta, wilson_lower
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.errors import InputError
-from st_adapter.fitting.closed_form import ridge_to_positives
-from st_adapter.fitting.pairs import labelled_pairs
 
 # Two queries, five documents: 10 clicks of 50 impressions, a rate of .2 in all.
 LOG = pd.DataFrame(
@@ -218,12 +216,15 @@ def learned(search, log):
         for name, number in (("queries", len(embedded.query_ids)), ("documents", len(embedded.corpus)))
     }
     parts = {"queries": tables["queries"], "corpus": tables["documents"], "qrels": log.assign(impressions=1)}
-    dataset = RetrievalDataset.load(parts, cut_into=())
-    rows = [(int(r["query_id"][1:]), int(r["corpus_id"][1:]), r["relevance"]) for r in dataset.qrels["all"]]
-    positives = [(query, document) for query, document, relevance in rows if relevance > 0]
-    given = replace(embedded, qrels={"train": qrels_of(rows), "test": embedded.qrels["test"]})
-    matrix = ridge_to_positives(labelled_pairs(given["train"]), given.corpus, ridge=0.1)
-    adapted = evaluate(given["test"], QueryAdapter.from_matrix(matrix))
+    dataset = RetrievalDataset.load(parts, cut_into=("train", "dev"))
+    splits = {
+        split: [(int(r["query_id"][1:]), int(r["corpus_id"][1:]), r["relevance"]) for r in rows]
+        for split, rows in dataset.qrels.items()
+    }
+    positives = [(query, document) for rows in splits.values() for query, document, relevance in rows if relevance > 0]
+    judged = {split: qrels_of(rows) for split, rows in splits.items()}
+    given = replace(embedded, qrels={**judged, "test": embedded.qrels["test"]})
+    adapted = evaluate(given["test"], fit(given, method="closed-form").adapter)
     return len(answers & set(positives)) / len(positives), adapted, dataset.notes
 
 

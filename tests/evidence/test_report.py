@@ -222,6 +222,8 @@ def test_in_a_browser_the_page_fits_and_nothing_complains(finished, tmp_path):
                 assert browser.evaluate("document.querySelectorAll('figure svg').length") == 4
                 assert browser.evaluate(SMALLEST_LETTER) >= 9, "letters in figures stay legible"
                 assert browser.evaluate(LOWEST_CONTRAST) >= 4.5, "WCAG 2.1 AA"
+                assert bool(browser.evaluate(WIDE)) == (width < 600)
+                assert browser.evaluate(NAMES_OF_ROWS_THAT_MOVE) == [], "they stay where the rest is scrolled"
                 backgrounds.add(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert len(backgrounds) == 2, "light and dark differ"
     finally:
@@ -233,6 +235,15 @@ OUTSIDE = """
 [...document.querySelectorAll('main *')].filter(
   e => !e.closest('.scroll') && e.getBoundingClientRect().right > innerWidth + 1
 ).map(e => e.tagName + ' ' + e.textContent.slice(0, 40))
+"""
+WIDE = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+NAMES_OF_ROWS_THAT_MOVE = """
+[...document.querySelectorAll('.scroll')].flatMap(box => {
+  box.scrollLeft = 1000;
+  return [...box.querySelectorAll('tr > :first-child')].filter(
+    e => Math.abs(e.getBoundingClientRect().left - box.getBoundingClientRect().left) > 1
+  ).map(e => e.textContent);
+})
 """
 SMALLEST_LETTER = """
 Math.min(...[...document.querySelectorAll('figure svg text')].map(e => {
