@@ -119,7 +119,8 @@ def click_log(embedded: EmbeddedDataset, relevant: Pairs, rng: np.random.Generat
                     (query_id, ids[place], rank, int(look and like))
                     for rank, (place, look, like) in enumerate(zip(order, looked_at, likes, strict=True), 1)
                 ]
-    return pd.DataFrame(rows, columns=["query_id", "corpus_id", "rank", "clicked"])
+    log: pd.DataFrame = pd.DataFrame(rows, columns=["query_id", "corpus_id", "rank", "clicked"])
+    return log
 
 
 def learned(
