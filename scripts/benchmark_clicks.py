@@ -5,7 +5,7 @@ documents, in an order that varies a little from session to session. A user look
 what is relevant and looked at with probability .8, and what is not with .1. True labels say which documents are
 relevant, and nothing else of them is learned from. The log is read as `RetrievalDataset.load` reads it, once with its
 column `rank`, by which clicks are weighted with inverse propensities, and once without. Test queries keep their true
-labels. Writes scripts/results/benchmark_clicks.json.
+labels. Fits are those of method `closed-form`. Writes scripts/results/benchmark_clicks.json.
 
     python scripts/benchmark_clicks.py                 # ../shared/data/* if there
     python scripts/benchmark_clicks.py --data DIR DIR  # folders with corpus, queries and qrels
@@ -58,6 +58,7 @@ def main() -> None:
         "clicks": CLICKS,
         "mistakes": MISTAKES,
         "jitter": JITTER,
+        "method": "closed-form",
         "seeds": arguments.seeds,
     }
     options = ["--seeds", *map(str, arguments.seeds)]
@@ -88,7 +89,7 @@ def measure(material: Material, name: str, seed: int) -> dict[str, Any]:
     log = click_log(embedded, relevant, np.random.default_rng(seed))
     with_ranks = learned(material, name, log, relevant, seed)
     without = learned(material, name, log.drop(columns="rank").assign(impressions=1), relevant, seed)
-    truth = evaluate(embedded["test"], ours(embedded, _ALONE, seed).transform)
+    truth = evaluate(embedded["test"], ours(embedded, _ALONE, seed, method="closed-form").transform)
     compared = compare(without[0].adapted, with_ranks[0].adapted)[METRIC]
     return {
         "events": len(log),
@@ -135,7 +136,7 @@ def learned(
     }
     read = RetrievalDataset.load(tables, seed=seed, cut_into=FITTED_ON)
     given = embed(material.model, read, cache_dir=material.cache_dir, show_progress_bar=False)
-    fitted = ours(given, _ALONE, seed)
+    fitted = ours(given, _ALONE, seed, method="closed-form")
     positives = [
         (row["query_id"], row["corpus_id"]) for rows in read.qrels.values() for row in rows if row["relevance"] > 0
     ]

@@ -29,7 +29,8 @@ class ShownTexts:
 
     Attributes:
         dataset: queries and documents.
-        corpus: the documents as vectors, in whose rows they are counted.
+        corpus: the documents as vectors, in whose rows they are counted; where they lie in no store, in the order of
+            the data set.
     """
 
     dataset: RetrievalDataset
@@ -38,10 +39,6 @@ class ShownTexts:
     @cached_property
     def _query_rows(self) -> dict[str, int]:
         return {query_id: row for row, query_id in enumerate(self.dataset.queries["id"])}
-
-    @cached_property
-    def _corpus_rows(self) -> dict[str, int]:
-        return {corpus_id: row for row, corpus_id in enumerate(self.dataset.corpus["id"])}
 
     def query(self, query_id: str) -> str:
         """The whole text of a query; its id where it came as a vector alone."""
@@ -57,7 +54,7 @@ class ShownTexts:
         elif store is not None:
             texts = (store.fetch(ids).texts if ids else None) or [None] * len(ids)
         else:
-            texts = [self.dataset.corpus[self._corpus_rows[corpus_id]].get("text") for corpus_id in ids]
+            texts = [self.dataset.corpus[int(row)].get("text") for row in rows]
         return [text and shortened(text, _DOCUMENT_CHARACTERS) for text in texts]
 
 
