@@ -15,6 +15,8 @@ from transformers.utils import logging as transformers_logging
 
 from st_adapter.embeddings.origin import Origin, origin_of
 from st_adapter.errors import InputError
+from st_adapter.saving.folder import is_saved_model, read_saved
+from st_adapter.saving.layouts import without_adapter
 from st_adapter.saving.model_files import model_files, names_read_by
 from st_adapter.saving.verify import check_modules
 from st_adapter.storage.hub import download
@@ -73,6 +75,9 @@ def find_base_files(model: SentenceTransformer, base_model: str | Path | None) -
         name, revision = origin.hub_id, folder.name
     if not (folder / "modules.json").is_file():
         return BaseFiles(None, missing=f"{name} is no Sentence Transformers repository: it has no modules.json")
+    if is_saved_model(folder):  # which the base model was taken out of
+        base = read_saved(folder).base_model
+        name, revision = base.name, base.revision
     _check_no_pickled_weights(folder, name)
     return BaseFiles(folder, name, revision)
 
@@ -108,6 +113,8 @@ def _download(origin: Origin) -> Path:
 def copy_base(folder: Path, model: SentenceTransformer, source: Path) -> None:
     """Copy the base model's files byte for byte into an empty folder, but for pickles, which lie beside safetensors.
 
+    Of a model saved here those of an adapter are left behind.
+
     Raises:
         ValueError: one of them leads out of its folder, or the modules are not those of a base model.
     """
@@ -118,6 +125,8 @@ def copy_base(folder: Path, model: SentenceTransformer, source: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         # Contents only: read-only files of a cache must not make a read-only repository. Links are followed.
         shutil.copyfile(file, folder / name)
+    if is_saved_model(source):
+        without_adapter(folder)
     _add_prompts(folder / "config_sentence_transformers.json")
     check_modules(folder, any_class=model.trust_remote_code, in_memory=True)
 

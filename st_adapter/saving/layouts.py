@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sentence_transformers.base.modules import Dense, Module, Normalize
-from sentence_transformers.sentence_transformer.modules import Dropout
 
 from st_adapter.embeddings.roles import prompt_for
 from st_adapter.saving.model_files import read_modules
+from st_adapter.saving.onnx_files import DOCUMENT_FILE, QUERY_FILE
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.writing import write_json
 
@@ -48,21 +48,26 @@ _USUAL = {
 }
 
 
-def add_router(folder: Path, query_modules: Sequence[Module]) -> None:
-    """Add a Router to a base model's folder: the modules for queries, nothing for documents, which are the default."""
+def add_router(folder: Path, routes: Mapping[str, Sequence[Module]]) -> None:
+    """Add a Router to a base model's folder, with the default for documents.
+
+    Args:
+        folder: the base model's.
+        routes: route -> modules, as ``route_modules`` gives them; a module of several routes is written once.
+    """
     entries = read_modules(folder)
     index, place = _next_place(folder, entries, "Router")
     router = folder / place
     router.mkdir()
     types: dict[str, str] = {}
-    structure: dict[str, list[str]] = {"query": [], "document": []}
-    # Dropout(0.0) and not an empty route: with [], Router.tokenizer and .max_seq_length raise IndexError.
-    for route, modules in (("query", query_modules), ("document", [Dropout(0.0)])):
+    written: dict[int, str] = {}
+    for route, modules in routes.items():
         for position, module in enumerate(modules):
-            name = f"{route}_{position}_{type(module).__name__}"
-            types[name] = f"{LEGACY_MODULE}.{type(module).__name__}"
-            structure[route].append(name)
-            write_module(module, router / name)
+            if id(module) not in written:
+                name = written[id(module)] = f"{route}_{position}_{type(module).__name__}"
+                types[name] = f"{LEGACY_MODULE}.{type(module).__name__}"
+                write_module(module, router / name)
+    structure = {route: [written[id(module)] for module in modules] for route, modules in routes.items()}
     # No other parameters: releases before 5.4 hand them all to the constructor.
     parameters = {"default_route": "document", "allow_empty_key": True}
     write_json(router / "router_config.json", {"types": types, "structure": structure, "parameters": parameters})
@@ -99,6 +104,17 @@ def to_layout(folder: Path, layout: Layout) -> None:
     if query_model_alone or query_prompt or prompts.get(default or ""):
         # Plain encode() has to put the query prompt first, and encode_document() its own one as before.
         write_json(file, {**config, "prompts": {**prompts, "query": query_prompt}, "default_prompt_name": "query"})
+
+
+def without_adapter(folder: Path) -> None:
+    """Leave of a folder of the layout ``document`` the base model alone, in place."""
+    entries = read_modules(folder)
+    router = _router_of(folder, entries)
+    for name in (QUERY_FILE, DOCUMENT_FILE):
+        (folder / "onnx" / name).unlink(missing_ok=True)
+    if router is not None and len(entries) > 1:
+        shutil.rmtree(router)
+        write_json(folder / "modules.json", entries[:-1])
 
 
 def task_error(layout: Layout) -> ValueError:
