@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
-from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method
 from st_adapter.cli.check_data import check_data as check_data
+from st_adapter.cli.combine import combine as combine
 from st_adapter.cli.embed import embed as embed
 from st_adapter.cli.opening import (
-    adapter_alone,
     is_endpoint,
     load_dataset,
     load_for_training,
@@ -29,10 +27,10 @@ from st_adapter.cli.options import (
     EvaluateOptions,
     GradientOptions,
     LearningCurveOptions,
-    PushOptions,
     ReportOptions,
     TrainOptions,
 )
+from st_adapter.cli.push import push as push
 from st_adapter.cli.query_options import NO_MODEL
 from st_adapter.cli.tables import (
     console,
@@ -53,15 +51,14 @@ from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.long_texts import long_texts
 from st_adapter.errors import InputError
 from st_adapter.evidence import learning_curve as measure
-from st_adapter.evidence.output_folder import CURVE_FILE, CURVE_PICTURE, MODEL_FOLDER, RESULTS_FILE
+from st_adapter.evidence.output_folder import CURVE_FILE, CURVE_PICTURE, RESULTS_FILE
 from st_adapter.evidence.report import write_report
 from st_adapter.evidence.results import CurveResults, described
 from st_adapter.evidence.saved import SavedModelResults, evaluate_saved
 from st_adapter.evidence.tables import print_evaluation, print_indexes
 from st_adapter.evidence.terminal import escape
 from st_adapter.run import train as run_training
-from st_adapter.saving.alone import check_may_push_adapter, is_adapter_alone, push_adapter, push_adapter_folder
-from st_adapter.saving.folder import CONFIG_FILE_NAME, is_saved_model, read_saved
+from st_adapter.saving.alone import check_may_push_adapter, is_adapter_alone, push_adapter_folder
 from st_adapter.saving.joined import documents_model
 from st_adapter.saving.opening import saved_training
 from st_adapter.saving.push import check_may_push, push_folder
@@ -162,7 +159,7 @@ def evaluate(options: EvaluateOptions) -> int:
             check_writable(path, argument)
     embedding = options.embedding
     model = model_path(options.model)
-    trained = saved_training(model, embedding.revision)
+    trained = saved_training(model, embedding.revision, options.task)
     dataset, seed = _data_to_evaluate_on(options, trained)
     of_training = trained is not None and bool(trained.data) and dataset.name == trained.data
     fitted_on = trained.fitted_on if trained is not None and of_training else []
@@ -179,6 +176,7 @@ def evaluate(options: EvaluateOptions) -> int:
         saved,
         dataset,
         split,
+        task=options.task,
         indexes=options.index,
         # With another seed the data may be cut in another way.
         fitted_on=fitted_on if seed == trained.seed else [],
@@ -193,6 +191,7 @@ def evaluate(options: EvaluateOptions) -> int:
     if options.output is not None:
         SavedModelResults(
             model=model,
+            task=options.task,
             data=dataset.name,
             split=split,
             seed=seed,
@@ -222,41 +221,6 @@ def _data_to_evaluate_on(
     if "dev" not in dataset.qrels and {"train", UNCUT} & set(dataset.qrels):
         dataset = load_dataset(options, options.reading, seed=seed, split_by=trained.split_by)
     return dataset, seed
-
-
-def push(options: PushOptions) -> int:
-    """Upload a saved model, or its adapter alone."""
-    folder = Path(model_path(str(options.directory)))
-    alone = adapter_alone(str(options.directory))
-    if not is_saved_model(folder) and alone is None:
-        raise ValueError(
-            f"{options.directory} holds no model that st-adapter saved: there is no {CONFIG_FILE_NAME} in it or in its "
-            f"folder {MODEL_FOLDER}/. Pass the output folder of `st-adapter train`."
-        )
-    common: dict[str, Any] = {
-        "private": options.private or None,
-        "token": options.token,
-        "commit_message": options.commit_message,
-        "overwrite": options.overwrite,
-    }
-    if alone is not None:
-        if options.twin:
-            raise ValueError(f"--twin is for whole models, but {alone} holds an adapter alone. Leave it out.")
-        print_uploaded(push_adapter_folder(alone, options.repo_id, **common))
-        print_code(f"adapter = QueryAdapter.from_pretrained({options.repo_id!r})")
-        return 0
-    if not options.adapter_only:
-        print_uploaded(push_folder(folder, options.repo_id, twin=options.twin, **common))
-        print_code(f"model = SentenceTransformer({options.repo_id!r})")
-        return 0
-    if read_saved(folder).query_model is not None:
-        raise ValueError(f"{folder} has no adapter by itself: its query model is part of it. Leave --adapter-only out.")
-    if not read_saved(folder).has_adapter:
-        raise ValueError(f"{folder} holds the base model alone: no adapter helped. There is no adapter to upload.")
-    adapter = QueryAdapter.from_pretrained(folder)
-    print_uploaded(push_adapter(adapter, options.repo_id, training=read_saved(folder).training, **common))
-    print_code(f"adapter = QueryAdapter.from_pretrained({options.repo_id!r})")
-    return 0
 
 
 def learning_curve(options: LearningCurveOptions) -> int:
@@ -305,7 +269,7 @@ def check(options: CheckOptions) -> int:
     """Compare what a stack embeds with what the saved model does."""
     functions = load_function(options.embed_query), load_function(options.embed_documents)
     model = open_model(model_path(options.model), options.embedding)
-    result = check_stack(model, *functions, tolerance=options.tolerance)
+    result = check_stack(model, *functions, task=options.task, tolerance=options.tolerance)
     console.print(result.summary(), highlight=False, markup=False, soft_wrap=True)
     return 0 if result.ok else _WRONG_STACK
 
@@ -323,9 +287,9 @@ def _push_trained(folder: Path, options: TrainOptions) -> None:
     output = options.output
     repo_id = str(output.push_to_hub)
     alone = is_adapter_alone(folder)
-    push = push_adapter_folder if alone else push_folder
+    upload = push_adapter_folder if alone else push_folder
     try:
-        url = push(folder, repo_id, private=output.private or None, token=output.token, overwrite=output.overwrite)
+        url = upload(folder, repo_id, private=output.private or None, token=output.token, overwrite=output.overwrite)
     except (ValueError, OSError) as error:
         words = error.for_command_line if isinstance(error, InputError) else str(error)
         again = f"st-adapter push {options.output_dir} {repo_id}"

@@ -13,7 +13,7 @@ import tyro
 from huggingface_hub.constants import HF_TOKEN_PATH
 
 from st_adapter import __version__
-from st_adapter.cli import check_data_options, embed_options, options
+from st_adapter.cli import check_data_options, combine_options, embed_options, options
 from st_adapter.errors import InputError, without_secrets
 
 _COMMANDS: dict[str, type] = {
@@ -21,6 +21,7 @@ _COMMANDS: dict[str, type] = {
     "evaluate": options.EvaluateOptions,
     "demo": options.DemoOptions,
     "embed": embed_options.EmbedOptions,
+    "combine": combine_options.CombineOptions,
     "push": options.PushOptions,
     "learning-curve": options.LearningCurveOptions,
     "report": options.ReportOptions,
