@@ -11,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
+from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import token_limit
@@ -19,7 +20,7 @@ from st_adapter.embeddings.roles import Role, encode_as
 from st_adapter.saving.attach import Routes, detach, route_modules
 from st_adapter.saving.base_files import without_progress_bars
 from st_adapter.saving.layouts import Layout, add_router, write_max_seq_length
-from st_adapter.saving.tasks import QUERY_ROUTE, called, encode_for
+from st_adapter.saving.tasks import QUERY_ROUTE, encode_for
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.writing import write_json
 
@@ -104,24 +105,15 @@ def _base_difference(compared: Compared, saved: SentenceTransformer, *, with_que
 
 def check_layout(saved: SentenceTransformer, compared: Compared, routes: Routes, layout: Layout) -> None:
     """Check that whatever of a saved model embeds queries gives what the adapters make of the base model's."""
-    base = compared.vectors["encode_query"]
-    tolerance = query_tolerance(compared.model.dtype)
+    texts: dict[Role, list[str]] = {**compared.texts, "document": compared.texts["query"]}
     for route, adapter in routes.items():
         if adapter is None:
             continue
-        with torch.no_grad():
-            queries = adapter.transform(base.to(next(adapter.parameters()).device)).cpu().float()
-        for name in ("encode_query", *(["encode"] if route == QUERY_ROUTE and layout != "document" else [])):
-            texts: dict[Role, list[str]] = {**compared.texts, "document": compared.texts["query"]}
-            found = encoded(saved, name, texts) if route == QUERY_ROUTE else encode_for(saved, route, texts["query"])
-            difference = largest_difference(queries, found.cpu())
-            if not difference <= tolerance * max(1.0, queries.abs().max().item()):
-                raise ValueError(
-                    f"{name if route == QUERY_ROUTE else f'task={route!r}'} of the saved model differs from "
-                    f"{called(route)} on the base model in memory by up to {difference:.1e}, but at most "
-                    f"{tolerance:.0e} is expected. The adapter's weights may be too large to be exact: train it with "
-                    "a lower learning rate or a higher penalty."
-                )
+        if route != QUERY_ROUTE:
+            _check_queries(f"task={route!r}", encode_for(saved, route, texts["query"]), compared, adapter)
+            continue
+        for name in ("encode_query", *(["encode"] if layout != "document" else [])):
+            _check_queries(name, encoded(saved, name, texts), compared, adapter)
     if layout == "query":
         before, after = compared.vectors["encode_document"], encoded(saved, "encode_document", compared.texts)
         if not torch.equal(before, after):
@@ -129,6 +121,20 @@ def check_layout(saved: SentenceTransformer, compared: Compared, routes: Routes,
                 f"encode_document of the saved model differs from the base model in memory by up to "
                 f"{largest_difference(before, after):.1e}, but the same vectors are expected. Report this."
             )
+
+
+def _check_queries(name: str, found: Tensor, compared: Compared, adapter: QueryAdapter) -> None:
+    base = compared.vectors["encode_query"]
+    with torch.no_grad():
+        queries = adapter.transform(base.to(next(adapter.parameters()).device)).cpu().float()
+    tolerance = query_tolerance(compared.model.dtype)
+    difference = largest_difference(queries, found.cpu())
+    if not difference <= tolerance * max(1.0, queries.abs().max().item()):
+        raise ValueError(
+            f"{name} of the saved model differs from the adapter on the base model in memory by up to "
+            f"{difference:.1e}, but at most {tolerance:.0e} is expected. The adapter's weights may be too large "
+            "to be exact: train it with a lower learning rate or a higher penalty."
+        )
 
 
 def reopened(folder: Path, model: SentenceTransformer) -> SentenceTransformer:
