@@ -18,7 +18,7 @@ from st_adapter.evidence.curve import LearningCurve
 from st_adapter.evidence.split_results import SplitResults, check_within
 from st_adapter.evidence.systems import QueryModelResults
 from st_adapter.fitting.auto import FitResult
-from st_adapter.fitting.selection import CandidateResult
+from st_adapter.fitting.verdict import CandidateResult
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.records import built, plain
 from st_adapter.storage.writing import write_json

@@ -12,7 +12,8 @@ from st_adapter.fitting.candidates import MapName, ShrunkMap
 from st_adapter.fitting.folds import labelled_split
 from st_adapter.fitting.portfolio import fit_candidate
 from st_adapter.fitting.reference import Reference, found_by
-from st_adapter.fitting.selection import Against, Scoreboard
+from st_adapter.fitting.selection import Scoreboard
+from st_adapter.fitting.verdict import Against
 
 PROBLEM = rotated_problem()
 LABELLED = labelled_split(PROBLEM).query_ids
