@@ -76,7 +76,7 @@ def to_layout(folder: Path, layout: Layout) -> None:
     Raises:
         ValueError: the base model's own modules read ``task``, which plain ``encode`` does not pass.
     """
-    router = _router_of(folder, read_modules(folder))
+    router = router_of(folder, read_modules(folder))
     if layout == "document" or router is None:
         return
     if reads_task(folder):
@@ -128,7 +128,8 @@ def write_max_seq_length(folder: Path, max_seq_length: int) -> None:
     write_json(file, {**config, "max_seq_length": max_seq_length})
 
 
-def _router_of(folder: Path, entries: Sequence[Mapping[str, Any]]) -> Path | None:
+def router_of(folder: Path, entries: Sequence[Mapping[str, Any]]) -> Path | None:
+    """The folder of the Router that a model's modules end in; None if they end in something else."""
     last = entries[-1]
     return folder / last["path"] if last["type"].rpartition(".")[2] == "Router" else None
 
