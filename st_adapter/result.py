@@ -15,7 +15,7 @@ from torch import Tensor
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.leaks import LeakReport
 from st_adapter.evaluation.evaluation import EvaluationResult
-from st_adapter.evidence.output_folder import ALONE_FOLDER, MODEL_FOLDER
+from st_adapter.evidence.output_folder import ALONE_FOLDER, MODEL_FOLDER, current_run
 from st_adapter.evidence.report import write_page
 from st_adapter.evidence.results import Results
 from st_adapter.evidence.split_results import HEADLINE_METRIC
@@ -73,6 +73,7 @@ class Result:
         evaluations: split (``dev`` and, if the data have one, ``test``) -> base and adapted, per query.
         leaks: queries and documents that stand in two splits, as far as they were not dropped.
         output_dir: the folder that model and results were written to, if there is one.
+        run_dir: where in it the run is kept, whichever is in use.
         base: what the adapter was fitted for.
         kept: what saving takes besides.
     """
@@ -85,6 +86,7 @@ class Result:
     base: Base
     kept: Kept
     output_dir: Path | None = field(default=None, kw_only=True)
+    run_dir: Path | None = field(default=None, kw_only=True)
 
     @property
     def verdict(self) -> RunVerdict:
@@ -108,7 +110,7 @@ class Result:
 
     @property
     def model_dir(self) -> Path | None:
-        """The saved model in ``output_dir``; None if there is none."""
+        """The saved model, in ``output_dir`` itself as long as this run is the one in use; None if there is none."""
         return self._saved(MODEL_FOLDER)
 
     @property
@@ -177,8 +179,9 @@ class Result:
         return self.base.push(self.adapter, repo_id, self.kept, **options)
 
     def _saved(self, name: str) -> Path | None:
-        folder = None if self.output_dir is None else self.output_dir / name
-        return folder if folder is not None and folder.is_dir() else None
+        if self.output_dir is None or self.run_dir is None or not (self.run_dir / name).is_dir():
+            return None
+        return (self.output_dir if current_run(self.output_dir) == self.run_dir else self.run_dir) / name
 
     def __str__(self) -> str:
         text = io.StringIO()

@@ -207,7 +207,7 @@ def check_fit_together(base: Base, dataset: RetrievalDataset, settings: Settings
         raise ValueError(f"The data have no split {missing[0]!r}, only {dataset.splits}. Training needs both.")
     if settings.output_dir is not None:
         check_writable(settings.output_dir, "output_dir", num_bytes=base.num_bytes)
-        base.check_target(settings.output_dir / model_folder(base))
+        base.check_target(settings.output_dir / output.VERSIONS_FOLDER / "new" / model_folder(base))
 
 
 def model_folder(base: Base) -> str:

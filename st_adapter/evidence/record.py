@@ -27,6 +27,8 @@ def record_of(
     return TrainingRecord(
         data=name,
         dataset_id=name if "/" in name else "",
+        data_fingerprint=results.data.fingerprint,
+        date=results.date,
         num_documents=results.data.num_documents,
         corpus_is_labelled_only=results.data.corpus_is_labelled_only,
         num_queries=dataset.num_queries,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.fingerprint import data_fingerprint, query_keys
 from st_adapter.data.leaks import LeakReport
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.identity import EncoderIdentity
@@ -18,7 +20,7 @@ from st_adapter.evidence.curve import LearningCurve
 from st_adapter.evidence.split_results import SplitResults, check_within
 from st_adapter.evidence.systems import QueryModelResults
 from st_adapter.fitting.auto import FitResult
-from st_adapter.fitting.verdict import CandidateResult
+from st_adapter.fitting.verdict import AgainstDeployed, CandidateResult
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.records import built, plain
 from st_adapter.storage.writing import write_json
@@ -57,6 +59,8 @@ class DataResults:
         split_by: what was kept on one side when the splits were cut; None if they were given.
         long_texts: texts of which the model reads a part; None if it reads all of every text, or nothing tells.
         leaks: what stands in two splits, as ``LeakReport.to_dict`` writes it.
+        fingerprint: hash of the content; see ``data_fingerprint``.
+        learned_from: hashes of the queries that a new adapter was fitted on or chosen by; see ``query_keys``.
     """
 
     name: str
@@ -68,10 +72,14 @@ class DataResults:
     split_by: str | None
     long_texts: LongTexts | None = None
     leaks: dict[str, Any]
+    fingerprint: str = ""
+    learned_from: list[str] = field(default_factory=list, repr=False)
 
     @classmethod
-    def of(cls, dataset: RetrievalDataset, embedded: EmbeddedDataset, leaks: LeakReport) -> DataResults:
-        """What is kept of the data of a run."""
+    def of(
+        cls, dataset: RetrievalDataset, embedded: EmbeddedDataset, leaks: LeakReport, learned_from: Collection[str] = ()
+    ) -> DataResults:
+        """What is kept of the data of a run; ``learned_from`` are the splits that a new adapter knows."""
         long_texts = embedded.long_texts
         train = embedded["train"] if "train" in embedded.qrels else None
         return cls(
@@ -87,6 +95,8 @@ class DataResults:
             split_by=dataset.cut.by if dataset.cut else None,
             long_texts=long_texts,
             leaks=leaks.to_dict(max_pairs=_SHOWN_LEAKS),
+            fingerprint=data_fingerprint(dataset),
+            learned_from=sorted(set(query_keys(dataset, learned_from).values())),
         )
 
 
@@ -108,6 +118,7 @@ class SelectionResults:
         num_documents: documents that the fit saw, if that were not all; see ``pooled``.
         num_pseudo_queries: without labels: portions of documents that were learned from.
         teaching: the teacher, if there was one, and what it scored.
+        against_deployed: the adapter in use, if there was one: its tests on the same held-out queries.
     """
 
     chosen: str
@@ -123,6 +134,7 @@ class SelectionResults:
     num_documents: int | None = None
     num_pseudo_queries: int | None = None
     teaching: Teaching | None = None
+    against_deployed: AgainstDeployed | None = None
 
     @property
     def tested(self) -> bool:
@@ -134,7 +146,9 @@ class SelectionResults:
         """Why an adapter is handed over or not, with the figures."""
         taught = "" if self.teaching is None else f" {self.teaching.sentence}"
         if self.gate is not None:
-            return f"{self.gate.reason}{taught}"
+            other = self.against_deployed
+            gates = [self.gate.reason] if other is None or other.gate.adopted or not self.gate.adopted else []
+            return f"{' '.join([*gates, *([] if other is None else [other.sentence])])}{taught}"
         portions = f"{counted(self.num_pseudo_queries or 0, 'portion')} of the documents"
         return (
             f"It was learned from {'a teacher' if taught else portions} without any label, so that nothing says "
@@ -156,6 +170,7 @@ class SelectionResults:
             seconds=fitted.seconds,
             num_documents=fitted.num_documents,
             teaching=teaching,
+            against_deployed=verdict.against_deployed,
         )
 
     def check(self) -> None:
@@ -191,6 +206,8 @@ class Results:
         precision: of the base model's forward pass.
         device: where the model ran.
         versions: package -> version.
+        date: when the run ended, in UTC, as ISO 8601 has it.
+        commit: of this package, if it runs from a git checkout or was installed from one.
     """
 
     base_model: EncoderIdentity | None
@@ -211,9 +228,16 @@ class Results:
     precision: str
     device: str
     versions: dict[str, str]
+    date: str = ""
+    commit: str = ""
 
     def __repr__(self) -> str:
         return f"Results({self.data.name}, {self.method}, {self.selection.chosen}: {self.selection.reason})"
+
+    @property
+    def kept_deployed(self) -> bool:
+        """Whether the adapter in use stays, as what was fitted is not better than it."""
+        return not self.adopted and self.selection.against_deployed is not None
 
     @property
     def splits(self) -> dict[str, SplitResults]:

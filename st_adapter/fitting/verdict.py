@@ -42,6 +42,16 @@ class AgainstDeployed:
     gate: Gate
     deployed: Gate
 
+    @property
+    def sentence(self) -> str:
+        """Both tests with their figures; whether the one in use still does better than the base, if it stays."""
+        if self.gate.adopted:
+            return self.gate.reason
+        said = f"{self.gate.reason} The deployed adapter itself: {self.deployed.reason}"
+        if self.deployed.adopted:
+            return said
+        return f"{said} So nothing says any more that it is better than the base model; evaluate it on fresh data."
+
 
 class Verdict(NamedTuple):
     """What the scoreboard says in the end.

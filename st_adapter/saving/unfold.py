@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from sentence_transformers.base.modules import Dense, Module, Normalize
@@ -40,7 +41,8 @@ def unfold(modules: Sequence[Module], base_model: EncoderIdentity) -> QueryAdapt
     weights = [layer.linear.weight.detach().float().cpu() for layer in layers]
     biases = [None if layer.linear.bias is None else layer.linear.bias.detach().float().cpu() for layer in layers]
     bias = biases[-1] if layers else None
-    kept, given = base_model.dimension, {"bias": bias is not None, "normalize": normalize, "base_model": base_model}
+    kept = base_model.dimension
+    given: dict[str, Any] = {"bias": bias is not None, "normalize": normalize, "base_model": base_model}
     if len(stock) - normalize != len(layers) or any(layer.use_residual for layer in layers):
         raise _of_another_making(stock)
     if len(layers) == 1 and isinstance(layers[0].activation_function, nn.Identity):
