@@ -119,14 +119,14 @@ def train(options: TrainOptions) -> int:
     print_leaks(dataset, result)
     print_result(result, Path(options.output_dir))
     _make_report(Path(options.output_dir))
-    adopted = result.verdict.adopted
-    saved = result.model_dir or result.adapter_dir
-    if output.push_to_hub is not None and saved is not None and adopted:
-        _push_trained(saved, options)
-    elif output.push_to_hub is not None:
+    verdict, saved = result.verdict, result.model_dir or result.adapter_dir
+    if output.push_to_hub is not None and not verdict.adopted:
         console.print("Nothing was uploaded: the base model is on the Hub already, or yours alone.")
-    better = adopted and result.verdict.tested
-    return _NOT_BETTER if fitting.fail_if_not_better and not better else 0
+    elif output.push_to_hub is not None and verdict.decision == "do not deploy":
+        console.print("Nothing was uploaded, as the verdict is not to deploy it. `st-adapter push` does all the same.")
+    elif output.push_to_hub is not None and saved is not None:
+        _push_trained(saved, options)
+    return _NOT_BETTER if fitting.fail_if_not_better and verdict.decision != "deploy" else 0
 
 
 def demo(options: DemoOptions) -> int:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 on success, 2 on bad input, 3 if the base model is kept and --fail-if-not-better was given, 4 if a stack does
+        0 on success, 2 on bad input, 3 if the verdict is not to deploy and --fail-if-not-better was given, 4 if a stack does
         not embed as it should.
     """
     words = list(sys.argv[1:] if argv is None else argv)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from st_adapter.demo import DATASET_NAME
 from st_adapter.embeddings.identity import UNKNOWN_MODEL
-from st_adapter.evaluation.comparison import Comparison
+from st_adapter.evaluation.comparison import P_VALUE_IN_WORDS, Comparison
 from st_adapter.evidence.changes import LargestChanges, shortened
 from st_adapter.evidence.curve import LearningCurve
 from st_adapter.evidence.output_folder import CURVE_FILE, REPORT_FILE, REPORT_PICTURE, RESULTS_FILE
@@ -58,7 +58,7 @@ def write_report(output_dir: str | Path) -> Report:
     shown = _Shown(results, curve.curve if curve is not None and curve.is_of(results) else None)
     page = _write_page(shown, output_dir / REPORT_FILE)
     picture = plots.summary_figure(
-        shown.headline, results.selection.reason, shown.pictured, *shown.ranks, curve=shown.curve
+        shown.headline, results.verdict.sentence, shown.pictured, *shown.ranks, curve=shown.curve
     )
     return Report(page, plots.write_png(picture, output_dir / REPORT_PICTURE))
 
@@ -101,11 +101,9 @@ class _Shown:
         if self.evaluation is None:
             return "The adapter passed its test; there is no split left to measure it on."
         compared = self.compared[HEADLINE_METRIC]
-        low, high = compared.interval
-        direction = "better" if low > 0 else "worse" if high < 0 else "not clearly different"
         return (
-            f"{signed(compared.difference)} nDCG@10 on {compared.num_queries:,} {self.split} queries: {direction} "
-            f"({fraction(compared.base)} → {fraction(compared.adapted)})"
+            f"{self.results.verdict.decision.capitalize()}: {signed(compared.difference)} nDCG@10 on "
+            f"{compared.num_queries:,} {self.split} queries ({fraction(compared.base)} → {fraction(compared.adapted)})"
         )
 
     @property
@@ -181,6 +179,8 @@ def _content(shown: _Shown) -> dict[str, Any]:
     examples = evaluation.examples if evaluation is not None else None
     return {
         "results": results,
+        "verdict": results.verdict,
+        "p_value_in_words": P_VALUE_IN_WORDS,
         "headline": shown.headline,
         "split": shown.split,
         "evaluation": evaluation,

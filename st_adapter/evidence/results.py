@@ -17,8 +17,9 @@ from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.embeddings.soft_targets import Teaching
 from st_adapter.evaluation.statistics import Gate
 from st_adapter.evidence.curve import LearningCurve
-from st_adapter.evidence.split_results import SplitResults, check_within
+from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults, check_within
 from st_adapter.evidence.systems import QueryModelResults
+from st_adapter.evidence.verdict import HeldOut, RunVerdict
 from st_adapter.fitting.auto import FitResult
 from st_adapter.fitting.verdict import AgainstDeployed, CandidateResult
 from st_adapter.storage.reading import read_object
@@ -152,7 +153,7 @@ class SelectionResults:
         portions = f"{counted(self.num_pseudo_queries or 0, 'portion')} of the documents"
         return (
             f"It was learned from {'a teacher' if taught else portions} without any label, so that nothing says "
-            f"whether it is better than the base model. Label about a hundred queries, and train with them.{taught}"
+            f"whether it is better than the base model.{taught}"
         )
 
     @classmethod
@@ -232,7 +233,7 @@ class Results:
     commit: str = ""
 
     def __repr__(self) -> str:
-        return f"Results({self.data.name}, {self.method}, {self.selection.chosen}: {self.selection.reason})"
+        return f"Results({self.data.name}, {self.method}, {self.selection.chosen}: {self.verdict})"
 
     @property
     def kept_deployed(self) -> bool:
@@ -249,10 +250,25 @@ class Results:
         """The split whose figures are evidence: test, or else dev, unless the adapter was fitted on it."""
         return next((name for name in reversed(self.splits) if name not in self.fitted_on), None)
 
+    @property
+    def verdict(self) -> RunVerdict:
+        """Whether to deploy the adapter, and why: the same wherever it is said, also of older files."""
+        selection, split, pair = self.selection, self.held_out, self.query_model
+        compared = None if split is None else self.splits[split].comparisons["all"][HEADLINE_METRIC]
+        held_out = None if split is None or compared is None else HeldOut(split, compared)
+        if selection.gate is None:
+            return RunVerdict.without_labels(selection.reason.rstrip("."), held_out)
+        return RunVerdict.of(
+            selection.gate,
+            self.alpha,
+            held_out,
+            kept="the base model is kept" if pair is None else "nothing is handed over",
+            background="" if selection.teaching is None else selection.teaching.sentence,
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready form."""
-        content: dict[str, Any] = plain(self)
-        return content
+        """A JSON-ready form, with the verdict for who reads nothing else."""
+        return {"verdict": self.verdict.to_dict(), **plain(self)}
 
     def write(self, path: Path) -> None:
         """Write ``results.json``, whole or not at all."""

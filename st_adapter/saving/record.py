@@ -27,7 +27,7 @@ class SplitScores:
         similarity: ``cosine`` or ``dot``.
         base: metric -> mean of the base model, a fraction 0-1.
         adapted: the same of the adapted model.
-        intervals: metric -> ends of the 95 % interval of adapted minus base.
+        intervals: metric -> ends of the 95 % interval of adapted minus base; empty where there are too few queries.
         summary: the comparison in one sentence; empty if there is none.
         num_own_copies: queries that stand in the corpus themselves and whose own copy was left out of their hits.
     """
@@ -80,7 +80,7 @@ class TrainingRecord:
         num_queries: split -> number of its queries.
         method: ``auto``, ``linear``, ``closed-form`` or ``gradient``.
         chosen: the candidate that was chosen.
-        reason: why it is given out, or why the base model is kept, with the figures.
+        reason: the verdict: whether to deploy it and why, with the figures.
         seed: of the whole run.
         split_by: what was kept on one side when the splits were cut.
         paraphrase_threshold: how near two queries are that count as paraphrases.
