@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
-from pathlib import Path
 
 from st_adapter.evidence import output_folder as output
 from st_adapter.evidence.results import Results

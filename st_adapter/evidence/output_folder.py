@@ -2,11 +2,11 @@
 
 ``versions/<date>-<hash>/`` holds what one run left, and never changes but for its report. The file ``current`` names
 the run in use, and is replaced in one step: ``current_run`` is the one answer to the question where model and results
-are. What lies beside it, ``model/`` or ``adapter/``, ``results.json`` and the report, is the same once more, for whoever
-opens it by that name: hard links, which take no room, or copies where a file system has none. So nothing depends on
-symbolic links, which Windows makes for administrators alone and which archives, object stores and the Hub lose, and
-each folder and file is replaced as a whole. Until the next one is in place, which takes an instant, or for good if the
-process is killed in it, they are of the run before: then the next run or ``rollback`` puts them right.
+are. What lies beside it, ``model/`` or ``adapter/``, ``results.json`` and the report, is the same once more, for those
+who open it by that name: hard links, which take no room, or copies where a file system has none. So nothing depends on
+symbolic links, which Windows makes for administrators alone and which archives, object stores and the Hub lose. Each of
+these is replaced as a whole, one after the other, right after ``current``; if the process is killed in that instant,
+the others are those of the run before until the next run, or ``rollback`` to the one in use, puts them right.
 
 Folders of version 0.1, in which there is nothing but that, are read as they are; the next run takes them in.
 """
@@ -83,8 +83,8 @@ def current_run(output_dir: str | Path) -> Path:
     run = folder / VERSIONS_FOLDER / name
     if _NAME.fullmatch(name) is None or not run.is_dir():
         raise ValueError(
-            f"{pointer} names the run {name[:80]!r}, which is not in {folder / VERSIONS_FOLDER}. Name one of those that "
-            f"`st-adapter list {folder}` shows: st-adapter rollback {folder} VERSION."
+            f"{pointer} names the run {name[:80]!r}, which is not in {folder / VERSIONS_FOLDER}. Name one that is there: "
+            f"`st-adapter rollback {folder} VERSION`."
         )
     return run
 
@@ -165,6 +165,12 @@ def show_files(run: Path) -> None:
                 linked(run / each, unfinished)
         else:
             (output_dir / each).unlink(missing_ok=True)
+
+
+def shown_at(path: Path) -> Path:
+    """Where a file of a run lies in the output folder itself, if it is the run in use; else the path as it is."""
+    output_dir = output_of(path.parent)
+    return output_dir / path.name if current_run(output_dir) == path.parent else path
 
 
 def model_path(name: str) -> str:

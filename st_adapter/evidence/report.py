@@ -12,7 +12,16 @@ from st_adapter.embeddings.identity import UNKNOWN_MODEL
 from st_adapter.evaluation.comparison import P_VALUE_IN_WORDS, Comparison
 from st_adapter.evidence.changes import LargestChanges, shortened
 from st_adapter.evidence.curve import LearningCurve
-from st_adapter.evidence.output_folder import CURVE_FILE, REPORT_FILE, REPORT_PICTURE, RESULTS_FILE
+from st_adapter.evidence.output_folder import (
+    CURVE_FILE,
+    REPORT_FILE,
+    REPORT_PICTURE,
+    RESULTS_FILE,
+    current_run,
+    output_of,
+    show_files,
+    shown_at,
+)
 from st_adapter.evidence.results import CurveResults, Results
 from st_adapter.evidence.split_results import HEADLINE_METRIC, METRICS, RANKS_METRIC, SplitResults
 from st_adapter.fitting.arguments import AdapterTrainingArguments
@@ -44,23 +53,25 @@ def write_report(output_dir: str | Path) -> Report:
     model.
 
     Args:
-        output_dir: folder of ``train``; ``report.html`` and ``report.png`` are written to it.
+        output_dir: folder of ``train``, or that of one run in it; ``report.html`` and ``report.png`` are written to it.
 
     Raises:
         ValueError: there are no results of a training run in the folder.
         ImportError: matplotlib or Jinja is not installed.
     """
     plots = _plots()
-    output_dir = Path(output_dir)
-    results = Results.read(output_dir / RESULTS_FILE)
-    curve_file = output_dir / CURVE_FILE
+    run = current_run(output_dir)
+    results = Results.read(run / RESULTS_FILE)
+    curve_file = output_of(run) / CURVE_FILE
     curve = CurveResults.read(curve_file) if curve_file.exists() else None
     shown = _Shown(results, curve.curve if curve is not None and curve.is_of(results) else None)
-    page = _write_page(shown, output_dir / REPORT_FILE)
+    page = _write_page(shown, run / REPORT_FILE)
     picture = plots.summary_figure(
         shown.headline, results.verdict.sentence, shown.pictured, *shown.ranks, curve=shown.curve
     )
-    return Report(page, plots.write_png(picture, output_dir / REPORT_PICTURE))
+    made = page, plots.write_png(picture, run / REPORT_PICTURE)
+    show_files(run)
+    return Report(*map(shown_at, made))
 
 
 def write_page(results: Results, path: str | Path) -> Path:

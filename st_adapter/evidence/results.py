@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.fingerprint import data_fingerprint, query_keys
-from st_adapter.data.leaks import LeakReport
-from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.identity import EncoderIdentity
-from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.embeddings.soft_targets import Teaching
 from st_adapter.evaluation.statistics import Gate
 from st_adapter.evidence.curve import LearningCurve
+from st_adapter.evidence.data_results import DataResults
 from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults, check_within
 from st_adapter.evidence.systems import QueryModelResults
 from st_adapter.evidence.verdict import HeldOut, RunVerdict
@@ -27,78 +22,8 @@ from st_adapter.storage.records import built, plain
 from st_adapter.storage.writing import write_json
 from st_adapter.words import counted
 
-# Leaks written out; the counts are of all.
-_SHOWN_LEAKS = 100
 _MOST_GAIN = 10  # an interval of an estimate may reach beyond what nDCG can
 _MAX_BYTES = 1 << 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSplitResults:
-    """How much there was to learn from.
-
-    Attributes:
-        num_queries: training queries.
-        num_pairs: their relevant (query, document) pairs.
-    """
-
-    num_queries: int
-    num_pairs: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataResults:
-    """The data of a run.
-
-    Attributes:
-        name: of the data set; empty for data in memory.
-        notes: what was cut, merged or dropped.
-        num_documents: N, size of the corpus.
-        corpus_is_labelled_only: whether the corpus is just the documents of the pairs.
-        corpus: the vector database that holds the documents; empty if they came with the data.
-        train: the training split.
-        split_by: what was kept on one side when the splits were cut; None if they were given.
-        long_texts: texts of which the model reads a part; None if it reads all of every text, or nothing tells.
-        leaks: what stands in two splits, as ``LeakReport.to_dict`` writes it.
-        fingerprint: hash of the content; see ``data_fingerprint``.
-        learned_from: hashes of the queries that a new adapter was fitted on or chosen by; see ``query_keys``.
-    """
-
-    name: str
-    notes: list[str]
-    num_documents: int
-    corpus_is_labelled_only: bool = False
-    corpus: str = ""
-    train: TrainSplitResults
-    split_by: str | None
-    long_texts: LongTexts | None = None
-    leaks: dict[str, Any]
-    fingerprint: str = ""
-    learned_from: list[str] = field(default_factory=list, repr=False)
-
-    @classmethod
-    def of(
-        cls, dataset: RetrievalDataset, embedded: EmbeddedDataset, leaks: LeakReport, learned_from: Collection[str] = ()
-    ) -> DataResults:
-        """What is kept of the data of a run; ``learned_from`` are the splits that a new adapter knows."""
-        long_texts = embedded.long_texts
-        train = embedded["train"] if "train" in embedded.qrels else None
-        return cls(
-            name=dataset.name,
-            notes=[*dataset.notes, *(long_texts.notes if long_texts is not None else ())],
-            num_documents=dataset.num_documents,
-            corpus=dataset.store.address if dataset.store is not None else "",
-            corpus_is_labelled_only=dataset.corpus_is_labelled_only,
-            train=TrainSplitResults(
-                num_queries=0 if train is None else len(train.query_ids),
-                num_pairs=0 if train is None else train.num_pairs,
-            ),
-            split_by=dataset.cut.by if dataset.cut else None,
-            long_texts=long_texts,
-            leaks=leaks.to_dict(max_pairs=_SHOWN_LEAKS),
-            fingerprint=data_fingerprint(dataset),
-            learned_from=sorted(set(query_keys(dataset, learned_from).values())),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +72,7 @@ class SelectionResults:
         """Why an adapter is handed over or not, with the figures."""
         taught = "" if self.teaching is None else f" {self.teaching.sentence}"
         if self.gate is not None:
-            other = self.against_deployed
-            gates = [self.gate.reason] if other is None or other.gate.adopted or not self.gate.adopted else []
-            return f"{' '.join([*gates, *([] if other is None else [other.sentence])])}{taught}"
+            return f"{self.gate.reason}{taught}"
         portions = f"{counted(self.num_pseudo_queries or 0, 'portion')} of the documents"
         return (
             f"It was learned from {'a teacher' if taught else portions} without any label, so that nothing says "
@@ -258,13 +181,14 @@ class Results:
         held_out = None if split is None or compared is None else HeldOut(split, compared)
         if selection.gate is None:
             return RunVerdict.without_labels(selection.reason.rstrip("."), held_out)
-        return RunVerdict.of(
-            selection.gate,
-            self.alpha,
-            held_out,
-            kept="the base model is kept" if pair is None else "nothing is handed over",
-            background="" if selection.teaching is None else selection.teaching.sentence,
-        )
+        kept, taught = "the base model is kept", "" if selection.teaching is None else selection.teaching.sentence
+        gate, other = selection.gate, selection.against_deployed
+        if pair is not None:
+            kept = "nothing is handed over"
+        if other is not None:
+            gate, kept = other.deciding(gate), "the deployed adapter is kept"
+            taught = " ".join(filter(None, (other.sentence, taught)))
+        return RunVerdict.of(gate, self.alpha, held_out, kept, taught)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready form, with the verdict for who reads nothing else."""

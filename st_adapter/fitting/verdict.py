@@ -42,15 +42,19 @@ class AgainstDeployed:
     gate: Gate
     deployed: Gate
 
+    def deciding(self, first: Gate) -> Gate:
+        """Of the first gate, against the base model, and the second one the one that decided."""
+        return first if not first.adopted or self.gate.adopted else self.gate
+
     @property
     def sentence(self) -> str:
-        """Both tests with their figures; whether the one in use still does better than the base, if it stays."""
+        """What else there is to say than the gate that decided: of the adapter in use, if it stays, how it does."""
         if self.gate.adopted:
             return self.gate.reason
-        said = f"{self.gate.reason} The deployed adapter itself: {self.deployed.reason}"
+        said = f"The deployed adapter itself: {self.deployed.reason}"
         if self.deployed.adopted:
             return said
-        return f"{said} So nothing says any more that it is better than the base model; evaluate it on fresh data."
+        return f"{said} So these queries do not say any more that it is better than the base model."
 
 
 class Verdict(NamedTuple):

@@ -73,7 +73,7 @@ def taken_apart(model: SentenceTransformer) -> TakenApart:
     saved = read_saved(folder)
     say_origin(base, Origin(str(folder), saved.base_model.name, saved.base_model.revision))
     if not modules:
-        return TakenApart(base)
+        return TakenApart(base, folder=folder)
     adapter = QueryAdapter.from_pretrained(folder) if saved.has_adapter else None
     if adapter is None or not _same(query_modules(base, adapter), stock_modules(modules)):
         # Another one was attached in memory to what was opened from there.
