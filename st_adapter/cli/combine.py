@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from st_adapter.cli.combine_options import CombineOptions
-from st_adapter.cli.opening import model_path
 from st_adapter.cli.tables import console, print_code
+from st_adapter.evidence.output_folder import model_path
 from st_adapter.evidence.terminal import escape
 from st_adapter.saving.combine import combine as combine_models
 

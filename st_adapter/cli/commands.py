@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
@@ -15,8 +14,8 @@ from st_adapter.cli.opening import (
     is_endpoint,
     load_dataset,
     load_for_training,
-    model_path,
     open_base,
+    open_base_or_deployed,
     open_model,
     open_query_model,
     set_options,
@@ -26,16 +25,16 @@ from st_adapter.cli.options import (
     DemoOptions,
     EvaluateOptions,
     GradientOptions,
-    LearningCurveOptions,
-    ReportOptions,
     TrainOptions,
 )
 from st_adapter.cli.push import push as push
 from st_adapter.cli.query_options import NO_MODEL
+from st_adapter.cli.reports import learning_curve as learning_curve
+from st_adapter.cli.reports import make_report
+from st_adapter.cli.reports import report as report
 from st_adapter.cli.tables import (
     console,
     print_code,
-    print_curve,
     print_dataset,
     print_examples,
     print_leaks,
@@ -43,17 +42,15 @@ from st_adapter.cli.tables import (
     print_uncut,
     print_uploaded,
 )
+from st_adapter.cli.versions import list_runs as list_runs
+from st_adapter.cli.versions import rollback as rollback
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.splits import UNCUT
 from st_adapter.demo import demo_model, standard_library_dataset
-from st_adapter.embeddings.embedding import embed as embed_dataset
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.long_texts import long_texts
 from st_adapter.errors import InputError
-from st_adapter.evidence import learning_curve as measure
-from st_adapter.evidence.output_folder import CURVE_FILE, CURVE_PICTURE, RESULTS_FILE
-from st_adapter.evidence.report import write_report
-from st_adapter.evidence.results import CurveResults, described
+from st_adapter.evidence.output_folder import model_path
 from st_adapter.evidence.saved import SavedModelResults, evaluate_saved
 from st_adapter.evidence.tables import print_evaluation, print_indexes
 from st_adapter.evidence.terminal import escape
@@ -82,7 +79,7 @@ def train(options: TrainOptions) -> int:
         if not output.overwrite:
             alone = is_endpoint(options.model) and options.querying.query_model is None
             (check_may_push_adapter if alone else check_may_push)(output.push_to_hub, output.token)
-    base_model = None if options.model == NO_MODEL else open_base(options.model, embedding)
+    base_model = None if options.model == NO_MODEL else open_base_or_deployed(options.model, embedding)
     dataset = load_for_training(options)
     print_dataset(dataset)
     querying = options.querying
@@ -107,23 +104,23 @@ def train(options: TrainOptions) -> int:
             resume_from_checkpoint=options.gradient.resume_from_checkpoint,
             save_base=output.save_base,
             onnx=output.onnx,
-            base_model=None if options.model == NO_MODEL else options.model,
+            base_model=None if options.model == NO_MODEL else model_path(options.model),
             opened_with=embedding.opened_with(),
             non_inferior=querying.non_inferior,
             reference_run=querying.reference_run,
         ),
     )
     print_leaks(dataset, result)
-    print_result(result, Path(options.output_dir))
-    _make_report(Path(options.output_dir))
-    adopted = result.verdict.adopted
-    saved = result.model_dir or result.adapter_dir
-    if output.push_to_hub is not None and saved is not None and adopted:
+    print_result(result)
+    make_report(result.run_dir)
+    verdict, saved = result.verdict, result.model_dir or result.adapter_dir
+    if output.push_to_hub is not None and not verdict.adopted:
+        console.print("Nothing was uploaded, as there is nothing new.")
+    elif output.push_to_hub is not None and verdict.decision == "do not deploy":
+        console.print("Nothing was uploaded, as the verdict is not to deploy it. `st-adapter push` does all the same.")
+    elif output.push_to_hub is not None and saved is not None:
         _push_trained(saved, options)
-    elif output.push_to_hub is not None:
-        console.print("Nothing was uploaded: the base model is on the Hub already, or yours alone.")
-    better = adopted and result.verdict.tested
-    return _NOT_BETTER if fitting.fail_if_not_better and not better else 0
+    return _NOT_BETTER if fitting.fail_if_not_better and verdict.decision != "deploy" else 0
 
 
 def demo(options: DemoOptions) -> int:
@@ -146,8 +143,8 @@ def demo(options: DemoOptions) -> int:
         options=RunOptions(base_model=options.model, opened_with=embedding.opened_with()),
     )
     print_leaks(dataset, result)
-    print_result(result, options.output_dir)
-    _make_report(options.output_dir)
+    print_result(result)
+    make_report(result.run_dir)
     print_examples(dataset, result.evaluation)
     return 0
 
@@ -222,46 +219,6 @@ def _data_to_evaluate_on(
         dataset = load_dataset(options, options.reading, seed=seed, split_by=trained.split_by)
     return dataset, seed
 
-
-def learning_curve(options: LearningCurveOptions) -> int:
-    """Fit on fewer and fewer labels, and show what more would bring."""
-    if options.output_dir is not None:
-        check_writable(options.output_dir, "output_dir")
-    embedding = options.embedding
-    base_model = open_base(options.model, embedding)
-    dataset = load_dataset(options, options.reading, seed=options.seed)
-    here = isinstance(base_model, SentenceTransformer)
-    print_dataset(dataset, long_texts(base_model, dataset) if here else None)
-    embedded = embed_dataset(base_model, dataset, **embedding.arguments(run_here=here))
-    curve = measure(
-        embedded,
-        sizes=options.sizes or None,
-        num_draws=options.num_draws,
-        seed=options.seed,
-        method=options.method,
-        show_progress_bar=True,
-    )
-    print_curve(curve, dataset.corpus_is_labelled_only)
-    if options.output_dir is not None:
-        CurveResults(
-            base_model=described(embedded.base_model),
-            data=dataset.name,
-            corpus_is_labelled_only=dataset.corpus_is_labelled_only,
-            opened_with=embedding.opened_with(),
-            curve=curve,
-        ).write(options.output_dir / CURVE_FILE)
-        console.print(f"Written to [bold]{escape(str(options.output_dir / CURVE_FILE))}[/bold]")
-        if _has_report_extra():
-            curve.plot(options.output_dir / CURVE_PICTURE)
-        if (options.output_dir / RESULTS_FILE).is_file():
-            _make_report(options.output_dir)
-    return 0
-
-
-def report(options: ReportOptions) -> int:
-    """Make the report of a finished run again."""
-    made = write_report(options.output_dir)
-    console.print(f"Report: [bold]{escape(str(made.page))}[/bold]; picture: {escape(str(made.picture))}")
     return 0
 
 
@@ -296,18 +253,3 @@ def _push_trained(folder: Path, options: TrainOptions) -> None:
         raise ValueError(f"{words} The model is saved: `{again}` uploads it without training.") from error
     print_uploaded(url)
     print_code(f"{'adapter = QueryAdapter.from_pretrained' if alone else 'model = SentenceTransformer'}({repo_id!r})")
-
-
-def _has_report_extra() -> bool:
-    missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
-    if missing:
-        console.print(
-            f'No figures without {" and ".join(missing)}: `pip install "st-adapter[report]"`', style="dim", markup=False
-        )
-    return not missing
-
-
-def _make_report(output_dir: Path) -> None:
-    """The report of a run, where its packages are installed."""
-    if _has_report_extra():
-        console.print(f"Report: [bold]{escape(str(write_report(output_dir).page))}[/bold]")

@@ -107,7 +107,7 @@ class FittingOptions:
     alpha: float = 0.05
     """Level of the test on held-out queries, without which the base model is kept."""
     fail_if_not_better: Flag = False
-    """Exit with status 3 if the base model is kept, or if nothing was tested."""
+    """Exit with status 3 unless the verdict is to deploy it."""
     without_labels: Flag = False
     """Learn from the documents of --corpus alone, or with a teacher, and keep the outcome untested."""
     teacher: Text = None
@@ -128,7 +128,7 @@ class OutputOptions:
     disable_tqdm: Flag = False
     """Hide progress bars."""
     push_to_hub: Annotated[str | None, tyro.conf.arg(metavar="USER/NAME", help_behavior_hint="")] = None
-    """Upload the model to this Hub repository if the adapter is adopted."""
+    """Upload the model to this Hub repository, unless the verdict is not to deploy it."""
     private: Flag = False
     """Make a new Hub repository private."""
     overwrite: Flag = False

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.cli.opening import adapter_alone, model_path
 from st_adapter.cli.options import PushOptions
 from st_adapter.cli.tables import print_code, print_uploaded
-from st_adapter.evidence.output_folder import MODEL_FOLDER
+from st_adapter.evidence.output_folder import MODEL_FOLDER, adapter_alone, model_path
 from st_adapter.saving.alone import push_adapter, push_adapter_folder
 from st_adapter.saving.folder import CONFIG_FILE_NAME, is_saved_model, read_saved
 from st_adapter.saving.push import push_folder

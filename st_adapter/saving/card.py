@@ -206,7 +206,7 @@ def facts_of(training: TrainingRecord) -> list[str]:
             f"Method: {_inline(training.method)}" + (f"; chosen: {_inline(training.chosen)}" if training.chosen else "")
         )
     if training.reason:
-        facts.append(f"Why: {_inline(training.reason)}")
+        facts.append(f"Verdict: {_inline(training.reason)}")
     if training.seed is not None:
         facts.append(f"Seed: {training.seed}")
     if training.split_by == "document":

@@ -13,7 +13,6 @@ from sentence_transformers.base.modules import Dense, Module, Normalize
 
 from st_adapter.embeddings.roles import prompt_for
 from st_adapter.saving.model_files import read_modules
-from st_adapter.saving.onnx_files import DOCUMENT_FILE, QUERY_FILE
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.writing import write_json
 
@@ -81,7 +80,7 @@ def to_layout(folder: Path, layout: Layout) -> None:
     Raises:
         ValueError: the base model's own modules read ``task``, which plain ``encode`` does not pass.
     """
-    router = _router_of(folder, read_modules(folder))
+    router = router_of(folder, read_modules(folder))
     if layout == "document" or router is None:
         return
     if reads_task(folder):
@@ -104,17 +103,6 @@ def to_layout(folder: Path, layout: Layout) -> None:
     if query_model_alone or query_prompt or prompts.get(default or ""):
         # Plain encode() has to put the query prompt first, and encode_document() its own one as before.
         write_json(file, {**config, "prompts": {**prompts, "query": query_prompt}, "default_prompt_name": "query"})
-
-
-def without_adapter(folder: Path) -> None:
-    """Leave of a folder of the layout ``document`` the base model alone, in place."""
-    entries = read_modules(folder)
-    router = _router_of(folder, entries)
-    for name in (QUERY_FILE, DOCUMENT_FILE):
-        (folder / "onnx" / name).unlink(missing_ok=True)
-    if router is not None and len(entries) > 1:
-        shutil.rmtree(router)
-        write_json(folder / "modules.json", entries[:-1])
 
 
 def task_error(layout: Layout) -> ValueError:
@@ -144,7 +132,8 @@ def write_max_seq_length(folder: Path, max_seq_length: int) -> None:
     write_json(file, {**config, "max_seq_length": max_seq_length})
 
 
-def _router_of(folder: Path, entries: Sequence[Mapping[str, Any]]) -> Path | None:
+def router_of(folder: Path, entries: Sequence[Mapping[str, Any]]) -> Path | None:
+    """The folder of the Router that a model's modules end in; None if they end in something else."""
     last = entries[-1]
     return folder / last["path"] if last["type"].rpartition(".")[2] == "Router" else None
 

@@ -15,7 +15,7 @@ from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.origin import origin_of
 from st_adapter.embeddings.roles import Role
 from st_adapter.saving.attach import Routes, check_adapters_fit, check_order, tells_queries_from_texts
-from st_adapter.saving.base_files import BaseFiles, copy_base, find_base_files, write_stock
+from st_adapter.saving.base_files import BaseFiles, added_router, copy_base, find_base_files, write_stock
 from st_adapter.saving.compare import Compared, add_adapters, check_layout, reopened
 from st_adapter.saving.folder import CONFIG_FILE_NAME, SavedRoute, card_of, is_saved_model, write_config
 from st_adapter.saving.layouts import Layout, task_error, to_layout
@@ -144,6 +144,8 @@ def write_model(
         write_config(folder, options.layout, identity, saved)
         if routes:
             write_text(folder / "README.md", card_of(folder, options.title or target.name))
+        elif source.folder is not None and added_router(source.folder) is not None:
+            (folder / "README.md").unlink(missing_ok=True)  # it is that of a model with an adapter
         gc.collect()  # models opened to compare map their weights, and Windows renames no folder with mapped files
     return target
 
