@@ -6,7 +6,7 @@ from st_adapter.cli.combine_options import CombineOptions
 from st_adapter.cli.tables import console, print_code
 from st_adapter.evidence.output_folder import model_path
 from st_adapter.evidence.terminal import escape
-from st_adapter.saving.combine import combine as combine_models
+from st_adapter.saving.combined import combine as combine_models
 
 
 def combine(options: CombineOptions) -> int:

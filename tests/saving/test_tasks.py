@@ -23,7 +23,7 @@ from problems import TEXTS, apply, hashes, make_adapter, names
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving.attach import attach, detach
-from st_adapter.saving.combine import combine
+from st_adapter.saving.combined import combine
 from st_adapter.saving.folder import CONFIG_FILE_NAME, read_saved
 from st_adapter.saving.onnx_export import export_onnx
 from st_adapter.saving.opening import from_pretrained, saved_training

@@ -42,7 +42,7 @@ def combine(
     Example:
         >>> for name in ("legal", "support"):
         ...     folder = st_adapter.save_pretrained(model, adapter, name)
-        >>> both = combine({"legal": "legal", "support": "support"}, "both")
+        >>> both = st_adapter.saving.combine({"legal": "legal", "support": "support"}, "both")
         >>> SentenceTransformer(str(both), device="cpu").encode(["a car"], task="legal", prompt_name="query").shape
         (1, 32)
     """
