@@ -30,8 +30,9 @@ from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence import write_report
 from st_adapter.evidence.changes import largest_changes
+from st_adapter.evidence.data_results import DataResults
 from st_adapter.evidence.output_folder import RESULTS_FILE
-from st_adapter.evidence.results import DataResults, Results, SelectionResults
+from st_adapter.evidence.results import Results, SelectionResults
 from st_adapter.evidence.split_results import SplitResults
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_report.json"

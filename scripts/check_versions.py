@@ -75,7 +75,9 @@ for name, (folder, encoders) in folders.items():
     model.save(again)
     for prefix, opened in (("", model), ("again.", sentence_transformers.SentenceTransformer(again, device="cpu"))):
         for encoder in encoders:
-            vectors[f"{prefix}{name}.{encoder}"] = getattr(opened, encoder)(texts)
+            method, _, task = encoder.partition(" ")
+            chosen = {"task": task, "prompt_name": "query"} if task else {}
+            vectors[f"{prefix}{name}.{encoder}"] = getattr(opened, method)(texts, **chosen)
 numpy.savez(output, **vectors)
 print(json.dumps({
     "python": platform.python_version(),
@@ -117,7 +119,7 @@ def main() -> None:
                 releases[name] = check(Path(environment), RELEASES[name], chosen)
             print(json.dumps(releases[name], indent=2), flush=True)
     result = {
-        "models": "tiny random BERT, one adapter per kind, and two models in one"
+        "models": "tiny random BERT, one adapter per kind, all of them behind one model, and two models in one"
         if arguments.model is None
         else arguments.model.name,
         "num_texts": len(TEXTS),
@@ -180,19 +182,40 @@ def tiny_models(work: Path) -> dict[str, Saved]:
     queries = torch.from_numpy(base.encode_query(TEXTS))
     documents = {"encode_document": base.encode_document(TEXTS), "encode": base.encode(TEXTS)}
     models: dict[str, Saved] = {}
+    adapters: dict[str, QueryAdapter] = {}
     for kind in get_args(Kind):
         torch.manual_seed(0)
         adapter = QueryAdapter(32, kind, rank=8)
         with torch.no_grad():
             for parameter in adapter.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
-            adapted = adapter.transform(queries).numpy()
+            adapters[kind.replace("_", "-")] = adapter
+        adapted = adapter.transform(queries).numpy()
         folder = save_pretrained(base, adapter, work / f"saved-{kind}")
         models |= in_all_layouts(kind, folder, {"encode_query": adapted, **documents})
+    models |= several_adapters(base, adapters, documents, work)
     bridge = Bridge(torch.randn(32, 32), torch.randn(32) / 10, normalize=True)
     two = JoinedModel(base, base, bridge.fold(QueryAdapter(32)), identity_of(base), "cosine")
     vectors = {"encode_query": bridge(queries).numpy(), **documents}
     return models | in_all_layouts("two models", save_joined(two, work / "saved-two"), vectors)
+
+
+def several_adapters(
+    base: SentenceTransformer, adapters: dict[str, QueryAdapter], documents: dict[str, NDArray[np.float32]], work: Path
+) -> dict[str, Saved]:
+    """One model with all adapters, each for a task, with a default task and without one."""
+    queries = base.encode_query(TEXTS)
+    by_task = {f"encode {task}": adapter.transform(queries) for task, adapter in adapters.items()}
+    default = next(iter(adapters))
+    return {
+        "several document": Saved(
+            save_pretrained(base, adapters, work / "several"), {**by_task, **documents, "encode_query": queries}
+        ),
+        "several with default document": Saved(
+            save_pretrained(base, adapters, work / "several-with-default", default_task=default),
+            {**by_task, **documents, "encode_query": by_task[f"encode {default}"]},
+        ),
+    }
 
 
 def opened_here(folder: Path, work: Path) -> dict[str, Saved]:
@@ -273,7 +296,8 @@ def check(folder: Path, requirements: list[str], models: dict[str, Saved]) -> di
     largest: dict[str, float] = {}
     for name, saved in models.items():
         for encoder, expected in saved.vectors.items():
-            adapted = encoder == "encode_query" or (encoder == "encode" and not name.endswith("document"))
+            plain_is_adapted = encoder == "encode" and not name.endswith("document")
+            adapted = encoder == "encode_query" or " " in encoder or plain_is_adapted
             for prefix, suffix in (("", ""), ("again.", ", saved again")):
                 key = ("queries" if adapted else "documents") + suffix
                 difference = float(np.abs(vectors[f"{prefix}{name}.{encoder}"] - expected).max())

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import random
 import resource
@@ -108,13 +109,15 @@ def fuzz(work: Path, cases: int, seed: int) -> tuple[dict[str, dict[str, int]], 
 
 
 def saved_targets(work: Path, base: SentenceTransformer) -> dict[str, Path]:
-    """A whole model in every layout and an adapter alone."""
+    """A whole model in every layout, one with adapters for several tasks, and an adapter alone."""
     adapter = QueryAdapter(32, "mlp", hidden_dim=8)
     record = TrainingRecord(data="fuzz", seed=0)
     targets = {
         layout: save_pretrained(base, adapter, work / layout, layout=layout, training=record)
         for layout in ("document", "query", "twin")
     }
+    several = {"legal": adapter, "support": QueryAdapter(32)}
+    targets["several"] = save_pretrained(base, several, work / "several", default_task="legal")
     return {**targets, "adapter": save_adapter(adapter, work / "adapter-only", training=record)}
 
 
@@ -134,7 +137,9 @@ def open_case(name: str, case: Path, must_be_noticed: bool, base: SentenceTransf
         else:
             model = from_pretrained(case, device="cpu")
             texts = ["a", "b"]
-            encoders = (model.encode_query, model.encode_document)
+            encoders = [model.encode_query, model.encode_document]
+            if name == "several":
+                encoders += [functools.partial(model.encode, task=task) for task in ("legal", "support")]
             vectors = torch.stack([encode(texts, convert_to_tensor=True) for encode in encoders])
     except ValueError as error:
         return "one clear error" if 20 < len(str(error)) < 2000 else f"FAILED: unclear error {str(error)[:300]!r}"

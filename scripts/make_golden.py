@@ -39,6 +39,8 @@ def main() -> None:
         for layout in LAYOUTS:
             save_pretrained(base, adapter, golden / layout, layout=layout, training=record)
         save_adapter(adapter, golden / "adapter-alone", training=record)
+        several = {"same": adapter, "none": QueryAdapter(32)}
+        save_pretrained(base, several, golden / "tasks", default_task="same", training={"same": record})
         model = SentenceTransformer(str(golden / "document"), device="cpu")
         queries, documents = model.encode_query(TEXTS), model.encode_document(TEXTS)
         expected = {

@@ -49,6 +49,14 @@ st-adapter check my_app:embed_query my_app:embed_documents --model model-with-ad
 
 It embeds a few texts and names what is wrong: adapter missing, on documents or applied twice, another base model, a
 prompt missing or too much, no normalisation, truncated vectors, swapped models, another order.
+
+A model with [several adapters](../ideas/saving.md#several) is told the task of a query where a recipe says
+`task="query"`: `{"task": "legal", "prompt_name": "query"}` in LangChain's `query_encode_kwargs` and Haystack's
+`encode_kwargs`, and `model.encode(queries, task="legal", prompt_name="query")` where the recipe passes vectors. For
+LlamaIndex, Chroma and others that cannot pass it on, `st_adapter.stacks.wrap(embedding, model_path, task="legal")`
+puts the adapter on what they embed queries with, the base model. `encode_query` and the branch `query` are those of the
+default task, if the model was saved with one. `check_stack(..., task="legal")` and `st-adapter check --task legal`
+tell one task from another.
 """
 
 

@@ -11,9 +11,11 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
-from st_adapter.embeddings.embedding import embed_pseudo_queries, embed_texts, judged_by
+from st_adapter.embeddings.embedding import as_encoder, embed_pseudo_queries, embed_texts, judged_by
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.given_check import checked_given
+from st_adapter.embeddings.soft_targets import SoftTargets
+from st_adapter.embeddings.teaching import School, ask_teacher
 from st_adapter.fitting.auto import Clock, starts_from_pseudo_queries
 from st_adapter.fitting.folds import labelled_split
 from st_adapter.saving.base import Base
@@ -65,6 +67,21 @@ def pseudo_queries_of(encoder: SentenceTransformer | Encoder, data: Data, settin
     if not needed:
         return None
     return embed_pseudo_queries(encoder, data.texts, data.embedded, seed=settings.seed, **how_to_embed(settings))
+
+
+def soft_targets_of(
+    encoder: SentenceTransformer | Encoder, data: Data, school: School, settings: Settings
+) -> SoftTargets:
+    """What the teacher says."""
+    return ask_teacher(
+        school,
+        as_encoder(encoder, settings.batch_size, settings.precision),
+        (data.texts, data.embedded),
+        seed=settings.seed,
+        threshold=settings.options.paraphrase_threshold,
+        cache_dir=settings.cache_dir,
+        show_progress_bar=settings.show_progress_bar,
+    )
 
 
 def how_to_embed(settings: Settings) -> dict[str, Any]:

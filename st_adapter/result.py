@@ -15,50 +15,15 @@ from torch import Tensor
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.leaks import LeakReport
 from st_adapter.evaluation.evaluation import EvaluationResult
-from st_adapter.evidence.output_folder import ALONE_FOLDER, MODEL_FOLDER
+from st_adapter.evidence.output_folder import ALONE_FOLDER, MODEL_FOLDER, current_run
 from st_adapter.evidence.report import write_page
 from st_adapter.evidence.results import Results
-from st_adapter.evidence.split_results import HEADLINE_METRIC
-from st_adapter.evidence.tables import print_evaluation, print_systems
-from st_adapter.evidence.terminal import Terminal, escape
+from st_adapter.evidence.tables import print_evaluation, print_systems, print_verdict
+from st_adapter.evidence.terminal import Terminal
+from st_adapter.evidence.verdict import RunVerdict
 from st_adapter.saving.base import Base, Kept
-from st_adapter.words import fraction, metric_name, signed
 
 _WIDTH = 100
-
-
-@dataclass(frozen=True)
-class RunVerdict:
-    """Whether to use the adapter, and why.
-
-    Attributes:
-        adopted: whether there is an adapter.
-        reason: the test that decided it, with its figures.
-        measured: what the adapter does on queries that had no part in that; empty if there are none, or no adapter.
-        tested: whether labels decided it; without any, the adapter is handed over untested.
-        kept: in one short sentence, what becomes of it if there is no adapter.
-    """
-
-    adopted: bool
-    reason: str
-    measured: str = ""
-    tested: bool = True
-    kept: str = "The base model is kept."
-
-    @property
-    def decision(self) -> str:
-        """In one short sentence."""
-        if not self.tested:
-            return "Not tested."
-        return "Adopted." if self.adopted else self.kept
-
-    @property
-    def sentence(self) -> str:
-        """Decision, reason and what was measured."""
-        return " ".join(filter(None, (self.decision, self.reason, self.measured)))
-
-    def __str__(self) -> str:
-        return self.sentence
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,6 +38,7 @@ class Result:
         evaluations: split (``dev`` and, if the data have one, ``test``) -> base and adapted, per query.
         leaks: queries and documents that stand in two splits, as far as they were not dropped.
         output_dir: the folder that model and results were written to, if there is one.
+        run_dir: where in it the run is kept, whichever is in use.
         base: what the adapter was fitted for.
         kept: what saving takes besides.
     """
@@ -85,21 +51,12 @@ class Result:
     base: Base
     kept: Kept
     output_dir: Path | None = field(default=None, kw_only=True)
+    run_dir: Path | None = field(default=None, kw_only=True)
 
     @property
     def verdict(self) -> RunVerdict:
-        """Whether to use the adapter, and why."""
-        split, measured, pair = self.results.held_out, "", self.results.query_model
-        if self.adapter is not None and split is not None:
-            compared = self.evaluations[split].compare(HEADLINE_METRIC)
-            measured = (
-                f"On the {compared.num_queries:,} queries of {split}: {signed(compared.difference, minus='-')} "
-                f"{metric_name(HEADLINE_METRIC)}, {fraction(compared.base)} with "
-                f"{'the base model' if pair is None else pair.reference}."
-            )
-        selection = self.results.selection
-        kept = RunVerdict.kept if pair is None else "Nothing is handed over."
-        return RunVerdict(self.adapter is not None, selection.reason, measured, selection.tested, kept)
+        """Whether to deploy the adapter, and why."""
+        return self.results.verdict
 
     @property
     def evaluation(self) -> EvaluationResult:
@@ -108,7 +65,7 @@ class Result:
 
     @property
     def model_dir(self) -> Path | None:
-        """The saved model in ``output_dir``; None if there is none."""
+        """The saved model, in ``output_dir`` itself as long as this run is the one in use; None if there is none."""
         return self._saved(MODEL_FOLDER)
 
     @property
@@ -131,10 +88,7 @@ class Result:
                 print_evaluation(console, evaluation, self.results.data.corpus_is_labelled_only)
         if self.results.query_model is not None:
             print_systems(console, self.results.query_model, but=self.results.fitted_on)
-        verdict = self.verdict
-        style = "bold green" if verdict.adopted and verdict.tested else "bold"
-        words = escape(verdict.sentence.removeprefix(verdict.decision))
-        console.print(f"[{style}]{verdict.decision}[/{style}]{words}", highlight=False)
+        print_verdict(console, self.verdict)
 
     def report(self, path: str | Path) -> Path:
         """Write a page that says whether to use the adapter, with figures and the queries that changed most.
@@ -171,14 +125,15 @@ class Result:
         """
         if self.adapter is None:
             raise ValueError(
-                f"{self.verdict.decision} There is no adapter to upload, and a copy of the base model would help "
+                f"{self.verdict.headline} There is no adapter to upload, and a copy of the base model would help "
                 "nobody. Use the base model as it is."
             )
         return self.base.push(self.adapter, repo_id, self.kept, **options)
 
     def _saved(self, name: str) -> Path | None:
-        folder = None if self.output_dir is None else self.output_dir / name
-        return folder if folder is not None and folder.is_dir() else None
+        if self.output_dir is None or self.run_dir is None or not (self.run_dir / name).is_dir():
+            return None
+        return (self.output_dir if current_run(self.output_dir) == self.run_dir else self.run_dir) / name
 
     def __str__(self) -> str:
         text = io.StringIO()

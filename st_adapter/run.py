@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +15,40 @@ from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import Method, Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES
+from st_adapter.deploying import InUse, base_and_deployed, beside_deployed, check_deployed, splits_to_compare_on
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
-from st_adapter.embeddings.embedding import as_encoder
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.embeddings.soft_targets import SoftTargets
 from st_adapter.embeddings.teacher import TeacherModel
-from st_adapter.embeddings.teaching import School, ask_teacher
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evaluation.statistics import gate
-from st_adapter.evidence import output_folder as output
 from st_adapter.evidence.changes import largest_changes
+from st_adapter.evidence.data_results import DataResults
+from st_adapter.evidence.output_folder import CHECKPOINT_FOLDER
 from st_adapter.evidence.record import record_of
-from st_adapter.evidence.results import DataResults, Results, SelectionResults, described
+from st_adapter.evidence.results import Results, SelectionResults, described
 from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import Clock, fit
 from st_adapter.fitting.folds import LABELLED_SPLITS
 from st_adapter.fitting.maps import QueryMap, as_adapter
 from st_adapter.fitting.prior import prior_of, taught_map
-from st_adapter.fitting.reference import Reference
-from st_adapter.preparing import Data, prepared, pseudo_queries_of
+from st_adapter.fitting.reference import DeployedAdapter, Reference
+from st_adapter.keeping import finished
+from st_adapter.preparing import Data, prepared, pseudo_queries_of, soft_targets_of
 from st_adapter.query_model import Bridged, bridged
 from st_adapter.result import Result
 from st_adapter.saving.base import Base, Kept, base_of
 from st_adapter.saving.query_base import STATIC, QueryModelBase, query_model_base, static_query_model
-from st_adapter.saving.record import installed_versions
+from st_adapter.saving.record import installed_versions, package_commit
 from st_adapter.settings import (
     RunOptions,
     Settings,
     check_fit_together,
     check_query_model,
     check_settings,
-    model_folder,
     opened,
     opened_school,
 )
@@ -56,13 +57,21 @@ from st_adapter.trainer import AdapterTrainer
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What was chosen; the base model if ``adapter`` is None. ``best`` is the best one, passed or not."""
+    """What was chosen; the base model if ``adapter`` is None. ``best`` is the best one, passed or not.
+
+    ``deployed`` says that nothing new was, and that the adapter is the one in use.
+    """
 
     adapter: QueryAdapter | None
     selection: SelectionResults
     fitted_on: list[str]
     args: AdapterTrainingArguments | None = None
     best: QueryAdapter | None = None
+    deployed: bool = False
+
+    @property
+    def adopted(self) -> bool:
+        return self.adapter is not None and not self.deployed
 
 
 def train(
@@ -86,11 +95,14 @@ def train(
 
     Else the base model is kept. The test split, if there is one, is evaluated and used for nothing else.
 
-    With a query model, that is what has to be better, or no worse than ``RunOptions(non_inferior=...)`` allows.
+    With a query model, that is what has to be better, or no worse than ``RunOptions(non_inferior=...)`` allows. A model
+    that has an adapter already gives its base model, and the new adapter has to beat that adapter as well: else that
+    one is kept.
 
     Args:
-        model: base model on the device to work on, or its Hub id or folder; or any ``Encoder``, of which the adapter
-            is saved alone; None with a query model, if documents have vectors and their model is gone.
+        model: base model on the device to work on, or its Hub id or folder; or one that was saved here with an adapter,
+            or the output folder of its run; or any ``Encoder``, of which the adapter is saved alone; None with a query
+            model, if documents have vectors and their model is gone.
         dataset: with the splits ``train`` and ``dev``, or whatever ``RetrievalDataset.load`` takes.
         query_model: what is to embed queries from now on, likewise; or ``static``, a table distilled from ``model``.
         teacher: a ``CrossEncoder`` or a stronger model, likewise, that is learned from as well; see ``ask_teacher``.
@@ -98,7 +110,8 @@ def train(
         seed: of the whole run, and of the splits of data that come without.
         alpha: level of the test that an adapter has to pass, 0 < alpha < 1.
         args: settings of method ``gradient``, but for ``seed`` and what is given here.
-        output_dir: for ``model/`` or ``adapter/`` and ``results.json``: new, empty or of an earlier run; None: nowhere.
+        output_dir: for ``model/`` or ``adapter/`` and ``results.json``: new, empty or of earlier runs, which are kept
+            in ``versions/``; None: nowhere.
         cache_dir: where embeddings are cached; see ``embed``.
         batch_size: texts per forward pass of the base model; an ``Encoder`` says that itself.
         precision: of the base model's forward pass; see ``embed``.
@@ -120,27 +133,28 @@ def train(
     settings = Settings(*how, teacher=teacher)
     check_settings(settings)
     check_query_model(settings, query_model is not None, model is not None)
-    base = _base(model, query_model, settings)
+    base, in_use = _base(model, query_model, settings)
+    check_deployed(settings, in_use, query_model is not None)
     dataset = dataset if isinstance(dataset, RetrievalDataset) else RetrievalDataset.load(dataset, seed=seed)
     check_fit_together(base, dataset, settings)
-    return _run(base, dataset, settings)
+    return _run(base, dataset, settings, in_use)
 
 
 def _base(
     model: SentenceTransformer | Encoder | str | Path | None,
     query_model: SentenceTransformer | str | Path | None,
     settings: Settings,
-) -> Base:
-    """What the models are that were given, of which one is there at least."""
-    base = None if model is None else base_of(opened(model), settings.options.base_model)
-    if query_model is None and base is not None:
-        return base
+) -> tuple[Base, InUse | None]:
+    """What the models are that were given, of which one is there at least, and the adapter in use, if there is one."""
+    base, in_use = (None, None) if model is None else base_and_deployed(opened(model), settings)
+    if (query_model is None or in_use is not None) and base is not None:
+        return base, in_use
     if query_model == STATIC:
         query_model = static_query_model(base, settings.cache_dir)
-    return query_model_base(base, base_of(opened(query_model or "")))
+    return query_model_base(base, base_of(opened(query_model or ""))), None
 
 
-def _run(base: Base, dataset: RetrievalDataset, settings: Settings) -> Result:
+def _run(base: Base, dataset: RetrievalDataset, settings: Settings, in_use: InUse | None) -> Result:
     school = opened_school(settings, base.device)
     clock, options, pair = Clock(), settings.options, None
     if isinstance(base, QueryModelBase):
@@ -148,15 +162,18 @@ def _run(base: Base, dataset: RetrievalDataset, settings: Settings) -> Result:
         base, data = pair.base, pair.data
     else:
         data = prepared(base, dataset, settings, clock)
+    deployed = None
+    if in_use is not None:
+        deployed, data = in_use.compared_on(data, splits_to_compare_on(settings))
     with clock("embedding"):
         pseudo_queries = pair.pseudo_queries() if pair else pseudo_queries_of(base.encoder, data, settings)
     soft_targets = None
     if school is not None:
         with clock("teaching"):
-            soft_targets = _soft_targets(base.encoder, data, school, settings)
+            soft_targets = soft_targets_of(base.encoder, data, school, settings)
     with clock("fitting"):
-        reference = pair.reference if pair is not None else None
-        fitted = _fitted(base, data.embedded, (pseudo_queries, soft_targets), settings, reference)
+        against = deployed if pair is None else pair.reference
+        fitted = _fitted(base, data, (pseudo_queries, soft_targets), settings, against)
     with clock("evaluating"):
         evaluations = _evaluations(data, fitted, pair)
         splits = _splits(data, fitted, evaluations, pair)
@@ -175,49 +192,44 @@ def _run(base: Base, dataset: RetrievalDataset, settings: Settings) -> Result:
         base=base,
         kept=Kept(record, check_texts_of(data.texts)),
     )
-    return _finished(result, settings, clock)
-
-
-def _soft_targets(
-    encoder: SentenceTransformer | Encoder, data: Data, school: School, settings: Settings
-) -> SoftTargets:
-    """What the teacher says."""
-    return ask_teacher(
-        school,
-        as_encoder(encoder, settings.batch_size, settings.precision),
-        (data.texts, data.embedded),
-        seed=settings.seed,
-        threshold=settings.options.paraphrase_threshold,
-        cache_dir=settings.cache_dir,
-        show_progress_bar=settings.show_progress_bar,
-    )
+    return finished(result, settings, clock)
 
 
 def _fitted(
     base: Base,
-    embedded: EmbeddedDataset,
+    data: Data,
     without_labels: tuple[EmbeddedSplit | None, SoftTargets | None],
     settings: Settings,
-    reference: Reference | None,
+    against: Reference | DeployedAdapter | None,
 ) -> _Fitted:
     pseudo_queries, soft_targets = without_labels
+    deployed = against if isinstance(against, DeployedAdapter) else None
     if settings.options.without_labels:
-        return _fitted_without_labels(pseudo_queries, soft_targets, embedded, settings)
+        return _fitted_without_labels(pseudo_queries, soft_targets, data.embedded, settings)
     if settings.method == "gradient":
-        return _fitted_by_gradient(base, embedded, settings)
+        return _or_deployed(_fitted_by_gradient(base, data, settings, deployed), deployed)
     found = fit(
-        embedded,
+        data.embedded,
         pseudo_queries=pseudo_queries,
         soft_targets=soft_targets,
         method=settings.method,
         seed=settings.seed,
         alpha=settings.alpha,
         show_progress_bar=settings.show_progress_bar,
-        reference=reference,
+        reference=against if isinstance(against, Reference) else None,
+        deployed=deployed,
     )
     best = found.adapter or found.refused
     teaching = None if soft_targets is None else soft_targets.teaching
-    return _Fitted(found.adapter, SelectionResults.of(found, teaching), list(LABELLED_SPLITS), best=best)
+    fitted = _Fitted(found.adapter, SelectionResults.of(found, teaching), list(LABELLED_SPLITS), best=best)
+    return _or_deployed(fitted, deployed)
+
+
+def _or_deployed(fitted: _Fitted, deployed: DeployedAdapter | None) -> _Fitted:
+    """What was fitted, or else the adapter in use, if there is one and nothing new is handed over."""
+    if deployed is None or fitted.adapter is not None:
+        return fitted
+    return replace(fitted, adapter=deployed.adapter, deployed=True)
 
 
 def _fitted_without_labels(
@@ -242,25 +254,29 @@ def _fitted_without_labels(
     return _Fitted(as_adapter(QueryMap(learned), embedded.normalized, embedded.base_model), selection, [])
 
 
-def _fitted_by_gradient(base: Base, embedded: EmbeddedDataset, settings: Settings) -> _Fitted:
-    """One run of the trainer, and the gate on the dev split."""
+def _fitted_by_gradient(base: Base, data: Data, settings: Settings, deployed: DeployedAdapter | None) -> _Fitted:
+    """One run of the trainer, and the gates on the dev split."""
+    embedded = data.embedded
     args = replace(
         settings.args or AdapterTrainingArguments(), seed=settings.seed, disable_tqdm=not settings.show_progress_bar
     )
     if settings.output_dir is not None:
-        args = replace(args, output_dir=str(settings.output_dir / output.CHECKPOINT_FOLDER))
+        args = replace(args, output_dir=str(settings.output_dir / CHECKPOINT_FOLDER))
     trainer = AdapterTrainer(base.model, args, train_dataset=embedded)
     trainer.train(resume_from_checkpoint=settings.options.resume_from_checkpoint)
     dev = evaluate(embedded["dev"], trainer.best_adapter)
     differences = dev.adapted[HEADLINE_METRIC] - dev.base[HEADLINE_METRIC]
     tested = gate(differences, alpha=settings.alpha, seed=settings.seed)
+    second = None if deployed is None else beside_deployed(dev, data, deployed, settings.alpha, settings.seed)
+    passed = tested.adopted and (second is None or second.gate.adopted)
     selection = SelectionResults(
         chosen=f"{args.kind}, step {trainer.state.best_global_step}",
         gate=tested,
         step=trainer.state.best_global_step,
         num_steps=trainer.state.global_step,
+        against_deployed=second,
     )
-    return _Fitted(trainer.best_adapter if tested.adopted else None, selection, ["train"], args)
+    return _Fitted(trainer.best_adapter if passed else None, selection, ["train"], args)
 
 
 def _evaluations(data: Data, fitted: _Fitted, pair: Bridged | None) -> dict[str, EvaluationResult]:
@@ -297,9 +313,9 @@ def _results(
     config = None if fitted.adapter is None else fitted.adapter.get_config_dict()
     return Results(
         base_model=described(embedded.base_model),
-        data=DataResults.of(texts, embedded, data.leaks),
+        data=DataResults.of(texts, embedded, data.leaks, LABELLED_SPLITS if fitted.adopted else ()),
         method=settings.method,
-        adopted=fitted.adapter is not None,
+        adopted=fitted.adopted,
         fitted_on=fitted.fitted_on,
         # Its base model stands in the results by itself.
         adapter=config and {name: value for name, value in config.items() if name != "base_model"},
@@ -314,24 +330,6 @@ def _results(
         precision=settings.precision,
         device=device,
         versions=installed_versions(),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        commit=package_commit(),
     )
-
-
-def _finished(result: Result, settings: Settings, clock: Clock) -> Result:
-    """Write what is to be written, and put in how long everything took."""
-    folder = settings.output_dir
-    if folder is not None:
-        with clock("saving"):
-            name = model_folder(result.base)
-            kept = settings.options.save_base and result.model is not None and result.results.query_model is None
-            if result.adapter is not None or kept:
-                onnx = {"onnx": True} if settings.options.onnx else {}
-                result.save_pretrained(folder / name, **onnx)
-                output.remove_models(folder, but=name)
-            else:
-                output.remove_models(folder)
-    result = replace(result, results=replace(result.results, seconds=clock.seconds), output_dir=folder)
-    if folder is not None:
-        output.remove_report(folder)
-        result.results.write(folder / output.RESULTS_FILE)
-    return result

@@ -165,13 +165,20 @@ def check_query_model(settings: Settings, given: bool, with_base: bool) -> None:
 
 
 def opened(model: SentenceTransformer | Encoder | str | Path) -> SentenceTransformer | Encoder:
-    """A model as it is, or the one that a Hub id or folder names."""
+    """A model as it is, or the one that a Hub id, folder or output folder of a run names."""
     if not isinstance(model, str | Path):
         return model
-    if Path(model).is_dir():
-        check_sizes(Path(model))
-    loaded = SentenceTransformer(str(model))
-    remember_origin(loaded, model)
+    alone = output.adapter_alone(str(model))
+    if alone is not None:
+        raise ValueError(
+            f"{alone} holds an adapter alone, and nothing that embeds. Pass the encoder that it was trained for; its "
+            "new adapter is compared with the base, and with the one in use by evaluating both."
+        )
+    place = output.model_path(str(model))
+    if Path(place).is_dir():
+        check_sizes(Path(place))
+    loaded = SentenceTransformer(place)
+    remember_origin(loaded, place)
     return loaded
 
 
@@ -207,7 +214,7 @@ def check_fit_together(base: Base, dataset: RetrievalDataset, settings: Settings
         raise ValueError(f"The data have no split {missing[0]!r}, only {dataset.splits}. Training needs both.")
     if settings.output_dir is not None:
         check_writable(settings.output_dir, "output_dir", num_bytes=base.num_bytes)
-        base.check_target(settings.output_dir / model_folder(base))
+        base.check_target(settings.output_dir / output.VERSIONS_FOLDER / "new" / model_folder(base))
 
 
 def model_folder(base: Base) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 # More digits than these burden a line, and Python refuses to write numbers of some thousand.
 _MAX_DIGITS = 18
+# An estimate above this is no number to plan with.
+MOST_ESTIMATED = 10_000
 _METRICS = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
 
 
@@ -30,6 +32,18 @@ def whole(number: int) -> str:
         ('12,345', 'a number of more than 18 digits')
     """
     return f"{number:,}" if abs(number) < 10**_MAX_DIGITS else f"a number of more than {_MAX_DIGITS} digits"
+
+
+def roughly(number: float) -> str:
+    """An estimated number of queries: two digits of it, none beyond 10,000.
+
+    Example:
+        >>> roughly(447.1), roughly(8), roughly(9_860), roughly(12_345)
+        ('about 450', 'about 8', 'about 9,900', 'more than 10,000')
+    """
+    if number > MOST_ESTIMATED:
+        return f"more than {MOST_ESTIMATED:,}"
+    return f"about {float(f'{number:.1e}'):,.0f}"
 
 
 def documents_searched(number: int, labelled_only: bool) -> str:

@@ -385,5 +385,5 @@ def test_the_code_of_the_page_runs_as_printed(server, pairs_file, tmp_path, monk
     monkeypatch.setattr(st_adapter, "train", lambda *args, **options: whole(*args, **options, method="closed-form"))
     exec(compile(code, "encoders.md", "exec"), {})
     printed = capsys.readouterr().out
-    assert "Adopted." in printed and f"torch.Size([1, {DIMENSION}])\n{DIMENSION}\n" in printed
+    assert "Deploy." in printed and f"torch.Size([1, {DIMENSION}])\n{DIMENSION}\n" in printed
     assert printed.endswith("True\n")

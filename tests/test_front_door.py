@@ -29,7 +29,18 @@ HEAVY = {
     "torch",
     "transformers",
 }
-EXTRAS = {"chromadb", "faiss", "gradio", "lancedb", "llama_index", "matplotlib", "mteb", "onnx", "onnxruntime", "onnxscript"}
+EXTRAS = {
+    "chromadb",
+    "faiss",
+    "gradio",
+    "lancedb",
+    "llama_index",
+    "matplotlib",
+    "mteb",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+}
 FORMER = """
     BaseModel Comparison IndexEvaluation LeakReport LearningCurve SplitScores StackCheck StackProblem TrainingRecord
     adapt build_index check_leaks drop_leaks evaluate_indexes evaluate_saved export_onnx

@@ -31,6 +31,8 @@ ORDER = [
     "preparing",
     "query_model",
     "result",
+    "deploying",
+    "keeping",
     "run",
     "cli",
 ]

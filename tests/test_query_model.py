@@ -171,7 +171,7 @@ def test_a_useless_query_model_is_refused_and_nothing_is_handed_over(
     assert result.adapter is None
     assert result.model is documents
     assert result.model_dir is None
-    assert "Nothing is handed over." in str(result)
+    assert "nothing is handed over" in result.verdict.headline and result.verdict.headline in str(result)
     with pytest.raises(ValueError, match="The query model did not pass"):
         result.save_pretrained(tmp_path / "model")
 

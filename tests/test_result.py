@@ -74,14 +74,23 @@ def test_what_is_printed_is_what_the_command_line_prints(
     shown = " ".join(str(result).split())
     compared = result.evaluation.compare("ndcg@10")
     assert f"test: {compared.num_queries} queries, 80 documents, the labelled ones only" in shown
-    assert f"{compared.adapted:.4f}" in shown and f"{compared.interval.low:+.4f} to" in shown
+    assert f"{compared.adapted:.4f}" in shown
     assert shown.endswith(result.verdict.sentence)
-    assert result.verdict.sentence.startswith(f"Adopted. {result.results.selection.gate.reason}")
+    assert result.verdict.sentence.startswith(f"Deploy. {result.results.selection.gate.reason[:-1]}, the chance of")
     difference = f"{compared.difference:+.3f}".replace("0.", ".", 1)
-    assert f"On the {compared.num_queries} queries of test: {difference} nDCG@10" in shown
+    assert f"; the {compared.num_queries} queries of test are too few to check that ({difference} on average)." in shown
+    assert f"{compared.interval.low:+.4f} to" not in shown, "an interval of 16 queries says more than they know"
     assert "\x1b" not in str(result) and repr(result) == f"Result({result.verdict.sentence!r})"
     # The command line and Python give the same figures.
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["test"] == result.results.to_json()["test"]
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written["test"] == result.results.to_json()["test"]
+    # One verdict, in the same words wherever it stands.
+    assert written["verdict"]["sentence"] == result.verdict.sentence and written["verdict"]["decision"] == "deploy"
+    assert read_saved(tmp_path / "out" / "model").training.reason == result.verdict.sentence
+    assert f"- Verdict: {result.verdict}" in (tmp_path / "out" / "model" / "README.md").read_text()
+    assert f"<strong>{result.verdict.headline}</strong> {result.verdict.why}" in (
+        (tmp_path / "out" / "report.html").read_text()
+    )
 
 
 def test_a_result_writes_what_it_is_asked_for_alone(result, tmp_path):
@@ -92,7 +101,7 @@ def test_a_result_writes_what_it_is_asked_for_alone(result, tmp_path):
     recorded = read_saved(tmp_path / "saved").training
     assert recorded.data == "pairs.csv" and recorded.scores.num_queries == len(result.evaluation.query_ids)
     page = result.report(tmp_path / "page.html")
-    assert page == tmp_path / "page.html" and result.results.selection.gate.reason in page.read_text()
+    assert page == tmp_path / "page.html" and result.verdict.why in page.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "saved"]
 
 
@@ -107,10 +116,10 @@ def test_the_report_of_a_result_is_that_of_the_folder(result, tiny_model_path, p
 
 def test_a_kept_base_model_is_the_one_that_was_given(kept, tmp_path):
     assert kept.adapter is None and not kept.verdict.adopted and kept.model is kept.base.model
-    assert str(kept.verdict).startswith("The base model is kept. Not ")
+    assert kept.verdict.decision != "deploy" and "the base model is kept" in kept.verdict.headline
     assert kept.verdict.measured == "" and str(kept.verdict) in " ".join(str(kept).split())
     assert kept.evaluation.base_means == kept.evaluation.adapted_means
-    with pytest.raises(ValueError, match=r"The base model is kept\. There is no adapter to upload"):
+    with pytest.raises(ValueError, match=r"the base model is kept.* There is no adapter to upload"):
         kept.push_to_hub("user/name")
     assert "No adapter: the base model is kept." in kept.report(tmp_path / "page.html").read_text()
 

@@ -47,10 +47,13 @@ def test_without_labels_a_teacher_gives_the_adapter_and_nothing_is_tested(files,
     assert results.adopted and results.selection.gate is None and results.selection.chosen == "teacher"
     says = (
         "It was learned from a teacher without any label, so that nothing says whether it is better than the base "
-        f"model. Label about a hundred queries, and train with them. {SAYS}"
+        f"model. {SAYS}"
     )
     assert results.selection.reason == says
-    assert f"Not tested. {says}" in (out / "model" / "README.md").read_text()
+    assert (
+        f"Not tested, too little data to tell: label about 100 queries. {says}"
+        in (out / "model" / "README.md").read_text()
+    )
     # In Python the same, with the teacher and the queries as they are.
     teacher = CrossEncoder(command[-1], device="cpu")
     options = RunOptions(without_labels=True, unlabelled_queries=["how to open it", "what a name is"])

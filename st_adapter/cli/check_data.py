@@ -8,11 +8,12 @@ from typing import Any
 from rich.table import Table
 
 from st_adapter.cli.check_data_options import CheckDataOptions
-from st_adapter.cli.opening import load_dataset, model_path, open_model
+from st_adapter.cli.opening import load_dataset, open_model
 from st_adapter.cli.tables import console
 from st_adapter.data.summary import DataSummary, TextSummary, summarised
 from st_adapter.embeddings.cost import EmbeddingCost, embedding_cost
 from st_adapter.embeddings.long_texts import LongTexts, long_texts
+from st_adapter.evidence.output_folder import model_path
 from st_adapter.evidence.terminal import escape
 from st_adapter.saving.attach import detach
 from st_adapter.storage.writing import check_writable, write_json

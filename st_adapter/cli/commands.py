@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
-from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import PARAPHRASE_THRESHOLD, Method
 from st_adapter.cli.check_data import check_data as check_data
+from st_adapter.cli.combine import combine as combine
 from st_adapter.cli.embed import embed as embed
 from st_adapter.cli.explore import explore as explore
 from st_adapter.cli.opening import (
-    adapter_alone,
     is_endpoint,
     load_dataset,
     load_for_training,
-    model_path,
     open_base,
+    open_base_or_deployed,
     open_model,
     open_query_model,
     set_options,
@@ -29,16 +26,16 @@ from st_adapter.cli.options import (
     DemoOptions,
     EvaluateOptions,
     GradientOptions,
-    LearningCurveOptions,
-    PushOptions,
-    ReportOptions,
     TrainOptions,
 )
+from st_adapter.cli.push import push as push
 from st_adapter.cli.query_options import NO_MODEL
+from st_adapter.cli.reports import learning_curve as learning_curve
+from st_adapter.cli.reports import make_report
+from st_adapter.cli.reports import report as report
 from st_adapter.cli.tables import (
     console,
     print_code,
-    print_curve,
     print_dataset,
     print_examples,
     print_leaks,
@@ -46,23 +43,20 @@ from st_adapter.cli.tables import (
     print_uncut,
     print_uploaded,
 )
+from st_adapter.cli.versions import list_runs as list_runs
+from st_adapter.cli.versions import rollback as rollback
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.splits import UNCUT
 from st_adapter.demo import demo_model, standard_library_dataset
-from st_adapter.embeddings.embedding import embed as embed_dataset
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.long_texts import long_texts
 from st_adapter.errors import InputError
-from st_adapter.evidence import learning_curve as measure
-from st_adapter.evidence.output_folder import CURVE_FILE, CURVE_PICTURE, MODEL_FOLDER, RESULTS_FILE
-from st_adapter.evidence.report import write_report
-from st_adapter.evidence.results import CurveResults, described
+from st_adapter.evidence.output_folder import model_path
 from st_adapter.evidence.saved import SavedModelResults, evaluate_saved
 from st_adapter.evidence.tables import print_evaluation, print_indexes
 from st_adapter.evidence.terminal import escape
 from st_adapter.run import train as run_training
-from st_adapter.saving.alone import check_may_push_adapter, is_adapter_alone, push_adapter, push_adapter_folder
-from st_adapter.saving.folder import CONFIG_FILE_NAME, is_saved_model, read_saved
+from st_adapter.saving.alone import check_may_push_adapter, is_adapter_alone, push_adapter_folder
 from st_adapter.saving.joined import documents_model
 from st_adapter.saving.opening import saved_training
 from st_adapter.saving.push import check_may_push, push_folder
@@ -86,7 +80,7 @@ def train(options: TrainOptions) -> int:
         if not output.overwrite:
             alone = is_endpoint(options.model) and options.querying.query_model is None
             (check_may_push_adapter if alone else check_may_push)(output.push_to_hub, output.token)
-    base_model = None if options.model == NO_MODEL else open_base(options.model, embedding)
+    base_model = None if options.model == NO_MODEL else open_base_or_deployed(options.model, embedding)
     dataset = load_for_training(options)
     print_dataset(dataset)
     querying = options.querying
@@ -111,23 +105,23 @@ def train(options: TrainOptions) -> int:
             resume_from_checkpoint=options.gradient.resume_from_checkpoint,
             save_base=output.save_base,
             onnx=output.onnx,
-            base_model=None if options.model == NO_MODEL else options.model,
+            base_model=None if options.model == NO_MODEL else model_path(options.model),
             opened_with=embedding.opened_with(),
             non_inferior=querying.non_inferior,
             reference_run=querying.reference_run,
         ),
     )
     print_leaks(dataset, result)
-    print_result(result, Path(options.output_dir))
-    _make_report(Path(options.output_dir))
-    adopted = result.verdict.adopted
-    saved = result.model_dir or result.adapter_dir
-    if output.push_to_hub is not None and saved is not None and adopted:
+    print_result(result)
+    make_report(result.run_dir)
+    verdict, saved = result.verdict, result.model_dir or result.adapter_dir
+    if output.push_to_hub is not None and not verdict.adopted:
+        console.print("Nothing was uploaded, as there is nothing new.")
+    elif output.push_to_hub is not None and verdict.decision == "do not deploy":
+        console.print("Nothing was uploaded, as the verdict is not to deploy it. `st-adapter push` does all the same.")
+    elif output.push_to_hub is not None and saved is not None:
         _push_trained(saved, options)
-    elif output.push_to_hub is not None:
-        console.print("Nothing was uploaded: the base model is on the Hub already, or yours alone.")
-    better = adopted and result.verdict.tested
-    return _NOT_BETTER if fitting.fail_if_not_better and not better else 0
+    return _NOT_BETTER if fitting.fail_if_not_better and verdict.decision != "deploy" else 0
 
 
 def demo(options: DemoOptions) -> int:
@@ -150,8 +144,8 @@ def demo(options: DemoOptions) -> int:
         options=RunOptions(base_model=options.model, opened_with=embedding.opened_with()),
     )
     print_leaks(dataset, result)
-    print_result(result, options.output_dir)
-    _make_report(options.output_dir)
+    print_result(result)
+    make_report(result.run_dir)
     print_examples(dataset, result.evaluation)
     return 0
 
@@ -163,7 +157,7 @@ def evaluate(options: EvaluateOptions) -> int:
             check_writable(path, argument)
     embedding = options.embedding
     model = model_path(options.model)
-    trained = saved_training(model, embedding.revision)
+    trained = saved_training(model, embedding.revision, options.task)
     dataset, seed = _data_to_evaluate_on(options, trained)
     of_training = trained is not None and bool(trained.data) and dataset.name == trained.data
     fitted_on = trained.fitted_on if trained is not None and of_training else []
@@ -180,6 +174,7 @@ def evaluate(options: EvaluateOptions) -> int:
         saved,
         dataset,
         split,
+        task=options.task,
         indexes=options.index,
         # With another seed the data may be cut in another way.
         fitted_on=fitted_on if seed == trained.seed else [],
@@ -194,6 +189,7 @@ def evaluate(options: EvaluateOptions) -> int:
     if options.output is not None:
         SavedModelResults(
             model=model,
+            task=options.task,
             data=dataset.name,
             split=split,
             seed=seed,
@@ -224,81 +220,6 @@ def _data_to_evaluate_on(
         dataset = load_dataset(options, options.reading, seed=seed, split_by=trained.split_by)
     return dataset, seed
 
-
-def push(options: PushOptions) -> int:
-    """Upload a saved model, or its adapter alone."""
-    folder = Path(model_path(str(options.directory)))
-    alone = adapter_alone(str(options.directory))
-    if not is_saved_model(folder) and alone is None:
-        raise ValueError(
-            f"{options.directory} holds no model that st-adapter saved: there is no {CONFIG_FILE_NAME} in it or in its "
-            f"folder {MODEL_FOLDER}/. Pass the output folder of `st-adapter train`."
-        )
-    common: dict[str, Any] = {
-        "private": options.private or None,
-        "token": options.token,
-        "commit_message": options.commit_message,
-        "overwrite": options.overwrite,
-    }
-    if alone is not None:
-        if options.twin:
-            raise ValueError(f"--twin is for whole models, but {alone} holds an adapter alone. Leave it out.")
-        print_uploaded(push_adapter_folder(alone, options.repo_id, **common))
-        print_code(f"adapter = QueryAdapter.from_pretrained({options.repo_id!r})")
-        return 0
-    if not options.adapter_only:
-        print_uploaded(push_folder(folder, options.repo_id, twin=options.twin, **common))
-        print_code(f"model = SentenceTransformer({options.repo_id!r})")
-        return 0
-    if read_saved(folder).query_model is not None:
-        raise ValueError(f"{folder} has no adapter by itself: its query model is part of it. Leave --adapter-only out.")
-    if not read_saved(folder).has_adapter:
-        raise ValueError(f"{folder} holds the base model alone: no adapter helped. There is no adapter to upload.")
-    adapter = QueryAdapter.from_pretrained(folder)
-    print_uploaded(push_adapter(adapter, options.repo_id, training=read_saved(folder).training, **common))
-    print_code(f"adapter = QueryAdapter.from_pretrained({options.repo_id!r})")
-    return 0
-
-
-def learning_curve(options: LearningCurveOptions) -> int:
-    """Fit on fewer and fewer labels, and show what more would bring."""
-    if options.output_dir is not None:
-        check_writable(options.output_dir, "output_dir")
-    embedding = options.embedding
-    base_model = open_base(options.model, embedding)
-    dataset = load_dataset(options, options.reading, seed=options.seed)
-    here = isinstance(base_model, SentenceTransformer)
-    print_dataset(dataset, long_texts(base_model, dataset) if here else None)
-    embedded = embed_dataset(base_model, dataset, **embedding.arguments(run_here=here))
-    curve = measure(
-        embedded,
-        sizes=options.sizes or None,
-        num_draws=options.num_draws,
-        seed=options.seed,
-        method=options.method,
-        show_progress_bar=True,
-    )
-    print_curve(curve, dataset.corpus_is_labelled_only)
-    if options.output_dir is not None:
-        CurveResults(
-            base_model=described(embedded.base_model),
-            data=dataset.name,
-            corpus_is_labelled_only=dataset.corpus_is_labelled_only,
-            opened_with=embedding.opened_with(),
-            curve=curve,
-        ).write(options.output_dir / CURVE_FILE)
-        console.print(f"Written to [bold]{escape(str(options.output_dir / CURVE_FILE))}[/bold]")
-        if _has_report_extra():
-            curve.plot(options.output_dir / CURVE_PICTURE)
-        if (options.output_dir / RESULTS_FILE).is_file():
-            _make_report(options.output_dir)
-    return 0
-
-
-def report(options: ReportOptions) -> int:
-    """Make the report of a finished run again."""
-    made = write_report(options.output_dir)
-    console.print(f"Report: [bold]{escape(str(made.page))}[/bold]; picture: {escape(str(made.picture))}")
     return 0
 
 
@@ -306,7 +227,7 @@ def check(options: CheckOptions) -> int:
     """Compare what a stack embeds with what the saved model does."""
     functions = load_function(options.embed_query), load_function(options.embed_documents)
     model = open_model(model_path(options.model), options.embedding)
-    result = check_stack(model, *functions, tolerance=options.tolerance)
+    result = check_stack(model, *functions, task=options.task, tolerance=options.tolerance)
     console.print(result.summary(), highlight=False, markup=False, soft_wrap=True)
     return 0 if result.ok else _WRONG_STACK
 
@@ -324,27 +245,12 @@ def _push_trained(folder: Path, options: TrainOptions) -> None:
     output = options.output
     repo_id = str(output.push_to_hub)
     alone = is_adapter_alone(folder)
-    push = push_adapter_folder if alone else push_folder
+    upload = push_adapter_folder if alone else push_folder
     try:
-        url = push(folder, repo_id, private=output.private or None, token=output.token, overwrite=output.overwrite)
+        url = upload(folder, repo_id, private=output.private or None, token=output.token, overwrite=output.overwrite)
     except (ValueError, OSError) as error:
         words = error.for_command_line if isinstance(error, InputError) else str(error)
         again = f"st-adapter push {options.output_dir} {repo_id}"
         raise ValueError(f"{words} The model is saved: `{again}` uploads it without training.") from error
     print_uploaded(url)
     print_code(f"{'adapter = QueryAdapter.from_pretrained' if alone else 'model = SentenceTransformer'}({repo_id!r})")
-
-
-def _has_report_extra() -> bool:
-    missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
-    if missing:
-        console.print(
-            f'No figures without {" and ".join(missing)}: `pip install "st-adapter[report]"`', style="dim", markup=False
-        )
-    return not missing
-
-
-def _make_report(output_dir: Path) -> None:
-    """The report of a run, where its packages are installed."""
-    if _has_report_extra():
-        console.print(f"Report: [bold]{escape(str(write_report(output_dir).page))}[/bold]")

@@ -13,7 +13,14 @@ import tyro
 from huggingface_hub.constants import HF_TOKEN_PATH
 
 from st_adapter import __version__
-from st_adapter.cli import check_data_options, embed_options, explore_options, options
+from st_adapter.cli import (
+    check_data_options,
+    combine_options,
+    embed_options,
+    explore_options,
+    options,
+    version_options,
+)
 from st_adapter.errors import InputError, without_secrets
 
 _COMMANDS: dict[str, type] = {
@@ -21,10 +28,13 @@ _COMMANDS: dict[str, type] = {
     "evaluate": options.EvaluateOptions,
     "demo": options.DemoOptions,
     "embed": embed_options.EmbedOptions,
+    "combine": combine_options.CombineOptions,
     "push": options.PushOptions,
     "learning-curve": options.LearningCurveOptions,
     "report": options.ReportOptions,
     "explore": explore_options.ExploreOptions,
+    "list": version_options.ListOptions,
+    "rollback": version_options.RollbackOptions,
     "check": options.CheckOptions,
     "check-data": check_data_options.CheckDataOptions,
 }
@@ -40,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 on success, 2 on bad input, 3 if the base model is kept and --fail-if-not-better was given, 4 if a stack does
-        not embed as it should.
+        0 on success, 2 on bad input, 3 if the verdict is not to deploy and --fail-if-not-better was given, 4 if a stack
+        does not embed as it should.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     with _no_secrets([*_typed_secrets(words), _stored_token()]):
@@ -88,7 +98,8 @@ def _run(given: Any) -> int:
         logging.disable_progress_bar()
         name = next(name for name, of in _COMMANDS.items() if type(given) is of)
         with _no_secrets([get_token()]):
-            return int(getattr(commands, name.replace("-", "_"))(given))
+            function = "list_runs" if name == "list" else name.replace("-", "_")
+            return int(getattr(commands, function)(given))
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         words = escape(error.for_command_line if isinstance(error, InputError) else str(error))
         Terminal(stderr=True).print(f"[bold red]error:[/bold red] {words}", soft_wrap=True, highlight=False)

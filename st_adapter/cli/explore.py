@@ -8,13 +8,13 @@ from tempfile import TemporaryDirectory
 
 from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.cli.explore_options import ExploreOptions
-from st_adapter.cli.opening import load_dataset, load_documents, model_path, open_model
+from st_adapter.cli.opening import load_dataset, load_documents, open_model
 from st_adapter.cli.tables import console, print_uploaded
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.demo import DATASET_NAME, standard_library_dataset
 from st_adapter.evidence.explorer import Explorer
 from st_adapter.evidence.exploring import Explored, explored
-from st_adapter.evidence.output_folder import MODEL_FOLDER, RESULTS_FILE
+from st_adapter.evidence.output_folder import MODEL_FOLDER, RESULTS_FILE, current_run, model_path
 from st_adapter.evidence.results import Results
 from st_adapter.evidence.space import check_may_push_space, push_space, what_is_published, write_space
 from st_adapter.evidence.terminal import escape
@@ -26,7 +26,7 @@ from st_adapter.storage.writing import check_writable
 def explore(options: ExploreOptions) -> int:
     """Open the page, or write and upload it as a Space."""
     sharing = options.sharing
-    results = Results.read(options.directory / RESULTS_FILE)
+    results = Results.read(current_run(options.directory) / RESULTS_FILE)
     model = Path(model_path(str(options.directory)))
     if not is_saved_model(model):
         raise ValueError(

@@ -17,10 +17,10 @@ from st_adapter.data.unlabelled import documents_alone
 from st_adapter.embeddings.openai_encoder import OpenAIEncoder
 from st_adapter.embeddings.origin import remember_origin
 from st_adapter.errors import InputError
-from st_adapter.evidence.output_folder import ALONE_FOLDER, MODEL_FOLDER
-from st_adapter.saving.alone import is_adapter_alone
+from st_adapter.evidence.output_folder import adapter_alone, model_path
 from st_adapter.saving.attach import check_base
 from st_adapter.saving.declared_sizes import check_sizes
+from st_adapter.saving.deployed import taken_apart
 from st_adapter.saving.folder import is_saved_model, read_saved
 from st_adapter.saving.opening import from_pretrained
 from st_adapter.saving.query_base import STATIC
@@ -97,35 +97,31 @@ def _num_bytes(text: str) -> int:
     return int(float(found[1]) * 1000 ** ("KMGT".index(found[2].upper()) + 1))
 
 
-def model_path(model: str) -> str:
-    """The model itself, if the output folder of `st-adapter train` was named."""
-    inside = Path(model) / MODEL_FOLDER
-    return str(inside) if inside.is_dir() and not is_saved_model(Path(model)) else model
-
-
 def is_endpoint(model: str) -> bool:
     """Whether --model names one behind an OpenAI-compatible endpoint."""
     return model.startswith(_ENDPOINT)
-
-
-def adapter_alone(model: str) -> Path | None:
-    """The folder of an adapter alone, if it or the output folder of `st-adapter train` was named."""
-    folder = Path(model)
-    if is_saved_model(folder) or is_saved_model(folder / MODEL_FOLDER):
-        return None  # keeps its adapter in such a folder
-    return next(filter(is_adapter_alone, (folder, folder / ALONE_FOLDER)), None)
 
 
 def open_base(model: str, options: EmbeddingOptions) -> SentenceTransformer | OpenAIEncoder:
     """Open a model to train an adapter for, which is not one that has an adapter already."""
     if is_endpoint(model):
         return _open_endpoint(model, options)
-    for folder in (Path(model), Path(model_path(model))):
-        if is_saved_model(folder) and read_saved(folder).has_adapter:
-            name = read_saved(folder).base_model.name
-            raise ValueError(f"{folder} is a model with an adapter already. Name its base model: --model {name}.")
-    opened = open_model(model, options)
+    folder = Path(model_path(model))
+    if is_saved_model(folder) and read_saved(folder).has_adapter:
+        name = read_saved(folder).base_model.name
+        raise ValueError(f"{folder} is a model with an adapter already. Name its base model: --model {name}.")
+    opened = open_model(str(folder) if folder.is_dir() else model, options)
     check_base(opened)
+    return opened
+
+
+def open_base_or_deployed(model: str, options: EmbeddingOptions) -> SentenceTransformer | OpenAIEncoder:
+    """Open a model to train an adapter for, or one that has an adapter, which the new one has to beat."""
+    if is_endpoint(model):
+        return _open_endpoint(model, options)
+    opened = open_model(model_path(model), options)
+    if taken_apart(opened).adapter is None:
+        check_base(opened)
     return opened
 
 

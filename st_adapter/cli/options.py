@@ -107,7 +107,7 @@ class FittingOptions:
     alpha: float = 0.05
     """Level of the test on held-out queries, without which the base model is kept."""
     fail_if_not_better: Flag = False
-    """Exit with status 3 if the base model is kept, or if nothing was tested."""
+    """Exit with status 3 unless the verdict is to deploy it."""
     without_labels: Flag = False
     """Learn from the documents of --corpus alone, or with a teacher, and keep the outcome untested."""
     teacher: Text = None
@@ -128,7 +128,7 @@ class OutputOptions:
     disable_tqdm: Flag = False
     """Hide progress bars."""
     push_to_hub: Annotated[str | None, tyro.conf.arg(metavar="USER/NAME", help_behavior_hint="")] = None
-    """Upload the model to this Hub repository if the adapter is adopted."""
+    """Upload the model to this Hub repository, unless the verdict is not to deploy it."""
     private: Flag = False
     """Make a new Hub repository private."""
     overwrite: Flag = False
@@ -213,6 +213,8 @@ class EvaluateOptions(DataOptions):
 
     model: str
     """A model saved by `st-adapter train`: folder or Hub id."""
+    task: Text = None
+    """Whose adapter, of a model with adapters for several tasks."""
     split: Text = None
     """Split to evaluate on; test, or the only one there is, if not given."""
     index: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
@@ -254,6 +256,8 @@ class PushOptions:
     """Make a new repository private."""
     adapter_only: Flag = False
     """Upload the adapter alone (about 1 MB), which `st_adapter.attach` puts on its base model again."""
+    task: Text = None
+    """With --adapter-only: whose adapter, of a model with adapters for several tasks."""
     twin: Flag = False
     """Also make the branch twin: no Router, for sentence-transformers before 5 and servers that do not know one."""
     overwrite: Flag = False
@@ -301,6 +305,8 @@ class CheckOptions:
     """The stack's function of a list of documents, or of one: package.module:function."""
     model: str
     """The saved model that the stack should use: folder or Hub id."""
+    task: Text = None
+    """Whose adapter, of a model with adapters for several tasks."""
     tolerance: float = 0.02
     """Largest distance at which two vectors of length 1 count as equal; about 0.05 for int8 vectors."""
     embedding: EmbeddingOptions = field(default_factory=EmbeddingOptions)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from rich.table import Table
 
@@ -13,7 +12,7 @@ from st_adapter.data.summary import how_read
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evidence.curve import LearningCurve
-from st_adapter.evidence.output_folder import RESULTS_FILE
+from st_adapter.evidence.output_folder import RESULTS_FILE, shown_at
 from st_adapter.evidence.tables import print_candidates
 from st_adapter.evidence.terminal import Terminal, escape
 from st_adapter.result import Result
@@ -58,13 +57,14 @@ def print_leaks(dataset: RetrievalDataset, result: Result) -> None:
         console.print(f"  leaks: {escape(sentence)}", style="dim")
 
 
-def print_result(result: Result, output_dir: Path) -> None:
+def print_result(result: Result) -> None:
     """Candidates, evaluations, the verdict, and where the results lie."""
     print_candidates(console, result.results.selection)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result.results.seconds.items())
     console.print(f"Time: {seconds}", style="dim")
     result.print_to(console)
-    console.print(f"Results: [bold]{escape(str(output_dir / RESULTS_FILE))}[/bold]")
+    if result.run_dir is not None:
+        console.print(f"Results: [bold]{escape(str(shown_at(result.run_dir / RESULTS_FILE)))}[/bold]")
     if result.adapter_dir is not None:
         console.print("Use the adapter on query embeddings of the base model, as NumPy arrays or tensors:")
         path = os.path.relpath(result.adapter_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from huggingface_hub import try_to_load_from_cache
 from sentence_transformers import SentenceTransformer
@@ -27,11 +28,22 @@ class Origin(NamedTuple):
     revision: str | None
 
 
+# Of models whose files say where they came from before these were written.
+_said: WeakKeyDictionary[SentenceTransformer, Origin] = WeakKeyDictionary()
+
+
+def say_origin(model: SentenceTransformer, origin: Origin) -> None:
+    """Let a model in memory have come from somewhere else than its transformer says."""
+    _said[model] = origin
+
+
 def origin_of(model: SentenceTransformer, base_model: str | Path | None = None) -> Origin:
     """Where a model came from: what is given, or else what the transformer inside says it was loaded from.
 
     A local copy of a model on the Hub is known by its Hub id if ``model.model_card_data.model_id`` says it.
     """
+    if base_model is None and model in _said:
+        return _said[model]
     card = model.model_card_data
     loaded_from = getattr(getattr(model.transformers_model, "config", None), "_name_or_path", "") or card.base_model
     path = str(base_model or loaded_from or "")

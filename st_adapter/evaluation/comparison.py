@@ -8,8 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from st_adapter.evaluation.statistics import Interval, bootstrap_intervals, two_sided_p_values
+from st_adapter.evaluation.statistics import (
+    MIN_INTERVAL_QUERIES,
+    Interval,
+    bootstrap_intervals,
+    two_sided_p_values,
+)
 from st_adapter.words import counted, fraction, metric_name, signed
+
+# Said wherever p-values of comparisons are shown.
+P_VALUE_IN_WORDS = "p: the chance of a difference at least as large by luck alone, if both were equally good."
 
 # Values nearer than this are a tie: the same ranking may be summed in another order.
 _TIE = 1e-9
@@ -50,21 +58,27 @@ class Comparison:
 
     def __repr__(self) -> str:
         values = f"{metric_name(self.metric)} {fraction(self.base)} -> {fraction(self.adapted)}"
-        return f"Comparison({values}, p = {self.p_value:.4f}; {self.sentence})"
+        p_value = "" if self.shown_interval is None else f", p = {self.p_value:.4f}"
+        return f"Comparison({values}{p_value}; {self.sentence})"
+
+    @property
+    def shown_interval(self) -> Interval | None:
+        """The interval where it is shown to people: None of fewer than 20 queries, which do not tell how they vary."""
+        return self.interval if self.num_queries >= MIN_INTERVAL_QUERIES else None
 
     @property
     def sentence(self) -> str:
         """What happened, in plain words.
 
         Example:
-            >>> print(compare({"ndcg@10": np.zeros(3)}, {"ndcg@10": np.full(3, 0.5)})["ndcg@10"].sentence)
-            better on 3 of 3 queries, worse on 0; +.500 nDCG@10, 95 % interval .500 to .500
+            >>> print(compare({"ndcg@10": np.zeros(30)}, {"ndcg@10": np.full(30, 0.5)})["ndcg@10"].sentence)
+            better on 30 of 30 queries, worse on 0; +.500 nDCG@10, 95 % interval .500 to .500
         """
-        low, high = (fraction(end) for end in self.interval)
+        shown = self.shown_interval
+        interval = "" if shown is None else f", 95 % interval {fraction(shown.low)} to {fraction(shown.high)}"
         return (
             f"better on {self.wins:,} of {counted(self.num_queries, 'query', 'queries')}, "
-            f"worse on {self.losses:,}; {signed(self.difference, minus='-')} {metric_name(self.metric)}, "
-            f"95 % interval {low} to {high}"
+            f"worse on {self.losses:,}; {signed(self.difference, minus='-')} {metric_name(self.metric)}{interval}"
         )
 
 

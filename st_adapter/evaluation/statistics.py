@@ -12,6 +12,8 @@ from scipy.special import ndtr, stdtrit
 
 from st_adapter.words import counted, fraction, signed
 
+# The interval of a mean over fewer queries is not shown to people: so few do not tell how they vary.
+MIN_INTERVAL_QUERIES = 20
 _NUM_RESAMPLES = 10_000
 _NUM_FLIPS = 5_000
 _NUM_TWO_SIDED_FLIPS = 10_000
@@ -198,6 +200,9 @@ class Gate:
         interval: 95 % bootstrap interval of the gain.
         p_value: one-sided, that the candidate is no better than the base.
         tolerated: the loss that is tolerated and its test, if there is one.
+        rejected: whether it is known to lose on a part of the queries.
+        num_queries: Q, held-out queries; None in a file of version 0.1.
+        deviation: standard deviation of the differences; likewise.
     """
 
     adopted: bool
@@ -206,6 +211,9 @@ class Gate:
     interval: Interval
     p_value: float
     tolerated: Tolerated | None = None
+    rejected: bool = False
+    num_queries: int | None = None
+    deviation: float | None = None
 
 
 def gate(
@@ -247,6 +255,7 @@ def gate(
     gain, interval = float(differences.mean()), bootstrap_interval(differences, seed=seed)
     better = not rejected and gain > 0 and p_value <= alpha
     no_worse = not rejected and tolerated is not None and gain > -tolerated.margin and tolerated.p_value <= alpha
+    enough = len(differences) >= MIN_INTERVAL_QUERIES
     if better:
         verdict = f"Better than {against}"
     elif tolerated is not None and no_worse:
@@ -255,12 +264,23 @@ def gate(
         verdict = f"Clearly worse than {against} on a part of the queries"
     elif tolerated is not None:
         verdict = f"Not surely within {fraction(tolerated.margin)} of {against}"
+    elif enough and interval.high < 0:
+        verdict = f"Worse than {against}"
     elif gain <= 0:
         verdict = f"Not better than {against}"
     else:
         verdict = f"Not surely better than {against} (p above {alpha:g})"
     figures = f"{signed(gain, minus='-')} nDCG@10 on {counted(len(differences), 'held-out query', 'held-out queries')}"
-    interval_text = f"95 % interval {signed(interval.low, minus='-')} to {signed(interval.high, minus='-')}"
+    ends = f", 95 % interval {signed(interval.low, minus='-')} to {signed(interval.high, minus='-')}" if enough else ""
     shown = p_value if better or tolerated is None else tolerated.p_value
-    reason = f"{verdict}: {figures}, {interval_text}, p = {shown:.4f}."
-    return Gate(better or no_worse, reason, gain, interval, p_value, tolerated)
+    return Gate(
+        adopted=better or no_worse,
+        reason=f"{verdict}: {figures}{ends}, p = {shown:.4f}.",
+        gain=gain,
+        interval=interval,
+        p_value=p_value,
+        tolerated=tolerated,
+        rejected=rejected,
+        num_queries=len(differences),
+        deviation=float(differences.std(ddof=1)) if len(differences) > 1 else None,
+    )

@@ -28,7 +28,7 @@ from st_adapter.evidence.results import Results
 from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
 from st_adapter.saving.attach import detach
 from st_adapter.saving.joined import parted
-from st_adapter.words import documents_searched, first_three, fraction, metric_name
+from st_adapter.words import documents_searched, first_three
 
 
 class Sides(NamedTuple):
@@ -132,16 +132,9 @@ def _sides(model: SentenceTransformer, results: Results) -> Sides:
 def _facts(dataset: RetrievalDataset, results: Results) -> list[str]:
     """What a reader is to know before the first query."""
     searched = documents_searched(dataset.num_documents, dataset.corpus_is_labelled_only)
-    facts = [f"{searched[:1].upper()}{searched[1:]}. {results.selection.reason}"]
-    measured = _measured(results)
+    facts = [f"{searched[:1].upper()}{searched[1:]}. {results.verdict.sentence}"]
     if not results.adopted:
         facts.append("No adapter was adopted: both sides are the same model.")
-    elif measured is not None:
-        compared = measured.comparisons["all"][HEADLINE_METRIC]
-        facts.append(
-            f"On the {compared.num_queries:,} queries of {results.held_out}: {metric_name(HEADLINE_METRIC)} "
-            f"{fraction(compared.base)} with the base model, {fraction(compared.adapted)} with the adapter."
-        )
     return facts
 
 

@@ -66,7 +66,7 @@ _STYLE: Any = {
 
 
 def differences_figure(rows: Sequence[tuple[str, Comparison]], palette: Palette = LIGHT) -> Figure:
-    """Adapted minus base with its 95 % interval, one row per comparison.
+    """Adapted minus base with its 95 % interval, one row per comparison; of fewer than 20 queries a dot alone.
 
     Args:
         rows: label, and the comparison that it names.
@@ -134,13 +134,20 @@ def summary_figure(
     panels = [bool(rows), bool(base_rr), curve is not None]
     width = max(2, sum(panels)) * 4.4
     # No wider than the picture: a letter of that size takes about .085 inches.
-    verdict = "\n".join(textwrap.wrap(verdict, int(width / 0.085)))
+    lines = textwrap.wrap(verdict, int(width / 0.085))
+    head = 0.58 + 0.19 * len(lines)  # inches above the panels
+    height = head + (3.8 if any(panels) else 0.1)
     with rc_context(_STYLE):
-        figure = Figure(figsize=(width, 4.8 if any(panels) else 1.2))
-        figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0.0, 0.0, 1.0, 0.80 if any(panels) else 1.0)))
-        lines = ((0.965, headline, 13.5, "bold", LIGHT.ink), (0.895, verdict, 10.5, "normal", LIGHT.muted))
-        for height, words, size, weight, color in lines:
-            figure.text(0.02, height, words, fontsize=size, fontweight=weight, va="top", color=color, parse_math=False)
+        figure = Figure(figsize=(width, height))
+        figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0.0, 0.0, 1.0, 1 - head / height)))
+        for down, words, size, weight, color in (
+            (0.17, headline, 13.5, "bold", LIGHT.ink),
+            (0.5, "\n".join(lines), 10.5, "normal", LIGHT.muted),
+        ):
+            figure.text(
+                0.02, 1 - down / height, words, fontsize=size, fontweight=weight, va="top", color=color,
+                parse_math=False,
+            )  # fmt: skip
         axes = iter(figure.subplots(1, max(1, sum(panels)), squeeze=False)[0])
         if not any(panels):
             next(axes).set_axis_off()
@@ -196,9 +203,10 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
 
 def _draw_differences(ax: Axes, rows: Sequence[tuple[str, Comparison]], palette: Palette) -> None:
     for place, (_, row) in enumerate(rows):
-        low, high = row.interval
+        low, high = row.shown_interval or (0.0, 0.0)
         color = palette.better if low > 0 else palette.worse if high < 0 else palette.muted
-        ax.plot([low, high], [place, place], color=color, linewidth=2, solid_capstyle="butt")
+        if row.shown_interval is not None:
+            ax.plot([low, high], [place, place], color=color, linewidth=2, solid_capstyle="butt")
         ax.plot([row.difference], [place], "o", color=color, markersize=6)
         ax.annotate(
             signed(row.difference), (row.difference, place), (0, 7), textcoords="offset points",
@@ -207,7 +215,7 @@ def _draw_differences(ax: Axes, rows: Sequence[tuple[str, Comparison]], palette:
     ax.axvline(0, color=palette.muted, linewidth=1)
     ax.set_yticks(range(len(rows)), [label for label, _ in rows])
     ax.set_ylim(len(rows) - 0.6, -0.85)
-    ends = [end for _, row in rows for end in row.interval]
+    ends = [end for _, row in rows for end in (row.shown_interval or (row.difference,))]
     reach = max([abs(end) for end in ends] + [0.01])
     ax.set_xlim(min(ends + [0.0]) - 0.08 * reach, max(ends + [0.0]) + 0.08 * reach)
     ax.set_xlabel("adapted − base, with 95 % interval")

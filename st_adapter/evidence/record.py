@@ -27,12 +27,14 @@ def record_of(
     return TrainingRecord(
         data=name,
         dataset_id=name if "/" in name else "",
+        data_fingerprint=results.data.fingerprint,
+        date=results.date,
         num_documents=results.data.num_documents,
         corpus_is_labelled_only=results.data.corpus_is_labelled_only,
         num_queries=dataset.num_queries,
         method=results.method,
         chosen=results.selection.chosen,
-        reason=results.selection.reason if results.selection.tested else f"Not tested. {results.selection.reason}",
+        reason=results.verdict.sentence,
         seed=results.seed,
         split_by=dataset.cut.by if dataset.cut else "query",
         paraphrase_threshold=paraphrase_threshold,
@@ -54,7 +56,7 @@ def _systems(systems: Sequence[SystemResults]) -> list[SystemScores]:
             system.name,
             system.means[HEADLINE_METRIC],
             None if system.compared is None else system.compared.difference,
-            [] if system.compared is None else list(system.compared.interval),
+            [] if system.compared is None else list(system.compared.shown_interval or ()),
         )
         for system in systems
     ]
@@ -70,7 +72,7 @@ def _scores(split: str, measured: SplitResults, similarity: str) -> SplitScores:
         similarity=similarity,
         base={name: each.base for name, each in compared.items()},
         adapted={name: each.adapted for name, each in compared.items()},
-        intervals={name: list(each.interval) for name, each in compared.items()},
+        intervals={name: list(each.shown_interval) for name, each in compared.items() if each.shown_interval},
         summary=f"{sentence[:1].upper()}{sentence[1:]}.",
         num_own_copies=measured.num_own_copies,
     )

@@ -9,10 +9,19 @@ from typing import Any, NamedTuple
 
 from st_adapter.demo import DATASET_NAME
 from st_adapter.embeddings.identity import UNKNOWN_MODEL
-from st_adapter.evaluation.comparison import Comparison
+from st_adapter.evaluation.comparison import P_VALUE_IN_WORDS, Comparison
 from st_adapter.evidence.changes import LargestChanges, shortened
 from st_adapter.evidence.curve import LearningCurve
-from st_adapter.evidence.output_folder import CURVE_FILE, REPORT_FILE, REPORT_PICTURE, RESULTS_FILE
+from st_adapter.evidence.output_folder import (
+    CURVE_FILE,
+    REPORT_FILE,
+    REPORT_PICTURE,
+    RESULTS_FILE,
+    current_run,
+    output_of,
+    show_files,
+    shown_at,
+)
 from st_adapter.evidence.results import CurveResults, Results
 from st_adapter.evidence.split_results import HEADLINE_METRIC, METRICS, RANKS_METRIC, SplitResults
 from st_adapter.fitting.arguments import AdapterTrainingArguments
@@ -44,23 +53,25 @@ def write_report(output_dir: str | Path) -> Report:
     model.
 
     Args:
-        output_dir: folder of ``train``; ``report.html`` and ``report.png`` are written to it.
+        output_dir: folder of ``train``, or that of one run in it; ``report.html`` and ``report.png`` are written to it.
 
     Raises:
         ValueError: there are no results of a training run in the folder.
         ImportError: matplotlib or Jinja is not installed.
     """
     plots = _plots()
-    output_dir = Path(output_dir)
-    results = Results.read(output_dir / RESULTS_FILE)
-    curve_file = output_dir / CURVE_FILE
+    run = current_run(output_dir)
+    results = Results.read(run / RESULTS_FILE)
+    curve_file = output_of(run) / CURVE_FILE
     curve = CurveResults.read(curve_file) if curve_file.exists() else None
     shown = _Shown(results, curve.curve if curve is not None and curve.is_of(results) else None)
-    page = _write_page(shown, output_dir / REPORT_FILE)
+    page = _write_page(shown, run / REPORT_FILE)
     picture = plots.summary_figure(
-        shown.headline, results.selection.reason, shown.pictured, *shown.ranks, curve=shown.curve
+        shown.headline, results.verdict.sentence, shown.pictured, *shown.ranks, curve=shown.curve
     )
-    return Report(page, plots.write_png(picture, output_dir / REPORT_PICTURE))
+    made = page, plots.write_png(picture, run / REPORT_PICTURE)
+    show_files(run)
+    return Report(*map(shown_at, made))
 
 
 def write_page(results: Results, path: str | Path) -> Path:
@@ -101,11 +112,9 @@ class _Shown:
         if self.evaluation is None:
             return "The adapter passed its test; there is no split left to measure it on."
         compared = self.compared[HEADLINE_METRIC]
-        low, high = compared.interval
-        direction = "better" if low > 0 else "worse" if high < 0 else "not clearly different"
         return (
-            f"{signed(compared.difference)} nDCG@10 on {compared.num_queries:,} {self.split} queries: {direction} "
-            f"({fraction(compared.base)} → {fraction(compared.adapted)})"
+            f"{self.results.verdict.decision.capitalize()}: {signed(compared.difference)} nDCG@10 on "
+            f"{compared.num_queries:,} {self.split} queries ({fraction(compared.base)} → {fraction(compared.adapted)})"
         )
 
     @property
@@ -181,6 +190,8 @@ def _content(shown: _Shown) -> dict[str, Any]:
     examples = evaluation.examples if evaluation is not None else None
     return {
         "results": results,
+        "verdict": results.verdict,
+        "p_value_in_words": P_VALUE_IN_WORDS,
         "headline": shown.headline,
         "split": shown.split,
         "evaluation": evaluation,

@@ -7,87 +7,23 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.leaks import LeakReport
-from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.identity import EncoderIdentity
-from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.embeddings.soft_targets import Teaching
 from st_adapter.evaluation.statistics import Gate
 from st_adapter.evidence.curve import LearningCurve
-from st_adapter.evidence.split_results import SplitResults, check_within
+from st_adapter.evidence.data_results import DataResults
+from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults, check_within
 from st_adapter.evidence.systems import QueryModelResults
+from st_adapter.evidence.verdict import HeldOut, RunVerdict
 from st_adapter.fitting.auto import FitResult
-from st_adapter.fitting.selection import CandidateResult
+from st_adapter.fitting.verdict import AgainstDeployed, CandidateResult
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.records import built, plain
 from st_adapter.storage.writing import write_json
 from st_adapter.words import counted
 
-# Leaks written out; the counts are of all.
-_SHOWN_LEAKS = 100
 _MOST_GAIN = 10  # an interval of an estimate may reach beyond what nDCG can
 _MAX_BYTES = 1 << 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSplitResults:
-    """How much there was to learn from.
-
-    Attributes:
-        num_queries: training queries.
-        num_pairs: their relevant (query, document) pairs.
-    """
-
-    num_queries: int
-    num_pairs: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataResults:
-    """The data of a run.
-
-    Attributes:
-        name: of the data set; empty for data in memory.
-        notes: what was cut, merged or dropped.
-        num_documents: N, size of the corpus.
-        corpus_is_labelled_only: whether the corpus is just the documents of the pairs.
-        corpus: the vector database that holds the documents; empty if they came with the data.
-        train: the training split.
-        split_by: what was kept on one side when the splits were cut; None if they were given.
-        long_texts: texts of which the model reads a part; None if it reads all of every text, or nothing tells.
-        leaks: what stands in two splits, as ``LeakReport.to_dict`` writes it.
-    """
-
-    name: str
-    notes: list[str]
-    num_documents: int
-    corpus_is_labelled_only: bool = False
-    corpus: str = ""
-    train: TrainSplitResults
-    split_by: str | None
-    long_texts: LongTexts | None = None
-    leaks: dict[str, Any]
-
-    @classmethod
-    def of(cls, dataset: RetrievalDataset, embedded: EmbeddedDataset, leaks: LeakReport) -> DataResults:
-        """What is kept of the data of a run."""
-        long_texts = embedded.long_texts
-        train = embedded["train"] if "train" in embedded.qrels else None
-        return cls(
-            name=dataset.name,
-            notes=[*dataset.notes, *(long_texts.notes if long_texts is not None else ())],
-            num_documents=dataset.num_documents,
-            corpus=dataset.store.address if dataset.store is not None else "",
-            corpus_is_labelled_only=dataset.corpus_is_labelled_only,
-            train=TrainSplitResults(
-                num_queries=0 if train is None else len(train.query_ids),
-                num_pairs=0 if train is None else train.num_pairs,
-            ),
-            split_by=dataset.cut.by if dataset.cut else None,
-            long_texts=long_texts,
-            leaks=leaks.to_dict(max_pairs=_SHOWN_LEAKS),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +44,7 @@ class SelectionResults:
         num_documents: documents that the fit saw, if that were not all; see ``pooled``.
         num_pseudo_queries: without labels: portions of documents that were learned from.
         teaching: the teacher, if there was one, and what it scored.
+        against_deployed: the adapter in use, if there was one: its tests on the same held-out queries.
     """
 
     chosen: str
@@ -123,6 +60,7 @@ class SelectionResults:
     num_documents: int | None = None
     num_pseudo_queries: int | None = None
     teaching: Teaching | None = None
+    against_deployed: AgainstDeployed | None = None
 
     @property
     def tested(self) -> bool:
@@ -138,7 +76,7 @@ class SelectionResults:
         portions = f"{counted(self.num_pseudo_queries or 0, 'portion')} of the documents"
         return (
             f"It was learned from {'a teacher' if taught else portions} without any label, so that nothing says "
-            f"whether it is better than the base model. Label about a hundred queries, and train with them.{taught}"
+            f"whether it is better than the base model.{taught}"
         )
 
     @classmethod
@@ -156,6 +94,7 @@ class SelectionResults:
             seconds=fitted.seconds,
             num_documents=fitted.num_documents,
             teaching=teaching,
+            against_deployed=verdict.against_deployed,
         )
 
     def check(self) -> None:
@@ -191,6 +130,8 @@ class Results:
         precision: of the base model's forward pass.
         device: where the model ran.
         versions: package -> version.
+        date: when the run ended, in UTC, as ISO 8601 has it.
+        commit: of this package, if it runs from a git checkout or was installed from one.
     """
 
     base_model: EncoderIdentity | None
@@ -211,9 +152,16 @@ class Results:
     precision: str
     device: str
     versions: dict[str, str]
+    date: str = ""
+    commit: str = ""
 
     def __repr__(self) -> str:
-        return f"Results({self.data.name}, {self.method}, {self.selection.chosen}: {self.selection.reason})"
+        return f"Results({self.data.name}, {self.method}, {self.selection.chosen}: {self.verdict})"
+
+    @property
+    def kept_deployed(self) -> bool:
+        """Whether the adapter in use stays, as what was fitted is not better than it."""
+        return not self.adopted and self.selection.against_deployed is not None
 
     @property
     def splits(self) -> dict[str, SplitResults]:
@@ -225,10 +173,26 @@ class Results:
         """The split whose figures are evidence: test, or else dev, unless the adapter was fitted on it."""
         return next((name for name in reversed(self.splits) if name not in self.fitted_on), None)
 
+    @property
+    def verdict(self) -> RunVerdict:
+        """Whether to deploy the adapter, and why: the same wherever it is said, also of older files."""
+        selection, split, pair = self.selection, self.held_out, self.query_model
+        compared = None if split is None else self.splits[split].comparisons["all"][HEADLINE_METRIC]
+        held_out = None if split is None or compared is None else HeldOut(split, compared)
+        if selection.gate is None:
+            return RunVerdict.without_labels(selection.reason.rstrip("."), held_out)
+        kept, taught = "the base model is kept", "" if selection.teaching is None else selection.teaching.sentence
+        gate, other = selection.gate, selection.against_deployed
+        if pair is not None:
+            kept = "nothing is handed over"
+        if other is not None:
+            gate, kept = other.deciding(gate), "the deployed adapter is kept"
+            taught = " ".join(filter(None, (other.sentence, taught)))
+        return RunVerdict.of(gate, self.alpha, held_out, kept, taught)
+
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready form."""
-        content: dict[str, Any] = plain(self)
-        return content
+        """A JSON-ready form, with the verdict for who reads nothing else."""
+        return {"verdict": self.verdict.to_dict(), **plain(self)}
 
     def write(self, path: Path) -> None:
         """Write ``results.json``, whole or not at all."""

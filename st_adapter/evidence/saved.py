@@ -26,6 +26,7 @@ from st_adapter.evidence.split_results import SplitResults
 from st_adapter.evidence.trec import write_trec
 from st_adapter.saving.attach import detach
 from st_adapter.saving.joined import parted
+from st_adapter.saving.tasks import check_task_of
 from st_adapter.storage.records import plain
 from st_adapter.storage.writing import check_writable, write_json
 
@@ -36,6 +37,7 @@ class SavedModelResults:
 
     Attributes:
         model: folder or Hub id of the saved model.
+        task: whose adapter, of several.
         data: name of the data set.
         split: the split.
         seed: by which the data were cut, if they were.
@@ -47,6 +49,7 @@ class SavedModelResults:
     """
 
     model: str
+    task: str | None
     data: str
     split: str
     seed: int | None
@@ -76,6 +79,7 @@ def evaluate_saved(
     dataset: RetrievalDataset,
     split: str | None = None,
     *,
+    task: str | None = None,
     indexes: Sequence[str] = (),
     fitted_on: Sequence[str] = (),
     run_dir: str | Path | None = None,
@@ -91,6 +95,7 @@ def evaluate_saved(
         dataset: queries, corpus and judgements.
         split: the split to evaluate on; test, or else the only one, if None. ``RetrievalDataset.load`` with
             ``cut_into=()`` reads data to evaluate on all of them.
+        task: whose adapter, of a model with adapters for several tasks; that of ``encode_query`` if None.
         indexes: names as ``build_index`` takes them, such as ``int8`` or ``hnsw:40``.
         fitted_on: splits of these data that the adapter was fitted on, to tell queries whose documents it has seen from
             the others; without any they are not told apart.
@@ -103,16 +108,18 @@ def evaluate_saved(
         One entry per index, exact search first.
 
     Raises:
-        ValueError: the data do not have the split, the model has a Router of another making, the name of an index is
-            unknown or does not fit the model's dimensions, or the data cannot be written in TREC form.
+        ValueError: the data do not have the split, the model has a Router of another making, or several adapters and
+            none of them is meant, the name of an index is unknown or does not fit the model's dimensions, or the data
+            cannot be written in TREC form.
         ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
     """
     split = dataset.split_to_evaluate(split)
     indexes = [check_index(name) for name in indexes]  # before anything is embedded
     if run_dir is not None:
         check_writable(Path(run_dir), "run_dir")
+    check_task_of(model, task)
     joined = parted(model)
-    base, query_modules = detach(model) if joined is None else (joined.documents, [])
+    base, query_modules = detach(model, task) if joined is None else (joined.documents, [])
     embedded = embed_texts(base, dataset, **embedding)
     dataset = checked_given(base, dataset, embedded, allow_other_vectors)
     dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from st_adapter.evaluation.comparison import P_VALUE_IN_WORDS, Comparison
 from st_adapter.evaluation.evaluation import EvaluationResult
+from st_adapter.evaluation.statistics import MIN_INTERVAL_QUERIES
 from st_adapter.evidence.index_evaluation import IndexEvaluation
 from st_adapter.evidence.output_folder import RESULTS_FILE
 from st_adapter.evidence.results import SelectionResults
 from st_adapter.evidence.systems import SYSTEM_METRICS, QueryModelResults
 from st_adapter.evidence.terminal import escape
+from st_adapter.evidence.verdict import RunVerdict
 from st_adapter.saving.record import TABLE_METRICS
 from st_adapter.words import documents_searched, own_copies_left_out, signed, whole
 
@@ -20,18 +23,28 @@ _SHOWN_CANDIDATES = 6
 _PARTS = {"all": "All queries", "seen": "Documents asked for in training", "unseen": "Documents new"}
 
 
-def print_evaluation(console: Console, evaluation: EvaluationResult, labelled_only: bool) -> None:
-    """Base and adapted side by side, and what their difference is worth."""
+def print_evaluation(
+    console: Console, evaluation: EvaluationResult, labelled_only: bool, sides: tuple[str, str] = ("base", "adapted")
+) -> None:
+    """Two sides, and what their difference is worth.
+
+    Args:
+        console: where to.
+        evaluation: of both.
+        labelled_only: whether the corpus is just the documents of the pairs.
+        sides: what they are called.
+    """
     searched = documents_searched(evaluation.num_documents, labelled_only)
     table = Table(title=f"{escape(evaluation.split)}: {len(evaluation.query_ids):,} queries, {searched}")
-    _add_columns(table, ("metric", "base", "adapted", "difference", "95 % interval", "p"))
+    _add_columns(table, ("metric", *sides, "difference", "95 % interval", "p"))
     for name in TABLE_METRICS:
         compared = evaluation.compare(name)
-        difference, (low, high) = compared.difference, compared.interval
+        difference = compared.difference
         style = "green" if difference > 0 else "red" if difference < 0 else ""
         cells = [f"{compared.base:.4f}", f"{compared.adapted:.4f}", f"{difference:+.4f}"]
-        table.add_row(name, *cells, f"{low:+.4f} to {high:+.4f}", f"{compared.p_value:.4f}", style=style)
+        table.add_row(name, *cells, *_certainty(compared, "{:+.4f}".format), style=style)
     console.print(table)
+    _print_p_value_in_words(console, evaluation.compare("ndcg@10"))
     sentences = [f"{_PARTS[part]}: {each['ndcg@10'].sentence}" for part, each in evaluation.comparisons.items()]
     if evaluation.unjudged_query_ids:
         sentences.append(f"{len(evaluation.unjudged_query_ids)} queries have no relevant document and are not counted.")
@@ -49,15 +62,15 @@ def print_indexes(console: Console, evaluations: Sequence[IndexEvaluation]) -> N
         table.columns[name].no_wrap = True
     for evaluation in evaluations:
         compared = evaluation.result.compare("ndcg@10")
-        low, high = compared.interval
+        shown = compared.shown_interval
         table.add_row(
             escape(evaluation.index),
             f"{compared.base:.3f}",
             f"{compared.adapted:.3f}",
-            signed(compared.difference, minus="-"),
-            f"{signed(low, minus='-')} to {signed(high, minus='-')}",
+            _short(compared.difference),
+            _certainty(compared)[0],
             *(f"{recall:.3f}" for recall in (evaluation.base_recall, evaluation.adapted_recall)),
-            style="green" if low > 0 else "red" if high < 0 else "",
+            style="" if shown is None else "green" if shown.low > 0 else "red" if shown.high < 0 else "",
         )
     console.print(table)
 
@@ -79,8 +92,7 @@ def print_systems(console: Console, found: QueryModelResults, but: Collection[st
         for system in systems:
             compared, cells = system.compared, [f"{system.means[metric]:.3f}" for metric in SYSTEM_METRICS]
             if compared is not None:
-                low, high = (signed(end, minus="-") for end in compared.interval)
-                cells += [signed(compared.difference, minus="-"), f"{low} to {high}", f"{compared.p_value:.4f}"]
+                cells += [_short(compared.difference), *_certainty(compared)]
             table.add_row(escape(system.name.removeprefix("the ")), *cells)
         console.print(table)
     bridge = found.bridge
@@ -110,11 +122,34 @@ def print_candidates(console: Console, selection: SelectionResults) -> None:
     hidden = len(selection.candidates) - _SHOWN_CANDIDATES
     table.caption = f"{hidden} more in {RESULTS_FILE}" if hidden > 0 else None
     console.print(table)
+    console.print("p: the chance that by luck alone the best of them gains as much.", style="dim")
     if selection.num_documents is not None:
         console.print(
             f"Gains are estimated on {whole(selection.num_documents)} documents that stand for the whole corpus.",
             style="dim",
         )
+
+
+def print_verdict(console: Console, verdict: RunVerdict) -> None:
+    """The decision, and why."""
+    style = "bold green" if verdict.decision == "deploy" else "bold"
+    console.print(f"[{style}]{escape(verdict.headline)}[/{style}] {escape(verdict.why)}", highlight=False)
+
+
+def _short(difference: float) -> str:
+    return signed(difference, minus="-")
+
+
+def _certainty(compared: Comparison, written: Callable[[float], str] = _short) -> tuple[str, str]:
+    """The cells of interval and p; of fewer queries than an interval is shown of, both are empty."""
+    if compared.shown_interval is None:
+        return "-", "-"
+    return " to ".join(map(written, compared.shown_interval)), f"{compared.p_value:.4f}"
+
+
+def _print_p_value_in_words(console: Console, compared: Comparison) -> None:
+    few = f"Fewer than {MIN_INTERVAL_QUERIES} queries do not tell how they vary: no intervals."
+    console.print(P_VALUE_IN_WORDS if compared.shown_interval is not None else few, style="dim", highlight=False)
 
 
 def _add_columns(table: Table, names: Iterable[str]) -> None:

@@ -24,11 +24,10 @@ from st_adapter.fitting.folds import (
     NUM_FOLDS_OF_FEW,
     Fold,
     ShownByDev,
-    asked_once_share,
-    cross_fit_folds,
+    expected_unseen,
+    folds_of,
     labelled_split,
     shown_by_dev,
-    unasked_share,
 )
 from st_adapter.fitting.maps import as_adapter
 from st_adapter.fitting.measure import Measure
@@ -36,12 +35,10 @@ from st_adapter.fitting.pairs import labelled_pairs
 from st_adapter.fitting.pool import MAX_DOCUMENTS, seen_by_fit
 from st_adapter.fitting.portfolio import UNCHANGED, Effort, Maps, Portfolio, combined, effort_for
 from st_adapter.fitting.prior import Start
-from st_adapter.fitting.reference import Hurdle, Reference
-from st_adapter.fitting.selection import Against, Scoreboard, Verdict, clearly_worse
+from st_adapter.fitting.reference import DeployedAdapter, Hurdle, Reference
+from st_adapter.fitting.selection import Scoreboard, clearly_worse
+from st_adapter.fitting.verdict import Against, Verdict
 
-# This share of the queries to come may be about documents that no training query asks for, as far as there are such
-# documents: a user's dev split understates it.
-_MIN_UNSEEN = 0.3
 # After a first fold of at least so many queries, or else a first round of folds, only the best runs go on.
 _PRUNE_FROM = 100
 # With fewer labelled queries, what pseudo-queries give is the start.
@@ -95,6 +92,7 @@ def fit(
     alpha: float = 0.05,
     show_progress_bar: bool = False,
     reference: Reference | None = None,
+    deployed: DeployedAdapter | None = None,
 ) -> FitResult:
     """Choose, test and fit an adapter on the splits ``train`` and ``dev``; no other split is looked at.
 
@@ -115,6 +113,7 @@ def fit(
         alpha: level of the test, 0 < alpha < 1.
         show_progress_bar: one step per fold, and one for the last fit.
         reference: what to compare with, if not these queries as they are, which are then a candidate too.
+        deployed: the adapter in use, which the best candidate has to beat too.
 
     Raises:
         ValueError: a split or its pairs are missing, or settings are out of range or do not go with a teacher.
@@ -138,7 +137,7 @@ def fit(
         soft_targets=soft_targets if start is None else None,
         method=method,
         seed=seed,
-        hurdle=Hurdle(alpha, reference),
+        hurdle=Hurdle(alpha, reference, deployed),
         show_progress_bar=show_progress_bar,
     )
     part = len(labelled.corpus) if len(labelled.corpus) < len(embedded.corpus) else None
@@ -168,11 +167,11 @@ def fit_labelled(
         hurdle: what the best candidate has to pass.
         show_progress_bar: see ``fit``.
     """
-    clock, unseen_weight = Clock(), _unseen_weight(labelled, dev)
-    folds = _folds(labelled, unseen_weight, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
+    clock, unseen_weight = Clock(), expected_unseen(labelled, dev)
+    folds = folds_of(labelled, unseen_weight, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
     effort, starts = effort_for(labelled.num_pairs), {} if start is None else start.maps
     portfolio = Portfolio(_possible(method, labelled), effort, starts, soft_targets)
-    board, compared_with = _scoreboard(portfolio, labelled, dev, unseen_weight, hurdle.reference)
+    board, compared_with = _scoreboard(portfolio, labelled, dev, unseen_weight, hurdle)
     if effort.early and portfolio.runs:
         with clock("choosing runs"):
             _go_on_with(_best_early(portfolio, effort, labelled, folds[0], unseen_weight, seed), portfolio, board)
@@ -185,7 +184,7 @@ def fit_labelled(
                 maps = portfolio.fit([(labelled.subset(f.train), each) for f, each in zip(group, seeds, strict=True)])
             with clock("measuring"):
                 for fold, maps_of_fold in zip(group, maps, strict=True):
-                    fitted.append(measured_on(labelled, fold, maps_of_fold, compared_with))
+                    fitted.append(measured_on(labelled, fold, maps_of_fold, compared_with, hurdle.deployed))
                     progress.update(fitted[-1].enter_in(board))
                 _go_on_with(board.best_families(effort.kept_runs, among=portfolio.runs), portfolio, board)
         with clock("measuring"):
@@ -196,7 +195,7 @@ def fit_labelled(
             board.extend(averages, [(fold.rows, fold.unseen) for fold in fitted], gains)
         with clock("testing"):
             verdict = board.verdict(hurdle.alpha, seed)
-        adapter, passed = None, verdict.gate.adopted
+        adapter, passed = None, verdict.passed
         if passed or hurdle.reference is not None:
             with clock("refitting"):
                 bag = [fold.maps for fold in fitted] if unseen_weight >= _BAG_FROM else []
@@ -226,31 +225,15 @@ def _go_on_with(runs: list[str], portfolio: Portfolio, board: Scoreboard) -> Non
     portfolio.runs = runs
 
 
-def _unseen_weight(labelled: EmbeddedSplit, dev: ShownByDev) -> float:
-    """The share of queries to come that is expected to ask for new documents."""
-    # All labelled queries together tell it better than those of dev, unless these were chosen otherwise.
-    shown = asked_once_share(labelled)
-    shown = shown if dev.at_least <= shown <= dev.at_most else dev.unseen
-    return max(shown, min(_MIN_UNSEEN, unasked_share(labelled)))
-
-
-def _folds(labelled: EmbeddedSplit, unseen_share: float, num_folds: int, seed: int) -> list[Fold]:
-    folds = list(cross_fit_folds(labelled, unseen_share, torch.Generator().manual_seed(seed), num_folds))
-    if not folds:
-        raise ValueError(
-            f"The {len(labelled.query_ids)} labelled queries cannot be cut into a part to fit on and a part to "
-            "measure: they are one query to the model, or too few. Add labelled queries."
-        )
-    return folds
-
-
 def _scoreboard(
-    portfolio: Portfolio, labelled: EmbeddedSplit, dev: ShownByDev, unseen_weight: float, reference: Reference | None
+    portfolio: Portfolio, labelled: EmbeddedSplit, dev: ShownByDev, unseen_weight: float, hurdle: Hurdle
 ) -> tuple[Scoreboard, Tensor | None]:
     """An empty scoreboard, and how well the reference does on the labelled queries, if it is not the base."""
     in_dev = np.array([query_id in dev.query_ids for query_id in labelled.query_ids])
+    reference = hurdle.reference
     if reference is None:
-        return Scoreboard(portfolio.candidates, in_dev, unseen_weight), None
+        with_deployed = hurdle.deployed is not None
+        return Scoreboard(portfolio.candidates, in_dev, unseen_weight, with_deployed=with_deployed), None
     portfolio.candidates.append(UNCHANGED)
     against = Against(reference.name, reference.margin, UNCHANGED)
     return Scoreboard(portfolio.candidates, in_dev, unseen_weight, against), reference.of(labelled)

@@ -26,6 +26,9 @@ _MAX_MEASURED = 3000
 # Unit vectors nearer than this are the same text to the model; batches alone shift a vector by about 1e-7.
 _COPY_DISTANCE = 1e-3
 _COMPARED_NEIGHBOURS = 32
+# This share of the queries to come may be about documents that no training query asks for, as far as there are such
+# documents: a user's dev split understates it.
+_MIN_UNSEEN = 0.3
 
 
 class Fold(NamedTuple):
@@ -110,6 +113,29 @@ def unasked_share(labelled: EmbeddedSplit) -> float:
     if corpus.stands_for is None:
         return 1 - len(asked) / len(corpus)
     return 1 - float(corpus.stands_for[asked].sum() / corpus.stands_for.sum())
+
+
+def expected_unseen(labelled: EmbeddedSplit, dev: ShownByDev) -> float:
+    """The share of queries to come that is expected to ask for new documents."""
+    # All labelled queries together tell it better than those of dev, unless these were chosen otherwise.
+    shown = asked_once_share(labelled)
+    shown = shown if dev.at_least <= shown <= dev.at_most else dev.unseen
+    return max(shown, min(_MIN_UNSEEN, unasked_share(labelled)))
+
+
+def folds_of(labelled: EmbeddedSplit, unseen_share: float, num_folds: int, seed: int) -> list[Fold]:
+    """The folds of ``cross_fit_folds``, of which there is at least one.
+
+    Raises:
+        ValueError: the queries cannot be cut.
+    """
+    folds = list(cross_fit_folds(labelled, unseen_share, torch.Generator().manual_seed(seed), num_folds))
+    if not folds:
+        raise ValueError(
+            f"The {len(labelled.query_ids)} labelled queries cannot be cut into a part to fit on and a part to "
+            "measure: they are one query to the model, or too few. Add labelled queries."
+        )
+    return folds
 
 
 def cross_fit_folds(

@@ -1,13 +1,15 @@
-"""What a fit is compared with, where that is not the queries it was given: how well something else finds."""
+"""What a fit is compared with besides the queries it was given, or in their place: how well something else finds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.fitting.folds import labelled_split
 from st_adapter.fitting.measure import Measure
@@ -43,16 +45,44 @@ class Reference(NamedTuple):
         return torch.tensor(values, device=split.query_embeddings.device)
 
 
+class DeployedAdapter(NamedTuple):
+    """The adapter in use: what is fitted now takes its place only if it is better than that as well.
+
+    Attributes:
+        adapter: it; nothing of it is fitted here.
+        known: labelled queries that it was fitted on. What is fitted now has not seen them where it is measured, so on
+            these the two cannot be compared.
+    """
+
+    adapter: QueryAdapter
+    known: Collection[str] = frozenset()
+
+    def gains(self, split: EmbeddedSplit, base: Tensor) -> Tensor:
+        """What it gains on the queries of a split, (Q,) in nDCG@10; NaN on those that it knows.
+
+        Args:
+            split: Q queries.
+            base: (Q,) nDCG@10 of the base model on them.
+        """
+        with torch.no_grad():
+            mapped = self.adapter.to(split.query_embeddings.device).transform(split.query_embeddings)
+        found = Measure(replace(split, query_embeddings=mapped)).base
+        known = torch.tensor([query_id in self.known for query_id in split.query_ids], device=found.device)
+        return (found - base).masked_fill(known, torch.nan)
+
+
 class Hurdle(NamedTuple):
     """What the best candidate has to pass.
 
     Attributes:
         alpha: level of the test, 0 < alpha < 1.
         reference: what it is compared with, if not the queries that were given, as they are.
+        deployed: what it is compared with besides.
     """
 
     alpha: float
     reference: Reference | None = None
+    deployed: DeployedAdapter | None = None
 
 
 def found_by(embedded: EmbeddedDataset, seed: int = 0) -> dict[str, float]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from st_adapter.evaluation.statistics import Gate, Tolerated, gate, sign_flip_p_values
 from st_adapter.fitting.candidates import Candidate
+from st_adapter.fitting.verdict import Against, AgainstDeployed, CandidateResult, Verdict
 
 # A candidate that loses on either part by more than this many standard errors is out.
 _REJECTED_BEYOND = 1.28
@@ -20,63 +19,6 @@ _REJECTED_BEYOND = 1.28
 _BEHIND = 10.0
 # A part of fewer queries says nothing of its own.
 _MIN_PART = 8
-
-
-@dataclass(frozen=True)
-class CandidateResult:
-    """What a candidate did on queries that its fit had not seen; gains are nDCG@10 above the base model's.
-
-    Attributes:
-        name: what it is.
-        gain: weighted mean of the two parts.
-        gain_seen: on queries whose documents were positives of some training query; None if there were none.
-        gain_unseen: on queries none of whose documents was; likewise.
-        p_value: that it is no better than the base, one-sided, adjusted for the number of candidates tested.
-        rejected: whether it was clearly worse on one of the parts, or on the queries of dev.
-    """
-
-    name: str
-    gain: float
-    gain_seen: float | None
-    gain_unseen: float | None
-    p_value: float
-    rejected: bool
-
-
-class Verdict(NamedTuple):
-    """What the scoreboard says in the end.
-
-    Attributes:
-        chosen: the best candidate.
-        gate: its test against the base model.
-        candidates: all of them, best first.
-        base: nDCG@10 of the base model, weighted as the gains are.
-        num_seen: queries measured whose documents were positives of a training query.
-        num_unseen: queries measured for which none was.
-        unseen_weight: weight of the latter.
-    """
-
-    chosen: Candidate
-    gate: Gate
-    candidates: list[CandidateResult]
-    base: float
-    num_seen: int
-    num_unseen: int
-    unseen_weight: float
-
-
-class Against(NamedTuple):
-    """What candidates are compared with, where that is not the queries that they are built on.
-
-    Attributes:
-        name: of it, in a sentence.
-        margin: a candidate may also pass by being no worse than it by more than this, in nDCG@10; 0 if it may not.
-        unchanged: the candidate that changes nothing. None of the others may be clearly worse than it either.
-    """
-
-    name: str
-    margin: float = 0.0
-    unchanged: Candidate | None = None
 
 
 class Scoreboard:
@@ -88,6 +30,7 @@ class Scoreboard:
             alone is out as well.
         unseen_weight: weight of the unseen part, 0-1.
         against: what the candidates are compared with; the base model if None.
+        with_deployed: whether they are compared with the adapter in use as well.
     """
 
     def __init__(
@@ -96,6 +39,8 @@ class Scoreboard:
         in_dev: NDArray[np.bool_],
         unseen_weight: float,
         against: Against | None = None,
+        *,
+        with_deployed: bool = False,
     ) -> None:
         num_queries = len(in_dev)
         self.candidates = candidates
@@ -106,12 +51,30 @@ class Scoreboard:
         self._counts = np.zeros((2, num_queries))  # how often each query was measured as seen (0) and unseen (1)
         self._base = np.zeros((2, num_queries))
         self._gains = np.zeros((2, len(candidates), num_queries))
+        self._deployed = np.zeros((2, num_queries)) if with_deployed else None  # NaN where it does not count
 
-    def add(self, rows: Tensor, unseen: Tensor, base: Tensor, gains: dict[Candidate, Tensor]) -> None:
-        """Enter what one fold measured: its queries, which of them are unseen, and every candidate's gains on them."""
+    def add(
+        self,
+        rows: Tensor,
+        unseen: Tensor,
+        base: Tensor,
+        gains: dict[Candidate, Tensor],
+        deployed: Tensor | None = None,
+    ) -> None:
+        """Enter what one fold measured.
+
+        Args:
+            rows: its queries.
+            unseen: which of them are.
+            base: nDCG@10 on them of what candidates are compared with.
+            gains: of every candidate on them.
+            deployed: gains of the adapter in use, NaN on queries that it was fitted on.
+        """
         at = (unseen.cpu().numpy(), rows.cpu().numpy())
         self._counts[at] += 1
         self._base[at] += base.cpu().numpy()
+        if self._deployed is not None and deployed is not None:
+            self._deployed[at] += deployed.cpu().numpy()
         for number, candidate in enumerate(self.candidates):
             if candidate in gains:
                 self._gains[at[0], number, at[1]] += gains[candidate].cpu().numpy()
@@ -202,8 +165,32 @@ class Scoreboard:
             base=float(self._weighted(self._base[:, None]).sum()),
             num_seen=num_seen,
             num_unseen=num_unseen,
-            unseen_weight=float(self._weights()[1]),
+            unseen_weight=float(self._weights(self._counts)[1]),
+            against_deployed=self._second_gate(best, alpha, seed),
         )
+
+    def _second_gate(self, best: int, alpha: float, seed: int) -> AgainstDeployed | None:
+        """The best candidate against the adapter in use, and that against the base, on the same queries."""
+        if self._deployed is None:
+            return None
+        counts, ahead, own = self._beside_deployed(self._deployed)
+
+        def tested(gains: NDArray[np.float64], of: int, against: str) -> Gate:
+            weighted = self._weighted(gains, counts)[:, counts.sum(axis=0) > 0]
+            p_value = float(sign_flip_p_values(weighted, seed)[of])
+            rejected = bool(self._worse_on_a_part(gains, counts)[of])
+            differences = weighted[of] * weighted.shape[1]
+            return gate(differences, p_value, alpha=alpha, seed=seed, rejected=rejected, against=against)
+
+        return AgainstDeployed(tested(ahead, best, "the deployed adapter"), tested(own, 0, self._against.name))
+
+    def _beside_deployed(
+        self, deployed: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """On queries that the adapter in use was not fitted on: counts (2, Q), gains over it (2, C, Q), its own."""
+        counts = self._counts * ~np.isnan(deployed)
+        own = np.nan_to_num(deployed)[:, None]
+        return counts, np.where(counts[:, None] > 0, self._gains - own, 0.0), own
 
     def _ordered(self, ranked: NDArray[np.float64], weighted: NDArray[np.float64]) -> NDArray[np.int64]:
         """The candidates, best first: of those that gain alike, the one that does best where documents are new.
@@ -221,17 +208,17 @@ class Scoreboard:
         chosen = alike[np.argmax(self._part_means(self._gains)[1][alike])]
         return np.concatenate([[chosen], order[order != chosen]])
 
-    def _weights(self) -> NDArray[np.float64]:
+    def _weights(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
         """Weights of the two parts; their natural shares if one is too small to speak for itself."""
-        sizes = self._counts.sum(axis=1)
+        sizes = counts.sum(axis=1)
         if sizes.min() < _MIN_PART:
             return np.asarray(sizes / sizes.sum())
         return np.array([1 - self.unseen_weight, self.unseen_weight])
 
-    def _weighted(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(2, C, Q) sums -> (C, Q) so weighted that the sum over the queries is the weighted mean."""
-        sizes = self._counts.sum(axis=1).clip(min=1)
-        return np.asarray(np.tensordot(self._weights() / sizes, values, axes=1))
+    def _weighted(self, values: NDArray[np.float64], counts: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """(2, C, Q) sums -> (C, Q) so weighted that the sum over the queries counted is the weighted mean."""
+        counts = self._counts if counts is None else counts
+        return np.asarray(np.tensordot(self._weights(counts) / counts.sum(axis=1).clip(min=1), values, axes=1))
 
     def _part_means(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """(2, C, Q) sums -> (2, C) means, 0 for a part without queries."""
@@ -247,17 +234,28 @@ class Scoreboard:
 
     def _worse_than(self, start: int | None) -> NDArray[np.bool_]:
         """Candidates that lose on a part against one of them, or, of None, against the reference by the margin."""
-        rejected = np.zeros(len(self.candidates), dtype=bool)
-        dev = self._counts.sum(axis=0) * self._in_dev, self._gains.sum(axis=0) * self._in_dev
-        for counts, gains in [*zip(self._counts, self._gains, strict=True), dev]:
-            there = counts > 0
-            if counts.sum() < _MIN_PART or there.sum() < 2:
+        if start is None:
+            return self._worse_on_a_part(self._gains, self._counts, self._against.margin)
+        return self._worse_on_a_part(self._gains - self._gains[:, start : start + 1], self._counts)
+
+    def _worse_than_deployed(self) -> NDArray[np.bool_]:
+        """Candidates that lose on a part against the adapter in use."""
+        if self._deployed is None:
+            return np.zeros(len(self.candidates), dtype=bool)
+        counts, ahead, _ = self._beside_deployed(self._deployed)
+        return self._worse_on_a_part(ahead, counts)
+
+    def _worse_on_a_part(
+        self, gains: NDArray[np.float64], counts: NDArray[np.float64], margin: float = 0.0
+    ) -> NDArray[np.bool_]:
+        """Which rows of (2, C, Q) sums of gains are clearly negative, beyond a margin, on a part or on dev: (C,)."""
+        rejected = np.zeros(gains.shape[1], dtype=bool)
+        dev = counts.sum(axis=0) * self._in_dev, gains.sum(axis=0) * self._in_dev
+        for count, part in [*zip(counts, gains, strict=True), dev]:
+            there = count > 0
+            if count.sum() < _MIN_PART or there.sum() < 2:
                 continue
-            each, means = gains[:, there] / counts[there], gains.sum(axis=1) / counts.sum()
-            if start is None:
-                rejected |= clearly_worse(each, means + self._against.margin)
-            else:
-                rejected |= clearly_worse(each - each[start], means - means[start])
+            rejected |= clearly_worse(part[:, there] / count[there], part.sum(axis=1) / count.sum() + margin)
         return rejected
 
     @property
@@ -269,6 +267,7 @@ class Scoreboard:
     def _ranked(self) -> NDArray[np.float64]:
         """Gains, of what is out behind all others; where only the start counts, the best of it can still be told."""
         gains = self._weighted(self._gains).sum(axis=1)
+        gains = np.where(self._worse_than_deployed(), gains - _BEHIND, gains)
         if self._unchanged is None:
             return np.where(self._rejected(), -np.inf, gains)
         gains = np.where(self._worse_than(None), gains - _BEHIND, gains)

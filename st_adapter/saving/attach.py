@@ -6,7 +6,7 @@ import copy
 import itertools
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,18 +20,32 @@ from st_adapter.embeddings.identity import EncoderIdentity, identity_of
 from st_adapter.embeddings.model_kind import check_encoder, has_made_up_pooling
 from st_adapter.embeddings.origin import origin_of
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS
+from st_adapter.embeddings.roles import encode_as, prompt_of
 from st_adapter.errors import InputError
+from st_adapter.saving.tasks import DOCUMENT_ROUTE, QUERY_ROUTE, called, check_task_of, is_task, routes_of
+
+Routes = Mapping[str, QueryAdapter | None]
 
 
-def attach(model: SentenceTransformer, adapter: QueryAdapter, *, allow_other_base: bool = False) -> SentenceTransformer:
-    """Put the adapter on the query route of a model in memory.
+def attach(
+    model: SentenceTransformer,
+    adapter: QueryAdapter | Mapping[str, QueryAdapter],
+    *,
+    default_task: str | None = None,
+    allow_other_base: bool = False,
+) -> SentenceTransformer:
+    """Put the adapter on the query route of a model in memory, or several, each on a route of its own.
 
     The result ends in a ``Router`` of stock modules: ``encode_query`` is adapted, ``encode_document`` and ``encode``
-    return what the base model returns, bit for bit.
+    return what the base model returns, bit for bit. Of several adapters, ``encode(texts, task="legal",
+    prompt_name="query")`` uses the one of that task, and ``encode_query`` that of ``default_task``; without one, it
+    returns what the base model returns. A task that is not there is an error of Sentence Transformers.
 
     Args:
         model: The base model; left as it is. The result shares its modules, so its memory is not needed twice.
-        adapter: Folded into the router as it is now; training it further does not change the result.
+        adapter: Folded into the router as it is now; training it further does not change the result. Several by the
+            names of their tasks, such as ``{"legal": a, "support": b}``: lower-case letters, digits, ``-`` and ``_``.
+        default_task: The task, of several, whose adapter ``encode_query`` uses.
         allow_other_base: Accept a model other than the one the adapter is bound to. Its vectors may mean something
             else, so measure before you use it.
 
@@ -40,7 +54,8 @@ def attach(model: SentenceTransformer, adapter: QueryAdapter, *, allow_other_bas
 
     Raises:
         ValueError: the two do not fit: another base model, another dimension, an existing ``Router``, non-2-D
-            embeddings, vectors that are not unit for a normalizing adapter, or an adapter with NaN weights.
+            embeddings, vectors that are not unit for a normalizing adapter, or an adapter with NaN weights; or a name
+            cannot be that of a task.
 
     Example:
         >>> adapted = attach(model, adapter)
@@ -48,37 +63,54 @@ def attach(model: SentenceTransformer, adapter: QueryAdapter, *, allow_other_bas
         np.True_
     """
     check_order(model, adapter)
-    check_adapter_fits(model, adapter, allow_other_base=allow_other_base)
-    router = Router.for_query_document(
-        query_modules=query_modules(model, adapter), document_modules=[Dropout(0.0)], default_route="document"
-    )
+    routes = routes_of(adapter, default_task)
+    check_adapters_fit(model, routes, allow_other_base=allow_other_base)
+    router = Router(sub_modules=route_modules(model, routes), default_route=DOCUMENT_ROUTE)
     name = next(str(index) for index in itertools.count(len(model)) if str(index) not in model._modules)
     return with_modules(
         model, [*model.named_children(), (name, router.to(model.device, model.dtype or torch.float32).eval())]
     )
 
 
-def query_modules(model: SentenceTransformer, adapter: QueryAdapter) -> list[Module]:
-    """The adapter folded into stock modules for the place behind a model's last module, before any truncation."""
-    with model.truncate_embeddings(None):
-        dimension = model.get_embedding_dimension() or adapter.input_dimension
-    return adapter.padded(int(dimension)).fold()
+def route_modules(model: SentenceTransformer, routes: Routes) -> dict[str, list[Module]]:
+    """Adapters folded into stock modules for the place behind a model's last module, before any truncation.
+
+    An adapter of two routes is folded once, so that it is neither kept nor saved twice.
+
+    Args:
+        model: the base model.
+        routes: see ``routes_of``.
+
+    Returns:
+        Route -> modules in order, those of documents last.
+    """
+    # Dropout(0.0) and not an empty route: with [], Router.tokenizer and .max_seq_length raise IndexError.
+    untouched: list[Module] = [Dropout(0.0)]
+    folded: dict[int, list[Module]] = {}
+    for adapter in routes.values():
+        if adapter is not None and id(adapter) not in folded:
+            with model.truncate_embeddings(None):
+                dimension = model.get_embedding_dimension() or adapter.input_dimension
+            folded[id(adapter)] = adapter.padded(int(dimension)).fold()
+    return {**{route: folded.get(id(each), untouched) for route, each in routes.items()}, DOCUMENT_ROUTE: untouched}
 
 
-def detach(model: SentenceTransformer) -> tuple[SentenceTransformer, list[Module]]:
+def detach(model: SentenceTransformer, task: str | None = None) -> tuple[SentenceTransformer, list[Module]]:
     """Take a model apart again: the base model, and the modules that only its queries pass through.
 
     Args:
         model: What ``attach`` returned, or a repository of ``save_pretrained`` opened with ``SentenceTransformer``.
             It is left as it is.
+        task: Whose modules, of a model with adapters for several tasks; those of ``encode_query`` if None.
 
     Returns:
         The base model, sharing its modules with ``model``, and the modules of the query route in order, each mapping
         ``{"sentence_embedding": (B, D)}`` to the same, with D as the model truncates it. The list is empty for a model
-        without a ``Router``, such as one saved with ``adapter=None``.
+        without a ``Router``, such as one saved with ``adapter=None``, and for the ``encode_query`` of one with several
+        adapters and no default task.
 
     Raises:
-        ValueError: the model has a ``Router`` of another making.
+        ValueError: the model has a ``Router`` of another making, or no such task.
 
     Example:
         >>> base, modules = detach(attach(model, adapter))
@@ -88,6 +120,7 @@ def detach(model: SentenceTransformer) -> tuple[SentenceTransformer, list[Module
     children = list(model.named_children())
     routers = [module for _, module in children if isinstance(module, Router)]
     if not routers:
+        check_task_of(model, task)
         return with_modules(model, children), []
     router = routers[-1]
     routes = {name: list(modules) for name, modules in router.sub_modules.items()}
@@ -99,9 +132,10 @@ def detach(model: SentenceTransformer) -> tuple[SentenceTransformer, list[Module
     made_here = (
         len(routers) == 1
         and children[-1][1] is router
-        and set(routes) == {"query", "document"}
+        and {QUERY_ROUTE, DOCUMENT_ROUTE} <= set(routes)
+        and all(is_task(name) for name in set(routes) - {QUERY_ROUTE, DOCUMENT_ROUTE})
         and router.default_route in routes
-        and all(isinstance(module, Dropout) and module.dropout == 0.0 for module in routes["document"])
+        and all(isinstance(module, Dropout) and module.dropout == 0.0 for module in routes[DOCUMENT_ROUTE])
     )
     if not made_here:
         raise ValueError(
@@ -109,12 +143,15 @@ def detach(model: SentenceTransformer) -> tuple[SentenceTransformer, list[Module
             "detach expects one Router at the end that leaves documents untouched. "
             "Pass a model from attach() or from a folder written by save_pretrained()."
         )
+    if task is not None:
+        check_task_of(model, task)
+    modules = [module for module in routes[task or QUERY_ROUTE] if not isinstance(module, Dropout)]
     base = with_modules(model, children[:-1])
     with base.truncate_embeddings(None):
         dimension = int(base.get_embedding_dimension())
-    if dimension > base.get_embedding_dimension():
-        return base, [_Truncated(routes["query"], dimension)]
-    return base, routes["query"]
+    if modules and dimension > base.get_embedding_dimension():
+        return base, [_Truncated(modules, dimension)]
+    return base, modules
 
 
 def check_order(model: object, adapter: object) -> None:
@@ -123,7 +160,9 @@ def check_order(model: object, adapter: object) -> None:
     Raises:
         ValueError: it was not.
     """
-    if isinstance(model, QueryAdapter) or not (adapter is None or isinstance(adapter, QueryAdapter)):
+    if isinstance(model, QueryAdapter | Mapping) or not (
+        adapter is None or isinstance(adapter, QueryAdapter | Mapping)
+    ):
         raise ValueError(
             f"The first argument is a {type(model).__name__} and the second a {type(adapter).__name__}, but a "
             "SentenceTransformer and a QueryAdapter are expected. Pass the model first."
@@ -161,10 +200,15 @@ def _check_not_adapted(model: SentenceTransformer) -> None:
         )
 
 
-def check_adapter_fits(
-    model: SentenceTransformer, adapter: QueryAdapter | None, *, allow_other_base: bool = False
+def check_adapters_fit(
+    model: SentenceTransformer, routes: Routes, *, allow_other_base: bool = False
 ) -> EncoderIdentity:
-    """Check that a model is one that an adapter can be put on, and that it is the one of this adapter.
+    """Check that a model is one that an adapter can be put on, and that it is the one of these adapters.
+
+    Args:
+        model: the base model.
+        routes: see ``routes_of``; empty for a model without an adapter.
+        allow_other_base: as in ``attach``.
 
     Returns:
         What the model is.
@@ -184,36 +228,55 @@ def check_adapter_fits(
             f"The base model's last module is {type(model[-1]).__name__} and {found}, but a floating-point "
             "'sentence_embedding' of shape (D,) per text is expected. Pass a model that gives one vector per text."
         )
+    if len(routes) > 1 and tells_queries_from_texts(model):
+        raise ValueError(
+            "Modules of the base model read `task` themselves and would get the names of the adapters' tasks there, "
+            "so that it cannot have several. Attach one adapter."
+        )
     base_model = identity_of(model)
-    if adapter is None:
-        return base_model
+    for task, adapter in routes.items():
+        if adapter is not None and (task != QUERY_ROUTE or len(routes) == 1):  # else one of the others once more
+            _check_fits(model, base_model, adapter, task, allow_other_base)
+            if adapter.normalize and not base_model.normalized:
+                raise ValueError(
+                    f"The base model gives vectors of length {vectors[0].float().norm().item():.4g}, but "
+                    f"{called(task)} with normalize=True expects unit length. Train one with "
+                    "QueryAdapter(..., normalize=False)."
+                )
+    return base_model
+
+
+def _check_fits(
+    model: SentenceTransformer, base_model: EncoderIdentity, adapter: QueryAdapter, task: str, allow_other_base: bool
+) -> None:
+    name = called(task)
     if adapter.input_dimension != base_model.dimension:
         truncated = f" (truncate_dim={model.truncate_dim})" if model.truncate_dim is not None else ""
         raise ValueError(
-            f"The base model has {base_model.dimension} dimensions{truncated}, but this adapter expects "
+            f"The base model has {base_model.dimension} dimensions{truncated}, but {name} expects "
             f"{adapter.input_dimension}. Pass the model that the adapter was trained on, or train a new adapter."
         )
     bound_to = adapter.base_model
     difference = bound_to.difference(base_model) if bound_to is not None else None
     if difference is not None and not allow_other_base:
         raise ValueError(
-            f"This adapter belongs to the base model {bound_to}, but the model is {base_model}: {difference}. Load the "
-            "base model that the adapter was trained on, or train a new adapter. allow_other_base=True attaches it all "
-            "the same."
+            f"{name[0].upper()}{name[1:]} belongs to the base model {bound_to}, but the model is {base_model}: "
+            f"{difference}. Load the base model that the adapter was trained on, or train a new adapter. "
+            "allow_other_base=True attaches it all the same."
         )
     undecided = bound_to is not None and bound_to.probes is None and not bound_to.comparable(base_model)
     if bound_to is not None and undecided and not allow_other_base:
         warnings.warn(
-            f"The adapter was trained on {bound_to.name!r} in {bound_to.dtype}, and this model's weights are in "
-            f"{base_model.dtype}: whether they are the same cannot be seen, so the name was compared.",
-            stacklevel=3,
+            f"{name[0].upper()}{name[1:]} was trained on {bound_to.name!r} in {bound_to.dtype}, and this model's "
+            f"weights are in {base_model.dtype}: whether they are the same cannot be seen, so the name was compared.",
+            stacklevel=4,
         )
-    if adapter.normalize and not base_model.normalized:
-        raise ValueError(
-            f"The base model gives vectors of length {vectors[0].float().norm().item():.4g}, but an adapter with "
-            "normalize=True expects unit length. Train one with QueryAdapter(..., normalize=False)."
-        )
-    return base_model
+
+
+def tells_queries_from_texts(model: SentenceTransformer) -> bool:
+    """Whether a base model embeds a query otherwise than the same text, with the same prompt, by plain ``encode``."""
+    plain = model.encode(CHECK_TEXTS, prompt=prompt_of(model, "query"), convert_to_tensor=True, show_progress_bar=False)
+    return not torch.equal(encode_as(model, "query", CHECK_TEXTS), plain)
 
 
 def with_modules(model: SentenceTransformer, modules: Sequence[tuple[str, nn.Module]]) -> SentenceTransformer:

@@ -15,7 +15,10 @@ from transformers.utils import logging as transformers_logging
 
 from st_adapter.embeddings.origin import Origin, origin_of
 from st_adapter.errors import InputError
-from st_adapter.saving.model_files import model_files, names_read_by
+from st_adapter.saving.folder import is_saved_model, read_saved
+from st_adapter.saving.layouts import router_of
+from st_adapter.saving.model_files import model_files, names_read_by, read_modules
+from st_adapter.saving.onnx_files import QUERY_FILE
 from st_adapter.saving.verify import check_modules
 from st_adapter.storage.hub import download
 from st_adapter.storage.paths import file_within, is_pickle
@@ -73,6 +76,9 @@ def find_base_files(model: SentenceTransformer, base_model: str | Path | None) -
         name, revision = origin.hub_id, folder.name
     if not (folder / "modules.json").is_file():
         return BaseFiles(None, missing=f"{name} is no Sentence Transformers repository: it has no modules.json")
+    if is_saved_model(folder):  # which the base model was taken out of
+        base = read_saved(folder).base_model
+        name, revision = base.name, base.revision
     _check_no_pickled_weights(folder, name)
     return BaseFiles(folder, name, revision)
 
@@ -108,18 +114,33 @@ def _download(origin: Origin) -> Path:
 def copy_base(folder: Path, model: SentenceTransformer, source: Path) -> None:
     """Copy the base model's files byte for byte into an empty folder, but for pickles, which lie beside safetensors.
 
+    Of a model that was saved here with an adapter, what came to its base model is left where it is.
+
     Raises:
         ValueError: one of them leads out of its folder, or the modules are not those of a base model.
     """
+    added = added_router(source)
     for name in model_files(source, custom_code=bool(model.trust_remote_code), named=names_read_by(model)):
         file = file_within(source, source / name)
         if is_pickle(source / name) or name.endswith(".bin.index.json"):
             continue
+        if added is not None and (name.startswith(f"{added}/") or name == f"onnx/{QUERY_FILE}"):
+            continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         # Contents only: read-only files of a cache must not make a read-only repository. Links are followed.
         shutil.copyfile(file, folder / name)
+    if added is not None:
+        write_json(folder / "modules.json", read_modules(folder)[:-1])
     _add_prompts(folder / "config_sentence_transformers.json")
     check_modules(folder, any_class=model.trust_remote_code, in_memory=True)
+
+
+def added_router(folder: Path) -> str | None:
+    """What was added to a base model's modules where a model with an adapter lies; None of a base model alone."""
+    if not is_saved_model(folder):
+        return None
+    entries = read_modules(folder)
+    return entries[-1]["path"] if router_of(folder, entries) is not None and len(entries) > 1 else None
 
 
 def write_stock(folder: Path, model: SentenceTransformer, reason: str) -> None:

@@ -81,7 +81,7 @@ def model_card(
     """
     if queries is not None and layout == "twin":
         inherited = {"license": queries.license} if queries.license else None
-    data = _metadata(title, base_model, inherited, training, "sentence-transformers")
+    data = card_metadata(title, base_model, inherited, training, "sentence-transformers")
     if queries is not None:
         models = [each.name for each in (base_model, queries.identity) if "/" in each.name]
         data.base_model = models or None
@@ -94,7 +94,7 @@ def model_card(
         "onnx_files": onnx_files,
         "hub_id": title if "/" in title else "",
     }
-    return _filled(data, title, base_model, training, **values)
+    return filled(data, title, base_model, training, **values)
 
 
 def adapter_card(
@@ -108,25 +108,31 @@ def adapter_card(
         base_model: what it is bound to.
         training: what is known about the training.
     """
-    return _filled(
-        _metadata(title, base_model, None, training, "st-adapter"), title, base_model, training, config=config
+    return filled(
+        card_metadata(title, base_model, None, training, "st-adapter"), title, base_model, training, config=config
     )
 
 
-def _filled(
-    data: ModelCardData, title: str, base_model: EncoderIdentity | None, training: TrainingRecord | None, **values: Any
+def filled(
+    data: ModelCardData,
+    title: str,
+    base_model: EncoderIdentity | None,
+    training: TrainingRecord | None,
+    template: Path = _TEMPLATE,
+    **values: Any,
 ) -> str:
+    """The text that a template makes of what is known."""
     functions: dict[str, Any] = {"inline": _inline, "code": _code, "quoted": json.dumps, "searched": documents_searched}
     name = "" if base_model is None else base_model.name
     link = _link(name)
     card = ModelCard.from_template(
         data,
-        template_path=str(_TEMPLATE),
+        template_path=str(template),
         title=title,
         base=link if name else "its base model",
         base_model=base_model,
         training=training,
-        facts=[] if training is None else _facts(training),
+        facts=[] if training is None else facts_of(training),
         table_metrics=TABLE_METRICS,
         **functions,
         **values,
@@ -138,13 +144,14 @@ def _link(name: str) -> str:
     return f"[{name}](https://huggingface.co/{name})" if "/" in name and _HUB_ID.fullmatch(name) else _code(name)
 
 
-def _metadata(
+def card_metadata(
     title: str,
     base_model: EncoderIdentity | None,
     inherited: Mapping[str, Any] | None,
     training: TrainingRecord | None,
     library_name: str,
 ) -> ModelCardData:
+    """The head of a card: where it comes from, and its figures for the Hub's model-index."""
     defaults = SentenceTransformerModelCardData(local_files_only=True)
     # Without weights there was no model of theirs, only what something else made of texts.
     theirs = base_model is None or base_model.weights_sha256 is not None
@@ -159,11 +166,11 @@ def _metadata(
     if training is not None and training.dataset_id:
         metadata["datasets"] = [training.dataset_id]
     if training is not None and training.scores is not None:
-        metadata |= {"model_name": title, "eval_results": _eval_results(training, training.scores)}
+        metadata |= {"model_name": title, "eval_results": eval_results(training, training.scores)}
     return ModelCardData(**metadata)
 
 
-def _eval_results(training: TrainingRecord, scores: SplitScores) -> list[EvalResult]:
+def eval_results(training: TrainingRecord, scores: SplitScores) -> list[EvalResult]:
     """For the Hub's model-index, in the words of Sentence Transformers' own cards."""
     return [
         EvalResult(
@@ -181,7 +188,8 @@ def _eval_results(training: TrainingRecord, scores: SplitScores) -> list[EvalRes
     ]
 
 
-def _facts(training: TrainingRecord) -> list[str]:
+def facts_of(training: TrainingRecord) -> list[str]:
+    """How an adapter came about, one line each."""
     facts = []
     if training.data:
         name = _inline(training.data)
@@ -198,7 +206,7 @@ def _facts(training: TrainingRecord) -> list[str]:
             f"Method: {_inline(training.method)}" + (f"; chosen: {_inline(training.chosen)}" if training.chosen else "")
         )
     if training.reason:
-        facts.append(f"Why: {_inline(training.reason)}")
+        facts.append(f"Verdict: {_inline(training.reason)}")
     if training.seed is not None:
         facts.append(f"Seed: {training.seed}")
     if training.split_by == "document":

@@ -15,11 +15,12 @@ from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import token_limit
-from st_adapter.embeddings.probe_texts import CHECK_TEXTS, fixed_texts
-from st_adapter.embeddings.roles import Role, encode_as, prompt_of
-from st_adapter.saving.attach import detach, query_modules
+from st_adapter.embeddings.probe_texts import fixed_texts
+from st_adapter.embeddings.roles import Role, encode_as
+from st_adapter.saving.attach import Routes, detach, route_modules
 from st_adapter.saving.base_files import without_progress_bars
 from st_adapter.saving.layouts import Layout, add_router, write_max_seq_length
+from st_adapter.saving.tasks import QUERY_ROUTE, encode_for
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.writing import write_json
 
@@ -49,8 +50,8 @@ class Compared(NamedTuple):
         return cls(model, identity, texts, {name: encoded(model, name, texts) for name in _METHODS})
 
 
-def add_adapter(folder: Path, compared: Compared, adapter: QueryAdapter | None) -> str | None:
-    """Add the adapter to a base model's folder, open the result, and compare it with what is in memory.
+def add_adapters(folder: Path, compared: Compared, routes: Routes) -> str | None:
+    """Add the adapters to a base model's folder, open the result, and compare it with what is in memory.
 
     Settings that the model has in memory only are carried over.
 
@@ -58,17 +59,17 @@ def add_adapter(folder: Path, compared: Compared, adapter: QueryAdapter | None) 
         What the base model in the folder does otherwise than the one in memory; None if nothing.
 
     Raises:
-        ValueError: it is the adapter whose results differ.
+        ValueError: it is an adapter whose results differ.
     """
     model = compared.model
-    if adapter is not None:
-        add_router(folder, query_modules(model, adapter))
+    if routes:
+        add_router(folder, route_modules(model, routes))
     saved = reopened(folder, model)
     if _carry_over_settings(folder, model, saved):
         saved = reopened(folder, model)
-    problem = _base_difference(compared, saved, with_queries=adapter is None)
-    if problem is None and adapter is not None:
-        check_layout(saved, compared, adapter, "document")
+    problem = _base_difference(compared, saved, with_queries=routes.get(QUERY_ROUTE) is None)
+    if problem is None:
+        check_layout(saved, compared, routes, "document")
     return problem
 
 
@@ -102,21 +103,17 @@ def _base_difference(compared: Compared, saved: SentenceTransformer, *, with_que
     return None
 
 
-def check_layout(saved: SentenceTransformer, compared: Compared, adapter: QueryAdapter, layout: Layout) -> None:
-    """Check that whatever of a saved model embeds queries gives what the adapter makes of the base model's."""
-    base = compared.vectors["encode_query"]
-    with torch.no_grad():
-        queries = adapter.transform(base.to(next(adapter.parameters()).device)).cpu().float()
-    tolerance = query_tolerance(compared.model.dtype)
-    for name in ("encode_query", *(["encode"] if layout != "document" else [])):
-        found = encoded(saved, name, {**compared.texts, "document": compared.texts["query"]})
-        difference = largest_difference(queries, found.cpu())
-        if not difference <= tolerance * max(1.0, queries.abs().max().item()):
-            raise ValueError(
-                f"{name} of the saved model differs from the adapter on the base model in memory by up to "
-                f"{difference:.1e}, but at most {tolerance:.0e} is expected. The adapter's weights may be too large "
-                "to be exact: train it with a lower learning rate or a higher penalty."
-            )
+def check_layout(saved: SentenceTransformer, compared: Compared, routes: Routes, layout: Layout) -> None:
+    """Check that whatever of a saved model embeds queries gives what the adapters make of the base model's."""
+    texts: dict[Role, list[str]] = {**compared.texts, "document": compared.texts["query"]}
+    for route, adapter in routes.items():
+        if adapter is None:
+            continue
+        if route != QUERY_ROUTE:
+            _check_queries(f"task={route!r}", encode_for(saved, route, texts["query"]), compared, adapter)
+            continue
+        for name in ("encode_query", *(["encode"] if layout != "document" else [])):
+            _check_queries(name, encoded(saved, name, texts), compared, adapter)
     if layout == "query":
         before, after = compared.vectors["encode_document"], encoded(saved, "encode_document", compared.texts)
         if not torch.equal(before, after):
@@ -124,6 +121,20 @@ def check_layout(saved: SentenceTransformer, compared: Compared, adapter: QueryA
                 f"encode_document of the saved model differs from the base model in memory by up to "
                 f"{largest_difference(before, after):.1e}, but the same vectors are expected. Report this."
             )
+
+
+def _check_queries(name: str, found: Tensor, compared: Compared, adapter: QueryAdapter) -> None:
+    base = compared.vectors["encode_query"]
+    with torch.no_grad():
+        queries = adapter.transform(base.to(next(adapter.parameters()).device)).cpu().float()
+    tolerance = query_tolerance(compared.model.dtype)
+    difference = largest_difference(queries, found.cpu())
+    if not difference <= tolerance * max(1.0, queries.abs().max().item()):
+        raise ValueError(
+            f"{name} of the saved model differs from the adapter on the base model in memory by up to "
+            f"{difference:.1e}, but at most {tolerance:.0e} is expected. The adapter's weights may be too large "
+            "to be exact: train it with a lower learning rate or a higher penalty."
+        )
 
 
 def reopened(folder: Path, model: SentenceTransformer) -> SentenceTransformer:
@@ -144,12 +155,6 @@ def reopened(folder: Path, model: SentenceTransformer) -> SentenceTransformer:
             if config is not None and model.get_backend() == "torch"
             else None,
         )
-
-
-def tells_queries_from_texts(model: SentenceTransformer) -> bool:
-    """Whether a base model embeds a query otherwise than the same text, with the same prompt, by plain ``encode``."""
-    plain = model.encode(CHECK_TEXTS, prompt=prompt_of(model, "query"), convert_to_tensor=True, show_progress_bar=False)
-    return not torch.equal(encode_as(model, "query", CHECK_TEXTS), plain)
 
 
 def encoded(model: SentenceTransformer, name: str, texts: Mapping[Role, Sequence[str]]) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from st_adapter.saving.layouts import Layout, to_layout
 from st_adapter.saving.model_files import BOOKKEEPING, DAMAGED, inside, model_files, read_modules
 from st_adapter.saving.onnx_files import ONNX_FILES
 from st_adapter.saving.record import TrainingRecord
-from st_adapter.storage.adapters import ADAPTER_FOLDER, WEIGHTS_FILE
+from st_adapter.saving.tasks import QUERY_ROUTE, is_task
+from st_adapter.saving.tasks_card import tasks_card
+from st_adapter.storage.adapters import ADAPTER_FOLDER, WEIGHTS_FILE, check_task
 from st_adapter.storage.paths import MAX_FILES, file_sha256, file_within, names_in
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.records import built
@@ -26,9 +28,7 @@ CONFIG_FILE_NAME = "st_adapter_config.json"
 # Texts that people edit on the Hub, and what no reader of the model opens.
 UNVERIFIED = ("README.md", ".gitattributes", CONFIG_FILE_NAME)
 
-QUERY_ROUTE = "query"
 _ALWAYS = ("adapter", "training")  # of a route; what came later is written where there is some
-_ROUTE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class SavedModel:
         layout: see ``Layout``.
         base_model: the base model.
         routes: name -> route, of all but the one for documents, which the base model embeds; one adapter is the route
-            ``query``.
+            ``query``. Of several each has a route of its own, and ``query`` is the one of ``encode_query``.
         files: path -> SHA-256 of every file whose change would change the model.
     """
 
@@ -72,6 +72,26 @@ class SavedModel:
         return any(route.adapter is not None or route.model is not None for route in self.routes.values())
 
     @property
+    def tasks(self) -> list[str]:
+        """The tasks of several adapters; empty if there is one or none."""
+        return [name for name in self.routes if name != QUERY_ROUTE]
+
+    @property
+    def default_task(self) -> str | None:
+        """The task, of several, whose adapter ``encode_query`` uses, if it uses one."""
+        adapter = self.routes[QUERY_ROUTE].adapter
+        return next((task for task in self.tasks if self.routes[task].adapter == adapter), None)
+
+    def route(self, task: str | None = None) -> SavedRoute:
+        """The route of a task; that of ``encode_query`` if None.
+
+        Raises:
+            ValueError: there is no such task; or None, and ``encode_query`` uses none of several adapters.
+        """
+        check_task(task, self.tasks, has_default=self.default_task is not None)
+        return self.routes[task or QUERY_ROUTE]
+
+    @property
     def query_model(self) -> EncoderIdentity | None:
         """The model that embeds queries, if it is not the base model."""
         return self.routes[QUERY_ROUTE].model
@@ -82,7 +102,7 @@ class SavedModel:
         return self.routes[QUERY_ROUTE].training
 
     def __str__(self) -> str:
-        adapted = [name for name, route in self.routes.items() if route.adapter is not None]
+        adapted = self.tasks or [name for name, route in self.routes.items() if route.adapter is not None]
         adapters = f"adapters for {', '.join(adapted)}" if adapted else "no adapter"
         adapters = adapters if self.query_model is None else f"queries by {self.query_model.name!r}"
         return f"SavedModel({self.base_model.name!r}, {adapters}, layout {self.layout!r}, {len(self.files)} files)"
@@ -90,13 +110,16 @@ class SavedModel:
     __repr__ = __str__
 
 
-def write_config(folder: Path, layout: Layout, base_model: EncoderIdentity, route: SavedRoute) -> None:
+def write_config(folder: Path, layout: Layout, base_model: EncoderIdentity, routes: Mapping[str, SavedRoute]) -> None:
     """Write ``st_adapter_config.json``, last of all files but the card, because it holds the hashes of the others."""
     content = {
         "st_adapter_version": __version__,
         "layout": layout,
         "base_model": base_model.to_dict(),
-        "routes": {QUERY_ROUTE: {name: each for name, each in asdict(route).items() if name in _ALWAYS or each}},
+        "routes": {
+            route: {name: each for name, each in asdict(saved).items() if name in _ALWAYS or each}
+            for route, saved in routes.items()
+        },
         "files": _hashes(folder),
     }
     write_json(folder / CONFIG_FILE_NAME, content)
@@ -128,8 +151,10 @@ def read_saved(folder: Path) -> SavedModel:
             _ = route.get("model") and EncoderIdentity.from_dict(route["model"])
         if len(saved.files) > MAX_FILES:
             raise ValueError(f"it lists {len(saved.files):,} files, but a model has a few dozen.")
-        if QUERY_ROUTE not in saved.routes or not all(map(_ROUTE_NAME.fullmatch, saved.routes)):
+        if QUERY_ROUTE not in saved.routes or not all(map(is_task, saved.tasks)):
             raise ValueError(f"its routes are {list(saved.routes)[:5]}, but short names and 'query' are expected.")
+        if any(saved.routes[task].adapter is None for task in saved.tasks):
+            raise ValueError("one of its tasks has no adapter, but each is expected to have one.")
     except ValueError as error:
         raise ValueError(f"{path} is not that of a saved model: {error} {DAMAGED}") from error
     for name, route in saved.routes.items():
@@ -182,6 +207,17 @@ def _published(folder: Path, saved: SavedModel) -> list[str]:
 def card_of(folder: Path, title: str) -> str:
     """The model card of a saved model; of the card that lies there, such as its base's, it has language and license."""
     saved = read_saved(folder)
+    if saved.tasks:
+        return tasks_card(
+            title,
+            saved.base_model,
+            {task: saved.routes[task].training for task in saved.tasks},
+            default_task=saved.default_task,
+            layout=saved.layout,
+            inherited=base_metadata(folder),
+            remote_code=_needs_remote_code(folder),
+            query_prompt="query" in read_object(folder / "config_sentence_transformers.json").get("prompts", {}),
+        )
     return model_card(
         title,
         saved.base_model,

@@ -12,8 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Dropout, Pooling
 from st_adapter.embeddings.origin import name_of
 from st_adapter.embeddings.roles import prompt_for, prompt_of
 from st_adapter.errors import InputError
-from st_adapter.saving.attach import detach, with_modules
-from st_adapter.saving.compare import tells_queries_from_texts
+from st_adapter.saving.attach import detach, tells_queries_from_texts, with_modules
 
 # The prompt that the documents' model has for queries, kept under this name, so that the two can be told apart again.
 STATUS_QUO_PROMPT = "status_quo_query"

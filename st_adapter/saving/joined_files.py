@@ -14,7 +14,7 @@ from sentence_transformers.base.modules import Module
 
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.roles import Role
-from st_adapter.saving.attach import check_adapter_fits
+from st_adapter.saving.attach import check_adapters_fit
 from st_adapter.saving.base_files import find_base_files
 from st_adapter.saving.card import base_metadata
 from st_adapter.saving.compare import Compared, encoded, largest_difference, query_tolerance, reopened
@@ -24,6 +24,7 @@ from st_adapter.saving.layouts import LEGACY_MODULE, Layout, to_layout, write_mo
 from st_adapter.saving.model_files import TERMS, read_modules
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import check_target, write_base
+from st_adapter.saving.tasks import QUERY_ROUTE
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.writing import folder_written_whole, write_json, write_text
 
@@ -105,7 +106,7 @@ def save_joined(
         write_json(folder / _SETTINGS, {**read_object(folder / _SETTINGS), **_settings_of(expected)})
         _check(folder, expected, of_documents, of_queries)
         layout: Layout = "document" if joined.documents is not None else "twin"
-        write_config(folder, layout, index, SavedRoute(None, training, queries, license_name))
+        write_config(folder, layout, index, {QUERY_ROUTE: SavedRoute(None, training, queries, license_name)})
         write_text(folder / "README.md", card_of(folder, title or target.name))
     return target
 
@@ -114,11 +115,11 @@ def _written(
     folder: Path, model: SentenceTransformer, source: str | Path | None, texts: Mapping[Role, Sequence[str]]
 ) -> tuple[EncoderIdentity, Compared]:
     """Write one of the two as a repository of its own, compared with the one in memory."""
-    identity = check_adapter_fits(model, None)
+    identity = check_adapters_fit(model, {})
     files = find_base_files(model, source)
     compared = Compared.of(model, identity, texts)
     folder.mkdir()
-    write_base(folder, compared, None, files, only_copy=False)
+    write_base(folder, compared, {}, files, only_copy=False)
     if files.folder is not None:
         identity = replace(identity, name=files.name, revision=files.revision)
     return identity, compared

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sentence_transformers.base.modules import Dense, Module, Normalize
-from sentence_transformers.sentence_transformer.modules import Dropout
 
 from st_adapter.embeddings.roles import prompt_for
 from st_adapter.saving.model_files import read_modules
@@ -48,21 +47,26 @@ _USUAL = {
 }
 
 
-def add_router(folder: Path, query_modules: Sequence[Module]) -> None:
-    """Add a Router to a base model's folder: the modules for queries, nothing for documents, which are the default."""
+def add_router(folder: Path, routes: Mapping[str, Sequence[Module]]) -> None:
+    """Add a Router to a base model's folder, with the default for documents.
+
+    Args:
+        folder: the base model's.
+        routes: route -> modules, as ``route_modules`` gives them; a module of several routes is written once.
+    """
     entries = read_modules(folder)
     index, place = _next_place(folder, entries, "Router")
     router = folder / place
     router.mkdir()
     types: dict[str, str] = {}
-    structure: dict[str, list[str]] = {"query": [], "document": []}
-    # Dropout(0.0) and not an empty route: with [], Router.tokenizer and .max_seq_length raise IndexError.
-    for route, modules in (("query", query_modules), ("document", [Dropout(0.0)])):
+    written: dict[int, str] = {}
+    for route, modules in routes.items():
         for position, module in enumerate(modules):
-            name = f"{route}_{position}_{type(module).__name__}"
-            types[name] = f"{LEGACY_MODULE}.{type(module).__name__}"
-            structure[route].append(name)
-            write_module(module, router / name)
+            if id(module) not in written:
+                name = written[id(module)] = f"{route}_{position}_{type(module).__name__}"
+                types[name] = f"{LEGACY_MODULE}.{type(module).__name__}"
+                write_module(module, router / name)
+    structure = {route: [written[id(module)] for module in modules] for route, modules in routes.items()}
     # No other parameters: releases before 5.4 hand them all to the constructor.
     parameters = {"default_route": "document", "allow_empty_key": True}
     write_json(router / "router_config.json", {"types": types, "structure": structure, "parameters": parameters})
@@ -76,7 +80,7 @@ def to_layout(folder: Path, layout: Layout) -> None:
     Raises:
         ValueError: the base model's own modules read ``task``, which plain ``encode`` does not pass.
     """
-    router = _router_of(folder, read_modules(folder))
+    router = router_of(folder, read_modules(folder))
     if layout == "document" or router is None:
         return
     if reads_task(folder):
@@ -128,7 +132,8 @@ def write_max_seq_length(folder: Path, max_seq_length: int) -> None:
     write_json(file, {**config, "max_seq_length": max_seq_length})
 
 
-def _router_of(folder: Path, entries: Sequence[Mapping[str, Any]]) -> Path | None:
+def router_of(folder: Path, entries: Sequence[Mapping[str, Any]]) -> Path | None:
+    """The folder of the Router that a model's modules end in; None if they end in something else."""
     last = entries[-1]
     return folder / last["path"] if last["type"].rpartition(".")[2] == "Router" else None
 

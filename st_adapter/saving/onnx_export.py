@@ -47,6 +47,8 @@ from st_adapter.saving.onnx_files import (
     difference_of,
     write_onnx,
 )
+from st_adapter.saving.tasks import tasks_of
+from st_adapter.words import listed
 
 # A protocol buffer, which an .onnx file is, ends at 2 GiB, and the graph needs some of it.
 _MAX_WEIGHT_BYTES = 2_000_000_000
@@ -137,6 +139,11 @@ def check_exportable(model: SentenceTransformer) -> None:
         raise ValueError(
             f"The model is a {type(model).__name__}, but a SentenceTransformer is expected. "
             "Load it with SentenceTransformer(...)."
+        )
+    if tasks_of(model):
+        raise ValueError(
+            f"The model has adapters for the tasks {listed(tasks_of(model))}, but to an ONNX file no task can be told. "
+            "Take it apart with detach(model), attach one adapter, and export that."
         )
     if model.get_backend() != "torch":
         raise ValueError(

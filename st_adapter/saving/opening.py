@@ -10,10 +10,12 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS
+from st_adapter.embeddings.roles import encode_as
 from st_adapter.errors import without_secrets
 from st_adapter.saving.folder import CONFIG_FILE_NAME, read_saved
 from st_adapter.saving.onnx_files import BASE_FILE, DOCUMENT_FILE, QUERY_FILE
 from st_adapter.saving.record import TrainingRecord
+from st_adapter.saving.tasks import encode_for, tasks_of
 from st_adapter.saving.verify import OTHER_BACKENDS, check_saved
 from st_adapter.storage.hub import download
 from st_adapter.storage.tensors import check_finite
@@ -94,17 +96,18 @@ def from_pretrained(
     try:
         where = None if device is None else str(device)
         model = SentenceTransformer(str(folder), device=where, local_files_only=True, **kwargs)
-        embeddings = [
-            encode(CHECK_TEXTS, convert_to_tensor=True, show_progress_bar=False)
-            for encode in (model.encode_query, model.encode_document)
-        ]
+        embeddings = {
+            "query": encode_as(model, "query", CHECK_TEXTS),
+            "document": encode_as(model, "document", CHECK_TEXTS),
+            **{task: encode_for(model, task, CHECK_TEXTS) for task in tasks_of(model)},
+        }
     except Exception as error:  # what the files of a model make the libraries raise is beyond any list
         reason = without_secrets(" ".join(str(error).split()), (token if isinstance(token, str) else None,))[:500]
         raise ValueError(
             f"Sentence Transformers cannot open {name_or_path} ({type(error).__name__}: {reason}). Its files are as "
             "they were saved, so they were damaged before, or this release cannot read them."
         ) from error
-    for side, vectors in zip(("query", "document"), embeddings, strict=True):
+    for side, vectors in embeddings.items():
         check_finite(f"The {side} embeddings of {name_or_path}", vectors, "Its weights are damaged: save it again.")
     return model
 
@@ -119,10 +122,14 @@ def _check_backend(arguments: Mapping[str, Any]) -> None:
         )
 
 
-def saved_training(name_or_path: str, revision: str | None = None) -> TrainingRecord | None:
-    """How the adapter of a saved model came about, of a folder or Hub id; None if that is not recorded."""
+def saved_training(name_or_path: str, revision: str | None = None, task: str | None = None) -> TrainingRecord | None:
+    """How the adapter of a saved model came about, of a folder or Hub id; None if that is not recorded.
+
+    Raises:
+        ValueError: the model has adapters for several tasks, and none of them is meant; see ``SavedModel.route``.
+    """
     try:
         folder = locate(name_or_path, revision=revision, only_config=True)
     except (ValueError, OSError):
         return None
-    return read_saved(folder).training if (folder / CONFIG_FILE_NAME).is_file() else None
+    return read_saved(folder).route(task).training if (folder / CONFIG_FILE_NAME).is_file() else None

@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.roles import Role
+from st_adapter.errors import InputError
 from st_adapter.saving.folder import CONFIG_FILE_NAME, SavedModel, copy_as, left_out, read_saved
 from st_adapter.saving.layouts import Layout, reads_task
 from st_adapter.saving.record import TrainingRecord
@@ -37,16 +38,17 @@ _OWNED = (
 
 def push_to_hub(
     model: SentenceTransformer,
-    adapter: QueryAdapter | None,
+    adapter: QueryAdapter | Mapping[str, QueryAdapter] | None,
     repo_id: str,
     *,
+    default_task: str | None = None,
     private: bool | None = None,
     token: str | None = None,
     commit_message: str = "Add model with query adapter",
     twin: bool = False,
     onnx: bool = False,
     base_model: str | Path | None = None,
-    training: TrainingRecord | None = None,
+    training: TrainingRecord | Mapping[str, TrainingRecord] | None = None,
     overwrite: bool = False,
     check_texts: Mapping[Role, Sequence[str]] | None = None,
 ) -> str:
@@ -54,8 +56,9 @@ def push_to_hub(
 
     Args:
         model: base model.
-        adapter: the trained adapter, or None for the base model alone.
+        adapter: the trained adapter, several by their tasks, or None for the base model alone.
         repo_id: ``user/name``; created if it does not exist, else it gets a new commit.
+        default_task: as in ``save_pretrained``.
         private: whether a new repository is private; the account's default if None.
         token: access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
         commit_message: first line of the commits.
@@ -77,7 +80,12 @@ def push_to_hub(
         >>> push_to_hub(model, adapter, "user/model-with-adapter")  # doctest: +SKIP
     """
     options = SaveOptions(
-        onnx=onnx, base_model=base_model, training=training, title=repo_id, check_texts=check_texts or {}
+        onnx=onnx,
+        base_model=base_model,
+        training=training,
+        title=repo_id,
+        check_texts=check_texts or {},
+        default_task=default_task,
     )
     with TemporaryDirectory() as folder:
         saved = write_model(model, adapter, Path(folder) / "model", options)
@@ -104,7 +112,8 @@ def push_folder(
 ) -> str:
     """Upload a folder that ``save_pretrained`` wrote, of the layout ``document``.
 
-    The branch ``main`` gets the folder, the branch ``query`` the same model in the layout ``query``. ``main`` comes
+    The branch ``main`` gets the folder, the branch ``query`` the same model in the layout ``query``; with adapters for
+    several tasks that is the one of the default task, and without one there is no such branch. ``main`` comes
     last: an upload that dies half-way leaves it as it was. Files that the repository has already are not sent again.
     Uploaded is what the model was saved with and is made of, and its card; whatever else lies in the folder is left
     out, with a warning.
@@ -137,7 +146,7 @@ def push_folder(
             branch: copy_as(folder, Path(temporary) / branch, layout, repo_id) for branch, layout in layouts.items()
         }
         url = upload(_upload_of(branches), repo_id, overwrite=overwrite, **settings)
-        if saved.has_adapter and TWIN_BRANCH in branches_of(repo_id, token) - set(layouts):
+        if saved.has_adapter and not saved.tasks and TWIN_BRANCH in branches_of(repo_id, token) - set(layouts):
             # Somebody else has made one meanwhile, of another adapter.
             late = {**branches, TWIN_BRANCH: copy_as(folder, Path(temporary) / TWIN_BRANCH, "twin", repo_id)}
             url = upload(_upload_of(late), repo_id, **settings)
@@ -172,7 +181,16 @@ def _layouts(folder: Path, saved: SavedModel, present: set[str], *, twin: bool) 
             stacklevel=3,
         )
         return {MAIN: "document"}
-    if not saved.has_adapter:
+    if saved.tasks and twin:
+        raise InputError(
+            f"{folder} has adapters for several tasks, but in the branch {TWIN_BRANCH!r} a query has no way to say its "
+            "task.",
+            python="Leave twin out, or push each adapter by itself.",
+            flags="Leave --twin out, or push each run by itself.",
+        )
+    if saved.default_task is not None:
+        return {MAIN: "document", QUERY_BRANCH: "query", **dict.fromkeys(present & {TWIN_BRANCH}, "query")}
+    if saved.tasks or not saved.has_adapter:
         # All are what main is, once an earlier adapter has made them.
         return {MAIN: "document", **dict.fromkeys(present & {QUERY_BRANCH, TWIN_BRANCH}, "document")}
     if saved.query_model is not None:

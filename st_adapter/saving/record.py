@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import subprocess
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
 from typing import Any, Literal
 
 from st_adapter import __version__
@@ -24,7 +27,7 @@ class SplitScores:
         similarity: ``cosine`` or ``dot``.
         base: metric -> mean of the base model, a fraction 0-1.
         adapted: the same of the adapted model.
-        intervals: metric -> ends of the 95 % interval of adapted minus base.
+        intervals: metric -> ends of the 95 % interval of adapted minus base; empty where there are too few queries.
         summary: the comparison in one sentence; empty if there is none.
         num_own_copies: queries that stand in the corpus themselves and whose own copy was left out of their hits.
     """
@@ -70,12 +73,14 @@ class TrainingRecord:
     Attributes:
         data: name of the data set.
         dataset_id: its id on the Hub, if it is there.
+        data_fingerprint: of its content; see ``data_fingerprint``.
+        date: when it was trained, in UTC, as ISO 8601 has it.
         num_documents: N, size of the corpus.
         corpus_is_labelled_only: whether the corpus is just the documents of the pairs.
         num_queries: split -> number of its queries.
         method: ``auto``, ``linear``, ``closed-form`` or ``gradient``.
         chosen: the candidate that was chosen.
-        reason: why it is given out, or why the base model is kept, with the figures.
+        reason: the verdict: whether to deploy it and why, with the figures.
         seed: of the whole run.
         split_by: what was kept on one side when the splits were cut.
         paraphrase_threshold: how near two queries are that count as paraphrases.
@@ -92,6 +97,8 @@ class TrainingRecord:
 
     data: str = ""
     dataset_id: str = ""
+    data_fingerprint: str = ""
+    date: str = ""
     num_documents: int = 0
     corpus_is_labelled_only: bool = False
     num_queries: dict[str, int] = field(default_factory=dict)
@@ -116,3 +123,23 @@ def installed_versions() -> dict[str, str]:
     """Python and the packages that the vectors depend on -> version."""
     packages = {name: version(name) for name in _VERSIONS}
     return {"python": platform.python_version(), "st-adapter": __version__, **packages}
+
+
+def package_commit() -> str:
+    """The git commit of this package: of the checkout that it runs from, or that it was installed from; else empty.
+
+    A checkout whose files differ from its commit gives that commit with ``-dirty`` behind it.
+    """
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / ".git").exists():
+        described = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        try:
+            return subprocess.run(described, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):  # there is no git, or the checkout is somebody else's
+            return ""
+    try:
+        url = distribution("st-adapter").read_text("direct_url.json")
+        commit = json.loads(url or "{}").get("vcs_info", {}).get("commit_id", "")
+    except (PackageNotFoundError, ValueError, AttributeError):
+        return ""
+    return commit if isinstance(commit, str) else ""

@@ -10,10 +10,13 @@ from st_adapter.errors import InputError
 from st_adapter.saving.declared_sizes import TRANSFORMERS, check_module, check_transformer
 from st_adapter.saving.folder import CONFIG_FILE_NAME, UNVERIFIED, SavedModel, read_saved
 from st_adapter.saving.model_files import BOOKKEEPING, DAMAGED, TOKENIZER_FILES, inside, read_modules
+from st_adapter.saving.tasks import DOCUMENT_ROUTE, QUERY_ROUTE, is_task
 from st_adapter.storage.paths import file_sha256, file_within, is_pickle, names_in
 from st_adapter.storage.reading import read_json, read_object
 from st_adapter.storage.tensors import read_weights, tensor_infos
+from st_adapter.words import listed
 
+_ROUTERS = ("Router", "Asym")  # two names of the same class
 _ROUTE_MODULES = ("Dense", "Normalize", "Dropout")
 _ACTIVATIONS = "torch.nn."
 # What the libraries look for by themselves, such as the adapters of PEFT.
@@ -38,10 +41,22 @@ def check_saved(folder: Path, *, any_class: bool = False) -> SavedModel:
     saved = read_saved(folder)
     check_files(folder, saved)
     check_modules(folder, any_class=any_class)
-    for route in saved.routes.values():
-        if route.adapter is not None:
-            QueryAdapter.from_pretrained(folder / route.adapter)
+    _check_routes(folder, saved)
+    for place in {route.adapter for route in saved.routes.values() if route.adapter is not None}:
+        QueryAdapter.from_pretrained(folder / place)
     return saved
+
+
+def _check_routes(folder: Path, saved: SavedModel) -> None:
+    """Check that the Router has the routes that the model says it has."""
+    routers = [entry["path"] for entry in read_modules(folder) if entry["type"].rpartition(".")[2] in _ROUTERS]
+    path = folder / (routers[-1] if routers else "") / "router_config.json"
+    routes = set(read_object(path)["structure"]) if routers else {QUERY_ROUTE, DOCUMENT_ROUTE}
+    if routes != {*saved.routes, DOCUMENT_ROUTE}:
+        raise ValueError(
+            f"{path.parent} has routes for {listed(sorted(routes))}, but {CONFIG_FILE_NAME} names "
+            f"{listed(saved.routes)}. {DAMAGED}"
+        )
 
 
 def check_files(folder: Path, saved: SavedModel) -> None:
@@ -92,7 +107,7 @@ def check_modules(folder: Path, *, any_class: bool = False, in_memory: bool = Fa
         place = inside(folder, entry["path"], folder / "modules.json")
         foreign = any_class and not entry["type"].startswith("sentence_transformers.")
         kind = "" if foreign else _module_class(entry["type"], folder / "modules.json")
-        if kind in ("Router", "Asym"):  # two names of the same class
+        if kind in _ROUTERS:
             _check_router(place, alone=len(entries) == 1)
         else:
             _check_module(place, kind, in_memory)
@@ -118,7 +133,8 @@ def _check_router(router: Path, *, alone: bool) -> None:
         isinstance(types, dict)
         and isinstance(structure, dict)
         and isinstance(parameters, dict)
-        and set(structure) == {"query", "document"}
+        and {QUERY_ROUTE, DOCUMENT_ROUTE} <= set(structure)
+        and all(is_task(name) and not alone for name in set(structure) - {QUERY_ROUTE, DOCUMENT_ROUTE})
         and set(parameters) == {"default_route", "allow_empty_key"}
         and parameters["default_route"] in list(structure)
         and all(
@@ -133,7 +149,7 @@ def _check_router(router: Path, *, alone: bool) -> None:
     if alone:
         for name, type_ in types.items():
             place, kind = inside(router, name, path), _module_class(type_, path)
-            if kind in ("Router", "Asym"):
+            if kind in _ROUTERS:
                 raise ValueError(f"{path} has a Router within a Router, but the modules of two models are expected.")
             _check_module(place, kind, in_memory=False)
         return

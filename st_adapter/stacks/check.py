@@ -89,6 +89,7 @@ def check_stack(
     embed_query: Embed,
     embed_documents: Embed,
     *,
+    task: str | None = None,
     queries: Sequence[str] = QUERIES,
     documents: Sequence[str] = DOCUMENTS,
     tolerance: float = 0.02,
@@ -104,6 +105,7 @@ def check_stack(
         embed_query: The stack's function for queries. It is called with a list of texts and returns one vector for
             each (array, tensor or nested list); a function of one text that returns one vector will do as well.
         embed_documents: The same for documents.
+        task: Whose adapter the queries shall pass through, of a model with adapters for several tasks.
         queries: At least two different texts.
         documents: At least two different texts.
         tolerance: Largest Euclidean distance, at unit length, at which two vectors count as equal. The default leaves
@@ -115,7 +117,7 @@ def check_stack(
 
     Raises:
         ValueError: a function fails, whatever it is called with; fewer than two different texts; ``model`` is not made
-            by this package.
+            by this package, or has adapters for several tasks and none of them is meant.
 
     Example:
         >>> adapted = st_adapter.attach(model, adapter)
@@ -126,7 +128,7 @@ def check_stack(
     _check_several("query", queries)
     _check_several("document", documents)
     opened = model if isinstance(model, SentenceTransformer) else SentenceTransformer(str(model))
-    explanations = Explanations(opened)
+    explanations = Explanations(opened, task)
     query_side = look("query", _call(embed_query, queries, "query"), list(queries), explanations, tolerance)
     document_side = look(
         "document", _call(embed_documents, documents, "document"), list(documents), explanations, tolerance

@@ -82,7 +82,8 @@ def look(role: Role, rows: list[Vectors], texts: list[str], explanations: Explan
     # Among explanations that fit equally well, up to rounding, the one with the least wrong comes first.
     best = next(i for i, value in enumerate(distances) if value <= 2 * min(distances) + _ROUNDING)
     right, found = candidates[0], candidates[best]
-    treatment_problem = _treatment_problem(role, found.treatment) if found.treatment != right.treatment else None
+    wrong = found.treatment != right.treatment
+    treatment_problem = _treatment_problem(role, found, explanations.task) if wrong else None
     others = [
         _prompt_problem(role, found.prompt, right.prompt) if found.prompt != right.prompt else None,
         _size_problem(role, observed, found.vectors, tolerance),
@@ -179,7 +180,7 @@ def _unexplained(
     matrices = cosines_of(observed, candidates)
     fits = [from_cosine(np.diagonal(similarities)) <= tolerance for similarities in matrices]
     if np.any(fits, axis=0).all():
-        kinds = [candidates[int(column.argmax())].treatment for column in np.stack(fits, axis=1)]
+        kinds = [candidates[int(column.argmax())].name for column in np.stack(fits, axis=1)]
         return StackProblem(
             role,
             f"{plural} are not embedded alike: {', '.join(kinds)}, row by row",
@@ -189,14 +190,22 @@ def _unexplained(
     cosine = float(np.diagonal(matrices[nearest]).min())
     return StackProblem(
         role,
-        f"vectors of {plural} are none that this model can give (nearest: {closest.treatment}, cosine {cosine:.3f})",
+        f"vectors of {plural} are none that this model can give (nearest: {closest.name}, cosine {cosine:.3f})",
         "open the same base model here and in the stack, with its own weights, pooling and max_seq_length; if the "
         "vectors are quantised, allow a larger tolerance",
     )
 
 
-def _treatment_problem(role: Role, treatment: Treatment) -> StackProblem:
-    plural = _PLURAL[role]
+def _treatment_problem(role: Role, found: Candidate, task: str | None) -> StackProblem:
+    plural, treatment = _PLURAL[role], found.treatment
+    if treatment == "other":
+        return StackProblem(
+            role,
+            f"{plural} pass through the adapter of the task {found.task!r}",
+            f"pass task={task!r} with prompt_name='query'"
+            if role == "query" and task
+            else f"embed them with encode_{role}(), without task={found.task!r}",
+        )
     if treatment == "twice":
         return StackProblem(
             role,
@@ -215,7 +224,9 @@ def _treatment_problem(role: Role, treatment: Treatment) -> StackProblem:
             role,
             "queries do not pass through the adapter: they are the base model's vectors",
             "your stack embeds queries with plain encode(): call encode_query(), pass task='query' with "
-            "prompt_name='query', or load revision 'query' for queries",
+            "prompt_name='query', or load revision 'query' for queries"
+            if task is None
+            else f"your stack embeds queries without their task: pass task={task!r} with prompt_name='query'",
         )
     return StackProblem(
         role,

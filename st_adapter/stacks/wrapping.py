@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS
+from st_adapter.storage.adapters import check_task
 
 # Where the classes of a stack are at home -> the file here that knows it.
 _HOMES = {
@@ -22,7 +23,9 @@ _HOMES = {
 }
 
 
-def wrap(embedding: Any, adapter: QueryAdapter | str | Path, *, allow_other_base: bool = False) -> Any:
+def wrap(
+    embedding: Any, adapter: QueryAdapter | str | Path, *, task: str | None = None, allow_other_base: bool = False
+) -> Any:
     """Put an adapter on the queries of what a stack embeds with: documents pass through as they are, bit for bit.
 
     Taken are LangChain's ``Embeddings``, LlamaIndex's ``BaseEmbedding``, a text embedder of Haystack and an embedding
@@ -35,6 +38,7 @@ def wrap(embedding: Any, adapter: QueryAdapter | str | Path, *, allow_other_base
     Args:
         embedding: what the stack embeds with now.
         adapter: the adapter, or the folder or Hub id that it was saved to.
+        task: whose adapter, of a folder or Hub id with adapters for several tasks.
         allow_other_base: take a model whose vectors are not those that the adapter was fitted for.
 
     Raises:
@@ -45,7 +49,10 @@ def wrap(embedding: Any, adapter: QueryAdapter | str | Path, *, allow_other_base
         >>> embedding = wrap(OpenAIEmbeddings(model="text-embedding-3-small"), "out/adapter")  # doctest: +SKIP
     """
     stack = import_module(f"st_adapter.stacks.wrapped.{_stack_of(embedding)}")
-    adapter = adapter if isinstance(adapter, QueryAdapter) else QueryAdapter.from_pretrained(adapter)
+    if isinstance(adapter, QueryAdapter):
+        check_task(task, [], has_default=True)
+    else:
+        adapter = QueryAdapter.from_pretrained(adapter, task=task)
     adapt = _one_by_one(adapter)
     if not allow_other_base:
         _check_model(adapter, lambda text: stack.query_vector(embedding, text))

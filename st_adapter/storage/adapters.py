@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,45 @@ from safetensors.torch import save_file
 from sentence_transformers.base.modules import Module
 from typing_extensions import Self
 
+from st_adapter.errors import InputError
 from st_adapter.storage.hub import download
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.tensors import read_weights
 from st_adapter.storage.writing import write_json
+from st_adapter.words import listed
 
 WEIGHTS_FILE = "model.safetensors"
-# Where a whole model keeps its adapter by itself.
+# Where a whole model keeps its adapter by itself, or a folder for each of several.
 ADAPTER_FOLDER = "adapter"
+
+
+def adapter_folder(task: str | None) -> str:
+    """Where a whole model keeps its adapter, or, of several, the one of a task."""
+    return ADAPTER_FOLDER if task is None else f"{ADAPTER_FOLDER}/{task}"
+
+
+def check_task(task: str | None, tasks: Iterable[str], *, has_default: bool) -> None:
+    """Check that one adapter is meant, of a model that has them for these tasks.
+
+    Raises:
+        ValueError: the task is not among them; or none is named, where ``encode_query`` does not use one either.
+    """
+    tasks = list(tasks)
+    if task is None and (has_default or not tasks):
+        return
+    if task is not None and not tasks:
+        raise InputError(
+            f"The task {task!r} was named, but the model does not have adapters for several tasks.",
+            python="Leave task out.",
+            flags="Leave --task out.",
+        )
+    if task not in tasks:
+        came = "none was named" if task is None else f"{task!r} was named"
+        raise InputError(
+            f"The model has adapters for the tasks {listed(tasks)}, but {came}.",
+            python=f"Pass one of them, such as task={tasks[0]!r}.",
+            flags=f"Name one of them, such as --task {tasks[0]}.",
+        )
 
 
 class StoredAdapter(Module):  # type: ignore[misc]  # sentence_transformers is untyped, so its Module is Any
@@ -45,6 +77,7 @@ class StoredAdapter(Module):  # type: ignore[misc]  # sentence_transformers is u
         cls,
         name_or_path: str | Path,
         *,
+        task: str | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
@@ -54,6 +87,7 @@ class StoredAdapter(Module):  # type: ignore[misc]  # sentence_transformers is u
 
         Args:
             name_or_path: folder or Hub id.
+            task: whose adapter, of a whole model that has several.
             revision: branch, tag or commit on the Hub.
             token: access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
             cache_dir: the Hub cache; the usual one if None.
@@ -64,25 +98,30 @@ class StoredAdapter(Module):  # type: ignore[misc]  # sentence_transformers is u
 
         Raises:
             ConnectionError: the Hub cannot be reached; it may work if tried again.
-            ValueError: there is no such folder or repository, or configuration and weights are not those of an adapter:
-                names, shapes, dtypes and values are checked.
+            ValueError: there is no such folder or repository, or none for this task, or configuration and weights are
+                not those of an adapter: names, shapes, dtypes and values are checked.
         """
         folder = Path(name_or_path)
         if not folder.is_dir():
-            # Of a whole model only the adapter's folder: beside it lie the weights of the base.
+            # Of a whole model only the adapter's folder, and of several what their folders are called: beside them lie
+            # the weights of the base.
             for place in (f"{ADAPTER_FOLDER}/", ""):
+                files = [f"{place}{cls.config_file_name}", f"{place}{WEIGHTS_FILE}"]
+                of_tasks = [f"{place}*/{cls.config_file_name}", f"{adapter_folder(task)}/{WEIGHTS_FILE}"]
                 folder = download(
                     str(name_or_path),
                     revision=revision,
                     token=token,
                     cache_dir=cache_dir,
                     local_files_only=local_files_only,
-                    allow_patterns=[f"{place}{name}" for name in (cls.config_file_name, WEIGHTS_FILE)],
+                    allow_patterns=[*files, *(of_tasks if place else ())],
                 )
                 if (folder / ADAPTER_FOLDER).is_dir():
                     break
         inside = folder / ADAPTER_FOLDER
-        return cls._read(inside if inside.is_dir() else folder, str(name_or_path))
+        found = sorted(path.parent.name for path in inside.glob(f"*/{cls.config_file_name}"))
+        check_task(task, found, has_default=False)
+        return cls._read(folder / adapter_folder(task) if inside.is_dir() else folder, str(name_or_path))
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Self:

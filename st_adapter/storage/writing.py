@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import glob
 import json
 import os
 import shutil
@@ -122,6 +121,22 @@ def file_written_whole(path: Path) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
+def linked(source: Path, target: Path) -> None:
+    """Put a file, or a folder with all in it, in a second place: by hard links, or else, where there are none, copied.
+
+    What is written here replaces files and never changes them, so that neither place sees what happens in the other.
+    """
+    if source.is_dir():
+        target.mkdir()
+        for path in source.iterdir():
+            linked(path, target / path.name)
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 @contextmanager
 def _explained_write_errors(target: Path) -> Iterator[None]:
     try:
@@ -139,7 +154,7 @@ def _explained_write_errors(target: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    for leftover in target.parent.glob(f".{glob.escape(target.name)}.{_UNFINISHED}-*"):
+    for leftover in target.parent.glob(f".*.{_UNFINISHED}-{'[0-9a-f]' * 8}"):
         try:
             if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -39,7 +39,12 @@ def test_the_sentence():
     worse = compare({"mrr@10": base + change}, {"mrr@10": base})["mrr@10"]
     assert worse.sentence.startswith("better on 96 of 819 queries, worse on 214; -.062 MRR@10, 95 % interval -.0")
     same = compare({"recall@10": base[:1]}, {"recall@10": base[:1]})["recall@10"]
-    assert same.sentence == "better on 0 of 1 query, worse on 0; .000 recall@10, 95 % interval .000 to .000"
+    assert same.sentence == "better on 0 of 1 query, worse on 0; .000 recall@10", (
+        "one query does not tell how it varies"
+    )
+    assert same.shown_interval is None and "p =" not in repr(same)
+    twenty = compare({"recall@10": base[:20]}, {"recall@10": base[:20]})["recall@10"]
+    assert twenty.shown_interval == twenty.interval and "p = 1.0000" in repr(twenty)
     assert same.effect_size is None and same.p_value == 1
     whole = compare({"mrr@1": np.zeros(1200)}, {"mrr@1": np.ones(1200)})["mrr@1"]
     assert whole.sentence == (

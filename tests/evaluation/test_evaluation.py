@@ -189,4 +189,4 @@ def test_results_print_short():
     printed = repr(adapted)
     assert printed.startswith(f"EvaluationResult('test', 4 queries, 3 documents: nDCG@10 {mean} -> ")
     assert adapted.compare().sentence in printed and len(printed) < 220
-    assert repr(adapted.compare()).startswith(f"Comparison(nDCG@10 {mean} -> ") and "p = " in repr(adapted.compare())
+    assert repr(adapted.compare()).startswith(f"Comparison(nDCG@10 {mean} -> ")

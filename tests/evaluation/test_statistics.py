@@ -115,7 +115,12 @@ def test_the_gate_says_why():
     generator = np.random.default_rng(0)
     assert gate(generator.normal(0.1, 0.2, 300)).reason.startswith("Better than the base model: +.09")
     assert gate(np.tile([0.3, -0.2], 15), p_value=0.3).reason.startswith("Not surely better")
-    assert gate(-np.ones(30)).reason.startswith("Not better than the base model: -1.000 nDCG@10 on 30")
+    assert gate(-np.ones(30)).reason.startswith("Worse than the base model: -1.000 nDCG@10 on 30")
+    assert gate(np.tile([-0.3, 0.2], 15)).reason.startswith("Not better than the base model: -.050 nDCG@10 on 30")
+    assert (
+        gate(-np.ones(19)).reason
+        == "Not better than the base model: -1.000 nDCG@10 on 19 held-out queries, p = 1.0000."
+    )
     rejected = gate(np.full(30, 0.1), rejected=True)
     assert not rejected.adopted and rejected.reason.startswith("Clearly worse than the base model on a part")
     assert gate(np.zeros(10)).adopted is False, "no difference is no gain"

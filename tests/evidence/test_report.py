@@ -84,7 +84,7 @@ def test_the_page_says_what_the_results_hold(finished, page):
     assert (
         f"better on {compared['wins']} of {compared['num_queries']} queries, worse on {compared['losses']}" in page.text
     )
-    assert results["selection"]["gate"]["reason"] in page.text and results["selection"]["chosen"] in page.text
+    assert results["verdict"]["sentence"] in page.text and results["selection"]["chosen"] in page.text
     for name in ("nDCG@1", "nDCG@100", "MRR@10", "recall@5", "MAP@100", "precision@3"):
         assert f" {name} " in page.text
     for value in (results["versions"]["torch"], "--seed 0", "--method closed-form", "--alpha 0.99"):
@@ -137,11 +137,12 @@ def remade(finished, tmp_path, change):
 def test_a_base_model_that_is_kept_has_a_report_too(finished, tmp_path):
     def keep_base(results):
         results |= {"adopted": False, "adapter": None}
-        results["selection"]["gate"]["reason"] = "Not better than the base model."
+        results["selection"]["gate"] |= {"adopted": False, "gain": -0.1, "reason": "Not better than the base model."}
         results["test"]["examples"] = {"gains": [], "losses": []}
 
     page = remade(finished, tmp_path, keep_base)
-    assert "No adapter: the base model is kept." in page.text and "Not adopted. Not better" in page.text
+    assert "No adapter: the base model is kept." in page.text
+    assert "Do not deploy, the base model is kept. Not better" in page.text
     assert "svg" not in {tag for tag, _ in page.tags}
 
 
@@ -188,7 +189,8 @@ def test_the_results_of_version_0_1_have_a_report(tmp_path):
     assert results.base_model.name == "base" and results.base_model.max_seq_length is None
     assert results.data.long_texts is None and results.opened_with == {} and results.test.num_own_copies == 0
     page = Page(write_report(tmp_path).page.read_text(encoding="utf-8"))
-    assert results.selection.gate.reason in page.text and "--seed 0 --method closed-form" in page.text
+    assert str(results.verdict) in page.text and "--seed 0 --method closed-form" in page.text
+    assert str(results.verdict).startswith(f"Deploy. {results.selection.gate.reason[:-1]}, the chance of such a gain")
 
 
 def test_a_folder_without_results_is_refused(tmp_path, capsys):

@@ -93,7 +93,9 @@ def test_routes_have_names(saved: Path) -> None:
     content = json.loads((saved / CONFIG_FILE_NAME).read_text())
     query = content["routes"]["query"]
     for routes, message in (
-        ({"query": query, "code-search": {"adapter": None, "training": None}}, None),
+        ({"query": query, "code-search": {"adapter": "adapter/code-search", "training": None}}, None),
+        ({"query": query, "code-search": {"adapter": None, "training": None}}, "one of its tasks has no adapter"),
+        ({"query": query, "items": query}, "short names"),
         ({"code": query}, "its routes are .'code'., but short names and 'query' are expected"),
         ({"query": query, "../x": query}, "short names"),
         ({"query": {"adapter": "adapter"}}, "has no training"),

@@ -55,3 +55,15 @@ def test_an_adapter_alone(folder: Path) -> None:
         model = attach(base, QueryAdapter.from_pretrained(folder / source))
         queries = model.encode_query(expected["texts"], convert_to_tensor=True)
         torch.testing.assert_close(queries, torch.tensor(expected["queries"]), rtol=0, atol=TOLERANCE)
+
+
+# Since version 0.2.
+@pytest.mark.parametrize("folder", VERSIONS[1:], ids=lambda folder: folder.name)
+def test_several_adapters(folder: Path) -> None:
+    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    assert (read_saved(folder / "tasks").tasks, read_saved(folder / "tasks").default_task) == (["same", "none"], "same")
+    for model in (SentenceTransformer(str(folder / "tasks"), device="cpu"), from_pretrained(folder / "tasks")):
+        for queries in (model.encode_query(expected["texts"]), model.encode(expected["texts"], task="same")):
+            np.testing.assert_allclose(queries, expected["queries"], rtol=0, atol=TOLERANCE)
+        for documents in (model.encode(expected["texts"]), model.encode(expected["texts"], task="none")):
+            np.testing.assert_allclose(documents, expected["documents"], rtol=0, atol=TOLERANCE)

@@ -572,7 +572,11 @@ REFUSED: list[tuple[Callable[[SentenceTransformer], object], QueryAdapter | None
         QueryAdapter(32),
         r"has 16 dimensions \(truncate_dim=16\), but this adapter expects 32",
     ),
-    (lambda model: model.pop(2), QueryAdapter(32), "vectors of length .*, but an adapter with normalize=True expects"),
+    (
+        lambda model: model.pop(2),
+        QueryAdapter(32),
+        "vectors of length .*, but this adapter with normalize=True expects",
+    ),
     (
         lambda model: [model.pop(2), model.pop(1)],
         None,

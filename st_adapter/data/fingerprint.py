@@ -1,0 +1,73 @@
+"""Which data these are: one hash of all of them, and one of each query, that do not depend on the order of rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import datasets
+
+from st_adapter.data.cutting import text_key
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.stores.store import Vectors
+
+_QUERY_KEY_LENGTH = 16  # digits: among a million queries, any two share one with a chance of 1 to 40 million
+
+
+def data_fingerprint(dataset: RetrievalDataset) -> str:
+    """SHA-256 over queries, documents and judgements by split; the order of rows does not count.
+
+    A query or document is its text, or else its vector, or else its id, which pairs get by their order. Of a store,
+    which is not read for it, the address, the number of documents and those that are labelled count.
+
+    Example:
+        >>> len(data_fingerprint(dataset))
+        64
+    """
+    rows = sorted(hashlib.sha256(json.dumps(row).encode()).digest() for row in _rows(dataset))
+    return hashlib.sha256(b"".join(rows)).hexdigest()
+
+
+def query_keys(dataset: RetrievalDataset, splits: Collection[str]) -> dict[str, str]:
+    """The queries that some splits judge: id -> hash of the text, or else of the vector.
+
+    A text is the same in any case, width and spacing, as where splits are cut.
+
+    Args:
+        dataset: with queries.
+        splits: of them, those that are there count.
+    """
+    judged = {query_id for split in splits if split in dataset.qrels for query_id in dataset.qrels[split]["query_id"]}
+    by_text = dataset.query_texts is not None
+    return {
+        query_id: _hash(text_key(content) if by_text else content)[:_QUERY_KEY_LENGTH]
+        for query_id, content in _contents(dataset.queries, dataset.query_embeddings).items()
+        if query_id in judged
+    }
+
+
+def _rows(dataset: RetrievalDataset) -> Iterator[list[Any]]:
+    queries = _contents(dataset.queries, dataset.query_embeddings)
+    documents = _contents(dataset.corpus, dataset.corpus_embeddings)
+    yield from (["query", content] for content in queries.values())
+    yield from (["document", content] for content in documents.values())
+    for split, judged in dataset.judged_rows.items():
+        columns = (judged["query_id"], judged["corpus_id"], judged["relevance"])
+        for query_id, corpus_id, relevance in zip(*columns, strict=True):
+            yield ["judgement", split, queries[query_id], documents.get(corpus_id, corpus_id), float(relevance)]
+    if dataset.store is not None:
+        yield ["store", dataset.store.address, dataset.store.count]
+
+
+def _contents(table: datasets.Dataset, vectors: Vectors | None) -> dict[str, str]:
+    """Id -> what stands under it."""
+    ids = list(table["id"])
+    if "text" in table.column_names:
+        return dict(zip(ids, table["text"], strict=True))
+    return {each: each if vectors is None else _hash(vectors[row].tobytes()) for row, each in enumerate(ids)}
+
+
+def _hash(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()

@@ -1,0 +1,55 @@
+"""What a run leaves in its output folder: one version more, and the run in use if there is something new to use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+
+from st_adapter.evidence import output_folder as output
+from st_adapter.evidence.results import Results
+from st_adapter.fitting.auto import Clock
+from st_adapter.result import Result
+from st_adapter.settings import Settings, model_folder
+from st_adapter.storage.records import plain
+from st_adapter.storage.writing import folder_written_whole
+
+
+def finished(result: Result, settings: Settings, clock: Clock) -> Result:
+    """Write what is to be written, and put in how long everything took.
+
+    A run that hands over an adapter is the one in use from now on. One that hands over nothing is kept as well, and is
+    in use only where no adapter is: then what was deployed before, a base model or nothing, stays what it is, and the
+    folder shows the newest figures.
+    """
+    folder = settings.output_dir
+    if folder is None:
+        return replace(result, results=replace(result.results, seconds=clock.seconds))
+    output.take_in(folder)
+    moves = result.results.adopted or not output.holds_adapter(output.current_run(folder))
+    name = output.new_run_name(folder, _hash(result.results))
+    run = folder / output.VERSIONS_FOLDER / name
+    with folder_written_whole(run) as unfinished:
+        with clock("saving"):
+            if result.results.adopted or (moves and _keeps_base(result, settings)):
+                onnx = {"onnx": True} if settings.options.onnx else {}
+                result.save_pretrained(unfinished / model_folder(result.base), **onnx)
+        result = replace(result, results=replace(result.results, seconds=clock.seconds))
+        result.results.write(unfinished / output.RESULTS_FILE)
+    if moves:
+        output.make_current(folder, name)
+    return replace(result, output_dir=folder, run_dir=run)
+
+
+def _keeps_base(result: Result, settings: Settings) -> bool:
+    possible = result.model is not None and result.results.query_model is None
+    return settings.options.save_base and possible and not result.results.kept_deployed
+
+
+def _hash(results: Results) -> str:
+    """Of model, data and settings: the same for the same run once more."""
+    made_by = (
+        *(results.base_model, results.data.fingerprint, results.method, results.seed, results.arguments),
+        *(results.alpha, results.opened_with, results.precision, results.query_model and results.query_model.model),
+    )
+    return hashlib.sha256(json.dumps(plain(made_by), sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,100 @@
+"""Several saved models of one base model, each with an adapter -> one with all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from st_adapter.adapter import QueryAdapter
+from st_adapter.errors import InputError
+from st_adapter.saving.attach import detach
+from st_adapter.saving.folder import SavedModel, is_saved_model
+from st_adapter.saving.opening import from_pretrained, locate
+from st_adapter.saving.save import save_pretrained
+from st_adapter.saving.tasks import check_tasks
+from st_adapter.saving.verify import check_saved
+
+
+def combine(
+    models: Mapping[str, str | Path],
+    output_dir: str | Path,
+    *,
+    default_task: str | None = None,
+    trust_remote_code: bool = False,
+) -> Path:
+    """Save the adapters of several saved models, of the same base model, as one model with a task for each.
+
+    Args:
+        models: task -> folder or Hub id of a model that ``save_pretrained`` or ``push_to_hub`` wrote. The base model's
+            files are taken from the first.
+        output_dir: as in ``save_pretrained``, and none of ``models``.
+        default_task: as in ``save_pretrained``.
+        trust_remote_code: run code that comes with the base model.
+
+    Returns:
+        ``output_dir`` as an absolute path.
+
+    Raises:
+        ConnectionError: the Hub cannot be reached; it may work if tried again.
+        ValueError: a model is damaged, has no adapter or several, or another base model; a name cannot be that of a
+            task; else as ``save_pretrained``.
+
+    Example:
+        >>> for name in ("legal", "support"):
+        ...     folder = st_adapter.save_pretrained(model, adapter, name)
+        >>> both = st_adapter.saving.combine({"legal": "legal", "support": "support"}, "both")
+        >>> SentenceTransformer(str(both), device="cpu").encode(["a car"], task="legal", prompt_name="query").shape
+        (1, 32)
+    """
+    check_tasks(models, default_task)
+    folders = {task: locate(where) for task, where in models.items()}
+    target = Path(output_dir).resolve()
+    for task, folder in folders.items():
+        if target == folder.resolve():
+            raise InputError(
+                f"{target} is the model of the task {task!r} itself, but a folder of its own is expected for all.",
+                python="Choose another output_dir.",
+                flags="Choose another --output-dir.",
+            )
+    saved = {task: _checked(task, folder, trust_remote_code) for task, folder in folders.items()}
+    first, *others = saved
+    for task in others:
+        ours, theirs = saved[first].base_model, saved[task].base_model
+        difference = ours.difference(theirs)
+        if difference is not None:
+            raise ValueError(
+                f"The adapter for {first!r} belongs to the base model {ours}, the one for {task!r} to {theirs}: "
+                f"{difference}. One model has one base: combine those of the same, or train the others on it."
+            )
+    base, _ = detach(from_pretrained(folders[first], trust_remote_code=trust_remote_code))
+    records = {task: each.training for task, each in saved.items()}
+    return save_pretrained(
+        base,
+        {task: QueryAdapter.from_pretrained(folder) for task, folder in folders.items()},
+        output_dir,
+        default_task=default_task,
+        base_model=folders[first],
+        training={task: record for task, record in records.items() if record is not None},
+    )
+
+
+def _checked(task: str, folder: Path, any_class: bool) -> SavedModel:
+    """What a saved model says of itself, if it has one adapter and all its files are right."""
+    if not is_saved_model(folder):
+        raise ValueError(
+            f"For the task {task!r} came {folder}, which is no model that st-adapter saved. Pass the output folder of "
+            "`st-adapter train`, or the folder or Hub id of the model."
+        )
+    saved = check_saved(folder, any_class=any_class)
+    reason = ""
+    if not saved.has_adapter:
+        reason = "the base model alone: no adapter helped there. Leave it out; encode_query embeds as the base does"
+    elif saved.query_model is not None:
+        reason = "no adapter by itself: its query model is part of it. Leave it out"
+    elif saved.tasks:
+        reason = "adapters for several tasks already. Name the models that they came from"
+    elif saved.layout != "document":
+        reason = f"a model of the layout {saved.layout!r}. Pass the one of the layout 'document'"
+    if reason:
+        raise ValueError(f"For the task {task!r} came {folder}, which holds {reason}.")
+    return saved
