@@ -39,7 +39,7 @@ from st_adapter.evaluation.comparison import Comparison, compare
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_clicks.json"
-SESSIONS, SHOWN, ETA, CLICKS, MISTAKES, JITTER = 20, 10, 1.0, 0.8, 0.1, 0.05
+SESSIONS, SHOWN, ETA, CLICKS, MISTAKES, JITTER = 200, 10, 1.0, 0.8, 0.1, 0.05
 Pairs = set[tuple[str, str]]
 _ALONE = Beside(torch.empty(0, 0), None)
 
@@ -88,12 +88,12 @@ def measure(material: Material, name: str, seed: int) -> dict[str, Any]:
     }
     log = click_log(embedded, relevant, np.random.default_rng(seed))
     with_ranks = learned(material, name, log, relevant, seed)
-    without = learned(material, name, log.drop(columns="rank").assign(impressions=1), relevant, seed)
+    without = learned(material, name, log.drop(columns="rank"), relevant, seed)
     truth = evaluate(embedded["test"], ours(embedded, _ALONE, seed, method="closed-form").transform)
     compared = compare(without[0].adapted, with_ranks[0].adapted)[METRIC]
     return {
-        "events": len(log),
-        "clicks": int(log["clicked"].sum()),
+        "impressions": int(log["impressions"].sum()),
+        "clicks": int(log["clicks"].sum()),
         "with_ranks": {**with_ranks[1], **gain(with_ranks[0].compare(METRIC))},
         "without_ranks": {**without[1], **gain(without[0].compare(METRIC))},
         "true_labels": gain(truth.compare(METRIC)),
@@ -102,26 +102,30 @@ def measure(material: Material, name: str, seed: int) -> dict[str, Any]:
 
 
 def click_log(embedded: EmbeddedDataset, relevant: Pairs, rng: np.random.Generator) -> pd.DataFrame:
-    """What users were shown and clicked: a row per document and session."""
-    rows = []
+    """What users were shown and clicked: a row per query, document and rank."""
+    parts, ranks = [], np.arange(1, SHOWN + 1)
     for split in FITTED_ON:
         queries = embedded[split]
         found = queries.corpus.search(queries.comparable(queries.query_embeddings), 3 * SHOWN)
         for query_id, scores, documents in zip(
             queries.query_ids, found.scores.numpy(), found.indices.numpy(), strict=True
         ):
-            ids = [embedded.corpus.ids[row] for row in documents]
-            is_relevant = np.array([(query_id, corpus_id) in relevant for corpus_id in ids])
-            for _ in range(SESSIONS):
-                order = np.argsort(-(scores + JITTER * rng.normal(size=len(scores))))[:SHOWN]
-                looked_at = rng.random(SHOWN) < np.arange(1, SHOWN + 1) ** -ETA
-                likes = rng.random(SHOWN) < np.where(is_relevant[order], CLICKS, MISTAKES)
-                rows += [
-                    (query_id, ids[place], rank, int(look and like))
-                    for rank, (place, look, like) in enumerate(zip(order, looked_at, likes, strict=True), 1)
-                ]
-    log: pd.DataFrame = pd.DataFrame(rows, columns=["query_id", "corpus_id", "rank", "clicked"])
-    return log
+            ids = np.array([embedded.corpus.ids[row] for row in documents])
+            likes = np.array([CLICKS if (query_id, corpus_id) in relevant else MISTAKES for corpus_id in ids])
+            orders = np.argsort(-(scores + JITTER * rng.normal(size=(SESSIONS, len(scores)))), axis=1)[:, :SHOWN]
+            shown = np.zeros((len(ids), SHOWN), dtype=np.int64)
+            np.add.at(shown, (orders, ranks - 1), 1)
+            clicks = rng.binomial(shown, likes[:, None] * ranks**-ETA)
+            row, place = shown.nonzero()
+            log = {
+                "corpus_id": ids[row],
+                "rank": place + 1,
+                "impressions": shown[row, place],
+                "clicks": clicks[row, place],
+            }
+            parts.append(pd.DataFrame({"query_id": query_id, **log}))
+    frame: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    return frame
 
 
 def learned(
