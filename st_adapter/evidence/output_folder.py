@@ -83,7 +83,7 @@ def current_run(output_dir: str | Path) -> Path:
     run = folder / VERSIONS_FOLDER / name
     if _NAME.fullmatch(name) is None or not run.is_dir():
         raise ValueError(
-            f"{pointer} names the run {name[:80]!r}, which is not in {folder / VERSIONS_FOLDER}. Name one that is there: "
+            f"{pointer} names the run {name[:80]!r}, which is not in {folder / VERSIONS_FOLDER}. Name one of these: "
             f"`st-adapter rollback {folder} VERSION`."
         )
     return run
