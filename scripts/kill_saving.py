@@ -2,8 +2,8 @@
 
 A process saves models over each other without pause. At a random moment it gets SIGKILL; then the target is opened with
 every check. Then, with a process that saves two adapters in turn, the target is opened again and again: what comes out
-has to be the one or the other, or one clear error. A process that moves an output folder from one run to another and back
-gets SIGKILL as well. Writes scripts/results/kill_saving.json.
+has to be the one or the other, or one clear error. A process that moves an output folder from one run to another and
+back gets SIGKILL as well. Writes scripts/results/kill_saving.json.
 
     python scripts/kill_saving.py
 """
