@@ -27,25 +27,20 @@ THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garde
 TEXTS = ["where is the red car", "a window : blue"]
 
 
-def pairs(form, noise=0.0):
-    """What people ask for in one week; with noise, that share of them gets the document of somebody else."""
-    rows = [(color, thing) for color in COLORS for thing in THINGS]
+FORMS = ["where is the {color} {thing}", "any {color} {thing} left", "a {thing} in {color}"]
+
+
+def pairs(forms, things, noise=0.0):
+    """What people ask for; with noise, that share of them gets the document of somebody else."""
+    rows = [(form, color, thing) for form in forms for color in COLORS for thing in things]
     generator = np.random.default_rng(0)
     answers = [rows[generator.integers(len(rows))] if generator.random() < noise else row for row in rows]
     return pd.DataFrame(
         {
-            "query": [form.format(color=color, thing=thing) for color, thing in rows],
-            "document": [f"{thing} : this {thing} has the color {color}" for color, thing in answers],
+            "query": [form.format(color=color, thing=thing) for form, color, thing in rows],
+            "document": [f"{thing} : this {thing} has the color {color}" for _, color, thing in answers],
         }
     )
-
-
-WEEKS = [
-    "where is the {color} {thing}",
-    "show a {thing} that is {color}",
-    "any {color} {thing} left",
-    "{thing}, {color}",
-]
 
 
 class Place(NamedTuple):
@@ -68,9 +63,9 @@ class Place(NamedTuple):
 def weeks(tiny_flat_model_path, tmp_path_factory):
     """Labels of a week, a week of noise, and a week of more good labels, each trained on from what was deployed."""
     place = Place(tmp_path_factory.mktemp("weeks"), [], [])
-    pairs(WEEKS[0]).to_csv(place.folder / "week1.csv", index=False)
-    pd.concat([pairs(form, noise=0.7) for form in WEEKS[1:3]]).to_csv(place.folder / "noise.csv", index=False)
-    pd.concat([pairs(form) for form in WEEKS]).to_csv(place.folder / "week2.csv", index=False)
+    pairs(FORMS[:2], THINGS[:6]).to_csv(place.folder / "week1.csv", index=False)
+    pairs(FORMS[:2], THINGS[4:], noise=0.8).to_csv(place.folder / "noise.csv", index=False)
+    pairs(FORMS, THINGS).to_csv(place.folder / "week2.csv", index=False)
     for model, data in ((tiny_flat_model_path, "week1.csv"), (place.out, "noise.csv"), (place.out, "week2.csv")):
         words = ["train", "--model", model, "--data", place.folder / data, "--output-dir", place.out]
         words += ["--cache-dir", place.folder / "cache", "--method", "closed-form"]
@@ -111,9 +106,7 @@ def test_good_labels_replace_what_is_deployed(weeks, tiny_flat_model_path):
     assert results.adopted and set(known) < set(results.data.learned_from)
     num_labelled = results.data.train.num_queries + results.dev.num_queries
     (note,) = [each for each in results.data.notes if "deployed" in each]
-    assert note.startswith(
-        f"The deployed adapter was fitted on {len(known)} of the {num_labelled} labelled queries; it"
-    )
+    assert f"was fitted on {len(known)} of the {num_labelled} labelled queries; it is compared on the" in note
     assert f"on {num_labelled - len(known)} held-out queries" in results.selection.against_deployed.gate.reason
 
     base, saved = (SentenceTransformer(str(each), device="cpu") for each in (tiny_flat_model_path, weeks.out / "model"))
@@ -164,7 +157,7 @@ def test_what_took_an_output_folder_takes_the_run_in_use(copied):
     out, (first, _, third) = copied.out, copied.runs
     assert model_path(str(out)) == str(third / "model") and model_path(str(first)) == str(first / "model")
     words = ["evaluate", "--model", out, "--data", copied.folder / "week1.csv", "--cache-dir", copied.folder / "cache"]
-    assert cli.main([str(word) for word in [*words, "--split", "test", "--output", out.parent / "evaluated.json"]]) == 0
+    assert cli.main([str(word) for word in [*words, "--output", out.parent / "evaluated.json"]]) == 0
     assert json.loads((out.parent / "evaluated.json").read_text())["model"] == str(third / "model")
     rollback(out)
     assert cli.main(["report", "--output-dir", str(out)]) == 0
