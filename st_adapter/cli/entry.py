@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 on success, 2 on bad input, 3 if the verdict is not to deploy and --fail-if-not-better was given, 4 if a stack does
-        not embed as it should.
+        0 on success, 2 on bad input, 3 if the verdict is not to deploy and --fail-if-not-better was given, 4 if a stack
+        does not embed as it should.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     with _no_secrets([*_typed_secrets(words), _stored_token()]):
