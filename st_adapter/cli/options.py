@@ -209,19 +209,22 @@ class BriefTrainOptions(TrainOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(DataOptions):
-    """Compare a saved model with its own base model on a split."""
+    """Compare a saved model with its own base model, or with what is deployed, on a split."""
 
     model: str
     """A model saved by `st-adapter train`: folder or Hub id."""
+    against: Text = None
+    """What to compare with instead of its own base model: a saved model (folder or Hub id), a folder with an adapter
+    alone, or a base model. Both have to embed documents alike."""
     split: Text = None
-    """Split to evaluate on; test, or the only one there is, if not given."""
+    """Split to evaluate on, or all, for every judged query; test, or the only one there is, if not given."""
     index: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Indexes to search through besides exact search: truncate:DIM, int8, int8-both, binary[:CANDIDATES],
     binary-rescored[:CANDIDATES]; and with st-adapter[index] installed, hnsw[:EF_SEARCH], ivf[:NPROBE]."""
     output: Annotated[Path | None, UNSAID] = None
     """JSON file to write the result to, with values per query."""
     run_dir: Annotated[Path | None, UNSAID] = None
-    """Folder to write base.run, adapted.run and qrels to, in the form of trec_eval."""
+    """Folder to write base.run (of --against), adapted.run and qrels to, in the form of trec_eval."""
     seed: Annotated[int | None, UNSAID] = None
     """Cut data that come without splits as training with this seed does. Not given, the data that the model was
     trained on are cut as they were then; of others nothing is cut, and all queries are used."""

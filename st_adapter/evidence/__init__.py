@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from st_adapter.evidence.against import SavedComparison as SavedComparison
+    from st_adapter.evidence.against import compare_saved as compare_saved
     from st_adapter.evidence.curve import LearningCurve as LearningCurve
     from st_adapter.evidence.curve import learning_curve as learning_curve
     from st_adapter.evidence.evaluator import GradedRetrievalEvaluator as GradedRetrievalEvaluator
@@ -23,6 +25,7 @@ else:
     __getattr__, __dir__ = names_on_demand(
         __name__,
         {
+            "against": ["SavedComparison", "compare_saved"],
             "curve": ["LearningCurve", "learning_curve"],
             "evaluator": ["GradedRetrievalEvaluator"],
             "index_evaluation": ["IndexEvaluation", "evaluate_indexes"],
