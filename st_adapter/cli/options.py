@@ -171,8 +171,17 @@ class GradientOptions(AdapterTrainingArguments):
 class TrainOptions(DataOptions):
     """Fit a query adapter, prove it on held-out queries, and save OUTPUT_DIR/model/, results.json and a report."""
 
+    model: Annotated[
+        str,
+        tyro.conf.arg(
+            help="Base model: Hub id or folder of a Sentence Transformers model, or openai:NAME, a model behind an "
+            "OpenAI-compatible endpoint, whose key is taken from OPENAI_API_KEY. Or one that has an adapter, or the "
+            "output folder of its run: then the new adapter has to beat that one too."
+        ),
+    ]
     output_dir: str = "adapter_output"
-    """Folder for model/, results.json and the report; of openai:NAME adapter/, the adapter alone, instead of model/."""
+    """Folder for model/, results.json and the report; of openai:NAME adapter/, the adapter alone, instead of model/.
+    Every run is kept in its versions/; see `st-adapter list`."""
     method: Method = "auto"
     """auto tries a small portfolio; linear the same without corrections near known queries, for servers that leave out
     a Normalize; closed-form what can be solved for; gradient is one run of training, whose
