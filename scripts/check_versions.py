@@ -179,7 +179,7 @@ def tiny_models(work: Path) -> dict[str, Saved]:
     """Models for each kind of adapter in each layout, on one random base model in the form of old repositories."""
     write_base_model(work / "base")
     base = SentenceTransformer(str(work / "base"), device="cpu")
-    queries = torch.from_numpy(base.encode_query(TEXTS))
+    queries = base.encode_query(TEXTS)
     documents = {"encode_document": base.encode_document(TEXTS), "encode": base.encode(TEXTS)}
     models: dict[str, Saved] = {}
     adapters: dict[str, QueryAdapter] = {}
@@ -190,13 +190,13 @@ def tiny_models(work: Path) -> dict[str, Saved]:
             for parameter in adapter.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
             adapters[kind.replace("_", "-")] = adapter
-        adapted = adapter.transform(queries).numpy()
+        adapted = adapter.transform(queries)
         folder = save_pretrained(base, adapter, work / f"saved-{kind}")
         models |= in_all_layouts(kind, folder, {"encode_query": adapted, **documents})
     models |= several_adapters(base, adapters, documents, work)
     bridge = Bridge(torch.randn(32, 32), torch.randn(32) / 10, normalize=True)
     two = JoinedModel(base, base, bridge.fold(QueryAdapter(32)), identity_of(base), "cosine")
-    vectors = {"encode_query": bridge(queries).numpy(), **documents}
+    vectors = {"encode_query": bridge(torch.from_numpy(queries)).numpy(), **documents}
     return models | in_all_layouts("two models", save_joined(two, work / "saved-two"), vectors)
 
 

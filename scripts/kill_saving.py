@@ -2,7 +2,8 @@
 
 A process saves models over each other without pause. At a random moment it gets SIGKILL; then the target is opened with
 every check. Then, with a process that saves two adapters in turn, the target is opened again and again: what comes out
-has to be the one or the other, or one clear error. Writes scripts/results/kill_saving.json.
+has to be the one or the other, or one clear error. A process that moves an output folder from one run to another and
+back gets SIGKILL as well. Writes scripts/results/kill_saving.json.
 
     python scripts/kill_saving.py
 """
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from benchmark_quality import ROOT, git_commit, write_results
@@ -26,6 +28,8 @@ from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
 from st_adapter import QueryAdapter, from_pretrained, save_adapter, save_pretrained
+from st_adapter.evidence import current_run, rollback
+from st_adapter.evidence.output_folder import MODEL_FOLDER, VERSIONS_FOLDER
 from st_adapter.saving import TrainingRecord
 from st_adapter.saving.folder import read_saved
 from st_adapter.saving.record import installed_versions
@@ -61,6 +65,20 @@ while True:
     for adapter in adapters:
         save_pretrained(base, adapter, target)
 """
+
+
+# Lets the two runs of an output folder be the one in use in turn.
+MOVE_FOR_EVER = """
+import sys
+from st_adapter.evidence import rollback
+
+print("ready", flush=True)
+while True:
+    for name in sys.argv[2:]:
+        rollback(sys.argv[1], name)
+"""
+RUNS = ["20260101T000000Z-00000001", "20260102T000000Z-00000002"]
+LONGEST_MOVE = 0.5  # seconds, some ten times what one move takes
 
 
 def main() -> None:
@@ -100,6 +118,8 @@ def main() -> None:
             except (ValueError, AssertionError) as error:
                 failures.append(f"kill {kill}: {type(error).__name__}: {error}")
             print(f"{kill + 1} of {arguments.kills}: {dict(outcomes)}, {len(failures)} failures", flush=True)
+        moves = kill_moving(work, base, arguments.kills, generator)
+        failures += moves.pop("failures")
         reads = read_while_saving(work, base, arguments.reads)
         if reads["mixtures"]:
             failures.append(f"{reads['mixtures']} of {arguments.reads} reads gave neither of the two models")
@@ -112,6 +132,7 @@ def main() -> None:
         "kills": arguments.kills,
         "outcomes": dict(outcomes),
         "reads": reads,
+        "moves": moves,
         "failures": failures,
         "unfinished_folders_beside_the_target": len(leftovers),
         "models_saved": number,
@@ -121,6 +142,39 @@ def main() -> None:
     write_results(arguments.output, result)
     print(result)
     sys.exit(bool(failures))
+
+
+def kill_moving(work: Path, base: SentenceTransformer, number: int, generator: random.Random) -> dict[str, Any]:
+    """Kill a process so many times while it moves an output folder between two runs, and look at what it left.
+
+    The run in use has to be one of the two, and what lies in the folder itself one complete model, of either; moving to
+    the run in use puts that right.
+    """
+    out, counts, failures = work / "runs", Counter[str](), []
+    for seed, name in enumerate(RUNS, start=1):
+        run = out / VERSIONS_FOLDER / name / MODEL_FOLDER
+        save_pretrained(base, QueryAdapter(32), run, training=TrainingRecord(seed=seed))
+    rollback(out, RUNS[0])
+    for kill in range(number):
+        command = [sys.executable, "-c", MOVE_FOR_EVER, str(out), *RUNS]
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(generator.uniform(0, LONGEST_MOVE))
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        try:
+            run = current_run(out)
+            for folder in (run / MODEL_FOLDER, out / MODEL_FOLDER):
+                from_pretrained(folder, device="cpu")
+            in_use, beside = (read_saved(each / MODEL_FOLDER).training for each in (run, out))
+            counts["the run in use" if in_use == beside else "the run before"] += 1
+            rollback(out, run.name)
+            assert read_saved(out / MODEL_FOLDER).training == in_use
+        except (ValueError, AssertionError) as error:
+            failures.append(f"move {kill}: {type(error).__name__}: {error}")
+    return {"kills": number, "in_the_folder_itself": dict(counts), "failures": failures}
 
 
 def read_while_saving(work: Path, base: SentenceTransformer, number: int) -> dict[str, int]:

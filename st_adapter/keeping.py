@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 from st_adapter.evidence import output_folder as output
 from st_adapter.evidence.results import Results
 from st_adapter.fitting.auto import Clock
 from st_adapter.result import Result
+from st_adapter.saving.folder import is_saved_model, read_saved
 from st_adapter.settings import Settings, model_folder
+from st_adapter.storage.paths import file_sha256
 from st_adapter.storage.records import plain
-from st_adapter.storage.writing import folder_written_whole
+from st_adapter.storage.writing import file_written_whole, folder_written_whole, linked
 
 
 def finished(result: Result, settings: Settings, clock: Clock) -> Result:
@@ -33,12 +36,24 @@ def finished(result: Result, settings: Settings, clock: Clock) -> Result:
         with clock("saving"):
             if result.results.adopted or (moves and _keeps_base(result, settings)):
                 onnx = {"onnx": True} if settings.options.onnx else {}
-                result.save_pretrained(unfinished / model_folder(result.base), **onnx)
+                saved = result.save_pretrained(unfinished / model_folder(result.base), **onnx)
+                _share_files(saved, output.current_run(folder) / saved.name)
         result = replace(result, results=replace(result.results, seconds=clock.seconds))
         result.results.write(unfinished / output.RESULTS_FILE)
     if moves:
         output.make_current(folder, name)
     return replace(result, output_dir=folder, run_dir=run)
+
+
+def _share_files(saved: Path, before: Path) -> None:
+    """Let the files that a model has in common with the one before, such as its weights, take no room again."""
+    if not (is_saved_model(saved) and is_saved_model(before)):
+        return
+    known = read_saved(before).files
+    for name, digest in read_saved(saved).files.items():
+        if known.get(name) == digest and file_sha256(before / name) == digest:
+            with file_written_whole(saved / name) as unfinished:
+                linked(before / name, unfinished)
 
 
 def _keeps_base(result: Result, settings: Settings) -> bool:

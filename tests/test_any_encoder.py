@@ -224,7 +224,8 @@ def test_a_kept_base_leaves_nothing_to_apply(pairs_file, tmp_path):
 
     kept = trained(FunctionEncoder(plain, plain, name="plain"), pairs_file, tmp_path, alpha=1e-9)
     assert kept.adapter is None and kept.adapter_dir is None
-    assert names(tmp_path / "out") == ["results.json"]  # the adapter of the earlier run is no outcome of this one
+    assert names(kept.run_dir) == ["results.json"]
+    assert names(tmp_path / "out") == ["adapter", "current", "results.json", "versions"], "what is deployed stays"
     np.testing.assert_array_equal(kept.encode_query(["x"]).numpy(), [vector("x")])
     with pytest.raises(ValueError, match="base model is kept, so there is no adapter to save"):
         kept.save_pretrained(tmp_path / "elsewhere")

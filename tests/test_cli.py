@@ -106,9 +106,9 @@ def test_a_plain_transformer_is_taken_with_a_warning(_bert_path):
     check_base(SentenceTransformer(modules=[Transformer(str(_bert_path)), Pooling(32, "cls")], device="cpu"))
 
 
-def test_an_adapted_model_is_no_base(saved_model, tiny_model_path, pairs_file, tmp_path, capsys, never_embedded):
+def test_an_adapted_model_is_no_base(saved_model, tiny_model_path, pairs_file, capsys, never_embedded):
     for model in (saved_model, saved_model / "model"):
-        said = refused(capsys, "train", "--model", model, "--data", pairs_file, "--output-dir", tmp_path / "out")
+        said = refused(capsys, "learning-curve", "--model", model, "--data", pairs_file)
         assert f"is a model with an adapter already. Name its base model: --model {tiny_model_path.name}." in said
     with pytest.raises(ValueError, match=r"already has a Router.* take it apart with detach\(model\)"):
         check_base(SentenceTransformer(str(saved_model / "model"), device="cpu"))

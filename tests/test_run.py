@@ -131,7 +131,7 @@ def test_queries_are_adapted_and_documents_are_not(finished, tiny_model_path):
     assert abs(saved.encode_query(texts) - base.encode_query(texts)).max() > 1e-3
 
 
-def test_a_second_run_replaces_the_first_and_finds_its_embeddings(pairs_file, tiny_model_path, tmp_path):
+def test_a_second_run_finds_what_the_first_one_found_and_both_are_kept(pairs_file, tiny_model_path, tmp_path):
     dataset = RetrievalDataset.load(str(pairs_file))
     model = SentenceTransformer(str(tiny_model_path), device="cpu")
     options = {"method": "closed-form", "cache_dir": tmp_path / "cache", "show_progress_bar": False}
@@ -139,9 +139,11 @@ def test_a_second_run_replaces_the_first_and_finds_its_embeddings(pairs_file, ti
     again = train(model, dataset, output_dir=tmp_path / "out", **options)
     found = [result.results.to_json() for result in (first, again)]
     for content in found:
-        content.pop("seconds"), content["selection"].pop("seconds")
+        content.pop("seconds"), content.pop("date"), content["selection"].pop("seconds")
     assert found[0] == found[1]
     assert json.loads((tmp_path / "out" / "results.json").read_text())["test"] == found[1]["test"]
+    assert first.run_dir != again.run_dir and first.run_dir.name[-8:] == again.run_dir.name[-8:], "of the same settings"
+    assert first.model_dir == first.run_dir / "model" and again.model_dir == tmp_path / "out" / "model"
 
 
 NOTHING_HELPS = ["--method", "gradient", "--learning-rate", "1e-12", "--start", "identity", "--num-train-epochs", "1"]
@@ -162,6 +164,7 @@ def test_when_nothing_helps_the_base_model_is_saved(pairs_file, tiny_model_path,
     assert cli.main([*arguments, "--fail-if-not-better"]) == 3
     assert cli.main([*arguments, "--no-save-base"]) == 0
     left = {path.name for path in (tmp_path / "out").iterdir()}
+    left -= {"versions", "current"}
     assert left == {"results.json", "report.html", "report.png"}, "an old model must not stay"
 
 

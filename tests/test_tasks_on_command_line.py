@@ -94,6 +94,23 @@ def test_each_is_evaluated_as_if_it_were_alone(both, runs, pairs, tmp_path, caps
     assert "does not have adapters for several tasks. Leave --task out." in alone
 
 
+def test_one_of_both_is_compared_with_what_is_deployed(both, runs, pairs, tmp_path, capsys):
+    """By hand, the other way round: the adapter of one side as the other side's own model has it."""
+    found = []
+    for number, (new, old) in enumerate([(both, runs / "support"), (runs / "support", both), (both, both)]):
+        output = tmp_path / f"{number}.json"
+        words = ["evaluate", "--model", new, "--against", old, "--data", pairs, "--output", output, "--task", "support"]
+        assert cli.main([str(word) for word in [*words, "--cache-dir", tmp_path]]) == 0
+        content = json.loads(output.read_text(encoding="utf-8"))
+        assert content["base"] == content["adapted"]
+        found.append(content["adapted"])
+    assert found[0] == found[1] == found[2]
+    capsys.readouterr()
+    words = ("evaluate", "--model", runs / "legal", "--against", runs / "support", "--data", pairs)
+    assert "Leave --task out" in refused(capsys, *words, "--task", "legal")
+    assert "but none was named" in refused(capsys, *words[:4], both, *words[5:])
+
+
 def test_a_deployed_one_to_beat_has_to_be_one(both, pairs, capsys, tmp_path):
     error = refused(capsys, "train", "--model", both, "--data", pairs, "--output-dir", tmp_path / "out")
     assert "adapters for the tasks 'legal', 'support', but only one can be compared with" in error

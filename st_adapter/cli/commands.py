@@ -6,14 +6,14 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
-from st_adapter.choices import PARAPHRASE_THRESHOLD, Method
+from st_adapter.choices import Method
 from st_adapter.cli.check_data import check_data as check_data
 from st_adapter.cli.combine import combine as combine
 from st_adapter.cli.embed import embed as embed
+from st_adapter.cli.evaluate import evaluate as evaluate
 from st_adapter.cli.explore import explore as explore
 from st_adapter.cli.opening import (
     is_endpoint,
-    load_dataset,
     load_for_training,
     open_base,
     open_base_or_deployed,
@@ -24,7 +24,6 @@ from st_adapter.cli.opening import (
 from st_adapter.cli.options import (
     CheckOptions,
     DemoOptions,
-    EvaluateOptions,
     GradientOptions,
     TrainOptions,
 )
@@ -37,30 +36,20 @@ from st_adapter.cli.tables import (
     console,
     print_code,
     print_dataset,
-    print_examples,
     print_leaks,
     print_result,
-    print_uncut,
     print_uploaded,
 )
 from st_adapter.cli.versions import list_runs as list_runs
 from st_adapter.cli.versions import rollback as rollback
-from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.splits import UNCUT
 from st_adapter.demo import demo_model, standard_library_dataset
 from st_adapter.embeddings.encoder import Encoder
-from st_adapter.embeddings.long_texts import long_texts
 from st_adapter.errors import InputError
 from st_adapter.evidence.output_folder import model_path
-from st_adapter.evidence.saved import SavedModelResults, evaluate_saved
-from st_adapter.evidence.tables import print_evaluation, print_indexes
-from st_adapter.evidence.terminal import escape
+from st_adapter.evidence.tables import print_changes
 from st_adapter.run import train as run_training
 from st_adapter.saving.alone import check_may_push_adapter, is_adapter_alone, push_adapter_folder
-from st_adapter.saving.joined import documents_model
-from st_adapter.saving.opening import saved_training
 from st_adapter.saving.push import check_may_push, push_folder
-from st_adapter.saving.record import TrainingRecord
 from st_adapter.settings import RunOptions
 from st_adapter.stacks.check import check_stack, load_function
 from st_adapter.storage.hub import check_can_write
@@ -146,79 +135,9 @@ def demo(options: DemoOptions) -> int:
     print_leaks(dataset, result)
     print_result(result)
     make_report(result.run_dir)
-    print_examples(dataset, result.evaluation)
+    if result.results.test is not None and result.results.test.examples is not None:
+        print_changes(console, result.results.test.examples, result.evaluation)
     return 0
-
-
-def evaluate(options: EvaluateOptions) -> int:
-    """Compare a saved model with its own base model."""
-    for path, argument in ((options.output and options.output.parent, "output"), (options.run_dir, "run_dir")):
-        if path is not None:
-            check_writable(path, argument)
-    embedding = options.embedding
-    model = model_path(options.model)
-    trained = saved_training(model, embedding.revision, options.task)
-    dataset, seed = _data_to_evaluate_on(options, trained)
-    of_training = trained is not None and bool(trained.data) and dataset.name == trained.data
-    fitted_on = trained.fitted_on if trained is not None and of_training else []
-    split = dataset.split_to_evaluate(options.split)
-    saved = open_model(model, embedding)
-    too_long = long_texts(documents_model(saved), dataset)
-    print_dataset(dataset, too_long)
-    if split in fitted_on:
-        console.print(
-            f"The adapter was fitted on the split '{escape(split)}': the figures say how well it fits, no more."
-        )
-    trained = trained or TrainingRecord()
-    exact, *others = evaluations = evaluate_saved(
-        saved,
-        dataset,
-        split,
-        task=options.task,
-        indexes=options.index,
-        # With another seed the data may be cut in another way.
-        fitted_on=fitted_on if seed == trained.seed else [],
-        run_dir=options.run_dir,
-        **embedding.arguments(),
-        paraphrase_threshold=trained.paraphrase_threshold or PARAPHRASE_THRESHOLD,
-        allow_other_vectors=options.reading.allow_other_vectors,
-    )
-    print_evaluation(console, exact.result, dataset.corpus_is_labelled_only)
-    if others:
-        print_indexes(console, evaluations)
-    if options.output is not None:
-        SavedModelResults(
-            model=model,
-            task=options.task,
-            data=dataset.name,
-            split=split,
-            seed=seed,
-            opened_with=embedding.opened_with(),
-            notes=dataset.notes,
-            corpus_is_labelled_only=dataset.corpus_is_labelled_only,
-            long_texts=too_long,
-            evaluations=evaluations,
-        ).write(options.output)
-        console.print(f"Written to [bold]{escape(str(options.output))}[/bold]")
-    if options.run_dir is not None:
-        console.print(f"Runs and qrels in [bold]{escape(str(options.run_dir))}[/bold]")
-    return 0
-
-
-def _data_to_evaluate_on(
-    options: EvaluateOptions, recorded: TrainingRecord | None
-) -> tuple[RetrievalDataset, int | None]:
-    """The data, cut as for training if the model was trained on them or a seed is given, and the seed of the cut."""
-    trained = recorded or TrainingRecord()
-    dataset = load_dataset(options, options.reading, cut_into=())
-    seed = options.seed
-    if seed is None and not (trained.data and dataset.name == trained.data):
-        print_uncut(dataset, recorded)
-        return dataset, None
-    seed = trained.seed or 0 if seed is None else seed
-    if "dev" not in dataset.qrels and {"train", UNCUT} & set(dataset.qrels):
-        dataset = load_dataset(options, options.reading, seed=seed, split_by=trained.split_by)
-    return dataset, seed
 
     return 0
 

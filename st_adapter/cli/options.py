@@ -171,8 +171,17 @@ class GradientOptions(AdapterTrainingArguments):
 class TrainOptions(DataOptions):
     """Fit a query adapter, prove it on held-out queries, and save OUTPUT_DIR/model/, results.json and a report."""
 
+    model: Annotated[
+        str,
+        tyro.conf.arg(
+            help="Base model: Hub id or folder of a Sentence Transformers model, or openai:NAME, a model behind an "
+            "OpenAI-compatible endpoint, whose key is taken from OPENAI_API_KEY. Or one that has an adapter, or the "
+            "output folder of its run: then the new adapter has to beat that one too."
+        ),
+    ]
     output_dir: str = "adapter_output"
-    """Folder for model/, results.json and the report; of openai:NAME adapter/, the adapter alone, instead of model/."""
+    """Folder for model/, results.json and the report; of openai:NAME adapter/, the adapter alone, instead of model/.
+    Every run is kept in its versions/; see `st-adapter list`."""
     method: Method = "auto"
     """auto tries a small portfolio; linear the same without corrections near known queries, for servers that leave out
     a Normalize; closed-form what can be solved for; gradient is one run of training, whose
@@ -209,21 +218,24 @@ class BriefTrainOptions(TrainOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(DataOptions):
-    """Compare a saved model with its own base model on a split."""
+    """Compare a saved model with its own base model, or with what is deployed, on a split."""
 
     model: str
     """A model saved by `st-adapter train`: folder or Hub id."""
     task: Text = None
     """Whose adapter, of a model with adapters for several tasks."""
+    against: Text = None
+    """What to compare with instead of its own base model: a saved model (folder or Hub id), a folder with an adapter
+    alone, or a base model. Both have to embed documents alike."""
     split: Text = None
-    """Split to evaluate on; test, or the only one there is, if not given."""
+    """Split to evaluate on, or all, for every judged query; test, or the only one there is, if not given."""
     index: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Indexes to search through besides exact search: truncate:DIM, int8, int8-both, binary[:CANDIDATES],
     binary-rescored[:CANDIDATES]; and with st-adapter[index] installed, hnsw[:EF_SEARCH], ivf[:NPROBE]."""
     output: Annotated[Path | None, UNSAID] = None
     """JSON file to write the result to, with values per query."""
     run_dir: Annotated[Path | None, UNSAID] = None
-    """Folder to write base.run, adapted.run and qrels to, in the form of trec_eval."""
+    """Folder to write base.run (of --against), adapted.run and qrels to, in the form of trec_eval."""
     seed: Annotated[int | None, UNSAID] = None
     """Cut data that come without splits as training with this seed does. Not given, the data that the model was
     trained on are cut as they were then; of others nothing is cut, and all queries are used."""

@@ -7,17 +7,14 @@ import os
 from rich.table import Table
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.splits import UNCUT
 from st_adapter.data.summary import how_read
 from st_adapter.embeddings.long_texts import LongTexts
-from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evidence.curve import LearningCurve
 from st_adapter.evidence.output_folder import RESULTS_FILE, shown_at
 from st_adapter.evidence.tables import print_candidates
 from st_adapter.evidence.terminal import Terminal, escape
 from st_adapter.result import Result
-from st_adapter.saving.record import TrainingRecord
-from st_adapter.words import documents_searched, rank, signed
+from st_adapter.words import documents_searched, signed
 
 console = Terminal()
 
@@ -29,23 +26,6 @@ def print_dataset(dataset: RetrievalDataset, too_long: LongTexts | None = None) 
     console.print(f"[bold]{escape(dataset.name)}[/bold]: {searched}; queries: {splits}")
     for note in (*how_read(dataset), *(too_long.notes if too_long is not None else ())):
         console.print(f"  note: {escape(note)}", style="dim")
-
-
-def print_uncut(dataset: RetrievalDataset, recorded: TrainingRecord | None) -> None:
-    """Why all queries are used, where the figures would be too good if the adapter was fitted on some of them."""
-    if UNCUT not in dataset.qrels and dataset.splits != ["train"]:
-        return
-    known = (
-        f"was trained on {recorded.data!r}" if recorded is not None and recorded.data else "does not say on what data"
-    )
-    console.print(
-        escape(
-            f"note: The model {known}, so {dataset.name!r} counts as data that it has not seen, and all queries are "
-            "used. If it was trained on some of them, the figures are too good: pass the --seed of its training to "
-            "have the data cut as they were then."
-        ),
-        style="dim",
-    )
 
 
 def print_leaks(dataset: RetrievalDataset, result: Result) -> None:
@@ -101,20 +81,6 @@ def print_curve(curve: LearningCurve, labelled_only: bool) -> None:
             f"The same estimate without the largest size: {expected} for the last step, which brought {came}.",
             style="dim",
         )
-
-
-def print_examples(dataset: RetrievalDataset, result: EvaluationResult) -> None:
-    """Queries of the test split whose right document rose most and fell most."""
-    texts = dict(zip(dataset.queries["id"], dataset.query_texts or dataset.queries["id"], strict=True))
-    gain = result.adapted["mrr@100"] - result.base["mrr@100"]
-    order = gain.argsort(kind="stable")
-    table = Table(title=f"rank of the right document: {int((gain > 0).sum())} rose, {int((gain < 0).sum())} fell")
-    for column in ("test query", "base", "adapted"):
-        table.add_column(column, justify="left" if column == "test query" else "right", max_width=70)
-    for row in [*order[::-1][:4], *order[:2][::-1]]:
-        ranks = [rank(side["mrr@100"][row]) for side in (result.base, result.adapted)]
-        table.add_row(escape(texts[result.query_ids[row]]), *ranks, style="green" if gain[row] > 0 else "red")
-    console.print(table)
 
 
 def print_uploaded(url: str) -> None:

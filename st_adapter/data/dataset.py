@@ -228,14 +228,14 @@ class RetrievalDataset:
         """The split to measure on: the one that is asked for, or else test, or the only one there is.
 
         Args:
-            split: Its name; None for the usual choice.
+            split: Its name, or `all` for every judged query; None for the usual choice.
 
         Raises:
             InputError: There is no such split, or several and none of them is test.
         """
         if split is None:
             split = "test" if "test" in self.splits else self.splits[0] if len(self.splits) == 1 else None
-        if split is not None and split in self.splits:
+        if split is not None and split in (*self.splits, UNCUT):
             return split
         asked = "No split was named, and there is no test split" if split is None else f"There is no split {split!r}"
         raise InputError(

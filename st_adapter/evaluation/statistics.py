@@ -250,32 +250,23 @@ def gate(
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha}, but the level of a test lies between 0 and 1.")
-    if p_value is None:
-        p_value = float(sign_flip_p_values(differences[None], seed)[0])
+    p_value = float(sign_flip_p_values(differences[None], seed)[0]) if p_value is None else p_value
     gain, interval = float(differences.mean()), bootstrap_interval(differences, seed=seed)
     better = not rejected and gain > 0 and p_value <= alpha
     no_worse = not rejected and tolerated is not None and gain > -tolerated.margin and tolerated.p_value <= alpha
-    enough = len(differences) >= MIN_INTERVAL_QUERIES
+    shown_interval = interval if len(differences) >= MIN_INTERVAL_QUERIES else None
     if better:
-        verdict = f"Better than {against}"
+        outcome = f"Better than {against}"
     elif tolerated is not None and no_worse:
-        verdict = f"Not worse than {against} by more than {fraction(tolerated.margin)}"
+        outcome = f"Not worse than {against} by more than {fraction(tolerated.margin)}"
     elif rejected:
-        verdict = f"Clearly worse than {against} on a part of the queries"
-    elif tolerated is not None:
-        verdict = f"Not surely within {fraction(tolerated.margin)} of {against}"
-    elif enough and interval.high < 0:
-        verdict = f"Worse than {against}"
-    elif gain <= 0:
-        verdict = f"Not better than {against}"
+        outcome = f"Clearly worse than {against} on a part of the queries"
     else:
-        verdict = f"Not surely better than {against} (p above {alpha:g})"
-    figures = f"{signed(gain, minus='-')} nDCG@10 on {counted(len(differences), 'held-out query', 'held-out queries')}"
-    ends = f", 95 % interval {signed(interval.low, minus='-')} to {signed(interval.high, minus='-')}" if enough else ""
-    shown = p_value if better or tolerated is None else tolerated.p_value
+        outcome = _not_passed(gain, shown_interval, against, alpha, tolerated)
+    deciding = p_value if better or tolerated is None else tolerated.p_value
     return Gate(
         adopted=better or no_worse,
-        reason=f"{verdict}: {figures}{ends}, p = {shown:.4f}.",
+        reason=f"{outcome}: {_figures(gain, len(differences), shown_interval)}, p = {deciding:.4f}.",
         gain=gain,
         interval=interval,
         p_value=p_value,
@@ -284,3 +275,17 @@ def gate(
         num_queries=len(differences),
         deviation=float(differences.std(ddof=1)) if len(differences) > 1 else None,
     )
+
+
+def _not_passed(gain: float, interval: Interval | None, against: str, alpha: float, tolerated: Tolerated | None) -> str:
+    if tolerated is not None:
+        return f"Not surely within {fraction(tolerated.margin)} of {against}"
+    if gain <= 0:
+        return f"{'Worse' if interval is not None and interval.high < 0 else 'Not better'} than {against}"
+    return f"Not surely better than {against} (p above {alpha:g})"
+
+
+def _figures(gain: float, number: int, interval: Interval | None) -> str:
+    queries = counted(number, "held-out query", "held-out queries")
+    ends = "" if interval is None else f", 95 % interval {' to '.join(signed(end, minus='-') for end in interval)}"
+    return f"{signed(gain, minus='-')} nDCG@10 on {queries}{ends}"

@@ -69,7 +69,7 @@ def current_run(output_dir: str | Path) -> Path:
         output_dir: what ``train`` wrote to; of any other folder, such as that of one run, the answer is itself.
 
     Raises:
-        ValueError: the run that it names is not there.
+        ValueError: the run that its ``current`` names is not there.
 
     Example:
         >>> current_run("nowhere").name
@@ -77,13 +77,13 @@ def current_run(output_dir: str | Path) -> Path:
     """
     folder = Path(output_dir)
     pointer = folder / CURRENT_FILE
-    if not pointer.is_file():
+    if not (pointer.is_file() and (folder / VERSIONS_FOLDER).is_dir()):
         return folder
     name = pointer.read_text(encoding="utf-8", errors="replace").strip()
     run = folder / VERSIONS_FOLDER / name
     if _NAME.fullmatch(name) is None or not run.is_dir():
         raise ValueError(
-            f"{pointer} names the run {name[:80]!r}, which is not in {folder / VERSIONS_FOLDER}. Name one that is there: "
+            f"{pointer} names the run {name[:80]!r}, which is not in {folder / VERSIONS_FOLDER}. Name one of these: "
             f"`st-adapter rollback {folder} VERSION`."
         )
     return run

@@ -104,6 +104,8 @@ class _Shown:
 
     @property
     def headline(self) -> str:
+        if self.results.kept_deployed:
+            return "Nothing new: the deployed adapter is kept."
         if not self.results.adopted:
             kept = "No adapter: the base model is kept."
             return kept if self.results.query_model is None else "Nothing is handed over: the query model did not pass."

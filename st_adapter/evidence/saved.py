@@ -13,17 +13,21 @@ from torch import Tensor
 
 from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.every_judgement import with_all_judged
 from st_adapter.data.paraphrases import cut_splits
+from st_adapter.data.splits import UNCUT
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.embeddings.embedding import embed_as_queries, embed_texts, judged_by
 from st_adapter.embeddings.given_check import checked_given
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.hits import Adapter
 from st_adapter.evaluation.seen import seen_documents
+from st_adapter.evidence.changes import LargestChanges
 from st_adapter.evidence.index_evaluation import IndexEvaluation, evaluate_indexes
 from st_adapter.evidence.indexes import check_index
 from st_adapter.evidence.split_results import SplitResults
 from st_adapter.evidence.trec import write_trec
+from st_adapter.evidence.verdict import RunVerdict
 from st_adapter.saving.attach import detach
 from st_adapter.saving.joined import parted
 from st_adapter.saving.tasks import check_task_of
@@ -33,7 +37,7 @@ from st_adapter.storage.writing import check_writable, write_json
 
 @dataclass(frozen=True, kw_only=True)
 class SavedModelResults:
-    """A saved model against its own base model on one split; what ``st-adapter evaluate`` writes.
+    """A saved model against another one, or its own base model, on one split; what ``st-adapter evaluate`` writes.
 
     Attributes:
         model: folder or Hub id of the saved model.
@@ -46,6 +50,9 @@ class SavedModelResults:
         corpus_is_labelled_only: whether the corpus is just the documents of the pairs.
         long_texts: texts of which the model reads a part.
         evaluations: exact search first, then the indexes.
+        against: what it is compared with, ``base`` of the evaluations; its own base model if None.
+        verdict: with ``against``, whether to deploy it in the other's place.
+        changes: with ``against``, the queries that changed most.
     """
 
     model: str
@@ -58,11 +65,17 @@ class SavedModelResults:
     corpus_is_labelled_only: bool
     long_texts: LongTexts | None
     evaluations: list[IndexEvaluation]
+    against: str | None = None
+    verdict: RunVerdict | None = None
+    changes: LargestChanges | None = None
 
     def write(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
         exact, *others = self.evaluations
-        content = plain({name: value for name, value in vars(self).items() if name != "evaluations"})
+        apart = ("evaluations", "verdict", "changes", *(["against"] if self.against is None else []))
+        content = plain({name: value for name, value in vars(self).items() if name not in apart})
+        if self.verdict is not None:
+            content["verdict"] = self.verdict.to_dict()
         if others:
             content["indexes"] = [
                 {
@@ -71,7 +84,7 @@ class SavedModelResults:
                 }
                 for other in others
             ]
-        write_json(path, {**content, **plain(SplitResults.of(exact.result))})
+        write_json(path, {**content, **plain(SplitResults.of(exact.result, self.changes))})
 
 
 def evaluate_saved(
@@ -93,8 +106,8 @@ def evaluate_saved(
         model: a model saved by this package, opened with Sentence Transformers; without an adapter both sides
             are equal.
         dataset: queries, corpus and judgements.
-        split: the split to evaluate on; test, or else the only one, if None. ``RetrievalDataset.load`` with
-            ``cut_into=()`` reads data to evaluate on all of them.
+        split: the split to evaluate on; test, or else the only one, if None; ``all``: every judged query of all splits.
+            ``RetrievalDataset.load`` with ``cut_into=()`` reads data to evaluate on all of them.
         task: whose adapter, of a model with adapters for several tasks; that of ``encode_query`` if None.
         indexes: names as ``build_index`` takes them, such as ``int8`` or ``hnsw:40``.
         fitted_on: splits of these data that the adapter was fitted on, to tell queries whose documents it has seen from
@@ -113,35 +126,103 @@ def evaluate_saved(
             cannot be written in TREC form.
         ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
     """
-    split = dataset.split_to_evaluate(split)
-    indexes = [check_index(name) for name in indexes]  # before anything is embedded
+    checked = [check_index(name) for name in indexes]  # before anything is embedded
     if run_dir is not None:
         check_writable(Path(run_dir), "run_dir")
+    ready = measured_with(
+        model,
+        dataset,
+        split,
+        task=task,
+        fitted_on=fitted_on,
+        paraphrase_threshold=paraphrase_threshold,
+        allow_other_vectors=allow_other_vectors,
+        **embedding,
+    )
+    if run_dir is not None:
+        write_trec(ready.split, run_dir, ready.adapter)
+    return evaluate_indexes(ready.split, ready.adapter, checked, seen_documents=ready.seen_documents)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A saved model, taken apart, on the split that it is measured on.
+
+    Attributes:
+        documents: what embeds documents.
+        dataset: with the splits that were to be cut.
+        split: queries as that model embeds them, corpus and judgements.
+        adapter: what maps these queries to those of the saved model.
+        seen_documents: (N,) bool, documents that were positives in training; None if that was not asked for.
+    """
+
+    documents: SentenceTransformer
+    dataset: RetrievalDataset
+    split: EmbeddedSplit
+    adapter: Adapter
+    seen_documents: Tensor | None
+
+
+def measured_with(
+    model: SentenceTransformer,
+    dataset: RetrievalDataset,
+    split: str | None,
+    *,
+    task: str | None = None,
+    fitted_on: Sequence[str] = (),
+    paraphrase_threshold: float = PARAPHRASE_THRESHOLD,
+    allow_other_vectors: bool = False,
+    **embedding: Any,
+) -> Measured:
+    """Take a saved model apart, and embed the data with it; arguments and errors are those of ``evaluate_saved``."""
+    split = dataset.split_to_evaluate(split)
     check_task_of(model, task)
     joined = parted(model)
     base, query_modules = detach(model, task) if joined is None else (joined.documents, [])
     embedded = embed_texts(base, dataset, **embedding)
     dataset = checked_given(base, dataset, embedded, allow_other_vectors)
     dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+    if split == UNCUT:
+        dataset = with_all_judged(dataset)
     embedded = judged_by(embedded, dataset)
     measured, adapter = embedded[split], cast(Adapter, query_modules)
     if joined is not None:
         measured, adapter = _by_query_model(measured, joined.queries, dataset, **embedding)
-    if run_dir is not None:
-        write_trec(measured, run_dir, adapter)
     seen = seen_documents(embedded, fitted_on) if fitted_on else None
-    return evaluate_indexes(measured, adapter, indexes, seen_documents=seen)
+    return Measured(base, dataset, measured, adapter, seen)
 
 
 def _by_query_model(
     split: EmbeddedSplit, queries: SentenceTransformer, dataset: RetrievalDataset, **embedding: Any
 ) -> tuple[EmbeddedSplit, Callable[[Tensor], Tensor]]:
     """The queries of a split that count, and what stands for a map of their vectors: those of another model."""
+    split = with_judged_queries(split)
+    return split, in_place_of(embed_as_queries(queries, query_texts(dataset, split), **embedding))
+
+
+def with_judged_queries(split: EmbeddedSplit) -> EmbeddedSplit:
+    """A split without the queries that have no relevant document, and count in no mean."""
     judged = torch.zeros(len(split.query_ids), dtype=torch.bool, device=split.query_embeddings.device)
     judged[split.qrels.query_index[split.qrels.relevance > 0]] = True
-    split = split.subset(judged)
-    text_of = dict(zip(dataset.queries["id"], dataset.query_texts or (), strict=True))
-    vectors = embed_as_queries(queries, [text_of[query_id] for query_id in split.query_ids], **embedding)
+    return split.subset(judged)
+
+
+def query_texts(dataset: RetrievalDataset, split: EmbeddedSplit) -> list[str]:
+    """The texts of the queries of a split.
+
+    Raises:
+        ValueError: the queries came as vectors alone.
+    """
+    if dataset.query_texts is None:
+        raise ValueError(
+            "The queries came as vectors, which are of one model, but another one is to embed them. Give their texts."
+        )
+    text_of = dict(zip(dataset.queries["id"], dataset.query_texts, strict=True))
+    return [text_of[query_id] for query_id in split.query_ids]
+
+
+def in_place_of(vectors: Tensor) -> Callable[[Tensor], Tensor]:
+    """What stands for a map of the queries of a split: their (Q, D) vectors by another model."""
 
     def adapted(query_embeddings: Tensor) -> Tensor:
         if len(query_embeddings) != len(vectors):
@@ -150,4 +231,4 @@ def _by_query_model(
             )
         return vectors
 
-    return split, adapted
+    return adapted

@@ -10,6 +10,7 @@ from rich.table import Table
 from st_adapter.evaluation.comparison import P_VALUE_IN_WORDS, Comparison
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evaluation.statistics import MIN_INTERVAL_QUERIES
+from st_adapter.evidence.changes import LargestChanges
 from st_adapter.evidence.index_evaluation import IndexEvaluation
 from st_adapter.evidence.output_folder import RESULTS_FILE
 from st_adapter.evidence.results import SelectionResults
@@ -20,6 +21,7 @@ from st_adapter.saving.record import TABLE_METRICS
 from st_adapter.words import documents_searched, own_copies_left_out, signed, whole
 
 _SHOWN_CANDIDATES = 6
+_SHOWN_CHANGES = 4
 _PARTS = {"all": "All queries", "seen": "Documents asked for in training", "unseen": "Documents new"}
 
 
@@ -54,10 +56,12 @@ def print_evaluation(
         console.print(sentence, soft_wrap=True, highlight=False, markup=False)
 
 
-def print_indexes(console: Console, evaluations: Sequence[IndexEvaluation]) -> None:
+def print_indexes(
+    console: Console, evaluations: Sequence[IndexEvaluation], sides: tuple[str, str] = ("base", "adapted")
+) -> None:
     """Both sides through each index, and how much of exact search each index finds."""
     table = Table(title="through each index: nDCG@10, and recall@10 against exact search")
-    _add_columns(table, ("index", "base", "adapted", "gain", "95 % interval", "recall base", "recall adapted"))
+    _add_columns(table, ("index", *sides, "gain", "95 % interval", *(f"recall {side}" for side in sides)))
     for name in (0, 4):
         table.columns[name].no_wrap = True
     for evaluation in evaluations:
@@ -128,6 +132,32 @@ def print_candidates(console: Console, selection: SelectionResults) -> None:
             f"Gains are estimated on {whole(selection.num_documents)} documents that stand for the whole corpus.",
             style="dim",
         )
+
+
+def print_changes(
+    console: Console,
+    changes: LargestChanges,
+    evaluation: EvaluationResult,
+    sides: tuple[str, str] = ("base", "adapted"),
+) -> None:
+    """The queries on which either side wins by most.
+
+    Args:
+        console: where to.
+        changes: what is shown.
+        evaluation: that they are of.
+        sides: what the two are called.
+    """
+    compared = evaluation.compare("ndcg@10")
+    table = Table(title=f"largest changes; nDCG@10 rose for {compared.wins:,} queries, fell for {compared.losses:,}")
+    _add_columns(table, (f"{evaluation.split} query", *(f"rank, {side}" for side in sides), "nDCG@10"))
+    table.columns[0].max_width = 70
+    for examples, style in ((changes.gains[:_SHOWN_CHANGES], "green"), (changes.losses[:_SHOWN_CHANGES], "red")):
+        for example in examples:
+            ranks = ("> 100" if each is None else whole(each) for each in (example.base_rank, example.adapted_rank))
+            table.add_row(escape(example.query), *ranks, _short(example.difference), style=style)
+    if changes.gains or changes.losses:
+        console.print(table)
 
 
 def print_verdict(console: Console, verdict: RunVerdict) -> None:

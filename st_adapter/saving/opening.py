@@ -125,6 +125,11 @@ def _check_backend(arguments: Mapping[str, Any]) -> None:
 def saved_training(name_or_path: str, revision: str | None = None, task: str | None = None) -> TrainingRecord | None:
     """How the adapter of a saved model came about, of a folder or Hub id; None if that is not recorded.
 
+    Args:
+        name_or_path: folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        task: whose adapter, if the model has several.
+
     Raises:
         ValueError: the model has adapters for several tasks, and none of them is meant; see ``SavedModel.route``.
     """
@@ -132,4 +137,7 @@ def saved_training(name_or_path: str, revision: str | None = None, task: str | N
         folder = locate(name_or_path, revision=revision, only_config=True)
     except (ValueError, OSError):
         return None
-    return read_saved(folder).route(task).training if (folder / CONFIG_FILE_NAME).is_file() else None
+    if not (folder / CONFIG_FILE_NAME).is_file():
+        return None
+    saved = read_saved(folder)
+    return saved.route(task if saved.tasks else None).training

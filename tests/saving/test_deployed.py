@@ -4,6 +4,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from hub_double.server import ALICE
 from problems import KINDS, make_adapter
 from st_adapter import QueryAdapter, attach, save_pretrained
 from st_adapter.embeddings.identity import identity_of
@@ -97,3 +98,23 @@ def test_modules_of_another_making_are_refused(tiny_model):
         ValueError, match=r"The modules for queries are \['Dense', 'Normalize'\], but those of an adapter"
     ):
         taken_apart(model)
+
+
+def deployed_on_the_hub(folder, repo_id):
+    """In the client's process: what is told of a model that was pushed and opened by its id."""
+    from sentence_transformers import SentenceTransformer
+
+    from st_adapter.embeddings.identity import identity_of
+    from st_adapter.saving import push_folder
+    from st_adapter.saving.deployed import taken_apart
+
+    push_folder(folder, repo_id)
+    apart = taken_apart(SentenceTransformer(repo_id, device="cpu"))
+    return identity_of(apart.base), apart.training.data, apart.adapter.delta.tolist()
+
+
+@pytest.mark.hub
+def test_a_model_on_the_hub_is_taken_apart_by_its_id(saved, tiny_model, hub_server, hub_client):
+    identity, data, delta = hub_client.run(deployed_on_the_hub, saved, "alice/deployed", token=ALICE)
+    assert identity == identity_of(tiny_model) and data == "pairs.csv"
+    assert delta == QueryAdapter.from_pretrained(saved).delta.tolist()

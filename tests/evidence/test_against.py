@@ -1,0 +1,182 @@
+"""A saved model against what is deployed: paired over the same queries, whatever the other one is, or refused."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from st_adapter import QueryAdapter, attach, cli, save_adapter, save_pretrained
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.embedding import embed
+from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.evaluation.statistics import gate
+from st_adapter.evidence.against import compare_saved
+from st_adapter.evidence.saved import evaluate_saved
+
+COLORS = ["red", "green", "blue", "black", "white", "yellow"]
+THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden"]
+KINDS = [(color, thing) for color in COLORS for thing in THINGS]
+PAIRS = pd.DataFrame(
+    {
+        "question": [f"where is the {color} {thing}" for color, thing in KINDS],
+        "passage": [f"{thing} : this {thing} has the color {color}" for color, thing in KINDS],
+    }
+)
+
+
+def adapter_of(seed):
+    """An adapter that moves queries somewhere."""
+    generator = torch.Generator().manual_seed(seed)
+    return QueryAdapter.from_matrix(torch.eye(32) + 0.4 * torch.randn(32, 32, generator=generator))
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model_path):
+    return SentenceTransformer(str(tiny_model_path), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def places(base, tiny_model_path, tmp_path_factory):
+    """A folder with fresh data, two saved models, an adapter alone, and a cache."""
+    folder = tmp_path_factory.mktemp("against")
+    PAIRS.to_csv(folder / "fresh.csv", index=False)
+    save_pretrained(base, adapter_of(1), folder / "new" / "model")
+    save_pretrained(base, adapter_of(2), folder / "old" / "model")
+    save_adapter(adapter_of(2), folder / "alone")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return RetrievalDataset.load(PAIRS, cut_into=())
+
+
+@pytest.fixture(scope="module")
+def expected(base, dataset, places):
+    """nDCG@10 per query of base, new and old, each evaluated by itself."""
+    embedded = embed(base, dataset, cache_dir=places / "cache", show_progress_bar=False)
+    new, old = (evaluate(embedded, adapter_of(seed)) for seed in (1, 2))
+    return {"base": new.base["ndcg@10"], "new": new.adapted["ndcg@10"], "old": old.adapted["ndcg@10"]}
+
+
+def compared(places, dataset, new, old, **options):
+    options = {"cache_dir": places / "cache", "show_progress_bar": False, **options}
+    return compare_saved(new, old, dataset, **options)
+
+
+def opened(folder):
+    return SentenceTransformer(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("form", ["a saved model", "an adapter alone", "in memory", "the base model"])
+def test_both_sides_are_what_each_is_by_itself(form, places, dataset, base, expected):
+    old = {
+        "a saved model": lambda: opened(places / "old" / "model"),
+        "an adapter alone": lambda: QueryAdapter.from_pretrained(places / "alone"),
+        "in memory": lambda: attach(base, adapter_of(2)),
+        "the base model": lambda: base,
+    }[form]()
+    found = compared(places, dataset, opened(places / "new" / "model"), old, indexes=["truncate:16"], name="it")
+    exact, truncated = found.evaluations
+    theirs = expected["base" if form == "the base model" else "old"]
+    np.testing.assert_allclose(exact.result.adapted["ndcg@10"], expected["new"], atol=1e-6)
+    np.testing.assert_allclose(exact.result.base["ndcg@10"], theirs, atol=1e-6)
+    assert truncated.index == "truncate:16" and truncated.base_recall < 1
+    difference = expected["new"] - theirs
+    assert found.verdict.reason.startswith(gate(difference, against="it").reason[:-1])
+    assert [example.difference for example in found.changes.gains][:3] == pytest.approx(
+        np.sort(difference[difference > 1e-9])[::-1][:3].tolist(), abs=1e-6
+    )
+    assert [example.difference for example in found.changes.losses][:3] == pytest.approx(
+        np.sort(difference[difference < -1e-9])[:3].tolist(), abs=1e-6
+    )
+
+
+def test_against_its_own_base_model_it_is_what_evaluate_says(places, dataset, base, tmp_path):
+    new = opened(places / "new" / "model")
+    found = compared(places, dataset, new, base, run_dir=tmp_path / "runs")
+    (alone,) = evaluate_saved(new, dataset, cache_dir=places / "cache", show_progress_bar=False)
+    assert found.evaluations[0].result.comparisons == alone.result.comparisons
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"qrels", "base.run", "adapted.run"}
+
+
+def test_queries_that_came_as_vectors_are_mapped_by_both(base, dataset, places, expected):
+    queries, documents = (
+        pd.DataFrame({"id": [f"{n}" for n in range(48)], "embedding": list(vectors)})
+        for vectors in (base.encode_query(dataset.query_texts), base.encode_document(dataset.document_texts))
+    )
+    qrels = pd.DataFrame({"query_id": queries["id"], "corpus_id": documents["id"]})
+    tables = {"queries": queries, "corpus": documents, "qrels": qrels}
+    given = RetrievalDataset.load(tables, cut_into=())
+    found = compared(places, given, attach(base, adapter_of(1)), adapter_of(2))
+    np.testing.assert_allclose(found.evaluations[0].result.base["ndcg@10"], expected["old"], atol=1e-6)
+    base.prompts["query"] = "another "
+    try:
+        with pytest.raises(ValueError, match="The queries came as vectors, which are of one model"):
+            compared(places, given, opened(places / "new" / "model"), attach(base, adapter_of(2)))
+    finally:
+        base.prompts["query"] = ""
+
+
+def test_models_of_other_documents_are_refused_before_anything_is_embedded(
+    places, dataset, base, tiny_flat_model_path, tmp_path
+):
+    other = opened(tiny_flat_model_path)
+    for old in (other, attach(other, adapter_of(2))):
+        with pytest.raises(ValueError, match=r"The documents of it have other vectors \(the weights differ"):
+            compared(places, dataset, opened(places / "new" / "model"), old, name="it", cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_documents_of_the_data_are_compared_as_well(places, dataset, base, monkeypatch):
+    """What the identity does not show, the vectors of the data's documents do."""
+    prompted = opened(places / "old" / "model")
+    prompted.prompts["document"] = "this is quite another text than that "
+    monkeypatch.setattr("st_adapter.evidence.against.check_same_documents", lambda *_: None)
+    with pytest.raises(ValueError, match="The documents of the other model have other vectors"):
+        compared(places, dataset, opened(places / "new" / "model"), prompted)
+
+
+def run(places, *words):
+    output = places / "found.json"
+    output.unlink(missing_ok=True)
+    words = ["evaluate", "--model", places / "new", *words, "--output", output, "--cache-dir", places / "cache"]
+    status = cli.main([str(word) for word in words])
+    return json.loads(output.read_text()) if status == 0 else status
+
+
+def test_from_the_command_line(places, expected, capsys, dataset):
+    found = run(places, "--against", places / "old", "--data", places / "fresh.csv")
+    assert (found["split"], found["num_queries"], found["against"]) == ("all", 48, str(places / "old"))
+    np.testing.assert_allclose(found["per_query"]["base"]["ndcg@10"], expected["old"], atol=1e-6)
+    assert found["verdict"]["decision"] in ("deploy", "do not deploy", "too little data to tell")
+    assert found["examples"]["gains"] and found["examples"]["losses"]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert " ".join(found["verdict"]["sentence"].split()) in printed
+    assert "│ metric │ old │ new │" in " ".join(printed.replace("┃", "│").split()) or "old ┃ new" in printed
+    alone = run(places, "--against", places / "alone", "--data", places / "fresh.csv")
+    assert alone["comparisons"] == found["comparisons"]
+    assert "against" not in run(places, "--data", places / "fresh.csv")
+
+
+def test_all_splits_are_used_if_asked_for(places, capsys):
+    folder = places / "splits"
+    folder.mkdir()
+    for name, rows in (("train", PAIRS[:20]), ("dev", PAIRS[20:30]), ("test", PAIRS[30:])):
+        rows.to_csv(folder / f"{name}.csv", index=False)
+    found = run(places, "--against", places / "old", "--data", folder, "--split", "all")
+    assert (found["split"], found["num_queries"]) == ("all", 48)
+    assert "The 48 queries of all splits are used." in " ".join(capsys.readouterr().out.split())
+    assert run(places, "--against", places / "old", "--data", folder)["num_queries"] == 18
+    assert "The 18 queries of the split 'test' are used." in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_cannot_be_compared_is_refused_in_the_words_of_the_command_line(places, tiny_flat_model_path, capsys):
+    assert run(places, "--against", tiny_flat_model_path, "--data", places / "fresh.csv") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "have other vectors (the weights differ" in said and "flags such as --truncate-dim open both" in said
+    assert run(places, "--against", places / "nowhere", "--data", places / "fresh.csv") == 2
+    assert "There is no folder" in " ".join(capsys.readouterr().err.split())

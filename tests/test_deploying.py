@@ -1,0 +1,251 @@
+"""In daily use: new labels every week, what is deployed to be beaten, runs that are kept, and the way back."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from problems import hashes
+from st_adapter import QueryAdapter, cli, save_adapter, train
+from st_adapter.cli import tables
+from st_adapter.evidence import current_run, output_folder, rollback, versions_of
+from st_adapter.evidence.output_folder import model_path
+from st_adapter.evidence.results import Results
+
+COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
+THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
+TEXTS = ["where is the red car", "a window : blue"]
+
+
+FORMS = ["where is the {color} {thing}", "any {color} {thing} left", "a {thing} in {color}"]
+
+
+def pairs(forms, things, noise=0.0):
+    """What people ask for; with noise, that share of them gets the document of somebody else."""
+    rows = [(form, color, thing) for form in forms for color in COLORS for thing in things]
+    generator = np.random.default_rng(0)
+    answers = [rows[generator.integers(len(rows))] if generator.random() < noise else row for row in rows]
+    return pd.DataFrame(
+        {
+            "query": [form.format(color=color, thing=thing) for form, color, thing in rows],
+            "document": [f"{thing} : this {thing} has the color {color}" for _, color, thing in answers],
+        }
+    )
+
+
+class Place(NamedTuple):
+    """What three weeks left: the folder, what each run printed, and what was in use after it."""
+
+    folder: Path
+    printed: list[str]
+    in_use: list[dict[str, str]]
+
+    @property
+    def out(self):
+        return self.folder / "out"
+
+    @property
+    def runs(self):
+        return [each.folder for each in versions_of(self.out)]
+
+
+@pytest.fixture(scope="module")
+def weeks(tiny_flat_model_path, tmp_path_factory):
+    """Labels of a week, a week of noise, and a week of more good labels, each trained on from what was deployed."""
+    place = Place(tmp_path_factory.mktemp("weeks"), [], [])
+    pairs(FORMS[:2], THINGS[:6]).to_csv(place.folder / "week1.csv", index=False)
+    pairs(FORMS[:2], THINGS[4:], noise=0.8).to_csv(place.folder / "noise.csv", index=False)
+    pairs(FORMS, THINGS).to_csv(place.folder / "week2.csv", index=False)
+    for model, data in ((tiny_flat_model_path, "week1.csv"), (place.out, "noise.csv"), (place.out, "week2.csv")):
+        words = ["train", "--model", model, "--data", place.folder / data, "--output-dir", place.out]
+        words += ["--cache-dir", place.folder / "cache", "--method", "closed-form"]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert cli.main([str(word) for word in words]) == 0
+        place.printed.append(" ".join(printed.getvalue().split()))
+        place.in_use.append(hashes(place.out / "model") | {"current": current_run(place.out).name})
+    return place
+
+
+@pytest.fixture
+def copied(weeks, tmp_path):
+    """A copy of it to go on from, made as archives are, which know no links."""
+    return weeks._replace(folder=shutil.copytree(weeks.folder, tmp_path / "weeks"))
+
+
+@pytest.fixture
+def options(weeks):
+    return {"method": "closed-form", "cache_dir": weeks.folder / "cache", "show_progress_bar": False}
+
+
+def test_wrong_labels_do_not_replace_what_is_deployed(weeks):
+    first, second, _ = versions_of(weeks.out)
+    assert "the deployed adapter is kept" in weeks.printed[1] and "The deployed adapter itself: " in weeks.printed[1]
+    assert weeks.in_use[1] == weeks.in_use[0] and weeks.in_use[0]["current"] == first.name
+    assert (first.outcome, second.outcome) == ("adopted", "deployed kept")
+    assert not second.usable and (second.folder / "results.json").is_file()
+    assert f"versions/{second.name}/results.json" in weeks.printed[1].replace(" ", "")
+
+
+def test_good_labels_replace_what_is_deployed(weeks, tiny_flat_model_path):
+    first, _, third = weeks.runs
+    assert current_run(weeks.out) == third
+    said = weeks.printed[2]
+    assert "Better than the deployed adapter: +" in said and "Better than the base model: +" in said
+    known = Results.read(first / "results.json").data.learned_from
+    results = Results.read(weeks.out / "results.json")
+    assert results.adopted and set(known) < set(results.data.learned_from)
+    num_labelled = results.data.train.num_queries + results.dev.num_queries
+    (note,) = [each for each in results.data.notes if "deployed" in each]
+    assert f"was fitted on {len(known)} of the {num_labelled} labelled queries; it is compared on the" in note
+    assert f"on {num_labelled - len(known)} held-out queries" in results.selection.against_deployed.gate.reason
+
+    base, saved = (SentenceTransformer(str(each), device="cpu") for each in (tiny_flat_model_path, weeks.out / "model"))
+    assert (saved.encode_document(TEXTS) == base.encode_document(TEXTS)).all()
+    assert (saved.encode(TEXTS) == base.encode(TEXTS)).all()
+    assert abs(saved.encode_query(TEXTS) - base.encode_query(TEXTS)).max() > 1e-3
+    assert results.base_model == Results.read(first / "results.json").base_model, "by the name that it had before"
+    weights = [each / "model" / "model.safetensors" for each in (first, third, weeks.out)]
+    assert weights[0].samefile(weights[1]) and weights[0].samefile(weights[2]), "the base model's take room once"
+
+
+def test_the_embeddings_of_the_base_model_are_found_in_the_cache(weeks, options):
+    cached = hashes(weeks.folder / "cache")
+    notes = train(weeks.out, weeks.folder / "week1.csv", **options).results.data.notes
+    assert hashes(weeks.folder / "cache") == cached
+    assert any(each.endswith("too few to compare it on, so that it looks better than it is.") for each in notes)
+
+
+def test_list_shows_the_runs_and_rollback_goes_back(copied, capsys, monkeypatch):
+    monkeypatch.setattr(tables.console, "width", 200)
+    out, (first, second, third) = copied.out, [each.name for each in copied.runs]
+    assert cli.main(["list", str(out)]) == 0
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "Z-" in line]
+    assert [[cell.strip() for cell in row[1:3]] for row in rows] == [["", first], ["", second], ["*", third]]
+    assert [row[7].strip() for row in rows] == ["adopted", "deployed kept", "adopted"]
+    everything = hashes(out / "versions")
+
+    assert cli.main(["rollback", str(out)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{first} is in use now in place of {third}, which is kept: adopted." in said
+    assert current_run(out).name == first and hashes(out / "model") | {"current": first} == copied.in_use[0]
+    assert (out / "results.json").read_bytes() == (out / "versions" / first / "results.json").read_bytes()
+    assert hashes(out / "versions") == everything, "nothing is deleted"
+
+    for words, message in (
+        ([], "has no earlier run with a model or an adapter to go back to"),
+        ([second], f"The run {second} left neither a model nor an adapter"),
+        (["../.."], "has no version '../..'"),
+    ):
+        assert cli.main(["rollback", str(out), *words]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert rollback(out, third).is_current and hashes(out / "model") | {"current": third} == copied.in_use[2]
+    with pytest.raises(ValueError, match=r"holds no run of `st-adapter train`"):
+        versions_of(copied.folder)
+
+
+def test_what_took_an_output_folder_takes_the_run_in_use(copied):
+    out, (first, _, third) = copied.out, copied.runs
+    assert model_path(str(out)) == str(third / "model") and model_path(str(first)) == str(first / "model")
+    words = ["evaluate", "--model", out, "--data", copied.folder / "week1.csv", "--cache-dir", copied.folder / "cache"]
+    assert cli.main([str(word) for word in [*words, "--output", out.parent / "evaluated.json"]]) == 0
+    assert json.loads((out.parent / "evaluated.json").read_text())["model"] == str(third / "model")
+    rollback(out)
+    assert cli.main(["report", "--output-dir", str(out)]) == 0
+    page = (first / "report.html").read_bytes()
+    assert (out / "report.html").read_bytes() == page
+    assert cli.main(["report", "--output-dir", str(third)]) == 0
+    assert (out / "report.html").read_bytes() == page, "of the run in use"
+
+
+def test_what_version_0_1_left_is_the_first_version(copied, options):
+    flat = shutil.copytree(copied.runs[0], copied.folder / "flat")
+    assert current_run(flat) == flat and versions_of(flat)[0].is_current
+    before = hashes(flat)
+    train(flat, copied.folder / "week2.csv", output_dir=flat, **options)
+    old, new = versions_of(flat)
+    assert hashes(old.folder) == before and not old.is_current
+    assert new.is_current and new.outcome == "adopted"
+    rollback(flat)
+    assert {name: digest for name, digest in hashes(flat).items() if name in before} == before
+
+
+def test_in_python_the_folder_or_a_model_in_memory(weeks, options, tiny_flat_model_path):
+    deployed = QueryAdapter.from_pretrained(weeks.out / "model")
+    kept = train(weeks.out, weeks.folder / "noise.csv", **options)
+    assert kept.adapter is not None and not kept.verdict.adopted and kept.results.kept_deployed
+    assert torch.equal(kept.adapter.delta, deployed.delta)
+    again = train(kept.model, weeks.folder / "noise.csv", **options)
+    torch.testing.assert_close(again.adapter.delta, deployed.delta)
+    assert again.results.selection.against_deployed == kept.results.selection.against_deployed
+    assert again.run_dir is None and again.model_dir is None
+    base = SentenceTransformer(str(tiny_flat_model_path), device="cpu")
+    assert (again.model.encode_document(TEXTS) == base.encode_document(TEXTS)).all()
+
+
+def test_a_gradient_run_has_to_beat_it_too(weeks, options):
+    result = train(weeks.out, weeks.folder / "noise.csv", **{**options, "method": "gradient"})
+    assert result.results.kept_deployed and "the deployed adapter is kept" in " ".join(str(result).split())
+    assert result.results.selection.against_deployed is not None
+
+
+def test_what_cannot_be_is_said_before_anything_is_embedded(weeks, tiny_flat_model_path, tmp_path, capsys):
+    common = ["train", "--model", str(weeks.out), "--cache-dir", str(tmp_path / "cache")]
+    data = str(weeks.folder / "week2.csv")
+    for words, message in (
+        (["--data", data, "--query-model", str(tiny_flat_model_path)], "and with a query model it is the documents'"),
+        (["--without-labels", "--corpus", data], "and without labels nothing tells whether another one is better"),
+    ):
+        assert cli.main([*common, *words]) == 2
+        assert f"The model has an adapter already, {message}" in " ".join(capsys.readouterr().err.split())
+    save_adapter(QueryAdapter(32), tmp_path / "out" / "adapter")
+    with pytest.raises(ValueError, match=r"holds an adapter alone, and nothing that embeds"):
+        train(tmp_path / "out", data, cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_results_say_when_by_what_and_of_which_data(weeks):
+    content = json.loads((weeks.out / "results.json").read_text())
+    assert content["date"].endswith("+00:00") and len(content["data"]["fingerprint"]) == 64
+    assert content["versions"]["st-adapter"] and re.fullmatch("[0-9a-f]{40}(-dirty)?", content["commit"])
+    assert current_run(weeks.out).name[:8] == content["date"][:10].replace("-", "")
+
+
+def test_a_process_that_is_stopped_while_the_pointer_moves_leaves_one_run_or_the_other(copied, monkeypatch):
+    out, (first, _, third) = copied.out, copied.runs
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    for name in ("write_text", "folder_written_whole", "file_written_whole"):
+        rollback(out, third.name)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(output_folder, name, stopped)
+            rollback(out, first.name)
+        in_use = current_run(out)
+        assert in_use == (third if name == "write_text" else first)
+        assert hashes(out / "model") == hashes((first if name == "file_written_whole" else third) / "model")
+        rollback(out, in_use.name)
+        assert hashes(out / "model") == hashes(in_use / "model"), "moving to the run in use puts everything right"
+
+
+def test_where_there_are_no_hard_links_files_are_copied(copied, monkeypatch):
+    def refused(*_):
+        raise OSError("this file system has none")
+
+    monkeypatch.setattr(os, "link", refused)
+    run_in_use = current_run(copied.out)
+    rollback(copied.out, run_in_use.name)
+    assert hashes(copied.out / "model") == hashes(run_in_use / "model")
+    (copied.out / "current").write_text("../../etc\n")
+    with pytest.raises(ValueError, match=r"names the run '../../etc', which is not in"):
+        current_run(copied.out)
