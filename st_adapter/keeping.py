@@ -21,15 +21,15 @@ from st_adapter.storage.writing import file_written_whole, folder_written_whole,
 def finished(result: Result, settings: Settings, clock: Clock) -> Result:
     """Write what is to be written, and put in how long everything took.
 
-    A run that hands over an adapter is the one in use from now on. One that hands over nothing is kept as well, and is
-    in use only where no adapter is: then what was deployed before, a base model or nothing, stays what it is, and the
-    folder shows the newest figures.
+    A run that hands over an adapter is the one in use from now on, unless its verdict is not to deploy it. Any other is
+    kept as well, and is in use only where no adapter is: so the folder shows the newest figures until there is one.
     """
     folder = settings.output_dir
     if folder is None:
         return replace(result, results=replace(result.results, seconds=clock.seconds))
     output.take_in(folder)
-    moves = result.results.adopted or not output.holds_adapter(output.current_run(folder))
+    new = result.results.adopted and result.verdict.decision != "do not deploy"
+    moves = new or not output.holds_adapter(output.current_run(folder))
     name = output.new_run_name(folder, _hash(result.results))
     run = folder / output.VERSIONS_FOLDER / name
     with folder_written_whole(run) as unfinished:

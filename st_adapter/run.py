@@ -93,16 +93,12 @@ def train(
 ) -> Result:
     """Embed, fit, test and evaluate: an adapter for a model's queries, if held-out queries say that it is better.
 
-    Else the base model is kept. The test split, if there is one, is evaluated and used for nothing else.
-
-    With a query model, that is what has to be better, or no worse than ``RunOptions(non_inferior=...)`` allows. A model
-    that has an adapter already gives its base model, and the new adapter has to beat that adapter as well: else that
-    one is kept.
+    Else the base model is kept, or the adapter that it has, which has to be beaten too. The test split is used for
+    nothing. A query model has to be better as a whole, or no worse than ``RunOptions(non_inferior=...)`` allows.
 
     Args:
-        model: base model on the device to work on, or its Hub id or folder; or one that was saved here with an adapter,
-            or the output folder of its run; or any ``Encoder``, of which the adapter is saved alone; None with a query
-            model, if documents have vectors and their model is gone.
+        model: base model on the device to work on, or its Hub id or folder, or one with an adapter; or any ``Encoder``,
+            of which the adapter is saved alone; None with a query model, if the documents' model is gone.
         dataset: with the splits ``train`` and ``dev``, or whatever ``RetrievalDataset.load`` takes.
         query_model: what is to embed queries from now on, likewise; or ``static``, a table distilled from ``model``.
         teacher: a ``CrossEncoder`` or a stronger model, likewise, that is learned from as well; see ``ask_teacher``.
@@ -110,8 +106,7 @@ def train(
         seed: of the whole run, and of the splits of data that come without.
         alpha: level of the test that an adapter has to pass, 0 < alpha < 1.
         args: settings of method ``gradient``, but for ``seed`` and what is given here.
-        output_dir: for ``model/`` or ``adapter/`` and ``results.json``: new, empty or of earlier runs, which are kept
-            in ``versions/``; None: nowhere.
+        output_dir: for ``model/`` or ``adapter/`` and ``results.json``: new, empty or of earlier runs; None: nowhere.
         cache_dir: where embeddings are cached; see ``embed``.
         batch_size: texts per forward pass of the base model; an ``Encoder`` says that itself.
         precision: of the base model's forward pass; see ``embed``.

@@ -24,7 +24,7 @@ from st_adapter.saving.joined import documents_model
 from st_adapter.saving.opening import saved_training
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.storage.writing import check_writable
-from st_adapter.words import counted
+from st_adapter.words import counted, listed
 
 _OWN_BASE, _TWO_MODELS = ("base", "adapted"), ("old", "new")
 
@@ -60,7 +60,7 @@ def evaluate(options: EvaluateOptions) -> int:
     too_long = long_texts(documents_model(saved), data.dataset)
     print_dataset(data.dataset, too_long)
     for note in _notes(options, data, trained):
-        console.print(f"note: {escape(note)}", style="dim")
+        console.print(f"note: {escape(note)}", soft_wrap=True, highlight=False)
     comparison = None
     if against is None:
         evaluations = evaluate_saved(saved, data.dataset, data.split, **_how(options, data, trained))
@@ -164,8 +164,8 @@ def _notes(options: EvaluateOptions, data: _Data, recorded: TrainingRecord | Non
     fitted = [each for each in data.fitted_on if split in (each, UNCUT)]
     if fitted:
         notes.append(
-            f"The adapter was fitted on {' and '.join(fitted)} of data called {dataset.name!r}: of these queries the "
-            "figures say how well it fits, no more."
+            f"The adapter was fitted on the split{'s' if len(fitted) > 1 else ''} {listed(fitted)}: of these queries "
+            "the figures say how well it fits, no more."
         )
     return notes + _notes_on_other(options, dataset, split)
 

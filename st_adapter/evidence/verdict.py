@@ -181,7 +181,7 @@ def _too_few(held_out: HeldOut) -> str:
 
 def _figures(compared: Comparison) -> str:
     ends = " to ".join(map(_signed, compared.interval))
-    sides = f"{fraction(compared.base)} to {fraction(compared.adapted)}"
+    sides = f"from {fraction(compared.base)} to {fraction(compared.adapted)}"
     return f"{_signed(compared.difference)} nDCG@10, {sides}, 95 % interval {ends}"
 
 

@@ -100,9 +100,8 @@ def fit(
     queries its fit did not see, with documents asked for before and with new ones: these count for at least .3, or for
     the share of the corpus that nobody asked for, and decide between candidates that gain alike.
 
-    Candidates are closed forms, gradient runs, both also corrected near known queries, each also shrunk towards the
-    identity, and averages of the best. The best one has to pass a paired test against the base model; then it is fitted
-    again on all labels. Of a very large corpus a part is seen: ``pooled``.
+    Candidates are closed forms and gradient runs, also corrected near known queries, shrunk, and averaged. The best one
+    has to pass a paired test against the base model; then all labels fit it again. Of a large corpus a part is seen.
 
     Args:
         embedded: with the splits ``train`` and ``dev``.
@@ -113,7 +112,7 @@ def fit(
         alpha: level of the test, 0 < alpha < 1.
         show_progress_bar: one step per fold, and one for the last fit.
         reference: what to compare with, if not these queries as they are, which are then a candidate too.
-        deployed: the adapter in use, which the best candidate has to beat too.
+        deployed: the adapter in use, to be beaten too.
 
     Raises:
         ValueError: a split or its pairs are missing, or settings are out of range or do not go with a teacher.

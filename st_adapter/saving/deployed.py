@@ -12,10 +12,10 @@ from sentence_transformers.base.modules import Module, Router
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.identity import identity_of
-from st_adapter.embeddings.origin import Origin, origin_object, origin_of, say_origin
+from st_adapter.embeddings.origin import Origin, origin_of, say_origin
 from st_adapter.errors import InputError
 from st_adapter.saving.attach import detach, route_modules
-from st_adapter.saving.folder import CONFIG_FILE_NAME, is_saved_model, read_saved
+from st_adapter.saving.folder import is_saved_model, read_saved
 from st_adapter.saving.joined import is_joined
 from st_adapter.saving.opening import locate
 from st_adapter.saving.record import TrainingRecord
@@ -51,14 +51,6 @@ def taken_apart(model: SentenceTransformer) -> TakenApart:
         ValueError: it is made of two models, was saved in a layout for other software, has several adapters, or a
             Router of another making.
     """
-    config = origin_object(model, CONFIG_FILE_NAME)
-    if config.get("layout", "document") != "document":
-        raise InputError(
-            f"{origin_of(model).path} was saved for software that only knows plain encode() (layout "
-            f"{config['layout']!r}), so that its base model cannot be taken out of it as it was.",
-            python="Pass the model of the layout 'document', such as the branch main on the Hub.",
-            flags="Name the model of the layout document, such as the branch main on the Hub.",
-        )
     if is_joined(model):
         raise InputError(
             "The model is made of two, one for queries and one for documents, so that there is no base model with an "
@@ -72,13 +64,20 @@ def taken_apart(model: SentenceTransformer) -> TakenApart:
             python="Take one out with QueryAdapter.from_pretrained(..., task=...), and attach it to the base model.",
             flags="Name the run that one of them came from, and combine them again afterwards.",
         )
-    if not config and not any(isinstance(module, Router) for module in model):
+    folder = _folder_of(model)
+    saved = None if folder is None else read_saved(folder)
+    if saved is not None and saved.layout != "document":
+        raise InputError(
+            f"{folder} was saved for software that only knows plain encode() (layout {saved.layout!r}), so that its "
+            "base model cannot be taken out of it as it was.",
+            python="Pass the model of the layout 'document', such as the branch main on the Hub.",
+            flags="Name the model of the layout document, such as the branch main on the Hub.",
+        )
+    if saved is None and not any(isinstance(module, Router) for module in model):
         return TakenApart(model)
     base, modules = detach(model)
-    folder = _folder_of(model) if config else None
-    if folder is None:
+    if folder is None or saved is None:
         return TakenApart(base, unfold(modules, identity_of(base)) if modules else None)
-    saved = read_saved(folder)
     say_origin(base, Origin(str(folder), saved.base_model.name, saved.base_model.revision))
     if not modules:
         return TakenApart(base, folder=folder)
@@ -92,8 +91,18 @@ def taken_apart(model: SentenceTransformer) -> TakenApart:
 def _folder_of(model: SentenceTransformer) -> Path | None:
     """Where a model was saved, downloaded if that is on the Hub; None if it was saved by something else."""
     origin = origin_of(model)
-    local = Path(origin.path).is_dir() or origin.hub_id is None
-    folder = Path(origin.path) if local else locate(str(origin.hub_id), revision=origin.revision)
+    if origin.path and Path(origin.path).is_dir():
+        folder = Path(origin.path)
+    elif origin.hub_id is not None and any(isinstance(module, Router) for module in model):
+        # Sentence Transformers has downloaded what it opens, and not what stands beside it.
+        try:
+            folder = locate(origin.hub_id, revision=origin.revision, only_config=True)
+            if is_saved_model(folder):
+                folder = locate(origin.hub_id, revision=origin.revision)
+        except (ValueError, OSError):
+            return None
+    else:
+        return None
     return folder.resolve() if is_saved_model(folder) else None
 
 

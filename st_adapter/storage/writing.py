@@ -154,7 +154,7 @@ def _explained_write_errors(target: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    for leftover in target.parent.glob(f".*.{_UNFINISHED}-{'[0-9a-f]' * 8}"):
+    for leftover in target.parent.glob(f".*.{_UNFINISHED}-*"):
         try:
             if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -15,6 +15,7 @@ from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence.against import compare_saved
 from st_adapter.evidence.saved import evaluate_saved
+from st_adapter.saving.record import TrainingRecord
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow"]
 THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden"]
@@ -143,7 +144,15 @@ def test_documents_of_the_data_are_compared_as_well(places, dataset, base, monke
 def run(places, *words):
     output = places / "found.json"
     output.unlink(missing_ok=True)
-    words = ["evaluate", "--model", places / "new", *words, "--output", output, "--cache-dir", places / "cache"]
+    words = [
+        "evaluate",
+        *([] if "--model" in words else ["--model", places / "new"]),
+        *words,
+        "--output",
+        output,
+        "--cache-dir",
+        places / "cache",
+    ]
     status = cli.main([str(word) for word in words])
     return json.loads(output.read_text()) if status == 0 else status
 
@@ -172,6 +181,31 @@ def test_all_splits_are_used_if_asked_for(places, capsys):
     assert "The 48 queries of all splits are used." in " ".join(capsys.readouterr().out.split())
     assert run(places, "--against", places / "old", "--data", folder)["num_queries"] == 18
     assert "The 18 queries of the split 'test' are used." in " ".join(capsys.readouterr().out.split())
+
+
+def test_figures_of_queries_that_it_was_fitted_on_are_called_so_and_judge_nothing(base, places, capsys, tmp_path):
+    known = TrainingRecord(data="known.csv", seed=0, fitted_on=["train", "dev"])
+    save_pretrained(base, adapter_of(1), tmp_path / "new" / "model", training=known)
+    PAIRS.to_csv(tmp_path / "known.csv", index=False)
+    words = ["--model", tmp_path / "new", "--against", places / "old", "--data", tmp_path / "known.csv"]
+    found = run(places, *words)
+    said = " ".join(capsys.readouterr().out.split())
+    assert found["split"] == "test" and found["num_queries"] < 48 and "verdict" in found
+    assert "trained on data called 'known.csv', so they are cut as they were then." in said
+    assert "If these are others, --split all uses every one." in said
+    found = run(places, *words, "--split", "all")
+    said = " ".join(capsys.readouterr().out.split())
+    assert (found["split"], found["num_queries"]) == ("all", 48) and "verdict" not in found
+    assert (
+        "note: The adapter was fitted on the splits 'train', 'dev': of these queries the figures say how well" in said
+    )
+    assert "No verdict: the new one was fitted on some of these queries." in said
+    assert set(found["comparisons"]) == {"all", "seen", "unseen"}
+    # The other one may have been fitted on them as well.
+    run(places, "--against", tmp_path / "new", "--data", tmp_path / "known.csv", "--split", "all")
+    assert "new was fitted on data of the same name, so that it may know some" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_what_cannot_be_compared_is_refused_in_the_words_of_the_command_line(places, tiny_flat_model_path, capsys):

@@ -1,6 +1,7 @@
 """The report of a real run on a tiny model: what it says, that texts stay texts, and how it looks in a real browser."""
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 
@@ -93,6 +94,28 @@ def test_the_page_says_what_the_results_hold(finished, page):
         assert f"rank {example['base_rank']:,} → {example['adapted_rank']:,}" in page.text
     assert json.loads((finished / "learning_curve.json").read_text())["sentence"] in page.text
     assert (finished / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_so_few_queries_are_shown_without_intervals(finished, page, tmp_path):
+    """Of 16 test queries there is none, in words, tables and figures; of twenty there are."""
+    assert json.loads((finished / "results.json").read_text())["test"]["num_queries"] == 16
+    # The gate has one, and the learning curve; what the adapter changes has dots alone.
+    evaluated = page.text[page.text.index("Base model against adapted model") : page.text.index("All cut-offs")]
+    assert "nDCG@10" in evaluated and " – – " in evaluated and not re.search(r"[+−.]\d{3} to ", evaluated)
+    assert "are too few to check that" in page.text and "interval of the difference" not in page.text
+    card = (finished / "model" / "README.md").read_text()
+    assert (
+        re.search(r"\| ndcg@10 \| .* \| – \|", card)
+        and "95 % interval ." not in card[card.index("Does it help") :][:900]
+    )
+
+    def of_twenty(results):
+        for part in results["test"]["comparisons"].values():
+            for row in part.values():
+                row["num_queries"] = 20
+
+    shown = remade(finished, tmp_path, of_twenty)
+    assert "interval of the difference" in shown.text and " – – " not in shown.text
 
 
 def test_texts_of_the_data_never_become_markup(page):

@@ -29,7 +29,7 @@ def test_what_the_gate_found_and_the_test_split_confirms():
     assert verdict.sentence == (
         "Deploy. Better than the base model: +.020 nDCG@10 on 400 held-out queries, 95 % interval +.010 to +.030, "
         "p = 0.0002, the chance of such a gain by luck alone; the 200 queries of test, which had no part in that, "
-        "confirm it: +.030 nDCG@10, .500 to .530, 95 % interval +.016 to +.044."
+        "confirm it: +.030 nDCG@10, from .500 to .530, 95 % interval +.016 to +.044."
     )
 
 
@@ -37,7 +37,7 @@ def test_a_test_split_too_small_for_the_gain_is_said_to_be():
     verdict = RunVerdict.of(BETTER, 0.05, measured(0.005 + NOISE[:100]))
     # ((1.960 + .842) / (.02 / .1)) ** 2 + 1.960 ** 2 / 2 = 198
     assert verdict.decision == "deploy"
-    assert verdict.measured.startswith("the 100 queries of test alone do not show it: +.005 nDCG@10, .500 to .505")
+    assert verdict.measured.startswith("the 100 queries of test alone do not show it: +.005 nDCG@10, from .500 to .505")
     assert verdict.measured.endswith(" (a gain of that size takes about 200 to show)")
     enough = RunVerdict.of(BETTER, 0.05, measured(0.005 + NOISE[:600]))
     assert enough.decision == "deploy"
