@@ -269,7 +269,6 @@ def test_what_does_not_go_together_is_refused_before_anything_is_embedded(docume
         (RunOptions(), {"query_model": query_model, "method": "gradient"}, "is chosen by labels"),
         (RunOptions(without_labels=True), {"query_model": query_model}, "is chosen by labels"),
         (RunOptions(non_inferior=1.5), {"query_model": query_model}, "non_inferior is 1.5"),
-        (RunOptions(onnx=True), {"query_model": query_model}, "Two models are in what is saved"),
         (
             RunOptions(),
             {"query_model": query_model, "teacher": query_model},

@@ -88,15 +88,9 @@ class QueryModelBase(Base):
         """See ``check_joinable``.
 
         Raises:
-            ValueError: they cannot be saved as one, or are to be saved as ONNX.
+            ValueError: they cannot be saved as one, or the query model not as ONNX.
         """
-        if onnx:
-            raise InputError(
-                "Two models are in what is saved with a query model, and ONNX files are of one.",
-                python="Leave onnx out.",
-                flags="Leave --onnx out.",
-            )
-        self.queries.check()
+        self.queries.check(onnx=onnx)
         if self.status_quo is not None:
             self.status_quo.check()
         check_joinable(None if self.documents is None else self.documents.model, self.queries.model)
