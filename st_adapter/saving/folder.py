@@ -15,7 +15,7 @@ from st_adapter.saving.card import QueryModelCard, base_metadata, model_card
 from st_adapter.saving.layouts import Layout, to_layout
 from st_adapter.saving.model_files import BOOKKEEPING, DAMAGED, inside, model_files, read_modules
 from st_adapter.saving.onnx_files import ONNX_FILES
-from st_adapter.saving.query_part import first_module_to_top, halve_table, has_half_table
+from st_adapter.saving.query_part import halve_table, has_half_table, transformer_to_top
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.storage.adapters import ADAPTER_FOLDER, WEIGHTS_FILE
 from st_adapter.storage.paths import MAX_FILES, file_sha256, file_within, names_in
@@ -158,7 +158,7 @@ def copy_as(source: Path, target: Path, layout: Layout, title: str) -> Path:
         shutil.copyfile(file_within(source, source / name), target / name)
     to_layout(target, layout)
     if saved.query_model is not None and (saved.layout, layout) == ("document", "twin"):
-        first_module_to_top(target)
+        transformer_to_top(target)
         halve_table(target)
     config = read_object(source / CONFIG_FILE_NAME)
     write_json(target / CONFIG_FILE_NAME, {**config, "layout": layout, "files": _hashes(target)})

@@ -23,7 +23,7 @@ from st_adapter.saving.joined import join, query_side
 from st_adapter.saving.layouts import LEGACY_MODULE, Layout, to_layout, write_module
 from st_adapter.saving.model_files import TERMS, read_modules
 from st_adapter.saving.onnx_export import export_queries
-from st_adapter.saving.query_part import first_module_to_top
+from st_adapter.saving.query_part import transformer_to_top
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import check_replaceable, check_target, write_base
 from st_adapter.saving.verify import check_files
@@ -205,13 +205,15 @@ def _join(folder: Path, joined: JoinedModel) -> None:
     write_json(folder / "modules.json", [entry])
     if joined.documents is None:
         to_layout(folder, "twin")
-        first_module_to_top(folder)
+        transformer_to_top(folder)
 
 
 def _first_of_queries(folder: Path) -> Path:
     """The folder of the query model's first module."""
     router = folder / _ROUTER
-    return router / read_object(router / "router_config.json")["structure"]["query"][0] if router.is_dir() else folder
+    if not router.is_dir():
+        return folder / str(read_modules(folder)[0]["path"])
+    return router / str(read_object(router / "router_config.json")["structure"]["query"][0])
 
 
 def _moved(side: Path, router: Path, route: str) -> dict[str, str]:

@@ -119,6 +119,15 @@ def _check_backend(arguments: Mapping[str, Any]) -> None:
         )
 
 
+def embeds_queries_alone(name_or_path: str) -> bool:
+    """Whether a saved model, in a folder or on the Hub, embeds no documents: a twin, or the query model of two."""
+    try:
+        folder = locate(name_or_path, only_config=True)
+    except (ValueError, OSError):
+        return False
+    return (folder / CONFIG_FILE_NAME).is_file() and read_saved(folder).layout == "twin"
+
+
 def saved_training(name_or_path: str, revision: str | None = None) -> TrainingRecord | None:
     """How the adapter of a saved model came about, of a folder or Hub id; None if that is not recorded."""
     try:

@@ -25,11 +25,14 @@ _TABLE, _FACTORS = "embeddings", "weights"
 _MAX_LOSS = 1e-3  # in cosine
 
 
-def first_module_to_top(folder: Path) -> None:
-    """Put the files of the first module where those look for them who know no ``modules.json``, as for ONNX files."""
+def transformer_to_top(folder: Path) -> None:
+    """Put the files of a ``Transformer`` where those look for them who know no ``modules.json``, as for ONNX files.
+
+    Any other first module stays in its folder: at the top releases before 5 take it for a ``Transformer``.
+    """
     entries = read_modules(folder)
     place = folder / entries[0]["path"]
-    if place == folder:
+    if place == folder or entries[0]["type"].rpartition(".")[2] != "Transformer":
         return
     for path in sorted(place.iterdir()):
         path.rename(folder / path.name)
