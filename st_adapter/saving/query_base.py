@@ -131,10 +131,11 @@ class QueryModelBase(Base):
         joined = self._joined(adapter)
         return save_joined(joined, target, training=kept.training, check_texts=kept.check_texts, **options)
 
-    def push(self, adapter: QueryAdapter, repo_id: str, kept: Kept, **options: Any) -> str:
-        """Save and upload it; see ``push_folder``."""
+    def push(self, adapter: QueryAdapter, repo_id: str, kept: Kept, *, onnx: bool = False, **options: Any) -> str:
+        """Save and upload it; see ``save_joined`` and ``push_folder``."""
         with TemporaryDirectory() as folder:
-            return push_folder(self.save(adapter, Path(folder) / "model", kept, title=repo_id), repo_id, **options)
+            saved = self.save(adapter, Path(folder) / "model", kept, onnx=onnx, title=repo_id)
+            return push_folder(saved, repo_id, **options)
 
     def with_bridge(self, bridge: Bridge, index: Index) -> QueryModelBase:
         """The same, once the bridge is fitted."""
