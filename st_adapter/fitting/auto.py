@@ -34,7 +34,7 @@ from st_adapter.fitting.maps import as_adapter
 from st_adapter.fitting.measure import Measure
 from st_adapter.fitting.pairs import labelled_pairs
 from st_adapter.fitting.pool import MAX_DOCUMENTS, seen_by_fit
-from st_adapter.fitting.portfolio import UNCHANGED, Maps, Portfolio, combined, effort_for
+from st_adapter.fitting.portfolio import UNCHANGED, Effort, Maps, Portfolio, combined, effort_for
 from st_adapter.fitting.prior import Start
 from st_adapter.fitting.reference import Hurdle, Reference
 from st_adapter.fitting.selection import Against, Scoreboard, Verdict, clearly_worse
@@ -173,6 +173,9 @@ def fit_labelled(
     effort, starts = effort_for(labelled.num_pairs), {} if start is None else start.maps
     portfolio = Portfolio(_possible(method, labelled), effort, starts, soft_targets)
     board, compared_with = _scoreboard(portfolio, labelled, dev, unseen_weight, hurdle.reference)
+    if effort.early and portfolio.runs:
+        with clock("choosing runs"):
+            _go_on_with(_best_early(portfolio, effort, labelled, folds[0], unseen_weight, seed), portfolio, board)
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
         num_first = 1 if int(folds[0].measured.sum()) >= _PRUNE_FROM else NUM_FOLDS
         fitted: list[FittedFold] = []
@@ -184,9 +187,7 @@ def fit_labelled(
                 for fold, maps_of_fold in zip(group, maps, strict=True):
                     fitted.append(measured_on(labelled, fold, maps_of_fold, compared_with))
                     progress.update(fitted[-1].enter_in(board))
-                kept = board.best_families(effort.kept_runs, among=portfolio.runs)
-                board.drop_families([run for run in portfolio.runs if run not in kept])
-                portfolio.runs = kept
+                _go_on_with(board.best_families(effort.kept_runs, among=portfolio.runs), portfolio, board)
         with clock("measuring"):
             if start is not None:
                 board.reject(_harmful(portfolio, labelled, start, seed))
@@ -202,6 +203,27 @@ def fit_labelled(
                 adapter = _refitted(portfolio, verdict.chosen, labelled, bag, seed)
         progress.update()
     return FitResult(adapter if passed else None, verdict, clock.seconds, refused=None if passed else adapter)
+
+
+def _best_early(
+    portfolio: Portfolio, effort: Effort, labelled: EmbeddedSplit, fold: Fold, unseen_weight: float, seed: int
+) -> list[str]:
+    """The gradient runs that are best on one fold after their first steps.
+
+    Successive halving: Jamieson & Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
+    optimization".
+    """
+    early = portfolio.early()
+    board = Scoreboard(early.candidates, np.zeros(len(labelled.query_ids), dtype=np.bool_), unseen_weight)
+    maps = early.fit([(labelled.subset(fold.train), seed * 1000)])[0]
+    measured_on(labelled, fold, maps, None).enter_in(board)
+    return board.best_families(effort.kept_runs, among=early.runs)
+
+
+def _go_on_with(runs: list[str], portfolio: Portfolio, board: Scoreboard) -> None:
+    """Let the other gradient runs go."""
+    board.drop_families([run for run in portfolio.runs if run not in runs])
+    portfolio.runs = runs
 
 
 def _unseen_weight(labelled: EmbeddedSplit, dev: ShownByDev) -> float:

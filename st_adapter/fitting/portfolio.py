@@ -52,12 +52,15 @@ class Effort(NamedTuple):
         checkpoints: steps after which each of them is a candidate, in ascending order.
         kept_runs: how many of them go on after the first fold.
         refit_seeds: refits of the chosen runs with different seeds, averaged: an average of linear maps is one map.
+        early: whether a first fold to the first checkpoint tells which of them go on, so that none of the others takes
+            its many steps.
     """
 
     runs: _Runs
     checkpoints: tuple[int, ...]
     kept_runs: int
     refit_seeds: int
+    early: bool = False
 
 
 _EFFORT = Effort(
@@ -85,6 +88,7 @@ _EFFORT_OF_MANY = Effort(
     checkpoints=(160, 640),
     kept_runs=2,
     refit_seeds=2,
+    early=True,
 )
 # From this many pairs on.
 _MANY = 5000
@@ -181,6 +185,11 @@ class Portfolio:
         alone = [(train, [seed]) for train, seed in fits]
         plan = _Plan(self._solved, self._runs(), self._effort.checkpoints, self._corrections(), self._given)
         return _fit_maps(alone, plan)
+
+    def early(self) -> Portfolio:
+        """The same without corrections, and with gradient runs as far as their first checkpoint."""
+        effort = self._effort._replace(checkpoints=self._effort.checkpoints[:1])
+        return Portfolio("linear", effort, soft_targets=self._given.soft_targets)
 
     def _corrections(self) -> _Corrections:
         return _corrections([*self._given.starts] or [_NO_MAP], self.runs, self._effort.checkpoints, self._local)

@@ -96,7 +96,13 @@ def test_many_pairs_are_learned_from_for_longer_and_held_back_less(monkeypatch):
     of_many, of_few = (effort_for(num_pairs) for num_pairs in (100, 99))
     assert max(of_many.checkpoints) > max(of_few.checkpoints) and of_many.kept_runs < of_few.kept_runs
     assert min(run.penalty for run in of_many.runs.values()) < min(run.penalty for run in of_few.runs.values())
+    iterates, fitted = portfolio._iterates, []
+    monkeypatch.setattr(
+        portfolio, "_iterates", lambda runs, steps: fitted.append((len(runs), *steps)) or iterates(runs, steps)
+    )
     result = fit(embedded)
+    assert fitted[0] == (len(of_many.runs), 10)
+    assert fitted[1] == (3 * of_many.kept_runs, 10, 60)  # a first round of three folds
     assert result.adopted and any("60 steps" in each.name for each in result.verdict.candidates)
     test = evaluate(embedded["test"], result.adapter)
     assert test.adapted_means["ndcg@10"] > test.base_means["ndcg@10"] + 0.05
