@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
+from st_adapter.embeddings.origin import remember_origin
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS
 from st_adapter.errors import without_secrets
 from st_adapter.saving.folder import CONFIG_FILE_NAME, read_saved
@@ -104,6 +105,7 @@ def from_pretrained(
             f"Sentence Transformers cannot open {name_or_path} ({type(error).__name__}: {reason}). Its files are as "
             "they were saved, so they were damaged before, or this release cannot read them."
         ) from error
+    remember_origin(model, folder)
     for side, vectors in zip(("query", "document"), embeddings, strict=True):
         check_finite(f"The {side} embeddings of {name_or_path}", vectors, "Its weights are damaged: save it again.")
     return model
@@ -117,15 +119,6 @@ def _check_backend(arguments: Mapping[str, Any]) -> None:
             f"and adapter on them once more. Leave file_name out, so that {BASE_FILE} is opened; {name} is for "
             "transformers.js, fastembed and Vespa."
         )
-
-
-def embeds_queries_alone(name_or_path: str) -> bool:
-    """Whether a saved model, in a folder or on the Hub, embeds no documents: a twin, or the query model of two."""
-    try:
-        folder = locate(name_or_path, only_config=True)
-    except (ValueError, OSError):
-        return False
-    return (folder / CONFIG_FILE_NAME).is_file() and read_saved(folder).layout == "twin"
 
 
 def saved_training(name_or_path: str, revision: str | None = None) -> TrainingRecord | None:

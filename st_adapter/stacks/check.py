@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from st_adapter.embeddings.origin import origin_object, remember_origin
 from st_adapter.embeddings.roles import Role
-from st_adapter.saving.opening import embeds_queries_alone
+from st_adapter.saving.folder import CONFIG_FILE_NAME
 from st_adapter.stacks.diagnosis import FUNCTION, StackProblem, look, problems_of_both
 from st_adapter.stacks.explanations import Explanations, Vectors
 
@@ -129,7 +130,9 @@ def check_stack(
     _check_several("query", queries)
     _check_several("document", documents)
     opened = model if isinstance(model, SentenceTransformer) else SentenceTransformer(str(model))
-    if not isinstance(model, SentenceTransformer) and embeds_queries_alone(str(model)):
+    if not isinstance(model, SentenceTransformer):
+        remember_origin(opened, model)
+    if origin_object(opened, CONFIG_FILE_NAME).get("layout") == "twin":
         return _checked_alone(opened, embed_query, queries, tolerance)
     explanations = Explanations(opened)
     query_side = look("query", _call(embed_query, queries, "query"), list(queries), explanations, tolerance)
