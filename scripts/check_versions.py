@@ -2,7 +2,8 @@
 
 Builds one virtual environment per release with pip. In each, what this process saved is opened, compared with the
 vectors of this process, saved again by that release, and opened and compared once more. The layout "twin", which has no
-Router, is opened in a release before 5 too. Writes scripts/results/check_versions.json.
+Router, is opened in a release before 5 too. Of two models in one the twin is the query model's part alone, a static
+table in half precision. Writes scripts/results/check_versions.json.
 
     python scripts/check_versions.py                    # tiny random models, one for each kind of adapter
     python scripts/check_versions.py --model DIR/model  # a repository that st-adapter saved
@@ -27,6 +28,10 @@ import torch
 from benchmark_quality import ROOT, git_commit, write_results
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 from transformers import BertConfig, BertModel
 
 from st_adapter import QueryAdapter, save_pretrained
@@ -35,6 +40,7 @@ from st_adapter.bridge import Bridge
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving.folder import copy_as
 from st_adapter.saving.joined_files import JoinedModel, save_joined
+from st_adapter.saving.query_part import has_half_table
 from st_adapter.saving.record import installed_versions
 
 OUTPUT = ROOT / "scripts" / "results" / "check_versions.json"
@@ -61,6 +67,9 @@ TEXTS = [
 ENCODERS = ("encode_query", "encode_document", "encode")
 # Releases differ in how they call the same kernels, so equal files give equal vectors up to float32 rounding.
 TOLERANCE = 1e-5
+# Before 6.2 they compute in half precision what is stored in half precision.
+HALF_TOLERANCE = 1e-3
+HALF = "queries in half precision"
 
 # Runs in each environment, isolated (-I) from this source tree.
 OPEN_AND_ENCODE = """
@@ -94,6 +103,13 @@ class Saved(NamedTuple):
     folder: Path
     vectors: dict[str, NDArray[np.float32]]
 
+    def compared_as(self, encoder: str, name: str) -> str:
+        """What the vectors of an encoder are, of a model that ends with the name of its layout."""
+        of_task, plain_is_adapted = " " in encoder, encoder == "encode" and not name.endswith("document")
+        if not (encoder == "encode_query" or of_task or plain_is_adapted):
+            return "documents"
+        return HALF if has_half_table(self.folder) else "queries"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -119,11 +135,13 @@ def main() -> None:
                 releases[name] = check(Path(environment), RELEASES[name], chosen)
             print(json.dumps(releases[name], indent=2), flush=True)
     result = {
-        "models": "tiny random BERT, one adapter per kind, all of them behind one model, and two models in one"
+        "models": "tiny random BERT, one adapter per kind, all of them behind one model, and two models in one, queries by "
+        "BERT and by a static table"
         if arguments.model is None
         else arguments.model.name,
         "num_texts": len(TEXTS),
         "tolerance": TOLERANCE,
+        "half_tolerance": HALF_TOLERANCE,
         "this_process": installed_versions(),
         "releases": releases,
         "platform": f"{platform.system()} {platform.machine()}, CPU",
@@ -145,15 +163,17 @@ def command_of(arguments: argparse.Namespace) -> str:
 
 def passed(release: dict[str, Any]) -> bool:
     """Whether queries are adapted up to rounding, and documents are the base model's, bit for bit."""
-    difference = release["max_difference"]
-    return difference["queries"] <= TOLERANCE and difference["queries, saved again"] <= TOLERANCE and not (
-        difference.get("documents", 0) or difference.get("documents, saved again", 0)
-    )  # fmt: skip
+    allowed = {"queries": TOLERANCE, "documents": 0.0, HALF: HALF_TOLERANCE}
+    differences = release["max_difference"]
+    return all(value <= allowed[name.removesuffix(", saved again")] for name, value in differences.items())
 
 
 def markdown_table(results: dict[str, Any]) -> str:
     """One row per release; from the content of the result file."""
-    columns = ("queries", "documents", "queries, saved again", "documents, saved again")
+    found = {name for release in results["releases"].values() for name in release["max_difference"]}
+    kinds = [kind for kind in ("queries", "documents", HALF) if kind in found]
+    columns = (*kinds, *(f"{kind}, saved again" for kind in kinds))
+    half = ", queries of a table that is stored in half precision from those of the whole one" if HALF in found else ""
     lines = [
         f"| sentence-transformers | transformers | layouts | {' | '.join(columns)} |",
         f"|---|---|---|{'---:|' * len(columns)}",
@@ -169,7 +189,7 @@ def markdown_table(results: dict[str, Any]) -> str:
     lines += [
         "",
         "Largest absolute difference of a component, as saved and after that release has saved the model again: "
-        "queries from the adapter's own result, documents and plain `encode` from the base model's. "
+        f"queries from the adapter's own result, documents and plain `encode` from the base model's{half}. "
         f"Models: {results['models']}; {results['num_texts']} texts; no flag, no other package.",
     ]
     return "\n".join(lines)
@@ -194,10 +214,16 @@ def tiny_models(work: Path) -> dict[str, Saved]:
         folder = save_pretrained(base, adapter, work / f"saved-{kind}")
         models |= in_all_layouts(kind, folder, {"encode_query": adapted, **documents})
     models |= several_adapters(base, adapters, documents, work)
-    bridge = Bridge(torch.randn(32, 32), torch.randn(32) / 10, normalize=True)
-    two = JoinedModel(base, base, bridge.fold(QueryAdapter(32)), identity_of(base), "cosine")
-    vectors = {"encode_query": bridge(torch.from_numpy(queries)).numpy(), **documents}
-    return models | in_all_layouts("two models", save_joined(two, work / "saved-two"), vectors)
+    write_static_model(work / "table")
+    for name, place in (("two models", work / "base"), ("two models, static", work / "table")):
+        other = SentenceTransformer(str(place), device="cpu")
+        vectors = torch.from_numpy(other.encode_query(TEXTS))
+        bridge = Bridge(torch.randn(32, vectors.shape[1]), torch.randn(32) / 10, normalize=True)
+        modules = bridge.fold(QueryAdapter(32))
+        two = JoinedModel(base, other, modules, identity_of(base), "cosine", (work / "base", place))
+        folder = save_joined(two, work / f"saved-{name}")
+        models |= in_all_layouts(name, folder, {"encode_query": bridge(vectors).numpy(), **documents})
+    return models
 
 
 def several_adapters(
@@ -279,6 +305,15 @@ def write_base_model(folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
+def write_static_model(folder: Path) -> None:
+    """A random table of single characters."""
+    characters = ["[UNK]", *string.ascii_lowercase, *string.digits, *string.punctuation]
+    tokenizer = Tokenizer(WordLevel({each: row for row, each in enumerate(characters)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Split("", "isolated")
+    table = StaticEmbedding(tokenizer, torch.randn(len(characters), 16))
+    SentenceTransformer(modules=[table], device="cpu").save_pretrained(str(folder), create_model_card=False)
+
+
 def check(folder: Path, requirements: list[str], models: dict[str, Saved]) -> dict[str, Any]:
     """Build the environment and return its versions and the largest absolute differences."""
     venv.create(folder, with_pip=True)
@@ -296,10 +331,8 @@ def check(folder: Path, requirements: list[str], models: dict[str, Saved]) -> di
     largest: dict[str, float] = {}
     for name, saved in models.items():
         for encoder, expected in saved.vectors.items():
-            plain_is_adapted = encoder == "encode" and not name.endswith("document")
-            adapted = encoder == "encode_query" or " " in encoder or plain_is_adapted
             for prefix, suffix in (("", ""), ("again.", ", saved again")):
-                key = ("queries" if adapted else "documents") + suffix
+                key = saved.compared_as(encoder, name) + suffix
                 difference = float(np.abs(vectors[f"{prefix}{name}.{encoder}"] - expected).max())
                 largest[key] = max(largest.get(key, 0.0), difference)
     layouts = sorted({name.rpartition(" ")[2] for name in models})

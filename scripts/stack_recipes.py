@@ -36,6 +36,11 @@ repository (`revision="query"`). `onnx_model_path` is the folder with the ONNX f
 `SentenceTransformer(..., backend="onnx")` only `onnx/model.onnx` is right, for both sides: it ends at the transformer,
 and pooling, later modules and the adapter are put on it. The other two hold finished vectors, and it refuses them.
 
+A model [with another query model](../query_model.md) takes the same recipes. `model_path` is then the model of two,
+right where one embedding serves both sides, and `query_model_path` the query model's part alone: branch `query`, or
+what `save_query_part("out/model", "for-queries")` of `st_adapter.saving` writes. The query model is never used without
+the map that is saved behind it, and documents are embedded by the model that the index was made with.
+
 Whether your own stack does it right is told by `check_stack`, with the functions that you search with:
 
 ```python
@@ -48,7 +53,8 @@ st-adapter check my_app:embed_query my_app:embed_documents --model model-with-ad
 ```
 
 It embeds a few texts and names what is wrong: adapter missing, on documents or applied twice, another base model, a
-prompt missing or too much, no normalisation, truncated vectors, swapped models, another order.
+prompt missing or too much, no normalisation, truncated vectors, swapped models, another order; with two models, one
+in the other's place, and a query model without its map.
 
 A model with [several adapters](../ideas/saving.md#several) is told the task of a query where a recipe says
 `task="query"`: `{"task": "legal", "prompt_name": "query"}` in LangChain's `query_encode_kwargs` and Haystack's

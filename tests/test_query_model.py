@@ -15,6 +15,7 @@ import st_adapter
 from problems import split_of, unit_rows
 from st_adapter import RetrievalDataset, embed, from_pretrained
 from st_adapter.cli.entry import main
+from st_adapter.cli.tables import print_result
 from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.embeddings.function_encoder import FunctionEncoder
 from st_adapter.embeddings.origin import name_of
@@ -185,7 +186,7 @@ def stored(pairs, documents):
     return RetrievalDataset.load(labels, corpus=corpus)
 
 
-def test_the_model_of_stored_vectors_need_not_be_there(pairs, documents, tiny_flat_model_path, tmp_path):
+def test_the_model_of_stored_vectors_need_not_be_there(pairs, documents, tiny_flat_model_path, tmp_path, capsys):
     result = st_adapter.train(
         None,
         stored(pairs, documents),
@@ -204,6 +205,10 @@ def test_the_model_of_stored_vectors_need_not_be_there(pairs, documents, tiny_fl
     model = from_pretrained(result.model_dir, device="cpu")
     texts = ["where do i find the red car"]
     np.testing.assert_allclose(model.encode(texts), result.encode_query(texts).numpy(), atol=1e-6)
+    print_result(result, tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert "model.encode_query(queries)" in printed
+    assert "encode_document" not in printed  # it would embed them as queries
 
 
 def test_a_run_file_is_the_status_quo(pairs, documents, tiny_flat_model_path, dataset, tmp_path):
@@ -269,7 +274,6 @@ def test_what_does_not_go_together_is_refused_before_anything_is_embedded(docume
         (RunOptions(), {"query_model": query_model, "method": "gradient"}, "is chosen by labels"),
         (RunOptions(without_labels=True), {"query_model": query_model}, "is chosen by labels"),
         (RunOptions(non_inferior=1.5), {"query_model": query_model}, "non_inferior is 1.5"),
-        (RunOptions(onnx=True), {"query_model": query_model}, "Two models are in what is saved"),
         (
             RunOptions(),
             {"query_model": query_model, "teacher": query_model},

@@ -14,6 +14,7 @@ from st_adapter.evidence.output_folder import RESULTS_FILE, shown_at
 from st_adapter.evidence.tables import print_candidates
 from st_adapter.evidence.terminal import Terminal, escape
 from st_adapter.result import Result
+from st_adapter.saving.folder import read_saved
 from st_adapter.words import documents_searched, signed
 
 console = Terminal()
@@ -60,9 +61,9 @@ def print_result(result: Result) -> None:
         console.print("Use the model with plain Sentence Transformers:")
         path = os.path.relpath(result.model_dir)
         console.print(f"  model = SentenceTransformer({path!r})", highlight=False, soft_wrap=True, markup=False)
-        console.print(
-            "  model.encode_query(queries), model.encode_document(documents)", highlight=False, soft_wrap=True
-        )
+        # Of a model for queries alone every method embeds queries.
+        documents = "" if read_saved(result.model_dir).layout == "twin" else ", model.encode_document(documents)"
+        console.print(f"  model.encode_query(queries){documents}", highlight=False, soft_wrap=True)
 
 
 def print_curve(curve: LearningCurve, labelled_only: bool) -> None:

@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from st_adapter.saving.alone import push_adapter as push_adapter
     from st_adapter.saving.alone import save_adapter as save_adapter
     from st_adapter.saving.combined import combine as combine
+    from st_adapter.saving.joined_files import save_query_part as save_query_part
     from st_adapter.saving.onnx_export import export_onnx as export_onnx
     from st_adapter.saving.opening import from_pretrained as from_pretrained
     from st_adapter.saving.push import push_folder as push_folder
@@ -21,6 +22,7 @@ else:
         {
             "alone": ["push_adapter", "save_adapter"],
             "combined": ["combine"],
+            "joined_files": ["save_query_part"],
             "onnx_export": ["export_onnx"],
             "opening": ["from_pretrained"],
             "push": ["push_folder", "push_to_hub"],

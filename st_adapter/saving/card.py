@@ -30,15 +30,17 @@ class QueryModelCard(NamedTuple):
     Attributes:
         identity: which one it is.
         license: as its own card names it; empty if it names none.
+        half: whether it is a static table that is stored in half precision.
     """
 
     identity: EncoderIdentity
     license: str
+    half: bool = False
 
     @classmethod
-    def of(cls, identity: EncoderIdentity | None, license_name: str) -> QueryModelCard | None:
+    def of(cls, identity: EncoderIdentity | None, license_name: str, half: bool) -> QueryModelCard | None:
         """None where there is no such model."""
-        return None if identity is None else cls(identity, license_name)
+        return None if identity is None else cls(identity, license_name, half)
 
     @property
     def link(self) -> str:

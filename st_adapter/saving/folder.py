@@ -15,6 +15,7 @@ from st_adapter.saving.card import QueryModelCard, base_metadata, model_card
 from st_adapter.saving.layouts import Layout, to_layout
 from st_adapter.saving.model_files import BOOKKEEPING, DAMAGED, inside, model_files, read_modules
 from st_adapter.saving.onnx_files import ONNX_FILES
+from st_adapter.saving.query_part import halve_table, has_half_table, transformer_to_top
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.tasks import QUERY_ROUTE, is_task
 from st_adapter.saving.tasks_card import tasks_card
@@ -172,7 +173,8 @@ def read_saved(folder: Path) -> SavedModel:
 def copy_as(source: Path, target: Path, layout: Layout, title: str) -> Path:
     """Copy a saved model of the layout ``document``, and give the copy another layout and a card with that title.
 
-    Copied are the files that the model was saved with and is made of; see ``left_out``.
+    Copied are the files that the model was saved with and is made of; see ``left_out``. The twin of two models is the
+    query model's part alone, a static table in half precision.
     """
     saved = read_saved(source)
     for name in _published(source, saved):
@@ -180,6 +182,9 @@ def copy_as(source: Path, target: Path, layout: Layout, title: str) -> Path:
         # Contents only: read-only files of a cache must not make a read-only repository.
         shutil.copyfile(file_within(source, source / name), target / name)
     to_layout(target, layout)
+    if saved.query_model is not None and (saved.layout, layout) == ("document", "twin"):
+        transformer_to_top(target)
+        halve_table(target)
     config = read_object(source / CONFIG_FILE_NAME)
     write_json(target / CONFIG_FILE_NAME, {**config, "layout": layout, "files": _hashes(target)})
     if saved.has_adapter:
@@ -222,7 +227,7 @@ def card_of(folder: Path, title: str) -> str:
         title,
         saved.base_model,
         layout=saved.layout,
-        queries=QueryModelCard.of(saved.query_model, saved.routes[QUERY_ROUTE].license),
+        queries=QueryModelCard.of(saved.query_model, saved.routes[QUERY_ROUTE].license, has_half_table(folder)),
         inherited=base_metadata(folder),
         training=saved.training,
         remote_code=_needs_remote_code(folder),

@@ -18,13 +18,16 @@ from st_adapter.saving.attach import check_adapters_fit
 from st_adapter.saving.base_files import find_base_files
 from st_adapter.saving.card import base_metadata
 from st_adapter.saving.compare import Compared, encoded, largest_difference, query_tolerance, reopened
-from st_adapter.saving.folder import SavedRoute, card_of, write_config
+from st_adapter.saving.folder import SavedRoute, card_of, copy_as, read_saved, write_config
 from st_adapter.saving.joined import join, query_side
 from st_adapter.saving.layouts import LEGACY_MODULE, Layout, to_layout, write_module
 from st_adapter.saving.model_files import TERMS, read_modules
+from st_adapter.saving.onnx_export import export_queries
+from st_adapter.saving.query_part import transformer_to_top
 from st_adapter.saving.record import TrainingRecord
-from st_adapter.saving.save import check_target, write_base
+from st_adapter.saving.save import check_replaceable, check_target, write_base
 from st_adapter.saving.tasks import QUERY_ROUTE
+from st_adapter.saving.verify import check_files
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.writing import folder_written_whole, write_json, write_text
 
@@ -58,14 +61,19 @@ class JoinedModel:
     def in_memory(self) -> SentenceTransformer:
         """Both in one, or the query model's part alone."""
         if self.documents is None:
-            return query_side(self.queries, self.query_modules, self.similarity)
+            return self.queries_alone()
         return join(self.documents, self.queries, self.query_modules)
+
+    def queries_alone(self) -> SentenceTransformer:
+        """The query model's part."""
+        return query_side(self.queries, self.query_modules, self.similarity)
 
 
 def save_joined(
     joined: JoinedModel,
     output_dir: str | Path,
     *,
+    onnx: bool = False,
     training: TrainingRecord | None = None,
     check_texts: Mapping[Role, Sequence[str]] | None = None,
     title: str | None = None,
@@ -80,6 +88,7 @@ def save_joined(
     Args:
         joined: the two.
         output_dir: a new or empty folder, or one written here before, which is replaced as a whole.
+        onnx: add ONNX files of the query model to its folder; see ``export_queries``.
         training: how it came about and what it does, for the model card.
         check_texts: as in ``save_pretrained``.
         title: what the model card calls the model; the folder's name if None.
@@ -105,9 +114,46 @@ def save_joined(
         _join(folder, joined)
         write_json(folder / _SETTINGS, {**read_object(folder / _SETTINGS), **_settings_of(expected)})
         _check(folder, expected, of_documents, of_queries)
+        if onnx:
+            export_queries(joined.queries_alone(), len(joined.queries), _first_of_queries(folder))
         layout: Layout = "document" if joined.documents is not None else "twin"
         write_config(folder, layout, index, {QUERY_ROUTE: SavedRoute(None, training, queries, license_name)})
         write_text(folder / "README.md", card_of(folder, title or target.name))
+    return target
+
+
+def save_query_part(folder: str | Path, output_dir: str | Path) -> Path:
+    """Write the query model's part of a saved model of two, alone: what the branch ``query`` holds on the Hub.
+
+    Every method of it embeds queries. A static table is stored in half precision, with which queries stay the same up
+    to 1e-3 in cosine; a table that would lose more stays as it is, with a warning. ONNX files that the model was saved
+    with lie at the top, beside the tokenizer.
+
+    Args:
+        folder: the saved model, which stays as it is.
+        output_dir: a new or empty folder, or one written here before, which is replaced as a whole.
+
+    Returns:
+        ``output_dir`` as an absolute path.
+
+    Raises:
+        ValueError: the folder holds no such model or is damaged, or ``output_dir`` holds something else.
+        OSError: the folder cannot be written.
+
+    Example:
+        >>> save_query_part("out/model", "for-the-device")  # doctest: +SKIP
+    """
+    source, target = Path(folder).resolve(), Path(output_dir).resolve()
+    saved = read_saved(source)
+    check_files(source, saved)
+    if saved.query_model is None or saved.layout != "document":
+        raise ValueError(
+            f"{source} is {saved}, but a model of two, one for queries and one for documents, is expected. Pass the "
+            "folder that training with a query model wrote."
+        )
+    check_replaceable(target)
+    with folder_written_whole(target) as unfinished:
+        copy_as(source, unfinished, "twin", target.name)
     return target
 
 
@@ -160,6 +206,15 @@ def _join(folder: Path, joined: JoinedModel) -> None:
     write_json(folder / "modules.json", [entry])
     if joined.documents is None:
         to_layout(folder, "twin")
+        transformer_to_top(folder)
+
+
+def _first_of_queries(folder: Path) -> Path:
+    """The folder of the query model's first module."""
+    router = folder / _ROUTER
+    if not router.is_dir():
+        return folder / str(read_modules(folder)[0]["path"])
+    return router / str(read_object(router / "router_config.json")["structure"]["query"][0])
 
 
 def _moved(side: Path, router: Path, route: str) -> dict[str, str]:

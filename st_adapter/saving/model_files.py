@@ -47,7 +47,7 @@ _VOCABULARIES = {
     *("source.spm", "target.spm", "tokenizer.model", "tokenizer.model.v3"),
 }
 TOKENIZER_FILES = _VOCABULARIES | {name for name in _OF_TRANSFORMERS if "token" in name or "template" in name}
-_KNOWN = _OF_SENTENCE_TRANSFORMERS | _OF_TRANSFORMERS | _VOCABULARIES
+READ_BY_LIBRARIES = sorted(_OF_SENTENCE_TRANSFORMERS | _OF_TRANSFORMERS | _VOCABULARIES)
 _WEIGHTS = re.compile(
     r"(adapter_)?model(-\d{5}-of-\d{5})?(\.[a-z0-9_]+)?\.safetensors(\.index\.json)?"
     r"|pytorch_model(-\d{5}-of-\d{5})?(\.[a-z0-9_]+)?\.bin(\.index\.json)?"
@@ -79,7 +79,7 @@ def model_files(folder: Path, *, custom_code: bool = False, named: Collection[st
         ValueError: ``modules.json`` is damaged, or one of the files is a pipe or the like, or a link that leads out of
             the folder or round in a loop.
     """
-    known = _KNOWN | {name for name in named if not name.startswith(".")}
+    known = {*READ_BY_LIBRARIES} | {name for name in named if not name.startswith(".")}
     found = {name for name in _names(folder, "") if TERMS.fullmatch(name)}
     found |= {"modules.json", "config_sentence_transformers.json"} & set(_names(folder, ""))
     references: set[tuple[str, str]] = set()

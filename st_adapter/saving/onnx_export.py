@@ -24,7 +24,7 @@ import copy
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
-from st_adapter.saving.attach import detach
+from st_adapter.saving.attach import detach, with_modules
 from st_adapter.saving.onnx_files import (
     BASE_FILE,
     DOCUMENT_FILE,
@@ -94,14 +94,44 @@ def export_onnx(model: SentenceTransformer, output_dir: str | Path) -> list[Path
     check_exportable(model)
     folder = Path(output_dir).resolve() / "onnx"
     _check_folder(folder)
-    # A copy, since it is moved and cast. Half precision would be slow or unknown on most of the clients' CPUs.
-    model = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    model.truncate_dim = None
+    model = _for_export(model)
     base, query_modules = detach(model)
     finished: dict[str, list[nn.Module]] = {} if _pooled_by_clients(base) else {DOCUMENT_FILE: list(base)}
     finished |= {QUERY_FILE: [*base, *query_modules]} if query_modules else {}
     _check_nothing_stale(folder, finished)
+    return _written(folder, base, model, finished)
 
+
+def export_queries(model: SentenceTransformer, num_modules: int, output_dir: Path) -> list[Path]:
+    """Write ``onnx/model.onnx`` and ``onnx/model_query.onnx`` of a query model with what maps its vectors behind it.
+
+    Args:
+        model: all of it, as ``query_side`` makes it.
+        num_modules: how many modules, from the first, are the query model's own.
+        output_dir: the folder of its first module, where its tokenizer lies.
+
+    Raises:
+        ImportError: as ``export_onnx``.
+        ValueError: as ``export_onnx``.
+    """
+    check_dependencies()
+    check_exportable(model)
+    model = _for_export(model)
+    own = with_modules(model, list(model.named_children())[:num_modules])
+    return _written(output_dir.resolve() / "onnx", own, model, {QUERY_FILE: list(model)})
+
+
+def _for_export(model: SentenceTransformer) -> SentenceTransformer:
+    # A copy, since it is moved and cast. Half precision would be slow or unknown on most of the clients' CPUs.
+    model = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    model.truncate_dim = None
+    return model
+
+
+def _written(
+    folder: Path, base: SentenceTransformer, model: SentenceTransformer, finished: Mapping[str, list[nn.Module]]
+) -> list[Path]:
+    """Write the file of the base, and those of finished vectors of the modules that are named by file."""
     # Beside the repository and not in it: what a killed process leaves behind is not uploaded with it.
     temporary = folder.parent.parent / f".{folder.parent.name}.onnx-{uuid.uuid4().hex[:8]}"
     try:

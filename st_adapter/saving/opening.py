@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
+from st_adapter.embeddings.origin import remember_origin
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS
 from st_adapter.embeddings.roles import encode_as
 from st_adapter.errors import without_secrets
@@ -107,6 +108,7 @@ def from_pretrained(
             f"Sentence Transformers cannot open {name_or_path} ({type(error).__name__}: {reason}). Its files are as "
             "they were saved, so they were damaged before, or this release cannot read them."
         ) from error
+    remember_origin(model, folder)
     for side, vectors in embeddings.items():
         check_finite(f"The {side} embeddings of {name_or_path}", vectors, "Its weights are damaged: save it again.")
     return model

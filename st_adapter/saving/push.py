@@ -15,6 +15,7 @@ from st_adapter.embeddings.roles import Role
 from st_adapter.errors import InputError
 from st_adapter.saving.folder import CONFIG_FILE_NAME, SavedModel, copy_as, left_out, read_saved
 from st_adapter.saving.layouts import Layout, reads_task
+from st_adapter.saving.model_files import READ_BY_LIBRARIES
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import SaveOptions, write_model
 from st_adapter.saving.verify import check_files
@@ -33,6 +34,9 @@ _OWNED = (
     f"{ADAPTER_FOLDER}/*",
     "onnx/model_document.onnx",
     "onnx/model_query.onnx",
+    # Of another query model, whose files lie at the top of its branch.
+    *READ_BY_LIBRARIES,
+    "model*.safetensors*",
 )
 
 

@@ -88,15 +88,9 @@ class QueryModelBase(Base):
         """See ``check_joinable``.
 
         Raises:
-            ValueError: they cannot be saved as one, or are to be saved as ONNX.
+            ValueError: they cannot be saved as one, or the query model not as ONNX.
         """
-        if onnx:
-            raise InputError(
-                "Two models are in what is saved with a query model, and ONNX files are of one.",
-                python="Leave onnx out.",
-                flags="Leave --onnx out.",
-            )
-        self.queries.check()
+        self.queries.check(onnx=onnx)
         if self.status_quo is not None:
             self.status_quo.check()
         check_joinable(None if self.documents is None else self.documents.model, self.queries.model)
@@ -137,10 +131,11 @@ class QueryModelBase(Base):
         joined = self._joined(adapter)
         return save_joined(joined, target, training=kept.training, check_texts=kept.check_texts, **options)
 
-    def push(self, adapter: QueryAdapter, repo_id: str, kept: Kept, **options: Any) -> str:
-        """Save and upload it; see ``push_folder``."""
+    def push(self, adapter: QueryAdapter, repo_id: str, kept: Kept, *, onnx: bool = False, **options: Any) -> str:
+        """Save and upload it; see ``save_joined`` and ``push_folder``."""
         with TemporaryDirectory() as folder:
-            return push_folder(self.save(adapter, Path(folder) / "model", kept, title=repo_id), repo_id, **options)
+            saved = self.save(adapter, Path(folder) / "model", kept, onnx=onnx, title=repo_id)
+            return push_folder(saved, repo_id, **options)
 
     def with_bridge(self, bridge: Bridge, index: Index) -> QueryModelBase:
         """The same, once the bridge is fitted."""

@@ -215,6 +215,15 @@ def _check_place(model: SentenceTransformer, target: Path, base_model: str | Pat
             f"output_dir {target} and the base model's folder {source} lie within each other, "
             "but saving expects two separate folders. Choose another output_dir."
         )
+    check_replaceable(target)
+
+
+def check_replaceable(target: Path) -> None:
+    """Check that a folder is new, empty or written here.
+
+    Raises:
+        ValueError: it is not.
+    """
     if target.is_dir():
         if any(target.iterdir()) and not is_saved_model(target):
             raise ValueError(

@@ -22,7 +22,7 @@ _ACTIVATIONS = "torch.nn."
 # What the libraries look for by themselves, such as the adapters of PEFT.
 _LOADED = (".json", ".safetensors", ".bin", ".py", ".jinja")
 # Formats that the torch backend does not read.
-OTHER_BACKENDS = ("onnx/*", "openvino/*")
+OTHER_BACKENDS = ("onnx/*", "openvino/*", "*/onnx/*")
 
 
 def check_saved(folder: Path, *, any_class: bool = False) -> SavedModel:

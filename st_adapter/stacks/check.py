@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from st_adapter.embeddings.origin import origin_object, remember_origin
 from st_adapter.embeddings.roles import Role
+from st_adapter.saving.folder import CONFIG_FILE_NAME
 from st_adapter.stacks.diagnosis import FUNCTION, StackProblem, look, problems_of_both
 from st_adapter.stacks.explanations import Explanations, Vectors
 
@@ -98,7 +100,9 @@ def check_stack(
 
     The stack's vectors are compared with those that ``model`` gives, and, if they differ, with those that each usual
     mistake gives: no adapter, adapter on documents, adapter twice, a prompt missing or too much, missing normalisation,
-    truncation, another order. What matches names the mistake.
+    truncation, another order. What matches names the mistake. Where another model embeds queries than documents, the
+    mistakes are those with two models: queries by the model of the documents, documents by the query model, queries
+    without the map behind it. Of a model that is for queries alone only these are checked, with a note.
 
     Args:
         model: What ``save_pretrained`` or ``attach`` made: a folder, a Hub id or the model in memory.
@@ -128,6 +132,10 @@ def check_stack(
     _check_several("query", queries)
     _check_several("document", documents)
     opened = model if isinstance(model, SentenceTransformer) else SentenceTransformer(str(model))
+    if not isinstance(model, SentenceTransformer):
+        remember_origin(opened, model)
+    if origin_object(opened, CONFIG_FILE_NAME).get("layout") == "twin":
+        return _checked_alone(opened, embed_query, queries, tolerance)
     explanations = Explanations(opened, task)
     query_side = look("query", _call(embed_query, queries, "query"), list(queries), explanations, tolerance)
     document_side = look(
@@ -142,6 +150,24 @@ def check_stack(
         dimension=explanations.dimension,
         query_distance=query_side.distance,
         document_distance=document_side.distance,
+        tolerance=tolerance,
+    )
+
+
+def _checked_alone(
+    model: SentenceTransformer, embed_query: Embed, queries: Sequence[str], tolerance: float
+) -> StackCheck:
+    explanations = Explanations(model, for_queries_alone=True)
+    # Every method of it embeds queries, so that they are what its base model, which is all of it, gives.
+    side = look("query", _call(embed_query, queries, "query"), list(queries), explanations, tolerance)
+    return StackCheck(
+        problems=tuple(side.problems),
+        notes=("the model is for queries alone, so documents are not checked", *side.notes),
+        num_queries=len(queries),
+        num_documents=0,
+        dimension=explanations.dimension,
+        query_distance=side.distance,
+        document_distance=None,
         tolerance=tolerance,
     )
 

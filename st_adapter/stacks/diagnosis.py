@@ -21,6 +21,13 @@ from st_adapter.stacks.explanations import (
 # Below this, two vectors of unit length differ by rounding alone.
 _ROUNDING = 1e-4
 _PLURAL = {"query": "queries", "document": "documents"}
+# Where another model embeds queries than documents.
+_OPEN_WHOLE: dict[Role, str] = {
+    "query": "embed queries with encode_query() of the saved model, or with its revision 'query', not with the query "
+    "model that it was made from",
+    "document": "embed documents with encode_document(), or with plain encode() of the default revision, without "
+    "task='query' and not with revision 'query': what is in the index stays as it is",
+}
 FUNCTION = {"query": "embed_query", "document": "embed_documents"}
 
 
@@ -62,11 +69,11 @@ class Side(NamedTuple):
 
 def look(role: Role, rows: list[Vectors], texts: list[str], explanations: Explanations, tolerance: float) -> Side:
     """Find the explanation of one side's vectors."""
-    unusable = _unusable(role, rows, texts, explanations.dimension)
+    unusable = _unusable(role, rows, texts, explanations)
     if unusable is not None:
         return Side(None, None, [unusable], None, [])
     observed = np.stack(rows)  # (T, d)
-    candidates = list(explanations.candidates(role, texts))
+    candidates = list(explanations.candidates(role, texts, observed.shape[1]))
     distances = distances_of(observed, candidates)
     distance = float(distances[0])
     problems = []
@@ -82,10 +89,11 @@ def look(role: Role, rows: list[Vectors], texts: list[str], explanations: Explan
     # Among explanations that fit equally well, up to rounding, the one with the least wrong comes first.
     best = next(i for i, value in enumerate(distances) if value <= 2 * min(distances) + _ROUNDING)
     right, found = candidates[0], candidates[best]
-    wrong = found.treatment != right.treatment
-    treatment_problem = _treatment_problem(role, found, explanations.task) if wrong else None
+    treatment_problem = None if found.treatment == right.treatment else _told(role, found, explanations)
+    # Another model has prompts of its own: none of them is wrong beside that.
+    same_model = treatment_problem is None or not explanations.two
     others = [
-        _prompt_problem(role, found.prompt, right.prompt) if found.prompt != right.prompt else None,
+        _prompt_problem(role, found.prompt, right.prompt) if found.prompt != right.prompt and same_model else None,
         _size_problem(role, observed, found.vectors, tolerance),
     ]
     problems += [problem for problem in (treatment_problem, *others) if problem is not None]
@@ -109,16 +117,16 @@ def problems_of_both(queries: Side, documents: Side) -> tuple[StackProblem, ...]
     swapped = StackProblem(
         "both",
         "the models for queries and for documents are swapped",
-        "give the adapted model (task='query', encode_query() or revision 'query') to the query embedder, and the "
-        "base model (plain encode(), encode_document() or the default revision) to the document embedder",
+        "give the model for queries (task='query', encode_query() or revision 'query') to the query embedder, and the "
+        "one for documents (plain encode(), encode_document() or the default revision) to the document embedder",
     )
     both = (queries.treatment_problem, documents.treatment_problem)
     return (swapped, *(problem for problem in problems if problem not in both))
 
 
-def _unusable(role: Role, rows: list[Vectors], texts: list[str], dimension: int) -> StackProblem | None:
+def _unusable(role: Role, rows: list[Vectors], texts: list[str], explanations: Explanations) -> StackProblem | None:
     """What keeps vectors from being compared at all."""
-    function, plural = FUNCTION[role], _PLURAL[role]
+    function, plural, dimension = FUNCTION[role], _PLURAL[role], explanations.dimension
     if len(rows) != len(texts):
         return StackProblem(
             role,
@@ -138,6 +146,13 @@ def _unusable(role: Role, rows: list[Vectors], texts: list[str], dimension: int)
             role,
             f"{len(bad)} of {len(rows)} vectors of {plural} have NaN, infinite or only zero values (first: {bad[0]})",
             "embed in float32 or bfloat16 (fp16 overflows in some models), and look for a failed request",
+        )
+    if shapes[0][0] > dimension and shapes[0][0] in explanations.unmapped_dimensions:
+        return StackProblem(
+            role,
+            f"vectors of {plural} have the {shapes[0][0]} dimensions of the query model alone, those of the index "
+            f"{dimension}",
+            _OPEN_WHOLE[role],
         )
     if shapes[0][0] > dimension:
         return StackProblem(
@@ -196,6 +211,12 @@ def _unexplained(
     )
 
 
+def _told(role: Role, found: Candidate, explanations: Explanations) -> StackProblem:
+    if explanations.two or found.treatment == "unmapped":
+        return _problem_of_two(role, found.treatment)
+    return _treatment_problem(role, found, explanations.task)
+
+
 def _treatment_problem(role: Role, found: Candidate, task: str | None) -> StackProblem:
     plural, treatment = _PLURAL[role], found.treatment
     if treatment == "other":
@@ -231,6 +252,31 @@ def _treatment_problem(role: Role, found: Candidate, task: str | None) -> StackP
     return StackProblem(
         role,
         "queries pass through the adapter without the Normalize that belongs before it",
+        "your server skips that module: run the model with sentence-transformers",
+    )
+
+
+def _problem_of_two(role: Role, treatment: Treatment) -> StackProblem:
+    """What is wrong where one model embeds queries and another one documents."""
+    plural = _PLURAL[role]
+    if treatment == "base":
+        return StackProblem(
+            role,
+            "queries are embedded by the model of the documents, not by the query model",
+            "your stack embeds queries with plain encode(): call encode_query(), pass task='query' with "
+            "prompt_name='query', or load revision 'query' for queries",
+        )
+    if role == "document":
+        return StackProblem(role, "documents are embedded by the query model", _OPEN_WHOLE[role])
+    if treatment == "unmapped":
+        return StackProblem(
+            role,
+            f"{plural} are the query model's own vectors, without the Dense that belongs behind it",
+            _OPEN_WHOLE[role],
+        )
+    return StackProblem(
+        role,
+        f"{plural} pass through the Dense behind the query model without the Normalize that belongs before it",
         "your server skips that module: run the model with sentence-transformers",
     )
 

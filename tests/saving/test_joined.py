@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
@@ -17,9 +19,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from problems import TEXTS, hashes, make_adapter
-from st_adapter import QueryAdapter, check_stack, detach, from_pretrained
+from st_adapter import QueryAdapter, detach, from_pretrained
 from st_adapter.bridge import Bridge
 from st_adapter.embeddings.identity import identity_of
+from st_adapter.saving import save_query_part
 from st_adapter.saving.base import ModelBase
 from st_adapter.saving.folder import copy_as, read_saved
 from st_adapter.saving.joined import check_joinable, parted
@@ -142,12 +145,83 @@ def test_the_branch_for_queries_holds_no_model_for_documents(two, tmp_path):
     base, adapter, folder = two
     alone = copy_as(folder, tmp_path / "alone", "twin", "user/two")
     model = from_pretrained(alone, device="cpu")
+    right, is_static = right_queries(base, adapter), isinstance(model[0], StaticEmbedding)
     for name in ENCODERS:
-        np.testing.assert_allclose(getattr(model, name)(TEXTS), right_queries(base, adapter), rtol=0, atol=1e-5)
-    assert not any("document" in name for name in hashes(alone))
+        # Half precision has 11 bits.
+        np.testing.assert_allclose(getattr(model, name)(TEXTS), right, rtol=0, atol=1e-3 if is_static else 1e-5)
+    names = hashes(alone)
+    assert not any("document" in name for name in names)
+    # A transformer lies at the top, where other clients look.
+    place = "0_StaticEmbedding/" if is_static else ""
+    assert {f"{place}model.safetensors", f"{place}tokenizer.json"} <= set(names)
     card = (alone / "README.md").read_text()
     assert 'SentenceTransformer("user/two", revision="query")' in card
     assert "holds the query model and none for documents" in card
+    assert ("Its table is stored in half precision" in card) == is_static
+
+
+@pytest.mark.parametrize("two", ["static"], indirect=True)
+def test_alone_a_static_table_has_half_the_size_and_gives_float32(two, tmp_path):
+    base, _, folder = two
+    before = hashes(folder)
+    alone = save_query_part(folder, tmp_path / "alone")
+    weights = load_file(alone / "0_StaticEmbedding" / "model.safetensors")
+    table = base.queries.model[0].embedding.weight.detach()
+    assert weights["embeddings"].dtype == torch.float16
+    torch.testing.assert_close(weights["embeddings"].float(), table, rtol=2**-11, atol=0)
+    model = opened(alone)
+    assert model.encode(TEXTS).dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(model.encode(TEXTS), axis=1), 1, rtol=0, atol=1e-6)
+    assert hashes(folder) == before
+    assert save_query_part(folder, alone) == alone  # it is replaced
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="exists, is not empty"):
+        save_query_part(folder, tmp_path / "mine")
+    with pytest.raises(ValueError, match="but a model of two, one for queries and one for documents, is expected"):
+        save_query_part(alone, tmp_path / "again")
+
+
+def test_a_table_that_half_precision_cannot_hold_stays_as_it_is(static_path, tiny_model_path, tmp_path):
+    model = opened(static_path)
+    with torch.no_grad():
+        model[0].embedding.weight.mul_(1e6)
+    model.save_pretrained(str(tmp_path / "large"))
+    queries = opened(tmp_path / "large")
+    queries.path = tmp_path / "large"
+    base, adapter = base_of_two(opened(tiny_model_path), queries), make_adapter()
+    folder = base.save(adapter, tmp_path / "two", _Kept)
+    with pytest.warns(UserWarning, match="The static table stays in full precision"):
+        alone = save_query_part(folder, tmp_path / "alone")
+    assert load_file(alone / "0_StaticEmbedding" / "model.safetensors")["embedding.weight"].dtype == torch.float32
+    names = [path.name for path in (alone / "0_StaticEmbedding").iterdir()]
+    assert sorted(names) == ["model.safetensors", "tokenizer.json"]
+    np.testing.assert_allclose(opened(alone).encode(TEXTS), right_queries(base, adapter), rtol=0, atol=1e-5)
+
+
+def test_onnx_files_of_the_query_model_lie_beside_its_tokenizer(tiny_model_path, tiny_prompt_model_path, tmp_path):
+    queries = opened(tiny_model_path)
+    queries.path = tiny_model_path
+    base, adapter = base_of_two(opened(tiny_prompt_model_path), queries), make_adapter("mlp")
+    folder = base.save(adapter, tmp_path / "two", _Kept, onnx=True)
+    np.testing.assert_array_equal(opened(folder).encode(TEXTS), base.documents.model.encode(TEXTS))
+    from_pretrained(folder, device="cpu")
+    alone = save_query_part(folder, tmp_path / "alone")
+    assert {"onnx/model.onnx", "onnx/model_query.onnx", "tokenizer.json", "config.json"} <= set(hashes(alone))
+    session = onnxruntime.InferenceSession(str(alone / "onnx" / "model_query.onnx"))
+    features = queries.preprocess(TEXTS)
+    inputs = {put.name: features[put.name].numpy() for put in session.get_inputs()}
+    tokens, vectors = session.run(["token_embeddings", "sentence_embedding"], inputs)
+    np.testing.assert_allclose(vectors, right_queries(base, adapter), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(tokens[:, 0], vectors, rtol=0, atol=1e-6)  # whatever a client pools, it gets the vector
+    assert "clients that only pool" in (alone / "README.md").read_text().lower()
+    base.check(onnx=True)
+
+
+def test_a_static_table_has_no_onnx_file(static_path, tiny_model_path):
+    base = query_model_base(ModelBase(opened(tiny_model_path)), ModelBase(opened(static_path)))
+    with pytest.raises(ValueError, match="starts with StaticEmbedding, but an ONNX file"):
+        base.check(onnx=True)
 
 
 def test_without_the_documents_model_the_query_model_is_saved_alone(two, tmp_path):
@@ -175,16 +249,6 @@ def test_the_card_names_both_models_and_both_licenses(static_path, tiny_model_pa
     assert (folder / "LICENSE-query").read_text() == "all of it"
     alone = copy_as(folder, tmp_path / "alone", "twin", "user/two")
     assert ModelCard((alone / "README.md").read_text()).data.license == "mit"
-
-
-def test_a_stack_that_embeds_queries_by_the_documents_model_is_found(two):
-    _, _, folder = two
-    model = opened(folder)
-    assert check_stack(model, model.encode_query, model.encode_document).ok
-    wrong = check_stack(model, model.encode, model.encode_document)
-    assert [problem.side for problem in wrong.problems] == ["query"]
-    swapped = check_stack(model, model.encode_document, model.encode_query)
-    assert not swapped.ok
 
 
 def test_vectors_without_unit_length_stay_so(static_path, tiny_unnormalized_model_path, tmp_path):

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
 from hub_double.client import HubClient, HubClientError
 from hub_double.server import ALICE, ALICE_READS, BOB, HubServer
 from problems import TEXTS, hashes, make_adapter
+from st_adapter.bridge import Bridge
+from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving.folder import CONFIG_FILE_NAME
+from st_adapter.saving.joined_files import JoinedModel, save_joined
 from st_adapter.saving.record import SplitScores, TrainingRecord
 from st_adapter.saving.save import save_pretrained
 
@@ -111,6 +115,30 @@ def test_the_twin_has_a_branch_of_its_own(
     hub_client.run(push, saved, "alice/with-twin", None, True, token=ALICE)
     assert not any("Router" in name for name in hub_server.files("alice/with-twin", "twin"))
     assert_same(hub_client.run(embed, "alice/with-twin", TEXTS, "twin"), {"encode": vectors["encode_query"]})
+
+
+def model_of_two(documents: Path, queries: Path, folder: Path) -> Path:
+    models = [SentenceTransformer(str(path), device="cpu") for path in (documents, queries)]
+    bridge = Bridge(torch.eye(32), torch.full((32,), 0.1), normalize=True)
+    modules = bridge.fold(make_adapter())
+    two = JoinedModel(*models, modules, identity_of(models[0]), "cosine", (documents, queries))
+    return save_joined(two, folder)
+
+
+def test_of_two_models_the_branch_for_queries_holds_the_query_model_alone(
+    hub_server: HubServer, hub_client: HubClient, tiny_model_path: Path, tiny_prompt_model_path: Path, tmp_path: Path
+) -> None:
+    earlier = tmp_path / "earlier"
+    shutil.copytree(tiny_model_path, earlier)
+    (earlier / "added_tokens.json").write_text("{}")  # which the next query model has not
+    hub_client.run(push, model_of_two(tiny_model_path, earlier, tmp_path / "first"), "alice/two", token=ALICE)
+    assert "added_tokens.json" in hub_server.files("alice/two", "query")
+    two = model_of_two(tiny_model_path, tiny_prompt_model_path, tmp_path / "second")
+    hub_client.run(push, two, "alice/two", token=ALICE)
+    right = SentenceTransformer(str(two), device="cpu").encode_query(TEXTS)
+    expected = dict.fromkeys(("encode_query", "encode_document", "encode"), right)
+    assert_same(hub_client.run(embed, "alice/two", TEXTS, "query", True), expected)
+    assert not any("document" in name for name in hub_server.files("alice/two", "query"))
 
 
 def test_only_a_changed_file_is_sent_again(

@@ -107,7 +107,12 @@ PLANTED = [
     (RIGHT_QUERY, "unnormalized document", ["3 to 3 instead of 1: they are not normalised"], "Normalize module"),
     ("truncated query", RIGHT_DOCUMENT, ["queries are truncated to 16 of 32"], "truncate_dim"),
     (RIGHT_QUERY, "truncated document", ["documents are truncated to 16 of 32"], "truncate_dim"),
-    ("plain", "adapted document", ["the models for queries and for documents are swapped"], "give the adapted model"),
+    (
+        "plain",
+        "adapted document",
+        ["the models for queries and for documents are swapped"],
+        "give the model for queries",
+    ),
     (
         "query without prompt",
         RIGHT_DOCUMENT,
@@ -137,7 +142,7 @@ PLANTED = [
         "document",
         "query",
         ["swapped", "queries are embedded with the prompt 'doc", "documents are embedded with the prompt 'query"],
-        "give the adapted model",
+        "give the model for queries",
     ),
     ("reversed", RIGHT_DOCUMENT, [r"another order than the texts .*\[4, 3, 2, 1, 0\]"], "sort by index"),
     (RIGHT_QUERY, "sorted", ["documents come in another order"], "sorting by length"),
