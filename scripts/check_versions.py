@@ -135,8 +135,8 @@ def main() -> None:
                 releases[name] = check(Path(environment), RELEASES[name], chosen)
             print(json.dumps(releases[name], indent=2), flush=True)
     result = {
-        "models": "tiny random BERT, one adapter per kind, all of them behind one model, and two models in one, queries by "
-        "BERT and by a static table"
+        "models": "tiny random BERT, one adapter per kind, all of them behind one model, and two models in one, "
+        "queries by BERT and by a static table"
         if arguments.model is None
         else arguments.model.name,
         "num_texts": len(TEXTS),
