@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import benchmark_bridge
 import benchmark_index
 import benchmark_label_curve
 import benchmark_pool
@@ -240,6 +241,9 @@ PAGES: dict[str, dict[str, Part]] = {
         "stores": Part(check_stores.markdown_table, ("check_stores",)),
         "pool": Part(benchmark_pool.markdown_table, ("benchmark_pool",)),
         "house": Part(measure_house.markdown_table, ("measure_house",)),
+    },
+    "docs/query_model.md": {
+        "benchmark_bridge": Part(benchmark_bridge.markdown_table, ("benchmark_bridge",)),
     },
     "docs/scale.md": {
         "scale": Part(benchmark_scale.markdown_table, ("benchmark_scale",)),
