@@ -4,21 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
 from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset
-from st_adapter.embeddings.embedding import as_encoder
+from st_adapter.embeddings.embedding import as_encoder, embed_texts, judged_by
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.index_check import SAMPLE, IndexComparison, compare_index, compare_vectors
 from st_adapter.embeddings.roles import Role
 from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.errors import InputError
 from st_adapter.stores.store import Vectors
+
+
+def embed_to_measure(
+    model: SentenceTransformer | Encoder,
+    dataset: RetrievalDataset,
+    *,
+    paraphrase_threshold: float,
+    allow_other_vectors: bool,
+    **embedding: Any,
+) -> tuple[RetrievalDataset, EmbeddedDataset]:
+    """Embed data to measure a saved model on: vectors that came with them are checked, splits cut as for training.
+
+    Args:
+        model: what its documents are embedded with.
+        dataset: the data.
+        paraphrase_threshold: of the training, for the same splits where they were cut by document.
+        allow_other_vectors: go on where vectors that came with the data are not the model's.
+        **embedding: arguments of ``embed``, such as ``cache_dir``.
+
+    Raises:
+        InputError: the vectors are not the model's.
+    """
+    embedded = embed_texts(model, dataset, **embedding)
+    dataset = checked_given(model, dataset, embedded, allow_other_vectors)
+    dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+    return dataset, judged_by(embedded, dataset)
 
 
 def checked_given(

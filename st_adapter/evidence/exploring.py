@@ -13,11 +13,9 @@ from torch import Tensor
 
 from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.corpus import Corpus, comparable
 from st_adapter.embeddings.embedded import EmbeddedDataset
-from st_adapter.embeddings.embedding import embed_texts, judged_by
-from st_adapter.embeddings.given_check import checked_given
+from st_adapter.embeddings.given_check import embed_to_measure
 from st_adapter.embeddings.roles import encode_as, prompt_of
 from st_adapter.errors import InputError
 from st_adapter.evaluation.hits import adapt
@@ -82,10 +80,13 @@ def explored(
         ValueError: the model has a Router of another making, or the run was with a query model alone.
     """
     sides = _sides(model, results)
-    embedded = embed_texts(sides.documents, dataset, **embedding)
-    dataset = checked_given(sides.documents, dataset, embedded, allow_other_vectors)
-    dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
-    embedded = judged_by(embedded, dataset)
+    dataset, embedded = embed_to_measure(
+        sides.documents,
+        dataset,
+        paraphrase_threshold=paraphrase_threshold,
+        allow_other_vectors=allow_other_vectors,
+        **embedding,
+    )
     corpus, texts = embedded.corpus, ShownTexts(dataset, embedded.corpus)
     fitted_on = [split for split in results.fitted_on if split in embedded.qrels]
     seen = frozenset(seen_documents(embedded, fitted_on).nonzero().squeeze(1).tolist())

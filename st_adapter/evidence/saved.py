@@ -14,11 +14,10 @@ from torch import Tensor
 from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.every_judgement import with_all_judged
-from st_adapter.data.paraphrases import cut_splits
 from st_adapter.data.splits import UNCUT
 from st_adapter.embeddings.embedded import EmbeddedSplit
-from st_adapter.embeddings.embedding import embed_as_queries, embed_texts, judged_by
-from st_adapter.embeddings.given_check import checked_given
+from st_adapter.embeddings.embedding import embed_as_queries, judged_by
+from st_adapter.embeddings.given_check import embed_to_measure
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.hits import Adapter
 from st_adapter.evaluation.seen import seen_documents
@@ -179,12 +178,16 @@ def measured_with(
     check_task_of(model, task)
     joined = parted(model)
     base, query_modules = detach(model, task) if joined is None else (joined.documents, [])
-    embedded = embed_texts(base, dataset, **embedding)
-    dataset = checked_given(base, dataset, embedded, allow_other_vectors)
-    dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+    dataset, embedded = embed_to_measure(
+        base,
+        dataset,
+        paraphrase_threshold=paraphrase_threshold,
+        allow_other_vectors=allow_other_vectors,
+        **embedding,
+    )
     if split == UNCUT:
         dataset = with_all_judged(dataset)
-    embedded = judged_by(embedded, dataset)
+        embedded = judged_by(embedded, dataset)
     measured, adapter = embedded[split], cast(Adapter, query_modules)
     if joined is not None:
         measured, adapter = _by_query_model(measured, joined.queries, dataset, **embedding)
