@@ -205,7 +205,7 @@ def test_the_model_of_stored_vectors_need_not_be_there(pairs, documents, tiny_fl
     model = from_pretrained(result.model_dir, device="cpu")
     texts = ["where do i find the red car"]
     np.testing.assert_allclose(model.encode(texts), result.encode_query(texts).numpy(), atol=1e-6)
-    print_result(result, tmp_path / "out")
+    print_result(result)
     printed = capsys.readouterr().out
     assert "model.encode_query(queries)" in printed
     assert "encode_document" not in printed  # it would embed them as queries

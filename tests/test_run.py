@@ -115,7 +115,7 @@ def test_the_saved_model_reaches_the_reported_figures(finished, pairs_file, tmp_
     assert set(again["comparisons"]) == {"all", "unseen"}, "the model knows what it was fitted on"
     shown = capsys.readouterr().out
     compared = results["test"]["comparisons"]["all"]["ndcg@10"]
-    assert f"{compared['adapted']:.4f}" in shown and f"{compared['interval'][0]:+.4f} to" in shown
+    assert f"{compared['adapted']:.4f}" in shown and "Fewer than 20 queries" in shown
     sentence = f"better on {compared['wins']} of {compared['num_queries']} queries, worse on {compared['losses']}; "
     assert f"All queries: {sentence}" in shown and f"Documents new: {sentence}" in shown
 
@@ -153,7 +153,7 @@ def test_when_nothing_helps_the_base_model_is_saved(pairs_file, tiny_model_path,
     arguments = ["train", "--model", str(tiny_model_path), "--data", str(pairs_file), "--cache-dir", str(tmp_path)]
     arguments += ["--output-dir", str(tmp_path / "out"), *NOTHING_HELPS]
     assert cli.main(arguments) == 0
-    assert "The base model is kept. Not better than the base model: .000" in capsys.readouterr().out
+    assert "the base model is kept. Not better than the base model: .000" in capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["adopted"] is False and results["test"]["adapted"] == results["test"]["base"]
     saved = SentenceTransformer(str(tmp_path / "out" / "model"), device="cpu")

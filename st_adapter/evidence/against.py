@@ -20,6 +20,7 @@ from st_adapter.embeddings.embedding import as_encoder, embed_as_queries
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.index_check import compare_vectors
 from st_adapter.errors import InputError
+from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evaluation.hits import adapt
 from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence.changes import LargestChanges, largest_changes
@@ -38,7 +39,7 @@ _ALPHA = 0.05
 # Documents that both models embed, besides the texts by which they are told apart in any case.
 _NUM_DOCUMENTS = 16
 # Of the options, those that say nothing of how texts are embedded.
-_NOT_OF_EMBEDDING = ("paraphrase_threshold", "allow_other_vectors")
+_NOT_OF_EMBEDDING = ("paraphrase_threshold", "allow_other_vectors", "fitted_on")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,6 @@ def compare_saved(
     *,
     task: str | None = None,
     indexes: Sequence[str] = (),
-    fitted_on: Sequence[str] = (),
     run_dir: str | Path | None = None,
     name: str = "the other model",
     **options: Any,
@@ -80,10 +80,9 @@ def compare_saved(
         split: the split to evaluate on; test, or else the only one, if None; ``all``: every judged query of all splits.
         task: whose adapter, of either that has adapters for several tasks.
         indexes: as for ``evaluate_saved``.
-        fitted_on: as for ``evaluate_saved``, of ``model``.
         run_dir: as for ``evaluate_saved``; ``base.run`` is of ``against``.
         name: of ``against``, for the verdict.
-        **options: other arguments of ``evaluate_saved``, such as ``cache_dir``.
+        **options: other arguments of ``evaluate_saved``, such as ``cache_dir``; ``fitted_on`` is of ``model``.
 
     Raises:
         ValueError: the two do not embed documents alike, or as ``evaluate_saved``.
@@ -101,26 +100,36 @@ def compare_saved(
     documents = documents_model(model)
     other = attach(documents, against) if isinstance(against, QueryAdapter) else against
     check_same_documents(documents, documents_model(other), name)
-    of_ours, of_theirs = (task if tasks_of(each) else None for each in (model, other))
-    check_task_of(other, of_theirs)
-    if of_ours is None and of_theirs is None:
-        check_task_of(model, task)  # which is for one of several
-    ready = measured_with(model, dataset, split, task=of_ours, fitted_on=fitted_on, **options)
+    of_ours, of_theirs = _tasks(model, other, task)
+    ready = measured_with(model, dataset, split, task=of_ours, **options)
     _check_documents_of(ready, documents_model(other), name)
-    options = {key: value for key, value in options.items() if key not in _NOT_OF_EMBEDDING}
-    ours, theirs = _both(ready, other, of_theirs, options)
+    ours, theirs = _both(
+        ready, other, of_theirs, {key: each for key, each in options.items() if key not in _NOT_OF_EMBEDDING}
+    )
     # From here on, what was compared with stands for the base model.
     compared = replace(ours, query_embeddings=theirs, own_copies=ours.left_out)
     adapter = in_place_of(adapt(ready.adapter, ours.query_embeddings))
     if run_dir is not None:
         write_trec(compared, run_dir, adapter)
     evaluations = evaluate_indexes(compared, adapter, checked, seen_documents=ready.seen_documents)
-    result = evaluations[0].result
-    changes = largest_changes(ready.dataset, compared, result, adapter)
-    if fitted_on and ours.name in (*fitted_on, UNCUT):
-        return SavedComparison(evaluations, changes, None)
+    changes = largest_changes(ready.dataset, compared, evaluations[0].result, adapter)
+    fitted_on = options.get("fitted_on", ())
+    of_fit = bool(fitted_on) and ours.name in (*fitted_on, UNCUT)
+    return SavedComparison(evaluations, changes, None if of_fit else _verdict(evaluations[0].result, name))
+
+
+def _verdict(result: EvaluationResult, name: str) -> RunVerdict:
     tested = gate(result.adapted[HEADLINE_METRIC] - result.base[HEADLINE_METRIC], alpha=_ALPHA, against=name)
-    return SavedComparison(evaluations, changes, RunVerdict.of(tested, _ALPHA, kept=f"{name} stays"))
+    return RunVerdict.of(tested, _ALPHA, kept=f"{name} stays")
+
+
+def _tasks(model: SentenceTransformer, other: SentenceTransformer, task: str | None) -> tuple[str | None, str | None]:
+    """The task of each of the two, for those that have adapters for several."""
+    ours, theirs = (task if tasks_of(each) else None for each in (model, other))
+    check_task_of(other, theirs)
+    if ours is None and theirs is None:
+        check_task_of(model, task)
+    return ours, theirs
 
 
 def check_same_documents(documents: SentenceTransformer, others: SentenceTransformer, name: str) -> None:

@@ -95,9 +95,7 @@ def evaluate_saved(
     indexes: Sequence[str] = (),
     fitted_on: Sequence[str] = (),
     run_dir: str | Path | None = None,
-    paraphrase_threshold: float = PARAPHRASE_THRESHOLD,
-    allow_other_vectors: bool = False,
-    **embedding: Any,
+    **options: Any,
 ) -> list[IndexEvaluation]:
     """Evaluate a saved model with an adapter against its own base model, by exact search and through indexes.
 
@@ -112,9 +110,9 @@ def evaluate_saved(
         fitted_on: splits of these data that the adapter was fitted on, to tell queries whose documents it has seen from
             the others; without any they are not told apart.
         run_dir: a folder to write the rankings and judgements to in TREC form; see ``write_trec``.
-        paraphrase_threshold: where the splits were cut by document, that of the training, for the same splits.
-        allow_other_vectors: go on where vectors that came with the data are not the base model's.
-        **embedding: arguments of ``embed``, such as ``cache_dir``.
+        **options: ``paraphrase_threshold`` of the training, for the same splits where they were cut by document;
+            ``allow_other_vectors``, to go on where vectors that came with the data are not the base model's; arguments
+            of ``embed``, such as ``cache_dir``.
 
     Returns:
         One entry per index, exact search first.
@@ -128,16 +126,7 @@ def evaluate_saved(
     checked = [check_index(name) for name in indexes]  # before anything is embedded
     if run_dir is not None:
         check_writable(Path(run_dir), "run_dir")
-    ready = measured_with(
-        model,
-        dataset,
-        split,
-        task=task,
-        fitted_on=fitted_on,
-        paraphrase_threshold=paraphrase_threshold,
-        allow_other_vectors=allow_other_vectors,
-        **embedding,
-    )
+    ready = measured_with(model, dataset, split, task=task, fitted_on=fitted_on, **options)
     if run_dir is not None:
         write_trec(ready.split, run_dir, ready.adapter)
     return evaluate_indexes(ready.split, ready.adapter, checked, seen_documents=ready.seen_documents)

@@ -43,19 +43,13 @@ def combine(
         >>> for name in ("legal", "support"):
         ...     folder = st_adapter.save_pretrained(model, adapter, name)
         >>> both = st_adapter.saving.combine({"legal": "legal", "support": "support"}, "both")
-        >>> SentenceTransformer(str(both), device="cpu").encode(["a car"], task="legal", prompt_name="query").shape
+        >>> both = st_adapter.from_pretrained(both, device="cpu")
+        >>> both.encode(["a car"], task="legal", prompt_name="query").shape
         (1, 32)
     """
     check_tasks(models, default_task)
     folders = {task: locate(where) for task, where in models.items()}
-    target = Path(output_dir).resolve()
-    for task, folder in folders.items():
-        if target == folder.resolve():
-            raise InputError(
-                f"{target} is the model of the task {task!r} itself, but a folder of its own is expected for all.",
-                python="Choose another output_dir.",
-                flags="Choose another --output-dir.",
-            )
+    _check_apart(Path(output_dir).resolve(), folders)
     saved = {task: _checked(task, folder, trust_remote_code) for task, folder in folders.items()}
     first, *others = saved
     for task in others:
@@ -76,6 +70,16 @@ def combine(
         base_model=folders[first],
         training={task: record for task, record in records.items() if record is not None},
     )
+
+
+def _check_apart(target: Path, folders: Mapping[str, Path]) -> None:
+    for task, folder in folders.items():
+        if target == folder.resolve():
+            raise InputError(
+                f"{target} is the model of the task {task!r} itself, but a folder of its own is expected for all.",
+                python="Choose another output_dir.",
+                flags="Choose another --output-dir.",
+            )
 
 
 def _checked(task: str, folder: Path, any_class: bool) -> SavedModel:

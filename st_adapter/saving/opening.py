@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.embeddings.origin import remember_origin
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS
-from st_adapter.embeddings.roles import encode_as
+from st_adapter.embeddings.roles import Role, encode_as
 from st_adapter.errors import without_secrets
 from st_adapter.saving.folder import CONFIG_FILE_NAME, read_saved
 from st_adapter.saving.onnx_files import BASE_FILE, DOCUMENT_FILE, QUERY_FILE
@@ -97,11 +97,8 @@ def from_pretrained(
     try:
         where = None if device is None else str(device)
         model = SentenceTransformer(str(folder), device=where, local_files_only=True, **kwargs)
-        embeddings = {
-            "query": encode_as(model, "query", CHECK_TEXTS),
-            "document": encode_as(model, "document", CHECK_TEXTS),
-            **{task: encode_for(model, task, CHECK_TEXTS) for task in tasks_of(model)},
-        }
+        embeddings = {role: encode_as(model, role, CHECK_TEXTS) for role in get_args(Role)}
+        embeddings |= {task: encode_for(model, task, CHECK_TEXTS) for task in tasks_of(model)}
     except Exception as error:  # what the files of a model make the libraries raise is beyond any list
         reason = without_secrets(" ".join(str(error).split()), (token if isinstance(token, str) else None,))[:500]
         raise ValueError(

@@ -83,24 +83,14 @@ def push_to_hub(
     Example:
         >>> push_to_hub(model, adapter, "user/model-with-adapter")  # doctest: +SKIP
     """
+    texts = check_texts or {}
     options = SaveOptions(
-        onnx=onnx,
-        base_model=base_model,
-        training=training,
-        title=repo_id,
-        check_texts=check_texts or {},
-        default_task=default_task,
+        onnx=onnx, base_model=base_model, training=training, title=repo_id, check_texts=texts, default_task=default_task
     )
     with TemporaryDirectory() as folder:
         saved = write_model(model, adapter, Path(folder) / "model", options)
         return push_folder(
-            saved,
-            repo_id,
-            private=private,
-            token=token,
-            commit_message=commit_message,
-            twin=twin,
-            overwrite=overwrite,
+            saved, repo_id, private=private, token=token, commit_message=commit_message, twin=twin, overwrite=overwrite
         )
 
 

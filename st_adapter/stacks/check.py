@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from st_adapter.embeddings.origin import origin_object, remember_origin
 from st_adapter.embeddings.roles import Role
 from st_adapter.saving.folder import CONFIG_FILE_NAME
-from st_adapter.stacks.diagnosis import FUNCTION, StackProblem, look, problems_of_both
+from st_adapter.stacks.diagnosis import FUNCTION, Side, StackProblem, look, problems_of_both
 from st_adapter.stacks.explanations import Explanations, Vectors
 
 Embed = Callable[[Any], Any]
@@ -100,9 +100,8 @@ def check_stack(
 
     The stack's vectors are compared with those that ``model`` gives, and, if they differ, with those that each usual
     mistake gives: no adapter, adapter on documents, adapter twice, a prompt missing or too much, missing normalisation,
-    truncation, another order. What matches names the mistake. Where another model embeds queries than documents, the
-    mistakes are those with two models: queries by the model of the documents, documents by the query model, queries
-    without the map behind it. Of a model that is for queries alone only these are checked, with a note.
+    truncation, another order; of two models, one in the other's place. What matches names the mistake. Of a model that
+    is for queries alone only these are checked, with a note.
 
     Args:
         model: What ``save_pretrained`` or ``attach`` made: a folder, a Hub id or the model in memory.
@@ -112,16 +111,12 @@ def check_stack(
         task: Whose adapter the queries shall pass through, of a model with adapters for several tasks.
         queries: At least two different texts.
         documents: At least two different texts.
-        tolerance: Largest Euclidean distance, at unit length, at which two vectors count as equal. The default leaves
-            room for fp16 and bf16; int8 vectors need about 0.05. Smaller adapters are recognised all the same, as the
-            nearest of all explanations wins.
-
-    Returns:
-        A result whose ``problems`` are empty if nothing is wrong.
+        tolerance: Largest Euclidean distance, at unit length, at which two vectors count as equal. The default suits
+            fp16 and bf16; int8 needs about 0.05. Smaller adapters are recognised all the same: the nearest wins.
 
     Raises:
-        ValueError: a function fails, whatever it is called with; fewer than two different texts; ``model`` is not made
-            by this package, or has adapters for several tasks and none of them is meant.
+        ValueError: a function fails whatever it gets; fewer than two different texts; ``model`` is not made by this
+            package, or has adapters for several tasks and none of them is meant.
 
     Example:
         >>> adapted = st_adapter.attach(model, adapter)
@@ -131,17 +126,13 @@ def check_stack(
     _check_arguments(model, embed_query, embed_documents)
     _check_several("query", queries)
     _check_several("document", documents)
-    opened = model if isinstance(model, SentenceTransformer) else SentenceTransformer(str(model))
-    if not isinstance(model, SentenceTransformer):
-        remember_origin(opened, model)
+    opened = _opened(model)
     if origin_object(opened, CONFIG_FILE_NAME).get("layout") == "twin":
         return _checked_alone(opened, embed_query, queries, tolerance)
     explanations = Explanations(opened, task)
-    query_side = look("query", _call(embed_query, queries, "query"), list(queries), explanations, tolerance)
-    document_side = look(
-        "document", _call(embed_documents, documents, "document"), list(documents), explanations, tolerance
-    )
-    notes = [] if explanations.adapts else ["the model has no adapter, so its queries are the base model's"]
+    query_side = _look("query", embed_query, queries, explanations, tolerance)
+    document_side = _look("document", embed_documents, documents, explanations, tolerance)
+    notes = () if explanations.adapts else ("the model has no adapter, so its queries are the base model's",)
     return StackCheck(
         problems=problems_of_both(query_side, document_side),
         notes=(*notes, *query_side.notes, *document_side.notes),
@@ -154,12 +145,24 @@ def check_stack(
     )
 
 
+def _opened(model: SentenceTransformer | str | Path) -> SentenceTransformer:
+    if isinstance(model, SentenceTransformer):
+        return model
+    opened = SentenceTransformer(str(model))
+    remember_origin(opened, model)
+    return opened
+
+
+def _look(role: Role, embed: Embed, texts: Sequence[str], explanations: Explanations, tolerance: float) -> Side:
+    return look(role, _call(embed, texts, role), list(texts), explanations, tolerance)
+
+
 def _checked_alone(
     model: SentenceTransformer, embed_query: Embed, queries: Sequence[str], tolerance: float
 ) -> StackCheck:
     explanations = Explanations(model, for_queries_alone=True)
     # Every method of it embeds queries, so that they are what its base model, which is all of it, gives.
-    side = look("query", _call(embed_query, queries, "query"), list(queries), explanations, tolerance)
+    side = _look("query", embed_query, queries, explanations, tolerance)
     return StackCheck(
         problems=tuple(side.problems),
         notes=("the model is for queries alone, so documents are not checked", *side.notes),

@@ -170,7 +170,7 @@ def test_damaged_logs(column, values, message):
 # --- position bias whose truth is known ---
 
 
-@given(eta=st.floats(0.1, 2), rates=st.lists(st.floats(0.05, 1), min_size=2, max_size=5))
+@given(eta=st.floats(0.1, 2), rates=st.lists(st.floats(0.1, 1), min_size=2, max_size=5))
 def test_eta_of_expected_clicks(eta, rates):
     ranks = np.tile([1.0, 2.0, 5.0, 10.0], len(rates))
     pairs = np.repeat(np.arange(len(rates)), 4)

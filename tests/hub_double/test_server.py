@@ -315,7 +315,9 @@ def test_ranges_and_headers(hub_server, hub_client, folder):
         ("/api/models/alice/errors/revision/none", 404, "RevisionNotFound"),
         ("/api/models/alice/errors/tree/main/none", 404, "EntryNotFound"),
         ("/api/models/alice/none", 404, "RepoNotFound"),
-        ("/api/spaces/alice/none", 501, None),
+        ("/api/spaces/alice/none", 404, "RepoNotFound"),
+        ("/api/datasets/alice/none", 404, "RepoNotFound"),
+        ("/api/papers/alice/none", 501, None),
     ],
 )
 def test_error_codes(hub_server, hub_client, folder, path, status, code):
