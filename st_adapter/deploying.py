@@ -62,12 +62,14 @@ class InUse:
         """
         keys = query_keys(data.texts, splits)
         known = {query_id for query_id, key in keys.items() if key in (self.learned_from or ())}
-        note = self._note(data, len(known), len(keys))
+        note, caution = self._note(data, len(known), len(keys)), ""
         if len(keys) - len(known) < _LEAST:
             known = set()
+        if not known:
+            caution = note
         if note:
             data = replace(data, texts=replace(data.texts, notes=(*data.texts.notes, note)))
-        return DeployedAdapter(self.adapter, frozenset(known)), data
+        return DeployedAdapter(self.adapter, frozenset(known), caution), data
 
     def _note(self, data: Data, num_known: int, number: int) -> str:
         if self.learned_from is not None:

@@ -222,9 +222,10 @@ def _fitted(
 
 def _or_deployed(fitted: _Fitted, deployed: DeployedAdapter | None) -> _Fitted:
     """What was fitted, or else the adapter in use, if there is one and nothing new is handed over."""
-    if deployed is None or fitted.adapter is not None:
+    if deployed is None:
         return fitted
-    return replace(fitted, adapter=deployed.adapter, deployed=True)
+    fitted = replace(fitted, selection=fitted.selection.with_caution(deployed.caution))
+    return fitted if fitted.adapter is not None else replace(fitted, adapter=deployed.adapter, deployed=True)
 
 
 def _fitted_without_labels(

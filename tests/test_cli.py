@@ -10,12 +10,17 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from sentence_transformers.sparse_encoder.modules import SpladePooling
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from st_adapter import AdapterTrainer, QueryAdapter, cli, embed, from_pretrained, save_pretrained
+from st_adapter.cli import opening
+from st_adapter.cli.options import EmbeddingOptions
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings import embedding as embeddings_module
+from st_adapter.embeddings.origin import name_of
 from st_adapter.errors import InputError
 from st_adapter.saving.attach import check_base
 from st_adapter.storage.writing import check_writable
@@ -344,3 +349,11 @@ def test_a_twin_that_the_old_form_cannot_tell_is_saved_with_a_warning(_bert_path
     np.testing.assert_allclose(
         SentenceTransformer(str(saved), device="cpu").encode(["a"]), base.encode_query(["a"])[:, ::-1], atol=1e-6
     )
+
+
+def test_a_model_without_a_transformer_is_known_by_its_folder(tmp_path):
+    words = ["[UNK]", "a", "car"]
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, np.eye(3, dtype=np.float32))], device="cpu")
+    model.save_pretrained(str(tmp_path / "table"))
+    assert name_of(opening.open_model(str(tmp_path / "table"), EmbeddingOptions())) == "table"

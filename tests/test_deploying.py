@@ -131,7 +131,7 @@ def test_list_shows_the_runs_and_rollback_goes_back(copied, capsys, monkeypatch)
     assert cli.main(["list", str(out)]) == 0
     rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "Z-" in line]
     assert [[cell.strip() for cell in row[1:3]] for row in rows] == [["", first], ["", second], ["*", third]]
-    assert [row[7].strip() for row in rows] == ["adopted", "deployed kept", "adopted"]
+    assert [row[5].strip() for row in rows] == ["adopted", "deployed kept", "adopted"]
     everything = hashes(out / "versions")
 
     assert cli.main(["rollback", str(out)]) == 0

@@ -129,9 +129,7 @@ def open_query_model(model: str | None, options: EmbeddingOptions) -> SentenceTr
     """Open the model that is to embed queries; the flags for prompts, sizes and revisions are --model's."""
     if model is None or model == STATIC:
         return model
-    opened = open_model(model, EmbeddingOptions(device=options.device))
-    remember_origin(opened, model)
-    return opened
+    return open_model(model, EmbeddingOptions(device=options.device))
 
 
 def _open_endpoint(model: str, options: EmbeddingOptions) -> OpenAIEncoder:
@@ -186,6 +184,7 @@ def open_model(model: str, options: EmbeddingOptions) -> SentenceTransformer:
         if isinstance(error, InputError) or (folder.is_dir() and "trust_remote_code" not in str(error)):
             raise
         raise _not_opened(model, options, error) from error
+    remember_origin(opened, model)
     return set_options(opened, options)
 
 

@@ -15,17 +15,21 @@ from st_adapter.words import signed, whole
 def list_runs(options: ListOptions) -> int:
     """Show the runs that an output folder keeps."""
     versions = versions_of(options.output_dir)
-    table = Table(title=f"{escape(str(options.output_dir))}: dates in UTC, gains in nDCG@10 on held-out queries")
-    for column in ("", "version", "date", "base", "data"):
-        table.add_column(column, overflow="fold")
-    table.add_column("queries", justify="right")
-    table.add_column("verdict")
-    for column in ("gain", "95 % interval"):
-        table.add_column(column, justify="right")
+    table = Table(title=f"{escape(str(options.output_dir))}: gains in nDCG@10 on held-out queries")
+    table.add_column("")
+    table.add_column("version", no_wrap=True)
+    table.add_column("data", overflow="fold")
+    table.add_column("queries", justify="right", no_wrap=True)
+    table.add_column("outcome")
+    table.add_column("gain [95 %]", justify="right")
     for version in versions:
         table.add_row(*_cells(version), style="bold" if version.is_current else None)
     console.print(table)
-    console.print("* is in use: what lies in the folder itself is of it.", style="dim")
+    bases = {version.results.base_model.name for version in versions if version.results and version.results.base_model}
+    console.print(f"Base model: {escape(', '.join(sorted(bases)))}." if bases else "", style="dim")
+    console.print(
+        "* is in use: what lies in the folder itself is of it. A version begins with its date, in UTC.", style="dim"
+    )
     return 0
 
 
@@ -43,11 +47,10 @@ def rollback(options: RollbackOptions) -> int:
 
 def _cells(version: Version) -> list[str]:
     results, mark = version.results, "*" if version.is_current else ""
-    date = f"{version.date:%Y-%m-%d %H:%M}"
+    # What version 0.1 left has no name yet.
+    name = version.name or f"{version.date:%Y-%m-%d %H:%M} UTC"
     if results is None:
-        return [mark, version.name, date, "", "", "", version.outcome, "", ""]
-    base = "" if results.base_model is None else results.base_model.name
+        return [mark, name, "", "", version.outcome, ""]
     gate = results.selection.gate
-    gain, interval = ("", "") if gate is None else (signed(gate.gain), " to ".join(map(signed, gate.interval)))
-    number = whole(results.data.train.num_queries)
-    return [mark, version.name, date, escape(base), escape(results.data.name), number, version.outcome, gain, interval]
+    gain = "" if gate is None else f"{signed(gate.gain)} [{', '.join(map(signed, gate.interval))}]"
+    return [mark, name, escape(results.data.name), whole(results.data.train.num_queries), version.outcome, gain]

@@ -97,6 +97,12 @@ class SelectionResults:
             against_deployed=verdict.against_deployed,
         )
 
+    def with_caution(self, caution: str) -> SelectionResults:
+        """The same, with why the adapter in use looks better than it is."""
+        if self.against_deployed is None:
+            return self
+        return replace(self, against_deployed=replace(self.against_deployed, caution=caution))
+
     def check(self) -> None:
         """Check what its types do not say.
 

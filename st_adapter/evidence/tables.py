@@ -10,7 +10,7 @@ from rich.table import Table
 from st_adapter.evaluation.comparison import P_VALUE_IN_WORDS, Comparison
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evaluation.statistics import MIN_INTERVAL_QUERIES
-from st_adapter.evidence.changes import LargestChanges
+from st_adapter.evidence.changes import LargestChanges, shortened
 from st_adapter.evidence.index_evaluation import IndexEvaluation
 from st_adapter.evidence.output_folder import RESULTS_FILE
 from st_adapter.evidence.results import SelectionResults
@@ -22,6 +22,7 @@ from st_adapter.words import documents_searched, own_copies_left_out, signed, wh
 
 _SHOWN_CANDIDATES = 6
 _SHOWN_CHANGES = 4
+_CONSOLE_CHARACTERS = 120
 _PARTS = {"all": "All queries", "seen": "Documents asked for in training", "unseen": "Documents new"}
 
 
@@ -155,7 +156,9 @@ def print_changes(
     for examples, style in ((changes.gains[:_SHOWN_CHANGES], "green"), (changes.losses[:_SHOWN_CHANGES], "red")):
         for example in examples:
             ranks = ("> 100" if each is None else whole(each) for each in (example.base_rank, example.adapted_rank))
-            table.add_row(escape(example.query), *ranks, _short(example.difference), style=style)
+            table.add_row(
+                escape(shortened(example.query, _CONSOLE_CHARACTERS)), *ranks, _short(example.difference), style=style
+            )
     if changes.gains or changes.losses:
         console.print(table)
 

@@ -52,10 +52,12 @@ class DeployedAdapter(NamedTuple):
         adapter: it; nothing of it is fitted here.
         known: labelled queries that it was fitted on. What is fitted now has not seen them where it is measured, so on
             these the two cannot be compared.
+        caution: why it looks better than it is, in a sentence, where it cannot be helped.
     """
 
     adapter: QueryAdapter
     known: Collection[str] = frozenset()
+    caution: str = ""
 
     def gains(self, split: EmbeddedSplit, base: Tensor) -> Tensor:
         """What it gains on the queries of a split, (Q,) in nDCG@10; NaN on those that it knows.

@@ -37,10 +37,12 @@ class AgainstDeployed:
     Attributes:
         gate: the best candidate against it, the second gate.
         deployed: it against the base model.
+        caution: why it looks better here than it is, if it does.
     """
 
     gate: Gate
     deployed: Gate
+    caution: str = ""
 
     def deciding(self, first: Gate) -> Gate:
         """Of the first gate, against the base model, and the second one the one that decided."""
@@ -51,7 +53,7 @@ class AgainstDeployed:
         """What else there is to say than the gate that decided: of the adapter in use, if it stays, how it does."""
         if self.gate.adopted:
             return self.gate.reason
-        said = f"The deployed adapter itself: {self.deployed.reason}"
+        said = " ".join(filter(None, (f"The deployed adapter itself: {self.deployed.reason}", self.caution)))
         if self.deployed.adopted:
             return said
         return f"{said} So these queries do not say any more that it is better than the base model."
