@@ -42,33 +42,32 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders with corpus, queries and qrels")
     parser.add_argument("--no-demo", action="store_true", help="leave out the demo's data")
     parser.add_argument("--sizes", type=int, nargs="+", default=_SIZES, help="documents in all, random ones included")
+    parser.add_argument("--cache-dir", type=Path, help="where embeddings are cached; default: as the package does")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     commit, model = git_commit(), demo_model(device="cpu")
     sets = {str(path.name): RetrievalDataset.load(str(path)) for path in arguments.data}
     if not arguments.no_demo:
         sets["Python standard library"] = standard_library_dataset()
-    found: dict[str, Any] = {}
-    growth: list[dict[str, Any]] = []
+    words = [*(path.name for path in arguments.data), *(["--no-demo"] if arguments.no_demo else [])]
+    results: dict[str, Any] = {
+        "script": "benchmark_pool.py",
+        "command": f"python scripts/benchmark_pool.py --data {' '.join(words)}",
+        "git_commit": commit,
+        "versions": installed_versions(),
+        "base_model": "all-MiniLM-L6-v2",
+        "seed": 0,
+        "data_sets": {},
+        "growth": [],
+    }
     for name, dataset in sets.items():
-        embedded = embed(model, dataset)
-        found[name] = _compared(embedded)
-        print(f"{name}: {found[name]}", flush=True)
-        if not growth:
-            growth = [{"data": name, **_timed(embedded, size)} for size in arguments.sizes]
-            print(growth, flush=True)
-    write_results(
-        arguments.output,
-        {
-            "script": "benchmark_pool.py",
-            "git_commit": commit,
-            "versions": installed_versions(),
-            "base_model": "all-MiniLM-L6-v2",
-            "seed": 0,
-            "data_sets": found,
-            "growth": growth,
-        },
-    )
+        embedded = embed(model, dataset, cache_dir=arguments.cache_dir)
+        results["data_sets"][name] = _compared(embedded)
+        print(f"{name}: {results['data_sets'][name]}", flush=True)
+        if not results["growth"]:
+            results["growth"] = [{"data": name, **_timed(embedded, size)} for size in arguments.sizes]
+            print(results["growth"], flush=True)
+        write_results(arguments.output, results)
 
 
 def markdown_table(results: Mapping[str, Any]) -> str:
