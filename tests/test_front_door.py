@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -188,3 +189,14 @@ def test_the_defaults_of_gradient_are_those_of_its_settings():
     changed = GradientOptions(rank=3, torch_compile=True, resume_from_checkpoint=True)
     assert changed.given() == ["--rank", "--torch-compile", "--resume-from-checkpoint"]
     assert changed.arguments() == AdapterTrainingArguments(rank=3, torch_compile=True)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"]])
+def test_who_stops_reading_gets_no_traceback(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "st_adapter", *words], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -50,19 +51,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 on success, 2 on bad input, 3 if the verdict is not to deploy and --fail-if-not-better was given, 4 if a stack
-        does not embed as it should.
+        0 on success, 1 if nobody reads the output any more, 2 on bad input, 3 if the verdict is not to deploy and
+        --fail-if-not-better was given, 4 if a stack does not embed as it should.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    with _no_secrets([*_typed_secrets(words), _stored_token()]):
-        if words == ["--version"]:
-            sys.stdout.write(f"st-adapter {__version__}\n")
-            return 0
-        if not words:
-            with contextlib.suppress(SystemExit):
-                _parse(["--help"])
-            return _BAD_INPUT
-        return _run(_parse(words))
+    try:
+        try:
+            with _no_secrets([*_typed_secrets(words), _stored_token()]):
+                return _answer(words)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # of `| head`, say
+        # Python would complain of it once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _answer(words: Sequence[str]) -> int:
+    if words == ["--version"]:
+        sys.stdout.write(f"st-adapter {__version__}\n")
+        return 0
+    if not words:
+        with contextlib.suppress(SystemExit):
+            _parse(["--help"])
+        return _BAD_INPUT
+    return _run(_parse(words))
 
 
 def _parse(words: Sequence[str]) -> Any:
@@ -100,6 +113,8 @@ def _run(given: Any) -> int:
         with _no_secrets([get_token()]):
             function = "list_runs" if name == "list" else name.replace("-", "_")
             return int(getattr(commands, function)(given))
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         words = escape(error.for_command_line if isinstance(error, InputError) else str(error))
         Terminal(stderr=True).print(f"[bold red]error:[/bold red] {words}", soft_wrap=True, highlight=False)
