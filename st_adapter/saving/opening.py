@@ -92,11 +92,11 @@ def from_pretrained(
         local_files_only=local_files_only,
         other_backends=kwargs.get("backend", "torch") != "torch",
     )
+    found = _stamp(folder)
     check_saved(folder, any_class=kwargs.get("trust_remote_code") is True)
     _check_backend(kwargs)
     try:
-        where = None if device is None else str(device)
-        model = SentenceTransformer(str(folder), device=where, local_files_only=True, **kwargs)
+        model = SentenceTransformer(str(folder), device=device and str(device), local_files_only=True, **kwargs)
         embeddings = {role: encode_as(model, role, CHECK_TEXTS) for role in get_args(Role)}
         embeddings |= {task: encode_for(model, task, CHECK_TEXTS) for task in tasks_of(model)}
     except Exception as error:  # what the files of a model make the libraries raise is beyond any list
@@ -105,10 +105,21 @@ def from_pretrained(
             f"Sentence Transformers cannot open {name_or_path} ({type(error).__name__}: {reason}). Its files are as "
             "they were saved, so they were damaged before, or this release cannot read them."
         ) from error
+    if _stamp(folder) != found:
+        raise ValueError(f"{name_or_path} was replaced while it was opened, so it may be a mixture. Open it again.")
     remember_origin(model, folder)
     for side, vectors in embeddings.items():
         check_finite(f"The {side} embeddings of {name_or_path}", vectors, "Its weights are damaged: save it again.")
     return model
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    """What every saving changes, because it writes a folder anew."""
+    try:
+        stat = (folder / CONFIG_FILE_NAME).stat()
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def _check_backend(arguments: Mapping[str, Any]) -> None:

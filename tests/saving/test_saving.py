@@ -935,3 +935,17 @@ def test_saving_leaves_its_arguments_as_they_were(tiny_model: SentenceTransforme
     assert torch.equal(torch.get_rng_state(), random_state)
     assert len(tiny_model) == 3
     assert tiny_model.truncate_dim is None
+
+
+def test_a_model_that_is_replaced_while_it_is_opened_is_refused(tiny_model_path, tmp_path, monkeypatch):
+    base, target = SentenceTransformer(str(tiny_model_path), device="cpu"), tmp_path / "model"
+    adapter = QueryAdapter(base.get_embedding_dimension())
+    save_pretrained(base, adapter, target)
+
+    def slowly(*arguments, **options):
+        save_pretrained(base, adapter, target)
+        return SentenceTransformer(*arguments, **options)
+
+    monkeypatch.setattr("st_adapter.saving.opening.SentenceTransformer", slowly)
+    with pytest.raises(ValueError, match="was replaced while it was opened, so it may be a mixture. Open it again"):
+        from_pretrained(target, device="cpu")
