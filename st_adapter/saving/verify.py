@@ -75,7 +75,13 @@ def check_files(folder: Path, saved: SavedModel) -> None:
             raise ValueError(f"{path} is not the file that was saved: its hash is another one. {DAMAGED}")
         if path.suffix == ".json":
             read_json(path)  # larger or deeper than anything that was saved here, it would burden the libraries
-    names = set(names_in(folder, ignored=BOOKKEEPING)) - set(saved.files) - set(UNVERIFIED)
+    try:
+        there = set(names_in(folder, ignored=BOOKKEEPING))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{folder} was replaced while it was read: {error.filename} is gone. Open it again."
+        ) from error
+    names = there - set(saved.files) - set(UNVERIFIED)
     added = [name for name in names if _is_loaded(folder, name) and not _is_other(name)]
     if added:
         raise ValueError(

@@ -949,3 +949,18 @@ def test_a_model_that_is_replaced_while_it_is_opened_is_refused(tiny_model_path,
     monkeypatch.setattr("st_adapter.saving.opening.SentenceTransformer", slowly)
     with pytest.raises(ValueError, match="was replaced while it was opened, so it may be a mixture. Open it again"):
         from_pretrained(target, device="cpu")
+
+
+def test_a_folder_that_goes_while_its_files_are_listed_is_one_clear_error(tiny_model_path, tmp_path, monkeypatch):
+    base = SentenceTransformer(str(tiny_model_path), device="cpu")
+    target = save_pretrained(base, QueryAdapter(base.get_embedding_dimension()), tmp_path / "model")
+    listed = os.scandir
+
+    def gone(folder):
+        if "_Router" in str(folder):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr("st_adapter.storage.paths.os.scandir", gone)
+    with pytest.raises(ValueError, match="was replaced while it was read: .* is gone. Open it again"):
+        from_pretrained(target, device="cpu")
