@@ -99,16 +99,7 @@ def main() -> None:
         save_pretrained(base, QueryAdapter(32), target, training=TrainingRecord(seed=0))
         number = 0
         for kill in range(arguments.kills):
-            writer = subprocess.Popen(
-                [sys.executable, "-c", SAVE_FOR_EVER, str(work / "base"), str(target), str(number + 1)],
-                stdout=subprocess.PIPE,
-            )
-            assert writer.stdout is not None
-            writer.stdout.readline()
-            time.sleep(generator.uniform(0, LONGEST))
-            writer.send_signal(signal.SIGKILL)
-            writer.wait()
-            writer.stdout.close()
+            kill_within(generator.uniform(0, LONGEST), SAVE_FOR_EVER, work / "base", target, number + 1)
             try:
                 found = read_saved(target).training
                 vectors = from_pretrained(target, device="cpu").encode_query(["text"], convert_to_tensor=True)
@@ -144,6 +135,17 @@ def main() -> None:
     sys.exit(bool(failures))
 
 
+def kill_within(seconds: float, code: str, *words: object) -> None:
+    """Run some code in a process of its own, and kill it so long after it says that it is ready."""
+    writer = subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    time.sleep(seconds)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+
+
 def kill_moving(work: Path, base: SentenceTransformer, number: int, generator: random.Random) -> dict[str, Any]:
     """Kill a process so many times while it moves an output folder between two runs, and look at what it left.
 
@@ -156,14 +158,7 @@ def kill_moving(work: Path, base: SentenceTransformer, number: int, generator: r
         save_pretrained(base, QueryAdapter(32), run, training=TrainingRecord(seed=seed))
     rollback(out, RUNS[0])
     for kill in range(number):
-        command = [sys.executable, "-c", MOVE_FOR_EVER, str(out), *RUNS]
-        writer = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        time.sleep(generator.uniform(0, LONGEST_MOVE))
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-        writer.stdout.close()
+        kill_within(generator.uniform(0, LONGEST_MOVE), MOVE_FOR_EVER, out, *RUNS)
         try:
             run = current_run(out)
             for folder in (run / MODEL_FOLDER, out / MODEL_FOLDER):

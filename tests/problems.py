@@ -117,6 +117,20 @@ def rotated_problem(seed=0, num_queries=240, num_documents=160, noise=0.05):
     return dataset_of(torch.nn.functional.normalize(queries), documents, judgements)
 
 
+def attacking_pairs(attack, before=""):
+    """Eighty pairs with something to learn, whose texts end in something that is not to be taken for markup."""
+    colors = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
+    things = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
+    return [
+        {
+            "question": f"where is the {color} {thing} {attack}",
+            "passage": f"{thing} : {before}this {thing} has the color {color} {attack}" + "x" * 300,
+        }
+        for color in colors
+        for thing in things
+    ]
+
+
 def with_wrong_labels(embedded, seed=0, splits=("train", "dev", "test")):
     """The same data with the documents of some splits dealt out to their queries at random."""
     generator = torch.Generator().manual_seed(seed)

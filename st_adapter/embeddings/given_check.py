@@ -77,11 +77,11 @@ def checked_given(
         found["documents"] = compare_folder(embedded.corpus, encoder)
     vectors, texts = dataset.corpus_embeddings, dataset.document_texts
     if vectors is not None:
-        found["documents"] = _compared_sample(encoder, "document", texts, vectors, embedded.corpus)
+        found["documents"] = compare_sample(encoder, "document", texts, vectors, embedded.corpus)
     vectors, texts = dataset.query_embeddings, dataset.query_texts
     if vectors is not None:
         queries = MemoryCorpus(embedded.query_ids, embedded.query_embeddings, encoder.similarity)
-        found["queries"] = _compared_sample(encoder, "query", texts, vectors, queries)
+        found["queries"] = compare_sample(encoder, "query", texts, vectors, queries)
     for name, comparison in found.items():
         if comparison is None:
             notes.append(f"The vectors of the {name} have no texts, so it was not checked that they are this model's.")
@@ -96,12 +96,27 @@ def checked_given(
     return replace(dataset, notes=(*dataset.notes, *notes)) if notes else dataset
 
 
-def _compared_sample(
-    encoder: Encoder, role: Role, texts: Sequence[str] | None, vectors: Vectors, among: Corpus
+def compare_sample(
+    encoder: Encoder,
+    role: Role,
+    texts: Sequence[str] | None,
+    vectors: Vectors,
+    among: Corpus,
+    num: int = SAMPLE,
 ) -> IndexComparison | None:
+    """Compare the vectors of some texts with those that an encoder gives; see ``compare_vectors``.
+
+    Args:
+        encoder: the encoder.
+        role: of the texts.
+        texts: T texts; without any there is nothing to compare.
+        vectors: (T, D), theirs.
+        among: the corpus that a vector in another place is looked for in.
+        num: how many are compared.
+    """
     if texts is None:
         return None
-    rows = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:SAMPLE].tolist()
+    rows = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:num].tolist()
     return compare_vectors(encoder, [texts[row] for row in rows], vectors[rows], role, among)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
@@ -17,8 +16,8 @@ from st_adapter.data.splits import UNCUT
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.embeddings.embedding import as_encoder, embed_as_queries
+from st_adapter.embeddings.given_check import compare_sample
 from st_adapter.embeddings.identity import identity_of
-from st_adapter.embeddings.index_check import compare_vectors
 from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult
 from st_adapter.evaluation.hits import adapt
@@ -152,12 +151,11 @@ def check_same_documents(documents: SentenceTransformer, others: SentenceTransfo
 def _check_documents_of(ready: Measured, others: SentenceTransformer, name: str) -> None:
     """The same on some documents of the data, if they lie in memory with their texts."""
     texts, corpus = ready.dataset.document_texts, ready.split.corpus
-    if texts is None or not isinstance(corpus, MemoryCorpus):
+    if not isinstance(corpus, MemoryCorpus):
         return
-    rows = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:_NUM_DOCUMENTS].tolist()
-    vectors = corpus.embeddings[rows].cpu().numpy()
-    found = compare_vectors(as_encoder(others), [texts[row] for row in rows], vectors, "document", corpus)
-    if not found.same:
+    vectors = corpus.embeddings.cpu().numpy()
+    found = compare_sample(as_encoder(others), "document", texts, vectors, corpus, _NUM_DOCUMENTS)
+    if found is not None and not found.same:
         raise _other_documents(name, found.sentence)
 
 

@@ -35,9 +35,8 @@ def is_task(name: object) -> bool:
         and _NAME.fullmatch(name) is not None
         and _DEVICES.fullmatch(name) is None
         and name not in {QUERY_ROUTE, DOCUMENT_ROUTE, *_RESERVED}
-        and not hasattr(
-            nn.ModuleDict(), name
-        )  # which holds the routes, and has no room for a second `items` or `train`
+        # It holds the routes, and has no room for a second `items` or `train`.
+        and not hasattr(nn.ModuleDict(), name)
     )
 
 

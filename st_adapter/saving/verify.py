@@ -38,12 +38,17 @@ def check_saved(folder: Path, *, any_class: bool = False) -> SavedModel:
     Raises:
         ValueError: the first thing that is not so.
     """
-    saved = read_saved(folder)
-    check_files(folder, saved)
-    check_modules(folder, any_class=any_class)
-    _check_routes(folder, saved)
-    for place in {route.adapter for route in saved.routes.values() if route.adapter is not None}:
-        QueryAdapter.from_pretrained(folder / place)
+    try:
+        saved = read_saved(folder)
+        check_files(folder, saved)
+        check_modules(folder, any_class=any_class)
+        _check_routes(folder, saved)
+        for place in {route.adapter for route in saved.routes.values() if route.adapter is not None}:
+            QueryAdapter.from_pretrained(folder / place)
+    except FileNotFoundError as error:  # what is missing is said above: this was there a moment ago
+        raise ValueError(
+            f"{folder} was replaced while it was read: {error.filename} is gone. Open it again."
+        ) from error
     return saved
 
 
@@ -75,13 +80,7 @@ def check_files(folder: Path, saved: SavedModel) -> None:
             raise ValueError(f"{path} is not the file that was saved: its hash is another one. {DAMAGED}")
         if path.suffix == ".json":
             read_json(path)  # larger or deeper than anything that was saved here, it would burden the libraries
-    try:
-        there = set(names_in(folder, ignored=BOOKKEEPING))
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{folder} was replaced while it was read: {error.filename} is gone. Open it again."
-        ) from error
-    names = there - set(saved.files) - set(UNVERIFIED)
+    names = set(names_in(folder, ignored=BOOKKEEPING)) - set(saved.files) - set(UNVERIFIED)
     added = [name for name in names if _is_loaded(folder, name) and not _is_other(name)]
     if added:
         raise ValueError(

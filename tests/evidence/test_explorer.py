@@ -17,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 
 import chromium
 from hub_double.server import ALICE
-from problems import ROOT, names
+from problems import ROOT, attacking_pairs, names
 from st_adapter import cli
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.errors import InputError
@@ -28,8 +28,6 @@ from st_adapter.evidence.space import write_space
 from st_adapter.run import train
 from st_adapter.settings import RunOptions
 
-COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
-THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)></div>{{ 7 * 7 }}${7*7}\u202e\x1b[31m"
 
 
@@ -139,14 +137,7 @@ def test_measured_queries(arguments, expected):
 @pytest.fixture(scope="module")
 def finished(tiny_model_path, tmp_path_factory):
     """A folder with the data of a run, its cache and its output, on texts that try to be markup."""
-    rows = [
-        {
-            "question": f"where is the {c} {t} {ATTACK}",
-            "passage": f"{t} : this {t} has the color {c} {ATTACK}" + "x" * 300,
-        }
-        for c in COLORS
-        for t in THINGS
-    ]
+    rows = attacking_pairs(ATTACK)
     # Its own text stands in the corpus.
     rows.append({"question": rows[0]["question"], "passage": rows[1]["question"]})
     folder = tmp_path_factory.mktemp("explored")

@@ -10,7 +10,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 import chromium
-from problems import ROOT
+from problems import ROOT, attacking_pairs
 from st_adapter import cli
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.embedding import embed
@@ -20,22 +20,13 @@ from st_adapter.evidence.results import CurveResults, Results, described
 from st_adapter.run import train
 from st_adapter.settings import RunOptions
 
-COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
-THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)></style>{{ 7 * 7 }}"
 
 
 @pytest.fixture(scope="module")
 def finished(tiny_model_path, tmp_path_factory):
     """Folder of a run with a learning curve, on texts that try to be markup; its report is made."""
-    rows = [
-        {
-            "question": f"where is the {c} {t} {ATTACK}",
-            "passage": f"{t} : \x07this {t} has the color {c} {ATTACK}" + "x" * 300,
-        }
-        for c in COLORS
-        for t in THINGS
-    ]
+    rows = attacking_pairs(ATTACK, before="\x07")
     folder = tmp_path_factory.mktemp("run")
     pd.DataFrame(rows).to_csv(folder / "pairs.csv", index=False)
     dataset = RetrievalDataset.load(str(folder / "pairs.csv"))
