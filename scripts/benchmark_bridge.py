@@ -4,9 +4,9 @@ For each data set, query model and seed: the status quo (queries of the index's 
 the bridge without labels, and the query model with labels, as `train(..., query_model=...)` finds them. Test is used
 once. Writes scripts/results/benchmark_bridge.json after every one.
 
-With --token-tables, static query models are compared instead before any label has been used: as a bridge maps them,
-tables of token vectors that are fitted to the index's vectors by ridge regression, and both together. All are measured
-on held-out queries and on dev, never on test. Writes scripts/results/benchmark_token_tables.json.
+With --token-tables, static query models are compared instead before any label has been used, each behind its bridge:
+the distilled table as it is and fitted, plain regression on tokens, and other static models. All are measured on
+held-out queries and on dev, never on test. Writes scripts/results/benchmark_token_tables.json.
 
     python scripts/benchmark_bridge.py --query-models DIR DIR --data DIR DIR
     python scripts/benchmark_bridge.py --model DIR --query-models sentence-transformers/all-mpnet-base-v2 --seeds 0 1 2
@@ -46,7 +46,7 @@ from st_adapter.fitting.auto import Clock, fit
 from st_adapter.preparing import Data
 from st_adapter.query_model import bridged
 from st_adapter.saving.base import ModelBase
-from st_adapter.saving.query_base import query_model_base
+from st_adapter.saving.query_base import STATIC, query_model_base
 from st_adapter.settings import RunOptions, Settings
 from st_adapter.words import fraction, signed
 
@@ -84,7 +84,7 @@ def main() -> None:
             for query_model, model in models.items():
                 key = f"{query_model}, seed {seed}"
                 if key not in entry["runs"]:
-                    entry["runs"][key] = measure(material, name, model, own, seed)
+                    entry["runs"][key] = measure(material, name, query_model, model, own, seed)
                     write_results(arguments.output, results)
                     print(name, key, {way: entry["runs"][key][way]["mean"] for way in WAYS}, flush=True)
     write_results(arguments.output, results)
@@ -109,12 +109,12 @@ def own_adapter(material: Material, name: str, seed: int) -> QueryAdapter | None
 
 
 def measure(
-    material: Material, name: str, model: SentenceTransformer, own: QueryAdapter | None, seed: int
+    material: Material, name: str, query_model: str, model: SentenceTransformer, own: QueryAdapter | None, seed: int
 ) -> dict[str, Any]:
     """One run: all ways on test, the verdicts, and what was chosen."""
     clock, options = Clock(), RunOptions(non_inferior=MARGIN)
     settings = Settings("auto", seed, 0.05, None, None, material.cache_dir, 32, "fp32", False, options)
-    base = query_model_base(ModelBase(material.model), ModelBase(model))
+    base = query_model_base(ModelBase(material.model), ModelBase(model), to_measure=query_model == STATIC)
     pair = bridged(base, material.dataset(name), settings, clock)
     pseudo_queries = pair.pseudo_queries()
     with clock("fitting"):

@@ -45,10 +45,11 @@ from st_adapter.fitting.prior import prior_of, taught_map
 from st_adapter.saving.record import installed_versions
 
 OUTPUT = ROOT / "scripts" / "results" / "check_teacher.json"
-MINILM, SMALL, OTHER, TRAINED = (
-    *("all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2", "multilingual-e5-small-q4"),
+MINILM, SMALL, OTHER, LARGE, TRAINED = (
+    *("all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2", "multilingual-e5-small-q4", "all-mpnet-base-v2"),
     "a cross-encoder of 3 layers",
 )
+MODELS = (SMALL, OTHER, LARGE)
 ALL = "all"
 # Training queries of the log and, where it is trained here, of the cross-encoder.
 NUM_LOG, NUM_FOR_TEACHER, NUM_NEGATIVES = 700, 300, 5
@@ -66,6 +67,8 @@ SETTINGS = [
     Setting("conala", SMALL, MINILM),
     Setting("conala", SMALL, TRAINED),
     Setting("feedbackqa", SMALL, MINILM),
+    Setting("conala", MINILM, LARGE),
+    Setting("feedbackqa", MINILM, LARGE),
     Setting("conala", MINILM, OTHER),
 ]
 
@@ -83,14 +86,15 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=SHARED_DATA, help="folder of the data sets; default: ../shared/data"
     )
-    parser.add_argument("--models", type=Path, required=True, help=f"folder with {SMALL} and {OTHER}")
+    parser.add_argument("--models", type=Path, required=True, help=f"folder with {', '.join(MODELS)}")
+    parser.add_argument("--device", help="where to work; default: the best there is")
     parser.add_argument("--cache-dir", type=Path, help="where embeddings are cached; default: as the package does")
     parser.add_argument("--sizes", nargs="+", default=["0", "50", "100", ALL], help="numbers of labels, or all")
     parser.add_argument("--draws", type=int, default=3, help="of each number of labels but 0 and all")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--resume", action="store_true", help="keep the settings that the output file has of this code")
     arguments = parser.parse_args()
-    needed = [arguments.data / each.data for each in SETTINGS] + [arguments.models / name for name in (SMALL, OTHER)]
+    needed = [arguments.data / each.data for each in SETTINGS] + [arguments.models / name for name in MODELS]
     if missing := sorted({str(path) for path in needed if not path.is_dir()}):
         raise SystemExit(f"Missing: {', '.join(missing)}. Name where they are with --data and --models.")
     torch.set_num_threads(1)
@@ -158,17 +162,18 @@ def prepared(setting: Setting, arguments: argparse.Namespace) -> Material:
     """The data with the log's queries and the cross-encoder's taken out of train, and what the teacher says."""
 
     def path(name: str) -> Path:
-        return demo_model_path() if name == MINILM else arguments.models / name
+        there: Path = arguments.models / name
+        return demo_model_path() if name == MINILM and not there.is_dir() else there
 
     dataset = RetrievalDataset.load(str(arguments.data / setting.data))
-    model = SentenceTransformer(str(path(setting.base_model)), device="cpu")
+    model = SentenceTransformer(str(path(setting.base_model)), device=arguments.device)
     embedded = embed(model, dataset, cache_dir=arguments.cache_dir)
     train = sorted(set(dataset.qrels["train"]["query_id"]))
     random.Random(0).shuffle(train)
     log, of_teacher = set(train[:NUM_LOG]), set(train[NUM_LOG : NUM_LOG + NUM_FOR_TEACHER])
     taken = log | of_teacher if setting.teacher == TRAINED else log
     if setting.teacher == TRAINED:
-        teacher: Any = trained_cross_encoder(path(SMALL), dataset, embedded, of_teacher)
+        teacher: Any = trained_cross_encoder(path(SMALL), dataset, embedded, of_teacher, arguments.device)
         kept = [query_id not in of_teacher for query_id in dataset.queries["id"]]
         dataset = replace(dataset, queries=dataset.queries.select([n for n, keep in enumerate(kept) if keep]))
         embedded = replace(
@@ -179,7 +184,7 @@ def prepared(setting: Setting, arguments: argparse.Namespace) -> Material:
             own_copies=None,
         )
     else:
-        teacher = SentenceTransformer(str(path(setting.teacher)), device="cpu")
+        teacher = SentenceTransformer(str(path(setting.teacher)), device=arguments.device)
     rest = dataset.qrels["train"].filter(lambda row: row["query_id"] not in taken)
     dataset = replace(dataset, qrels={**dataset.qrels, "train": rest})
     embedded = judged_by(embedded, dataset)
@@ -194,7 +199,7 @@ def prepared(setting: Setting, arguments: argparse.Namespace) -> Material:
 
 
 def trained_cross_encoder(
-    folder: Path, dataset: RetrievalDataset, embedded: EmbeddedDataset, query_ids: set[str]
+    folder: Path, dataset: RetrievalDataset, embedded: EmbeddedDataset, query_ids: set[str], device: str | None
 ) -> CrossEncoder:
     """A cross-encoder of three layers, trained on some labels against documents that the base model finds."""
     queries = dict(zip(dataset.queries["id"], dataset.query_texts or [], strict=True))
@@ -215,10 +220,11 @@ def trained_cross_encoder(
         torch.manual_seed(0)
         AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1).save_pretrained(temporary)
         AutoTokenizer.from_pretrained(folder).save_pretrained(temporary)
-        model = CrossEncoder(temporary, device="cpu", max_length=128)
+        model = CrossEncoder(temporary, device=device, max_length=128)
         training = CrossEncoderTrainingArguments(
             output_dir=temporary, num_train_epochs=3, per_device_train_batch_size=32, learning_rate=2e-4,
-            warmup_steps=0.1, seed=0, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
+            warmup_steps=0.1, seed=0, report_to="none", save_strategy="no",
+            use_cpu=model.device.type == "cpu", disable_tqdm=True,
         )  # fmt: skip
         CrossEncoderTrainer(
             model, training, datasets.Dataset.from_dict(columns), loss=BinaryCrossEntropyLoss(model)

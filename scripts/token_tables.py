@@ -1,4 +1,4 @@
-"""Tables of token vectors fitted to the index's vectors by ridge regression, beside static models and their bridges.
+"""Static query models before any label has been used: plain regression, a distilled table, the same fitted, others.
 
 A part of scripts/benchmark_bridge.py, which takes it for --token-tables.
 """
@@ -6,33 +6,27 @@ A part of scripts/benchmark_bridge.py, which takes it for --token-tables.
 from __future__ import annotations
 
 import argparse
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from benchmark_quality import METRIC, ROOT, Material, start_results, write_results
-from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse import csr_matrix, diags, vstack
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from st_adapter.embeddings.long_texts import token_limit
 from st_adapter.embeddings.roles import encode_as
 from st_adapter.embeddings.static import distilled
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting.bridges import Twins, fit_bridge
+from st_adapter.fitting.token_table import MAX_TEXTS, Sample, fit_token_table, token_shares
 from st_adapter.saving.query_base import STATIC
 from st_adapter.settings import opened
 from st_adapter.words import fraction
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_token_tables.json"
-MAX_QUERIES, MAX_DOCUMENTS = 2000, 1500
-RIDGES = (0.1, 0.3, 1.0)  # in units of the mean of the diagonal of X X'
-Matrix = NDArray[np.float64]
 
 
 class Texts(NamedTuple):
@@ -51,8 +45,8 @@ class Texts(NamedTuple):
     documents: list[str]
     of_queries: Tensor
     of_documents: Tensor
-    train: NDArray[np.int64]
-    held_out: NDArray[np.int64]
+    train: Tensor
+    held_out: Tensor
 
 
 def query_models(arguments: argparse.Namespace, material: Material) -> dict[str, SentenceTransformer]:
@@ -68,7 +62,7 @@ def compare(arguments: argparse.Namespace, material: Material) -> None:
     if arguments.output.name == "benchmark_bridge.json":
         arguments.output = OUTPUT
     names = [Path(name).name for name in arguments.query_models]
-    settings = {"query_models": names, "max_queries": MAX_QUERIES, "max_documents": MAX_DOCUMENTS, "ridges": RIDGES}
+    settings = {"query_models": names, "max_texts": MAX_TEXTS}
     options = ["--query-models", *names, "--token-tables"]
     results = start_results(arguments, "benchmark_bridge.py", settings, options, material)
     models = query_models(arguments, material)
@@ -95,19 +89,30 @@ def starts(material: Material, name: str, models: Mapping[str, SentenceTransform
         ranks = 1.0 + (scores > own + 1e-6).sum(dim=1)
         return {"cosine": round(float(own.mean()), 4), "mrr": round(float((1 / ranks).mean()), 4), "dev": round(dev, 4)}
 
+    def bridged(ours: Tensor, documents: Tensor, by_queries: Tensor | None = None) -> Tensor:
+        fitted_on = ours[texts.train] if by_queries is None else by_queries
+        twins = Twins(fitted_on, texts.of_queries[texts.train])
+        return fit_bridge(twins, Twins(documents, texts.of_documents), normalize=True).bridge(ours)
+
+    read = token_limit(material.model)
     found = {"status quo": measured(texts.of_queries)}
-    zero = torch.zeros_like(texts.of_queries), torch.zeros_like(texts.of_documents)
-    tokenizer = copy.deepcopy(material.model.tokenizer.backend_tokenizer)
-    for label, weighted in (("regression", False), ("regression, IDF", True)):
-        found[label] = measured(regressed(texts, tokenizer, *zero, weighted=weighted))
     for label, model in models.items():
-        ours = encode_as(model, "query", texts.queries).float()
-        theirs = encode_as(model, "query", texts.documents).float()
-        twins = Twins(ours[texts.train], texts.of_queries[texts.train])
-        bridge = fit_bridge(twins, Twins(theirs, texts.of_documents), normalize=True).bridge
-        found[label] = measured(bridge(ours))
-        corrected = regressed(texts, tokenizer, bridge(ours), bridge(theirs), weighted=True)
-        found[f"{label} + regression, IDF"] = measured(corrected)
+        ours, theirs = (encode_as(model, "query", each).float() for each in (texts.queries, texts.documents))
+        found[f"{label}, bridge"] = measured(bridged(ours, theirs))
+        if label != STATIC:
+            continue
+        table = model[0].embedding.weight.detach()
+        queries, documents = (
+            token_shares(model[0].tokenizer, each, len(table), read) for each in (texts.queries, texts.documents)
+        )
+        samples = [
+            Sample(queries[texts.train.numpy()], texts.of_queries[texts.train]),
+            Sample(documents, texts.of_documents),
+        ]
+        for name_of_start, start in (("regression alone", torch.zeros(len(table), 1)), ("static, fitted", table)):
+            fitted = fit_token_table(start, samples)
+            vectors = torch.from_numpy(queries @ fitted.table.numpy())
+            found[f"{name_of_start}, bridge"] = measured(bridged(vectors, fitted.held_out[1], fitted.held_out[0]))
     return found
 
 
@@ -119,8 +124,8 @@ def texts_of(material: Material, name: str) -> Texts:
     for split in ("dev", "test"):
         free[embedded.qrels[split].query_index.cpu()] = False
     rows = free.nonzero().squeeze(1)
-    rows = rows[torch.randperm(len(rows), generator=generator)][:MAX_QUERIES]
-    sample = torch.randperm(len(embedded.corpus), generator=generator)[:MAX_DOCUMENTS]
+    rows = rows[torch.randperm(len(rows), generator=generator)][: MAX_TEXTS * 5 // 4]
+    sample = torch.randperm(len(embedded.corpus), generator=generator)[:MAX_TEXTS]
     held_out = len(rows) // 5
     documents = dataset.document_texts or []
     return Texts(
@@ -128,70 +133,9 @@ def texts_of(material: Material, name: str) -> Texts:
         documents=[documents[row] for row in sample.tolist()],
         of_queries=embedded.query_embeddings.float().cpu(),
         of_documents=embedded.corpus.rows(sample).float().cpu(),
-        train=rows[held_out:].numpy(),
-        held_out=rows[:held_out].numpy(),
+        train=rows[held_out:],
+        held_out=rows[:held_out],
     )
-
-
-def regressed(texts: Texts, tokenizer: Any, start: Tensor, of_documents: Tensor, *, weighted: bool) -> Tensor:
-    """What a start leaves over of the index's vectors, by ridge regression on the tokens of queries and documents.
-
-    The ridge is the one whose held-out queries come nearest to the right vectors.
-
-    Args:
-        texts: the texts.
-        tokenizer: gives the tokens.
-        start: (Q, D), what is corrected.
-        of_documents: (N, D), the same of the documents.
-        weighted: whether tokens count by their inverse document frequency; else all alike.
-
-    Returns:
-        (Q, D) of all queries.
-    """
-    queries, documents = (counts(tokenizer, each) for each in (texts.queries, texts.documents))
-    seen = vstack([queries[texts.train], documents])
-    if weighted:
-        frequency = np.asarray((seen > 0).sum(axis=0)).ravel()
-        weights = diags(np.log((1 + seen.shape[0]) / (1 + frequency)) + 0.1)
-        queries, documents = queries @ weights, documents @ weights
-    queries, documents = averaged(queries), averaged(documents)
-    left = (texts.of_queries - start).double().numpy(), (texts.of_documents - of_documents).double().numpy()
-    means = left[0][texts.train].mean(axis=0), left[1].mean(axis=0)
-    targets = np.vstack([left[0][texts.train] - means[0], left[1] - means[1]])
-    rows = vstack([queries[texts.train], documents]).tocsr()
-    right = torch.nn.functional.normalize(texts.of_queries[texts.held_out])
-    best, nearest = start, -1.0
-    for table in tables(rows, targets):
-        vectors = start + torch.from_numpy(means[0] + queries @ table).float()
-        cosine = float((torch.nn.functional.normalize(vectors[texts.held_out]) * right).sum(dim=1).mean())
-        if cosine > nearest:
-            best, nearest = vectors, cosine
-    return best
-
-
-def tables(rows: csr_matrix, targets: Matrix) -> Iterator[Matrix]:
-    """For each ridge the (V, D) table W of least ``|rows W - targets|^2 + ridge |W|^2``, by its dual of T x T."""
-    gram = np.asarray((rows @ rows.T).todense())
-    for ridge in RIDGES:
-        penalized = gram + ridge * np.trace(gram) / len(gram) * np.eye(len(gram))
-        yield rows.T @ cho_solve(cho_factor(penalized, overwrite_a=True), targets)
-
-
-def counts(tokenizer: Any, texts: Sequence[str]) -> csr_matrix:
-    """(T, V): how often each text has each token, as far as the index's model reads it."""
-    tokenizer.no_padding()
-    encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    ids = [encoding.ids for encoding in encodings]
-    ends = np.cumsum([0, *map(len, ids)])
-    flat = np.fromiter((token for row in ids for token in row), dtype=np.int64, count=int(ends[-1]))
-    found = csr_matrix((np.ones(len(flat)), flat, ends), shape=(len(ids), tokenizer.get_vocab_size()))
-    found.sum_duplicates()
-    return found
-
-
-def averaged(found: csr_matrix) -> csr_matrix:
-    """Rows that add up to 1; one of a text without tokens stays empty."""
-    return diags(1 / np.maximum(np.asarray(found.sum(axis=1)).ravel(), 1e-9)) @ found
 
 
 def markdown_table(results: Mapping[str, Any]) -> str:

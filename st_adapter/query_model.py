@@ -46,6 +46,7 @@ from st_adapter.fitting.auto import Clock, fit, starts_from_pseudo_queries
 from st_adapter.fitting.bridges import FittedBridge, Twins, fit_bridge
 from st_adapter.fitting.folds import LABELLED_SPLITS, labelled_split
 from st_adapter.fitting.reference import Reference, found_by
+from st_adapter.made_to_measure import MadeToMeasure, SampledDocuments, made_to_measure
 from st_adapter.preparing import Data, checked_data, how_to_embed, prepared, pseudo_queries_of
 from st_adapter.saving.query_base import Index, QueryModelBase
 from st_adapter.settings import Settings
@@ -193,17 +194,21 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
     if base.status_quo is not None:
         status_quo = prepared(base.status_quo, dataset, settings, clock)
     index = _stored(dataset) if status_quo is None else _embedded(status_quo)
+    shown = None if status_quo is None else _shown_to_bridge(status_quo.embedded)
+    sampled, made = _sampled_documents(dataset, index.corpus, settings), None
+    if base.to_measure and status_quo is not None and shown is not None:
+        with clock("fitting the table"):
+            made = made_to_measure(base, status_quo, shown, sampled, settings)
+        base = base if made is None else made.base
     with clock("embedding"):
-        ours = embed_as_queries(base.encoder, dataset.query_texts, **how_to_embed(settings))
-        documents = _twin_documents(base, dataset, index.corpus, settings)
+        ours, documents = _embedded_by_query_model(base, dataset.query_texts, sampled, made, settings)
     with clock("bridging"):
-        queries, shown = None, torch.ones(len(ours), dtype=torch.bool, device=ours.device)
-        if status_quo is not None:
-            shown = _shown_to_bridge(status_quo.embedded)
+        queries = None
+        if status_quo is not None and shown is not None:
             queries = Twins(ours, status_quo.embedded.query_embeddings).subset(shown)
         found = fit_bridge(queries, documents, normalize=index.normalized, seed=settings.seed)
         mapped = found.bridge(ours)
-        if found.held_out is not None:
+        if found.held_out is not None and shown is not None:
             mapped[shown] = found.held_out
     if status_quo is not None:
         data = replace(status_quo, embedded=replace(status_quo.embedded, query_embeddings=mapped))
@@ -262,10 +267,8 @@ def _shown_to_bridge(embedded: EmbeddedDataset) -> Tensor:
     return kept
 
 
-def _twin_documents(
-    base: QueryModelBase, dataset: RetrievalDataset, corpus: Corpus, settings: Settings
-) -> Twins | None:
-    """A sample of documents by both models: as queries by ours, and as they lie in the index."""
+def _sampled_documents(dataset: RetrievalDataset, corpus: Corpus, settings: Settings) -> SampledDocuments | None:
+    """Some documents that have texts, as they lie in the index; None if none has any."""
     rows = _sample(corpus, _MAX_DOCUMENTS, settings.seed)
     if isinstance(corpus, StoreCorpus):
         texts = corpus.texts(rows)
@@ -275,8 +278,28 @@ def _twin_documents(
     there = [place for place, text in enumerate(texts or ()) if text.strip()]
     if texts is None or not there:
         return None
-    ours = embed_as_queries(base.encoder, [texts[place] for place in there], **how_to_embed(settings))
-    return Twins(ours, corpus.rows(rows[there].to(ours.device)))
+    return SampledDocuments([texts[place] for place in there], corpus.rows(rows[there]))
+
+
+def _embedded_by_query_model(
+    base: QueryModelBase,
+    texts: list[str],
+    documents: SampledDocuments | None,
+    made: MadeToMeasure | None,
+    settings: Settings,
+) -> tuple[Tensor, Twins | None]:
+    """All queries and some documents as the query model embeds them: (Q, E), and the documents by both models."""
+    ours, twins = embed_as_queries(base.encoder, texts, **how_to_embed(settings)), None
+    if documents is not None:
+        as_queries = embed_as_queries(base.encoder, documents.texts, **how_to_embed(settings))
+        twins = Twins(as_queries, documents.vectors.to(as_queries.device))
+    if made is not None:
+        ours = ours.index_copy(0, made.rows.to(ours.device), made.queries.to(ours.device))
+        if twins is not None:
+            # The others were cut where the documents' model stops reading.
+            number = len(made.documents)
+            twins = Twins(made.documents.to(ours.device), twins.theirs[:number])
+    return ours, twins
 
 
 def _sample(corpus: Corpus, number: int, seed: int) -> Tensor:

@@ -144,9 +144,9 @@ def _base(
     base, in_use = (None, None) if model is None else base_and_deployed(opened(model), settings)
     if (query_model is None or in_use is not None) and base is not None:
         return base, in_use
-    if query_model == STATIC:
+    if to_measure := query_model == STATIC:
         query_model = static_query_model(base, settings.cache_dir)
-    return query_model_base(base, base_of(opened(query_model or ""))), None
+    return query_model_base(base, base_of(opened(query_model or "")), to_measure=to_measure), None
 
 
 def _run(base: Base, dataset: RetrievalDataset, settings: Settings, in_use: InUse | None) -> Result:

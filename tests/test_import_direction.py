@@ -29,6 +29,7 @@ ORDER = [
     "stacks",
     "settings",
     "preparing",
+    "made_to_measure",
     "query_model",
     "result",
     "deploying",

@@ -10,6 +10,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 import st_adapter
 from problems import split_of, unit_rows
@@ -314,6 +315,28 @@ def test_a_static_query_model_is_kept_and_taken_from_where_it_is_kept(documents,
     right = SentenceTransformer(str(tiny_flat_model_path), device="cpu")
     np.testing.assert_array_equal(kept.encode(["the red car"]), right.encode(["the red car"]))
     assert name_of(kept).startswith("static-")
+
+
+def test_a_static_query_model_is_fitted_to_the_texts_of_the_data(documents, dataset, tmp_path):
+    """What is saved looks up the fitted table, and finds what the documents' model finds better than the one before."""
+    place = tmp_path / "static" / model_fingerprint(documents)[:32] / f"static-{name_of(documents)}"
+    tokenizer = documents.tokenizer.backend_tokenizer
+    old = torch.randn(tokenizer.get_vocab_size(), 16, generator=torch.Generator().manual_seed(0))
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=old)]).save_pretrained(str(place))
+    options = {"cache_dir": tmp_path, "options": RunOptions(non_inferior=0.95), **QUIET}
+    fitted = st_adapter.train(documents, dataset, query_model="static", **options)
+    as_it_was = st_adapter.train(documents, dataset, query_model=str(place), **options)
+    agreements = [result.results.query_model.bridge.agreement for result in (fitted, as_it_was)]
+    assert agreements[0] > agreements[1] + 0.02
+    saved = fitted.save_pretrained(tmp_path / "saved")
+    texts = dataset.query_texts[:20]
+    reopened = SentenceTransformer(str(saved), device="cpu")
+    np.testing.assert_allclose(reopened.encode_query(texts), fitted.model.encode_query(texts), atol=1e-6)
+    np.testing.assert_array_equal(reopened.encode_document(texts), documents.encode_document(texts))
+    (again,) = evaluate_saved(
+        from_pretrained(saved), dataset, "test", cache_dir=tmp_path / "again", show_progress_bar=False
+    )
+    assert again.result.adapted_means["ndcg@10"] == pytest.approx(fitted.evaluation.adapted_means["ndcg@10"], abs=1e-6)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("model2vec") is not None, reason="model2vec is installed")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from torch import Tensor
 
 from st_adapter.embeddings.embedding import cache_folder
 from st_adapter.embeddings.fingerprint import model_fingerprint
@@ -20,7 +22,7 @@ def distilled(model: SentenceTransformer, cache_dir: str | os.PathLike[str] | No
 
     Each token of the vocabulary is embedded once, by model2vec (Tulkens & van Dongen 2024, "Model2Vec: fast
     state-of-the-art static embeddings"), through Sentence Transformers' own ``StaticEmbedding.from_distillation``. A
-    bridge then maps means of them to where the model has its vectors.
+    run then fits the table to how the model embeds texts of the data.
 
     Args:
         model: opened from a folder or the Hub.
@@ -33,13 +35,35 @@ def distilled(model: SentenceTransformer, cache_dir: str | os.PathLike[str] | No
     name = f"static-{name_of(model).rpartition('/')[2]}"
     folder = cache_folder(cache_dir) / "static" / model_fingerprint(model)[:32] / name
     if not (folder / "modules.json").is_file():
-        _distill(model, folder)
-    made = SentenceTransformer(str(folder), device=str(model.device))
+        _write(_distilled_table(model), folder)
+    return _opened(folder, model)
+
+
+def with_table(
+    static: SentenceTransformer, table: Tensor, cache_dir: str | os.PathLike[str] | None = None
+) -> SentenceTransformer:
+    """The same static model with another (V, D) table of its V tokens, which is kept like that of ``distilled``."""
+    weights = table.detach().float().cpu().contiguous()
+    content = hashlib.sha256(weights.numpy().tobytes() + model_fingerprint(static).encode()).hexdigest()
+    folder = cache_folder(cache_dir) / "static" / content[:32] / name_of(static).rpartition("/")[2]
+    if not (folder / "modules.json").is_file():
+        _write(StaticEmbedding(static[0].tokenizer, embedding_weights=weights), folder)
+    return _opened(folder, static)
+
+
+def _opened(folder: Path, beside: SentenceTransformer) -> SentenceTransformer:
+    made = SentenceTransformer(str(folder), device=str(beside.device))
     remember_origin(made, folder)
     return made
 
 
-def _distill(model: SentenceTransformer, folder: Path) -> None:
+def _write(table: StaticEmbedding, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder_written_whole(folder) as unfinished:
+        SentenceTransformer(modules=[table], device="cpu").save_pretrained(str(unfinished), create_model_card=False)
+
+
+def _distilled_table(model: SentenceTransformer) -> StaticEmbedding:
     path = origin_of(model).path
     if not path:
         raise ValueError(
@@ -51,8 +75,4 @@ def _distill(model: SentenceTransformer, folder: Path) -> None:
             'A static query model needs model2vec, which is not installed. Run `pip install "st-adapter[static]"`.'
         )
     dimension = int(model.get_embedding_dimension() or 0)
-    table = StaticEmbedding.from_distillation(path, device=str(model.device), pca_dims=dimension)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder_written_whole(folder) as unfinished:
-        made = SentenceTransformer(modules=[table], device="cpu")
-        made.save_pretrained(str(unfinished), create_model_card=False)
+    return StaticEmbedding.from_distillation(path, device=str(model.device), pca_dims=dimension)

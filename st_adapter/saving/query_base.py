@@ -52,12 +52,14 @@ class QueryModelBase(Base):
         queries: the query model.
         bridge: between the two, once it is fitted.
         index: what is known of the documents' vectors, likewise.
+        to_measure: whether the query model is a distilled table that is yet to be fitted to the data.
     """
 
     status_quo: Base | None
     queries: ModelBase
     bridge: Bridge | None = None
     index: Index | None = None
+    to_measure: bool = False
 
     @property
     def documents(self) -> ModelBase | None:
@@ -141,6 +143,10 @@ class QueryModelBase(Base):
         """The same, once the bridge is fitted."""
         return replace(self, bridge=bridge, index=index)
 
+    def with_queries(self, queries: ModelBase) -> QueryModelBase:
+        """The same with a query model whose table was fitted to the data."""
+        return replace(self, queries=queries, to_measure=False)
+
     def _joined(self, adapter: QueryAdapter) -> JoinedModel:
         if self.bridge is None or self.index is None:
             raise ValueError("There is no bridge between the two models yet. Fit one first, as train() does.")
@@ -176,12 +182,13 @@ def static_query_model(documents: Base | None, cache_dir: str | os.PathLike[str]
     return distilled(documents.model, cache_dir)
 
 
-def query_model_base(status_quo: Base | None, queries: Base) -> QueryModelBase:
+def query_model_base(status_quo: Base | None, queries: Base, *, to_measure: bool = False) -> QueryModelBase:
     """The base of two models.
 
     Args:
         status_quo: what the index was made with; of an encoder that is no Sentence Transformers model nothing is saved.
         queries: the query model.
+        to_measure: whether it is that of ``static_query_model``, whose table is yet to be fitted to the data.
 
     Raises:
         ValueError: the query model is no Sentence Transformers model.
@@ -192,4 +199,4 @@ def query_model_base(status_quo: Base | None, queries: Base) -> QueryModelBase:
             python="Pass a SentenceTransformer, a Hub id or a folder as query_model.",
             flags="Name a Sentence Transformers model with --query-model.",
         )
-    return QueryModelBase(status_quo, queries)
+    return QueryModelBase(status_quo, queries, to_measure=to_measure)
