@@ -127,7 +127,8 @@ class MemoryCorpus:
 
     def rows(self, index: Tensor) -> Tensor:
         """The vectors (n, D) of (n,) int64 rows."""
-        return self._unchanged().index_select(0, index)
+        vectors = self._unchanged()
+        return vectors.index_select(0, index.to(vectors.device))
 
     def search(self, query_embeddings: Tensor, k: int) -> TopK:
         """The k best documents of each of (Q, D) queries; see ``search``."""
