@@ -16,6 +16,7 @@ held-out queries and on dev, never on test. Writes scripts/results/benchmark_tok
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -23,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import token_tables
+import torch
 from benchmark_quality import (
     METRIC,
     ROOT,
     Material,
     add_arguments,
     default_folders,
+    device_name,
     interval,
     rounded,
     start_results,
@@ -76,7 +79,7 @@ def main() -> None:
     options = ["--query-models", *settings["query_models"], "--seeds", *map(str, arguments.seeds)]
     results = start_results(arguments, "benchmark_bridge.py", settings, options, material)
     models = token_tables.query_models(arguments, material)
-    results["speed"] = speeds(material, models)
+    results["speed"], results["speed_device"] = speeds(material, models), device_name(torch.device("cpu"))
     for name in material.names:
         entry = results["datasets"].setdefault(name, {"runs": {}})
         for seed in arguments.seeds:
@@ -92,11 +95,12 @@ def main() -> None:
 
 
 def speeds(material: Material, models: Mapping[str, SentenceTransformer]) -> dict[str, dict[str, float]]:
-    """Queries a second, one by one and 64 a call, without the map, which is one product of a matrix."""
+    """Queries a second on the CPU, one by one and 64 a call, without the map, which is one product of a matrix."""
     texts = (material.dataset(material.names[0]).query_texts or [])[:128]
     measured = {}
     for name, model in {material.model_name: material.model, **models}.items():
-        speed = QuerySpeed.of(partial(encode_as, model, "query", batch_size=64), texts)
+        there = copy.deepcopy(model).to("cpu")
+        speed = QuerySpeed.of(partial(encode_as, there, "query", batch_size=64), texts)
         measured[name] = {"single": round(speed.single, 1), "batch": round(speed.batch, 1)}
     return measured
 
@@ -160,19 +164,21 @@ def against(base: PerQuery, values: PerQuery) -> dict[str, Any]:
 
 
 def markdown_table(results: Mapping[str, Any]) -> str:
-    """One row per data set and query model, of the first seed; from the content of the result file."""
+    """One row per data set and query model, means over the seeds that were run; from the content of the result file."""
     settings, speed = results["settings"], results["speed"]
-    titles = ["status quo", "its adapter", "bridge", "with labels", "against the status quo [95 %]", "verdict"]
+    titles = ["status quo", "its adapter", "bridge", "with labels", "gain [95 %] of the worst seed", "verdicts"]
     lines = [f"| test nDCG@10 | queries by | {' | '.join(titles)} |", f"|---|---|{'---:|' * (len(titles) - 1)}---|"]
     for name, entry in results["datasets"].items():
-        for key, run in entry["runs"].items():
-            query_model, _, seed = key.rpartition(", seed ")
-            if int(seed) != settings["seeds"][0]:
-                continue
-            cells = [fraction(run[way]["mean"]) for way in WAYS]
-            ours = run["with labels"]
-            cells.append(f"{signed(ours['difference'])} {interval(ours['interval'])}")
-            cells.append("better" if run["better"] else "not worse" if run["handed_over"] else "nothing handed over")
+        for query_model in dict.fromkeys(key.rpartition(", seed ")[0] for key in entry["runs"]):
+            runs = [run for key, run in entry["runs"].items() if key.rpartition(", seed ")[0] == query_model]
+            cells = [fraction(sum(run[way]["mean"] for run in runs) / len(runs)) for way in WAYS]
+            worst = min((run["with labels"] for run in runs), key=lambda found: float(found["difference"]))
+            cells.append(f"{signed(worst['difference'])} {interval(worst['interval'])}")
+            verdicts = [
+                "better" if run["better"] else "not worse" if run["handed_over"] else "nothing handed over"
+                for run in runs
+            ]
+            cells.append(", ".join(f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts)))
             lines.append(f"| {name} | {query_model} | {' | '.join(cells)} |")
     own = speed[settings["model"]]
     ratios = [
@@ -182,9 +188,10 @@ def markdown_table(results: Mapping[str, Any]) -> str:
         if name != settings["model"]
     ]
     note = (
-        f"Index of {settings['model']}; seed {settings['seeds'][0]}. Verdict: better than the status quo, or not worse "
-        f"by more than {fraction(settings['margin'])}, on held-out queries. Queries, tokenizing included, one "
-        f"measurement: {'; '.join(ratios)}, on {results['device']}."
+        f"Index of {settings['model']}; seeds {', '.join(map(str, settings['seeds']))}, as far as there are as many "
+        "verdicts. Gain: with labels, against the status quo. Verdict: better than the status quo, or not worse by more "
+        f"than {fraction(settings['margin'])}, on held-out queries. On {results['device']}. Queries, tokenizing included, "
+        f"one measurement: {'; '.join(ratios)}, on {results.get('speed_device', results['device'])}."
     )
     return "\n".join([*lines, "", note])
 
