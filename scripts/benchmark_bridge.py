@@ -165,7 +165,7 @@ def against(base: PerQuery, values: PerQuery) -> dict[str, Any]:
 
 def markdown_table(results: Mapping[str, Any]) -> str:
     """One row per data set and query model, means over the seeds that were run; from the content of the result file."""
-    settings, speed = results["settings"], results["speed"]
+    settings = results["settings"]
     titles = ["status quo", "its adapter", "bridge", "with labels", "gain [95 %] of the worst seed", "verdicts"]
     lines = [f"| test nDCG@10 | queries by | {' | '.join(titles)} |", f"|---|---|{'---:|' * (len(titles) - 1)}---|"]
     for name, entry in results["datasets"].items():
@@ -174,26 +174,31 @@ def markdown_table(results: Mapping[str, Any]) -> str:
             cells = [fraction(sum(run[way]["mean"] for run in runs) / len(runs)) for way in WAYS]
             worst = min((run["with labels"] for run in runs), key=lambda found: float(found["difference"]))
             cells.append(f"{signed(worst['difference'])} {interval(worst['interval'])}")
-            verdicts = [
-                "better" if run["better"] else "not worse" if run["handed_over"] else "nothing handed over"
-                for run in runs
-            ]
+            verdicts = [verdict(run) for run in runs]
             cells.append(", ".join(f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts)))
             lines.append(f"| {name} | {query_model} | {' | '.join(cells)} |")
-    own = speed[settings["model"]]
-    ratios = [
-        f"{name} {times(each['single'] / own['single'])} as fast one by one and {times(each['batch'] / own['batch'])} "
-        "in batches of 64"
-        for name, each in speed.items()
-        if name != settings["model"]
-    ]
     note = (
-        f"Index of {settings['model']}; seeds {', '.join(map(str, settings['seeds']))}, as far as there are as many "
-        "verdicts. Gain: with labels, against the status quo. Verdict: better than the status quo, or not worse by more "
-        f"than {fraction(settings['margin'])}, on held-out queries. On {results['device']}. Queries, tokenizing included, "
-        f"one measurement: {'; '.join(ratios)}, on {results.get('speed_device', results['device'])}."
+        f"Index of {settings['model']}; mean of seeds {', '.join(map(str, settings['seeds']))}, or of as many of these as "
+        "there are verdicts. Gain: with labels, against the status quo. Verdict: better than the status quo, or not "
+        f"worse by more than {fraction(settings['margin'])}, on held-out queries. On {results['device']}."
     )
     return "\n".join([*lines, "", note])
+
+
+def speed_table(results: Mapping[str, Any]) -> str:
+    """Queries a second of each model over those of the index's own; from the content of the result file."""
+    speed = results["speed"]
+    own = speed[results["settings"]["model"]]
+    lines = ["| queries by | one by one | in batches of 64 |", "|---|---:|---:|"]
+    lines += [
+        f"| {name} | {times(each['single'] / own['single'])} | {times(each['batch'] / own['batch'])} |"
+        for name, each in speed.items()
+    ]
+    return "\n".join([*lines, "", f"Times as many as {results['settings']['model']}, on {results['speed_device']}."])
+
+
+def verdict(run: Mapping[str, Any]) -> str:
+    return "better" if run["better"] else "not worse" if run["handed_over"] else "nothing handed over"
 
 
 if __name__ == "__main__":
