@@ -178,9 +178,9 @@ def markdown_table(results: Mapping[str, Any]) -> str:
             cells.append(", ".join(f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts)))
             lines.append(f"| {name} | {query_model} | {' | '.join(cells)} |")
     note = (
-        f"Index of {settings['model']}; mean of seeds {', '.join(map(str, settings['seeds']))}, or of as many of these as "
-        "there are verdicts. Gain: with labels, against the status quo. Verdict: better than the status quo, or not "
-        f"worse by more than {fraction(settings['margin'])}, on held-out queries. On {results['device']}."
+        f"Index of {settings['model']}; mean of seeds {', '.join(map(str, settings['seeds']))}, or of as many of "
+        "these as there are verdicts. Gain: with labels, against the status quo. Verdict: better than the status quo, "
+        f"or not worse by more than {fraction(settings['margin'])}, on held-out queries. On {results['device']}."
     )
     return "\n".join([*lines, "", note])
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import benchmark_bridge
+import benchmark_fine_tuning
 import benchmark_index
 import benchmark_label_curve
 import benchmark_pool
@@ -119,6 +120,13 @@ def speed_table(results: Mapping[str, Any]) -> str:
             ),
         ]
     )
+
+
+def speed_on_a_gpu(results: Mapping[str, Any]) -> str:
+    """Seconds of whole fits on a GPU."""
+    found = {"scifact's size": results["auto"], **results["auto_sizes"]}
+    rows = [(f"method auto on synthetic vectors, {name}", f"{each['seconds']:.2f} s") for name, each in found.items()]
+    return two_columns(rows) + f"\n\nOn {results['device']['name']}."
 
 
 def damage_table(fuzz: Mapping[str, Any], strangers: Mapping[str, Any], killed: Mapping[str, Any]) -> str:
@@ -228,10 +236,14 @@ PAGES: dict[str, dict[str, Part]] = {
         "benchmark_quality": Part(benchmark_quality.markdown_table, ("benchmark_quality",)),
         "quality_paraphrase_l3": Part(benchmark_quality.markdown_table, ("benchmark_quality_paraphrase_l3",)),
         "quality_wordllama": Part(benchmark_quality.markdown_table, ("benchmark_quality_wordllama",)),
+        "quality_paraphrase_l3_more": Part(benchmark_quality.markdown_table, ("benchmark_quality_paraphrase_l3_more",)),
+        "quality_mpnet": Part(benchmark_quality.markdown_table, ("benchmark_quality_mpnet",)),
+        "fine_tuning": Part(benchmark_fine_tuning.markdown_table, ("benchmark_fine_tuning",)),
         "label_curve": Part(benchmark_label_curve.markdown_table, ("label_curve",)),
         "learning_curve": Part(learning_curve_sentences, ("benchmark_learning_curve",)),
         "benchmark_index": Part(benchmark_index.markdown_table, ("benchmark_index",)),
         "benchmark_speed": Part(speed_table, ("benchmark_speed",)),
+        "speed_cuda": Part(speed_on_a_gpu, ("benchmark_speed_cuda",)),
         "teacher_table": Part(check_teacher.markdown_table, ("check_teacher",)),
         "false_alarms": Part(check_false_alarms.markdown_table, ("check_false_alarms",)),
         "evidence": Part(evidence_table, ("check_metrics", "check_statistics", "check_own_copies", "check_leaks")),
@@ -244,6 +256,8 @@ PAGES: dict[str, dict[str, Part]] = {
     },
     "docs/query_model.md": {
         "benchmark_bridge": Part(benchmark_bridge.markdown_table, ("benchmark_bridge",)),
+        "benchmark_bridge_mpnet": Part(benchmark_bridge.markdown_table, ("benchmark_bridge_mpnet",)),
+        "query_speed": Part(benchmark_bridge.speed_table, ("benchmark_query_speed",)),
     },
     "docs/scale.md": {
         "scale": Part(benchmark_scale.markdown_table, ("benchmark_scale",)),
