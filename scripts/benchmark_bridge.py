@@ -193,6 +193,7 @@ def speed_table(results: Mapping[str, Any]) -> str:
     lines += [
         f"| {name} | {times(each['single'] / own['single'])} | {times(each['batch'] / own['batch'])} |"
         for name, each in speed.items()
+        if each is not own
     ]
     return "\n".join([*lines, "", f"Times as many as {results['settings']['model']}, on {results['speed_device']}."])
 
