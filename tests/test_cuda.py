@@ -48,6 +48,8 @@ def test_pseudo_queries_give_there_the_map_that_they_give_on_a_cpu():
     torch.testing.assert_close(prior_of(there, seed=0).cpu(), prior_of(here, seed=0), **ROUNDING)
 
 
+# Of PyTorch's own, where it compiles.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("torch_compile", [False, True])
 def test_a_trainer_works_there(tmp_path, torch_compile):
     embedded = rotated_problem()
