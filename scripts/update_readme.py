@@ -129,8 +129,10 @@ def speed_on_a_gpu(results: Mapping[str, Any]) -> str:
     return two_columns(rows) + f"\n\nOn {results['device']['name']}."
 
 
-def damage_table(fuzz: Mapping[str, Any], strangers: Mapping[str, Any], killed: Mapping[str, Any]) -> str:
-    """What became of damaged files, and of saving that was cut off."""
+def damage_table(
+    fuzz: Mapping[str, Any], strangers: Mapping[str, Any], killed: Mapping[str, Any], read: Mapping[str, Any]
+) -> str:
+    """What became of damaged files, of saving that was cut off, and of reading while others save."""
     opened, refused = "opened, vectors finite", "one clear error"
     outcomes = {name: sum(o.get(name, 0) for o in fuzz["outcomes"].values()) for name in (refused, opened)}
     records = [sum(found[name] for found in strangers["damaged"].values()) for name in (refused, "read")]
@@ -155,6 +157,12 @@ def damage_table(fuzz: Mapping[str, Any], strangers: Mapping[str, Any], killed: 
             ),
             ("the new model, complete", f"{kills['new and complete']}"),
             ("anything else", f"{len(killed['failures'])}"),
+            (
+                f"{read['reads']['reads']:,} times opened while two models were saved there in turn: one of them, complete",
+                f"{read['reads']['complete']:,}",
+            ),
+            ("refused, as it was being replaced", f"{read['reads']['refused']:,}"),
+            ("a mixture of both", f"{read['reads']['mixtures']}"),
         ]
     )
 
@@ -248,7 +256,7 @@ PAGES: dict[str, dict[str, Part]] = {
         "false_alarms": Part(check_false_alarms.markdown_table, ("check_false_alarms",)),
         "evidence": Part(evidence_table, ("check_metrics", "check_statistics", "check_own_copies", "check_leaks")),
         "check_versions": Part(check_versions.markdown_table, ("check_versions",)),
-        "damage": Part(damage_table, ("fuzz_repository", "check_strangers", "kill_saving")),
+        "damage": Part(damage_table, ("fuzz_repository", "check_strangers", "kill_saving", "kill_saving_reads")),
         "identity": Part(identity_table, ("check_identity",)),
         "stores": Part(check_stores.markdown_table, ("check_stores",)),
         "pool": Part(benchmark_pool.markdown_table, ("benchmark_pool",)),
