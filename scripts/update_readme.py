@@ -158,7 +158,7 @@ def damage_table(
             ("the new model, complete", f"{kills['new and complete']}"),
             ("anything else", f"{len(killed['failures'])}"),
             (
-                f"{read['reads']['reads']:,} times opened while two models were saved there in turn: one of them, complete",
+                f"{read['reads']['reads']:,} times opened while two models are saved there in turn: one, complete",
                 f"{read['reads']['complete']:,}",
             ),
             ("refused, as it was being replaced", f"{read['reads']['refused']:,}"),
