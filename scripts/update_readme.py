@@ -26,6 +26,7 @@ import check_teacher
 import check_versions
 import measure_house
 import readme_example
+import token_tables
 from benchmark_quality import ROOT, interval
 
 from st_adapter.words import fraction, signed
@@ -265,6 +266,7 @@ PAGES: dict[str, dict[str, Part]] = {
     "docs/query_model.md": {
         "benchmark_bridge": Part(benchmark_bridge.markdown_table, ("benchmark_bridge",)),
         "benchmark_bridge_mpnet": Part(benchmark_bridge.markdown_table, ("benchmark_bridge_mpnet",)),
+        "token_tables": Part(token_tables.markdown_table, ("benchmark_token_tables",)),
         "query_speed": Part(benchmark_bridge.speed_table, ("benchmark_query_speed",)),
     },
     "docs/scale.md": {
