@@ -194,12 +194,14 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
     if base.status_quo is not None:
         status_quo = prepared(base.status_quo, dataset, settings, clock)
     index = _stored(dataset) if status_quo is None else _embedded(status_quo)
-    shown = None if status_quo is None else _shown_to_bridge(status_quo.embedded)
-    sampled, made = _sampled_documents(dataset, index.corpus, settings), None
-    if base.to_measure and status_quo is not None and shown is not None:
-        with clock("fitting the table"):
-            made = made_to_measure(base, status_quo, shown, sampled, settings)
-        base = base if made is None else made.base
+    sampled = _sampled_documents(dataset, index.corpus, settings)
+    shown, made = None, None
+    if status_quo is not None:
+        shown = _shown_to_bridge(status_quo.embedded)
+        if base.to_measure:
+            with clock("fitting the table"):
+                made = made_to_measure(base, status_quo, shown, sampled, settings)
+            base = base if made is None else made.base
     with clock("embedding"):
         ours, documents = _embedded_by_query_model(base, dataset.query_texts, sampled, made, settings)
     with clock("bridging"):
@@ -289,17 +291,17 @@ def _embedded_by_query_model(
     settings: Settings,
 ) -> tuple[Tensor, Twins | None]:
     """All queries and some documents as the query model embeds them: (Q, E), and the documents by both models."""
-    ours, twins = embed_as_queries(base.encoder, texts, **how_to_embed(settings)), None
-    if documents is not None:
-        as_queries = embed_as_queries(base.encoder, documents.texts, **how_to_embed(settings))
-        twins = Twins(as_queries, documents.vectors.to(as_queries.device))
+    ours = embed_as_queries(base.encoder, texts, **how_to_embed(settings))
     if made is not None:
         ours = ours.index_copy(0, made.rows.to(ours.device), made.queries.to(ours.device))
-        if twins is not None:
-            # The others were cut where the documents' model stops reading.
-            number = len(made.documents)
-            twins = Twins(made.documents.to(ours.device), twins.theirs[:number])
-    return ours, twins
+    if documents is None:
+        return ours, None
+    if made is None:
+        as_queries = embed_as_queries(base.encoder, documents.texts, **how_to_embed(settings))
+    else:
+        # These alone: the table reads all of a text, and the documents' model only as far as it goes.
+        as_queries = made.documents.to(ours.device)
+    return ours, Twins(as_queries, documents.vectors[: len(as_queries)].to(ours.device))
 
 
 def _sample(corpus: Corpus, number: int, seed: int) -> Tensor:

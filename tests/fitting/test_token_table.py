@@ -101,7 +101,7 @@ def test_tokens_without_a_text_are_where_the_old_table_turned_has_them(tokenizer
     known = [text for text in drawn_texts(300, 0) if "train" not in text]
     shares = token_shares(tokenizer, known, len(WORDS))
     theirs = torch.from_numpy(shares @ hidden.double().numpy()).float()
-    fitted = fit_token_table(hidden.clone(), [Sample(shares, theirs)])
+    fitted = fit_token_table(hidden, [Sample(shares, theirs)])
     assert float(torch.nn.functional.cosine_similarity(fitted.table[-1], hidden[-1], dim=0)) > 0.8
 
 
