@@ -1,17 +1,26 @@
 """What a GPU does is what a CPU does: skipped where there is none."""
 
+import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
 from problems import rotated_problem
+from st_adapter.embeddings.corpus import MemoryCorpus
+from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.function_encoder import FunctionEncoder
+from st_adapter.embeddings.given_check import compare_sample
+from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import fit
 from st_adapter.fitting.gradient import GradientFit
 from st_adapter.fitting.prior import prior_of
 from st_adapter.fitting.stacked import Run, can_be_stacked, stacked_iterates
+from st_adapter.storage.manifest import Manifest
+from st_adapter.storage.vector_parts import write_part
+from st_adapter.stores.folder import VectorFolder
 from st_adapter.trainer import AdapterTrainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -41,6 +50,36 @@ def test_runs_recorded_as_a_graph_are_those_of_a_cpu():
     for _ in range(170):
         run.step()
     torch.testing.assert_close(iterates[0].cpu(), run.averaged.project(torch.eye(train.dimension)).T, **ROUNDING)
+
+
+def test_vectors_that_came_with_the_data_are_compared_there():
+    texts = ["a red car", "a blue house", "green books", "an old shoe"]
+
+    def count(given):
+        return [[text.count(letter) for letter in "aeou"] for text in given]
+
+    encoder = FunctionEncoder(count, count, name="letters")
+    vectors = np.array(count(texts), dtype=np.float32)
+    corpus = MemoryCorpus(texts, torch.from_numpy(vectors).to(CUDA))
+    assert compare_sample(encoder, "document", texts, vectors, corpus).cause == "same"
+    assert compare_sample(encoder, "document", texts[1:] + texts[:1], corpus.embeddings, corpus).cause == "order"
+
+
+def test_a_corpus_on_disk_is_searched_there_in_blocks(tmp_path, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.nn.functional.normalize(torch.randn((700, 24), generator=generator))
+    identity = EncoderIdentity.probed("made up", torch.ones(2, 24)).to_dict()
+    Manifest(identity, "document", "", 24, "float32", len(vectors), True).write(tmp_path)
+    for first in range(0, len(vectors), 100):
+        ids = [f"d{row}" for row in range(first, first + 100)]
+        write_part(tmp_path / f"part-{first:03d}.parquet", ids, vectors[first : first + 100].numpy(), True)
+    monkeypatch.setattr(VectorFolder, "block_rows", 150)
+    corpus = DiskCorpus(VectorFolder(tmp_path), "cosine")
+    queries = torch.nn.functional.normalize(torch.randn((30, 24), generator=generator))
+    there, here = corpus.search(queries.to(CUDA), 10), MemoryCorpus(corpus.ids, vectors).search(queries, 10)
+    assert there.scores.device == torch.device(CUDA)
+    assert torch.equal(there.indices.cpu(), here.indices)
+    torch.testing.assert_close(there.scores.cpu(), here.scores)
 
 
 def test_pseudo_queries_give_there_the_map_that_they_give_on_a_cpu():

@@ -43,12 +43,12 @@ class Corpus(Protocol):
     def __len__(self) -> int: ...
 
     def rows(self, index: Tensor) -> Tensor:
-        """The vectors (n, D), float32, of (n,) int64 rows, on the device of these."""
+        """The vectors (n, D), float32, of (n,) int64 rows, on the device of these, or its own if it lies on one."""
 
     def search(self, query_embeddings: Tensor, k: int) -> TopK:
         """The k best documents of each of (Q, D) queries, of unit length if the similarity is the cosine.
 
-        Equal scores keep corpus order. Of fewer than k documents all are found.
+        Equal scores keep corpus order. Of fewer than k documents all are found. On the device of the queries.
         """
 
 
@@ -132,7 +132,9 @@ class MemoryCorpus:
 
     def search(self, query_embeddings: Tensor, k: int) -> TopK:
         """The k best documents of each of (Q, D) queries; see ``search``."""
-        return search(query_embeddings, self._unchanged(), k)
+        vectors = self._unchanged()
+        found = search(query_embeddings.to(vectors.device), vectors, k)
+        return TopK(*(each.to(query_embeddings.device) for each in found))
 
     def scores(self, query_embeddings: Tensor) -> Tensor:
         """The scores (Q, N) of all documents."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from torch import Tensor
 
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
@@ -100,7 +101,7 @@ def compare_sample(
     encoder: Encoder,
     role: Role,
     texts: Sequence[str] | None,
-    vectors: Vectors,
+    vectors: Vectors | Tensor,
     among: Corpus,
     num: int = SAMPLE,
 ) -> IndexComparison | None:
@@ -110,14 +111,16 @@ def compare_sample(
         encoder: the encoder.
         role: of the texts.
         texts: T texts; without any there is nothing to compare.
-        vectors: (T, D), theirs.
+        vectors: (T, D), theirs, on any device.
         among: the corpus that a vector in another place is looked for in.
         num: how many are compared.
     """
     if texts is None:
         return None
     rows = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:num].tolist()
-    return compare_vectors(encoder, [texts[row] for row in rows], vectors[rows], role, among)
+    drawn = vectors[rows]
+    drawn = drawn.cpu().numpy() if isinstance(drawn, Tensor) else drawn
+    return compare_vectors(encoder, [texts[row] for row in rows], drawn, role, among)
 
 
 def compare_folder(corpus: DiskCorpus, encoder: Encoder) -> IndexComparison:

@@ -153,8 +153,7 @@ def _check_documents_of(ready: Measured, others: SentenceTransformer, name: str)
     texts, corpus = ready.dataset.document_texts, ready.split.corpus
     if not isinstance(corpus, MemoryCorpus):
         return
-    vectors = corpus.embeddings.cpu().numpy()
-    found = compare_sample(as_encoder(others), "document", texts, vectors, corpus, _NUM_DOCUMENTS)
+    found = compare_sample(as_encoder(others), "document", texts, corpus.embeddings, corpus, _NUM_DOCUMENTS)
     if found is not None and not found.same:
         raise _other_documents(name, found.sentence)
 
