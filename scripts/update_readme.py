@@ -109,17 +109,26 @@ def speed_table(results: Mapping[str, Any]) -> str:
     """The ratios of the speed benchmark."""
     step, solve = results["step"], results["closed_form"]
     recipe = next(target for target in results["targets"] if target["what"].startswith("ancestor"))
-    return two_columns(
-        [
-            ("closed form, against one bare `torch.linalg.solve` of its size", f"{solve['ratio']:.1f} times"),
-            ("method auto, scifact size, in all", f"{results['auto']['seconds']:.1f} s"),
-            ("training step, over its bare tensor operations", f"{100 * step['overhead']:+.0f} %"),
-            ("training step, against the floor of this machine", f"{step['ratio_to_floor']['ours']:.1f} times"),
-            (
-                "1,000 epochs of the ancestor's recipe, over our time to beat its best",
-                f"{recipe['measured']:,.0f} times",
-            ),
-        ]
+    load, device = results["load_average_before"], results["device"]
+    machine = f"{device['cores']} cores of a machine with {device['name']}"
+    return (
+        two_columns(
+            [
+                ("closed form, against one bare `torch.linalg.solve` of its size", f"{solve['ratio']:.1f} times"),
+                ("method auto on scifact, in all", f"{results['auto']['seconds']:.1f} s"),
+                *(
+                    (f"method auto on synthetic vectors, {name}", f"{each['seconds']:.1f} s")
+                    for name, each in results["auto_sizes"].items()
+                ),
+                ("training step, over its bare tensor operations", f"{100 * step['overhead']:+.0f} %"),
+                ("training step, against the floor of this machine", f"{step['ratio_to_floor']['ours']:.1f} times"),
+                (
+                    "1,000 epochs of the ancestor's recipe, over our time to beat its best",
+                    f"{recipe['measured']:,.0f} times",
+                ),
+            ]
+        )
+        + f"\n\nOn {machine} (load {load:.1f} before)."
     )
 
 
