@@ -20,6 +20,7 @@ from st_adapter.embeddings.long_texts import token_limit
 from st_adapter.embeddings.roles import encode_as
 from st_adapter.embeddings.static import distilled
 from st_adapter.evaluation.evaluation import evaluate
+from st_adapter.fitting.agreement import Agreement
 from st_adapter.fitting.bridges import Twins, fit_bridge
 from st_adapter.fitting.token_table import MAX_TEXTS, Sample, fit_token_table, token_shares
 from st_adapter.saving.query_base import STATIC
@@ -76,18 +77,20 @@ def compare(arguments: argparse.Namespace, material: Material) -> None:
 
 
 def starts(material: Material, name: str, models: Mapping[str, SentenceTransformer]) -> dict[str, dict[str, float]]:
-    """Each start on one data set: cosine to the right vector and rank on held-out queries, nDCG@10 on dev."""
+    """Each start on one data set: cosine to the right vector and agreement on held-out queries, nDCG@10 on dev."""
     embedded, texts = material.embedded(name), texts_of(material, name)
-    among = torch.cat([texts.of_queries[texts.held_out], texts.of_documents])
+    right = texts.of_queries[texts.held_out]
+    agreement = Agreement(right, texts.of_documents)
 
     def measured(vectors: Tensor) -> dict[str, float]:
         unit = torch.nn.functional.normalize(vectors.float())
         held_out = unit[texts.held_out]
-        scores = held_out @ torch.nn.functional.normalize(among).T
-        own = scores.diagonal().unsqueeze(1)
-        dev = evaluate(replace(embedded, query_embeddings=unit)["dev"]).base_means[METRIC]
-        ranks = 1.0 + (scores > own + 1e-6).sum(dim=1)
-        return {"cosine": round(float(own.mean()), 4), "mrr": round(float((1 / ranks).mean()), 4), "dev": round(dev, 4)}
+        figures = {
+            "cosine": float(torch.nn.functional.cosine_similarity(held_out, right).mean()),
+            "agreement": agreement.of(held_out),
+            "dev": evaluate(replace(embedded, query_embeddings=unit)["dev"]).base_means[METRIC],
+        }
+        return {name_of_figure: round(figure, 4) for name_of_figure, figure in figures.items()}
 
     def bridged(ours: Tensor, documents: Tensor, by_queries: Tensor | None = None) -> Tensor:
         fitted_on = ours[texts.train] if by_queries is None else by_queries

@@ -87,7 +87,7 @@ class BridgeResults:
         name: what was chosen, in words.
         num_queries: queries that it was fitted on.
         num_documents: documents that it was fitted on.
-        agreement: mean reciprocal rank at which held-out texts find themselves as the other model embeds them.
+        agreement: how alike held-out texts rank documents to what they do as the other model embeds them, 0-1.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from st_adapter.bridge import Bridge
+from st_adapter.fitting.agreement import Agreement
 
 Texts = Literal["queries", "documents", "queries and documents"]
 
@@ -40,12 +42,19 @@ class Twins(NamedTuple):
 class _Method(NamedTuple):
     """How a matrix is solved for; see ``_solved``."""
 
-    name: Literal["Procrustes", "ridge", "mix"]
+    name: Literal["none", "Procrustes", "ridge", "mix"]
     ridge: float = 0.0
 
     def __str__(self) -> str:
-        ridge = f"ridge {self.ridge:g}"
-        return {"Procrustes": "Procrustes", "ridge": ridge, "mix": f"mean of Procrustes and {ridge}"}[self.name]
+        names = {"none": "none, vectors as they are", "Procrustes": "Procrustes", "ridge": f"ridge {self.ridge:g}"}
+        return names.get(self.name, f"mean of Procrustes and ridge {self.ridge:g}")
+
+
+class _Candidate(NamedTuple):
+    """A method and the texts that it is fitted on."""
+
+    texts: Texts
+    method: _Method
 
 
 _METHODS = (
@@ -64,8 +73,8 @@ class FittedBridge:
         name: what was chosen, in words.
         num_queries: queries that it was fitted on, labelled or not.
         num_documents: documents that it was fitted on.
-        agreement: mean reciprocal rank, 0-1, at which texts that a fit had not seen find themselves, as embedded by the
-            other model, among all of them.
+        agreement: how alike, 0-1, texts that a fit had not seen rank documents to what they do as embedded by the other
+            model; see ``Agreement``.
         held_out: (T, D) the queries, each mapped by a bridge that was fitted in the same way on others, as queries to
             come will be; None if there were no queries. What is fitted and tested behind the bridge takes these: with
             those that it was fitted on, a bridge does better than it will.
@@ -84,8 +93,9 @@ def fit_bridge(queries: Twins | None, documents: Twins | None, *, normalize: boo
 
     Each is fitted on queries, on documents and on both. Within each of the two kinds, vectors are centred first, since
     models with prompts put queries and documents in different places; the means are carried as a bias, those of the
-    queries if there are any. The choice is by cross-fitting: how high texts that were left out rank themselves, as the
-    other model embeds them, among all held-out ones and the documents.
+    queries if there are any. Of a query model that was made for these documents the vectors may do best as they are.
+    The choice is by cross-fitting: how alike texts that were left out rank the documents, or one another if there are
+    none, to what they do as the other model embeds them.
 
     Args:
         queries: queries by both models, or None where the documents' model is not there.
@@ -111,38 +121,44 @@ def fit_bridge(queries: Twins | None, documents: Twins | None, *, normalize: boo
         )
     measured = "queries" if "queries" in there else "documents"
     choices: list[Texts] = [*there, *(["queries and documents"] if len(there) == 2 else [])]  # type: ignore[list-item]
-    scores = torch.zeros(len(choices), len(_METHODS))
+    candidates = _candidates(choices, there[measured])
+    scores = torch.zeros(len(candidates))
     folds = list(_folds(len(there[measured].ours), seed))
     for train in folds:
         fitted_on = {**there, measured: there[measured].subset(train)}
         held = Twins(*(vectors[:_MAX_MEASURED] for vectors in there[measured].subset(~train)))
-        among = torch.cat(
-            [held.theirs, *([there["documents"].theirs] if measured == "queries" and len(there) == 2 else [])]
-        )
-        for row, texts in enumerate(choices):
-            for column, bridge in enumerate(_bridges(fitted_on, texts, normalize)):
-                scores[row, column] += _agreement(bridge, held, among) / len(folds)
+        agreement = Agreement(held.theirs, there["documents"].theirs if "documents" in there else held.theirs)
+        for place, bridge in enumerate(_bridges(fitted_on, candidates, normalize)):
+            scores[place] += agreement.of(bridge(held.ours)) / len(folds)
     best = int(scores.argmax())
-    texts, method = choices[best // len(_METHODS)], best % len(_METHODS)
+    texts, method = candidates[best]
     used = {name: len(twins.ours) for name, twins in there.items() if name in texts}
     return FittedBridge(
-        bridge=list(_bridges(there, texts, normalize))[method],
-        name=f"{_METHODS[method]} on {texts}",
+        bridge=next(_bridges(there, candidates[best : best + 1], normalize)),
+        name=str(method) if method.name == "none" else f"{method} on {texts}",
         num_queries=used.get("queries", 0),
         num_documents=used.get("documents", 0),
         agreement=float(scores.max()),
-        held_out=None if measured == "documents" else _mapped_by_others(there, folds, texts, method, normalize),
+        held_out=(
+            None if measured == "documents" else _mapped_by_others(there, folds, candidates[best : best + 1], normalize)
+        ),
     )
 
 
+def _candidates(choices: Sequence[Texts], twins: Twins) -> list[_Candidate]:
+    """What is fitted on what; vectors of another dimension cannot be taken as they are."""
+    as_they_are = [_Candidate(choices[-1], _Method("none"))] if twins.ours.shape == twins.theirs.shape else []
+    return [*as_they_are, *(_Candidate(texts, method) for texts in choices for method in _METHODS)]
+
+
 def _mapped_by_others(
-    there: dict[str, Twins], folds: Sequence[Tensor], texts: Texts, method: int, normalize: bool
+    there: dict[str, Twins], folds: Sequence[Tensor], chosen: Sequence[_Candidate], normalize: bool
 ) -> Tensor:
     """The queries, each mapped by a bridge that did not see it (stacking: Wolpert 1992, "Stacked generalization")."""
     queries = there["queries"]
     mapped = torch.zeros_like(queries.theirs)
     for train in folds:
-        bridge = list(_bridges({**there, "queries": queries.subset(train)}, texts, normalize))[method]
+        bridge = next(_bridges({**there, "queries": queries.subset(train)}, chosen, normalize))
         mapped[~train] = bridge(queries.ours[~train])
     return mapped
 
@@ -163,28 +179,31 @@ def _folds(number: int, seed: int) -> Iterator[Tensor]:
         yield train
 
 
-def _agreement(bridge: Bridge, held: Twins, among: Tensor) -> float:
-    """Mean reciprocal rank of texts among (N, D) vectors, the first of which are their own."""
-    scores = torch.nn.functional.normalize(bridge(held.ours)) @ torch.nn.functional.normalize(among).T
-    own = scores.diagonal().unsqueeze(1)
-    # A copy of the same text counts neither for nor against.
-    return float((1 / (1.0 + (scores > own + 1e-6).sum(dim=1))).mean())
+def _bridges(there: dict[str, Twins], candidates: Sequence[_Candidate], normalize: bool) -> Iterator[Bridge]:
+    """One bridge for each candidate; those on the same texts follow each other."""
+    for texts, group in itertools.groupby(candidates, key=lambda candidate: candidate.texts):
+        used = [twins for name, twins in there.items() if name in texts]
+        means = [(twins.ours.mean(dim=0), twins.theirs.mean(dim=0)) for twins in used]
+        centred = [
+            Twins(twins.ours - ours, twins.theirs - theirs) for twins, (ours, theirs) in zip(used, means, strict=True)
+        ]
+        scatter = torch.stack([twins.ours.T @ twins.ours for twins in centred]).sum(dim=0)  # (E, E)
+        cross = torch.stack([twins.theirs.T @ twins.ours for twins in centred]).sum(dim=0)  # (D, E)
+        rotation = procrustes(scatter, cross)
+        for _, method in group:
+            if method.name == "none":
+                yield _as_they_are(used, normalize)
+                continue
+            solved = rotation if method.name == "Procrustes" else ridge_between(scatter, cross, method.ridge)
+            matrix = (rotation + solved) / 2 if method.name == "mix" else solved
+            yield Bridge(matrix, means[0][1] - matrix @ means[0][0], normalize)
 
 
-def _bridges(there: dict[str, Twins], texts: Texts, normalize: bool) -> Iterator[Bridge]:
-    """One bridge for each method."""
-    used = [twins for name, twins in there.items() if name in texts]
-    means = [(twins.ours.mean(dim=0), twins.theirs.mean(dim=0)) for twins in used]
-    centred = [
-        Twins(twins.ours - ours, twins.theirs - theirs) for twins, (ours, theirs) in zip(used, means, strict=True)
-    ]
-    scatter = torch.stack([twins.ours.T @ twins.ours for twins in centred]).sum(dim=0)  # (E, E)
-    cross = torch.stack([twins.theirs.T @ twins.ours for twins in centred]).sum(dim=0)  # (D, E)
-    rotation = procrustes(scatter, cross)
-    for method in _METHODS:
-        solved = rotation if method.name == "Procrustes" else ridge_between(scatter, cross, method.ridge)
-        matrix = (rotation + solved) / 2 if method.name == "mix" else solved
-        yield Bridge(matrix, means[0][1] - matrix @ means[0][0], normalize)
+def _as_they_are(used: Sequence[Twins], normalize: bool) -> Bridge:
+    """No map but one to the mean length that the other model's vectors have."""
+    theirs = torch.cat([twins.theirs for twins in used])
+    matrix = torch.eye(theirs.shape[1], device=theirs.device) * (1.0 if normalize else theirs.norm(dim=1).mean())
+    return Bridge(matrix, torch.zeros_like(theirs[0]), normalize)
 
 
 def procrustes(scatter: Tensor, cross: Tensor) -> Tensor:

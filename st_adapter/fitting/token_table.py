@@ -10,6 +10,8 @@ import torch
 from scipy.sparse import csr_matrix, diags, vstack
 from torch import Tensor
 
+from st_adapter.fitting.agreement import Agreement
+
 # How much of a target's variance the two parts may explain, over what neither explains: the table as it was, turned,
 # and what each token adds to it.
 _TURNED, _ADDED = (3.0, 10.0, 30.0), (1.0, 3.0)
@@ -55,8 +57,8 @@ def fit_token_table(table: Tensor, samples: Sequence[Sample]) -> FittedTable:
     it was, turned by one matrix for all, and what is learned for this token, penalised by its inverse document
     frequency, so that rare tokens may move further. e and m are means over texts. Both parts have one solution, by the
     dual of T x T; what each text would get from all others follows from the same inverse (Allen 1974, "The relationship
-    between variable selection and data augmentation"). How much either part may explain is chosen by the cosine of
-    those to the right vectors, on the first kind of text.
+    between variable selection and data augmentation"). How much either part may explain is chosen by that: how alike
+    texts of the first kind rank those of the last one to what they do by the right vectors.
 
     Args:
         table: (V, E), as it was.
@@ -73,14 +75,13 @@ def fit_token_table(table: Tensor, samples: Sequence[Sample]) -> FittedTable:
     """
     problem = _Problem(table, samples)
     first = len(samples[0].theirs)
-    right = torch.nn.functional.normalize(samples[0].theirs.double())
-    best, highest = None, -2.0
+    agreement = Agreement(samples[0].theirs, samples[-1].theirs)
+    best, highest = None, -1.0
     for settings in (_Settings(turned, added) for turned in _TURNED for added in _ADDED):
         solved = problem.solve(settings)
-        found = torch.nn.functional.normalize(solved.left_out[:first] + problem.means[:first])
-        agreement = float((found * right).sum(dim=1).mean())
-        if agreement > highest:
-            best, highest = solved, agreement
+        found = agreement.of(solved.left_out[:first] + problem.means[:first])
+        if found > highest:
+            best, highest = solved, found
     assert best is not None
     held_out = (best.left_out + problem.means).float().split([len(sample.theirs) for sample in samples])
     return FittedTable(problem.table(best).float(), list(held_out))

@@ -8,6 +8,7 @@ from scipy.linalg import orthogonal_procrustes
 from problems import apply, make_adapter, trained, unit_rows
 from st_adapter import QueryAdapter
 from st_adapter.bridge import Bridge
+from st_adapter.fitting.agreement import Agreement
 from st_adapter.fitting.bridges import Twins, fit_bridge, procrustes, ridge_between
 from st_adapter.fitting.local import LocalUnits
 from st_adapter.fitting.maps import QueryMap, as_adapter
@@ -60,7 +61,7 @@ def test_texts_find_themselves_in_the_other_models_space(kinds):
     unseen = two_models(num_texts=300, noise=0.02).subset(half if queries is None else ~half)
     ranks = (found.bridge(unseen.ours) @ unseen.theirs.T).argmax(dim=1)
     assert (ranks == torch.arange(150)).float().mean() > 0.95
-    assert found.agreement > 0.95
+    assert found.agreement > 0.7
     torch.testing.assert_close(found.bridge(unseen.ours).norm(dim=1), torch.ones(150))
     assert found.name.endswith(f"on {kinds}") or kinds == "queries and documents"
     assert (found.num_queries, found.num_documents) != (0, 0)
@@ -71,6 +72,26 @@ def test_a_rotation_is_found_from_few_texts_and_ridge_from_many_that_no_rotation
     assert fit_bridge(Twins(few, few.flip(1)), None, normalize=True).name.startswith("Procrustes")
     many = two_models(num_texts=2000)
     assert "ridge" in fit_bridge(many, None, normalize=True).name
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_vectors_that_are_right_already_are_taken_as_they_are(normalize):
+    right = unit_rows(120, 16) + 0.5
+    found = fit_bridge(Twins(3 * right[:60], right[:60]), Twins(3 * right[60:], right[60:]), normalize=normalize)
+    assert found.name == "none, vectors as they are"
+    lengths = torch.ones(120) if normalize else right.norm(dim=1).mean().expand(120)
+    expected = torch.nn.functional.normalize(right) * lengths.unsqueeze(1)
+    torch.testing.assert_close(found.bridge(3 * right), expected)
+    torch.testing.assert_close(found.held_out, expected[:60], rtol=0, atol=0.01)  # lengths are of the folds
+
+
+def test_the_choice_is_by_what_is_found_and_not_by_how_near_a_text_is_to_itself():
+    """Among far more dimensions of noise than of meaning, each text is easy to tell from all others by anything."""
+    twins = two_models(num_texts=400, ours=64, theirs=64, noise=0.5)
+    found = fit_bridge(twins.subset(torch.arange(400) < 200), twins.subset(torch.arange(400) >= 200), normalize=True)
+    unseen = two_models(num_texts=400, ours=64, theirs=64, noise=0.5)
+    agreement = Agreement(unseen.theirs[:200], unseen.theirs[200:])
+    assert found.agreement == pytest.approx(agreement.of(found.held_out), abs=0.02)
 
 
 def test_too_few_texts_are_refused():

@@ -1,0 +1,48 @@
+"""How alike the queries of two models rank the same documents."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+_DEPTH = 10
+
+
+class Agreement:
+    """What queries of the documents' model find first among some documents, to compare with what others find.
+
+    It needs no label. A vector that is near the right one may still find other documents, and among documents that are
+    unlike it any rough copy of a query finds its own text first, so neither of the two says as much.
+
+    Args:
+        theirs: (Q, D) queries by the documents' model.
+        documents: (N, D).
+    """
+
+    def __init__(self, theirs: Tensor, documents: Tensor) -> None:
+        self._documents = normalize(documents.float())
+        self._first = self._found(theirs)
+
+    def of(self, ours: Tensor) -> float:
+        """The mean average overlap, 0-1, of the rankings by (Q, D) other vectors of the queries with theirs.
+
+        That is for each depth from 1 to 10 the share of the documents up to there that both rankings have, averaged.
+
+        References:
+            Webber, Moffat & Zobel 2010, "A similarity measure for indefinite rankings"; the intersection metric of
+            Fagin, Kumar & Sivakumar 2003, "Comparing top k lists".
+
+        Example:
+            >>> agreement = Agreement(torch.eye(2), torch.eye(2))
+            >>> agreement.of(torch.eye(2)), agreement.of(torch.eye(2).flip(0))
+            (1.0, 0.5)
+        """
+        same = self._found(ours).unsqueeze(2) == self._first.unsqueeze(1)  # (Q, K, K)
+        common = same.cumsum(dim=1).cumsum(dim=2).diagonal(dim1=1, dim2=2)  # (Q, K)
+        depths = torch.arange(1, common.shape[1] + 1, device=common.device)
+        return float((common / depths).mean())
+
+    def _found(self, queries: Tensor) -> Tensor:
+        scores = normalize(queries.float()) @ self._documents.T
+        return scores.topk(min(_DEPTH, len(self._documents)), dim=1).indices
