@@ -270,6 +270,7 @@ PAGES: dict[str, dict[str, Part]] = {
         "identity": Part(identity_table, ("check_identity",)),
         "stores": Part(check_stores.markdown_table, ("check_stores",)),
         "pool": Part(benchmark_pool.markdown_table, ("benchmark_pool",)),
+        "pool_growth": Part(benchmark_pool.growth_table, ("benchmark_pool_growth",)),
         "house": Part(measure_house.markdown_table, ("measure_house",)),
     },
     "docs/query_model.md": {
