@@ -144,9 +144,9 @@ def texts_of(material: Material, name: str) -> Texts:
 def markdown_table(results: Mapping[str, Any]) -> str:
     """One row per start; from the content of the result file."""
     sets = results["datasets"]
-    titles = [f"{name}: {kind}" for name in sets for kind in ("cosine, held out", "nDCG@10, dev")]
+    titles = [f"{name}: {kind}" for name in sets for kind in ("agreement", "nDCG@10, dev")]
     lines = [f"| without labels | {' | '.join(titles)} |", f"|---|{'---:|' * len(titles)}"]
     for start in next(iter(sets.values())):
-        cells = [fraction(found[start][kind]) for found in sets.values() for kind in ("cosine", "dev")]
+        cells = [fraction(found[start][kind]) for found in sets.values() for kind in ("agreement", "dev")]
         lines.append(f"| {start} | {' | '.join(cells)} |")
     return "\n".join(lines)
