@@ -113,7 +113,7 @@ def starts(material: Material, name: str, models: Mapping[str, SentenceTransform
             Sample(documents, texts.of_documents),
         ]
         for name_of_start, start in (("regression alone", torch.zeros(len(table), 1)), ("static, fitted", table)):
-            fitted = fit_token_table(start, samples)
+            fitted = fit_token_table(start, samples, texts.of_documents)
             vectors = torch.from_numpy(queries @ fitted.table.numpy())
             found[f"{name_of_start}, bridge"] = measured(bridged(vectors, fitted.held_out[1], fitted.held_out[0]))
     return found

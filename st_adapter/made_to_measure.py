@@ -17,14 +17,14 @@ from st_adapter.settings import Settings
 
 
 class SampledDocuments(NamedTuple):
-    """Some documents with texts.
+    """Some documents.
 
     Attributes:
-        texts: N texts.
+        texts: N texts; None where no document has one.
         vectors: (N, D), as the index has them.
     """
 
-    texts: list[str]
+    texts: list[str] | None
     vectors: Tensor
 
 
@@ -47,7 +47,7 @@ class MadeToMeasure(NamedTuple):
 
 
 def made_to_measure(
-    base: QueryModelBase, status_quo: Data, shown: Tensor, documents: SampledDocuments | None, settings: Settings
+    base: QueryModelBase, status_quo: Data, shown: Tensor, documents: SampledDocuments, settings: Settings
 ) -> MadeToMeasure | None:
     """Fit the table of a static query model; None where there are too few texts.
 
@@ -70,13 +70,13 @@ def made_to_measure(
     texts = status_quo.texts.query_texts or []
     given = [
         ([texts[row] for row in rows.tolist()], vectors[rows]),
-        ([], vectors[:0]) if documents is None else (documents.texts[:MAX_TEXTS], documents.vectors[:MAX_TEXTS]),
+        ([] if documents.texts is None else documents.texts[:MAX_TEXTS], documents.vectors[:MAX_TEXTS]),
     ]
     kinds = [number for number, (words, _) in enumerate(given) if len(words) >= MIN_TEXTS]
     if not kinds:
         return None
     samples = [Sample(token_shares(tokenizer, given[kind][0], len(old), read), given[kind][1]) for kind in kinds]
-    fitted = fit_token_table(old.to(vectors.device), samples)
+    fitted = fit_token_table(old.to(vectors.device), samples, documents.vectors[:MAX_TEXTS].to(vectors.device))
     held_out = dict(zip(kinds, fitted.held_out, strict=True))
     return MadeToMeasure(
         base.with_queries(ModelBase(with_table(static, fitted.table, settings.cache_dir))),

@@ -208,7 +208,8 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
         queries = None
         if status_quo is not None and shown is not None:
             queries = Twins(ours, status_quo.embedded.query_embeddings).subset(shown)
-        found = fit_bridge(queries, documents, normalize=index.normalized, seed=settings.seed)
+        ranked = sampled.vectors.to(ours.device)
+        found = fit_bridge(queries, documents, ranked=ranked, normalize=index.normalized, seed=settings.seed)
         mapped = found.bridge(ours)
         if found.held_out is not None and shown is not None:
             mapped[shown] = found.held_out
@@ -269,8 +270,8 @@ def _shown_to_bridge(embedded: EmbeddedDataset) -> Tensor:
     return kept
 
 
-def _sampled_documents(dataset: RetrievalDataset, corpus: Corpus, settings: Settings) -> SampledDocuments | None:
-    """Some documents that have texts, as they lie in the index; None if none has any."""
+def _sampled_documents(dataset: RetrievalDataset, corpus: Corpus, settings: Settings) -> SampledDocuments:
+    """Some documents that have texts, as they lie in the index, or without any if none of them has one."""
     rows = _sample(corpus, _MAX_DOCUMENTS, settings.seed)
     if isinstance(corpus, StoreCorpus):
         texts = corpus.texts(rows)
@@ -279,14 +280,14 @@ def _sampled_documents(dataset: RetrievalDataset, corpus: Corpus, settings: Sett
         texts = None if given is None else [given[row] for row in rows.tolist()]
     there = [place for place, text in enumerate(texts or ()) if text.strip()]
     if texts is None or not there:
-        return None
+        return SampledDocuments(None, corpus.rows(rows))
     return SampledDocuments([texts[place] for place in there], corpus.rows(rows[there]))
 
 
 def _embedded_by_query_model(
     base: QueryModelBase,
     texts: list[str],
-    documents: SampledDocuments | None,
+    documents: SampledDocuments,
     made: MadeToMeasure | None,
     settings: Settings,
 ) -> tuple[Tensor, Twins | None]:
@@ -294,7 +295,7 @@ def _embedded_by_query_model(
     ours = embed_as_queries(base.encoder, texts, **how_to_embed(settings))
     if made is not None:
         ours = ours.index_copy(0, made.rows.to(ours.device), made.queries.to(ours.device))
-    if documents is None:
+    if documents.texts is None:
         return ours, None
     if made is None:
         as_queries = embed_as_queries(base.encoder, documents.texts, **how_to_embed(settings))

@@ -88,7 +88,9 @@ class FittedBridge:
     held_out: Tensor | None = None
 
 
-def fit_bridge(queries: Twins | None, documents: Twins | None, *, normalize: bool, seed: int = 0) -> FittedBridge:
+def fit_bridge(
+    queries: Twins | None, documents: Twins | None, *, ranked: Tensor | None = None, normalize: bool, seed: int = 0
+) -> FittedBridge:
     """Fit centred orthogonal Procrustes, ridge regression and means of both, and take what holds best on unseen texts.
 
     Each is fitted on queries, on documents and on both. Within each of the two kinds, vectors are centred first, since
@@ -100,6 +102,7 @@ def fit_bridge(queries: Twins | None, documents: Twins | None, *, normalize: boo
     Args:
         queries: queries by both models, or None where the documents' model is not there.
         documents: documents by both.
+        ranked: (N, D) documents by the other model, to be ranked where these are too few.
         normalize: whether the documents' model gives vectors of unit length.
         seed: of the folds.
 
@@ -124,10 +127,11 @@ def fit_bridge(queries: Twins | None, documents: Twins | None, *, normalize: boo
     candidates = _candidates(choices, there[measured])
     scores = torch.zeros(len(candidates))
     folds = list(_folds(len(there[measured].ours), seed))
+    among = there["documents"].theirs if "documents" in there else ranked
     for train in folds:
         fitted_on = {**there, measured: there[measured].subset(train)}
         held = Twins(*(vectors[:_MAX_MEASURED] for vectors in there[measured].subset(~train)))
-        agreement = Agreement(held.theirs, there["documents"].theirs if "documents" in there else held.theirs)
+        agreement = Agreement(held.theirs, held.theirs if among is None else among)
         for place, bridge in enumerate(_bridges(fitted_on, candidates, normalize)):
             scores[place] += agreement.of(bridge(held.ours)) / len(folds)
     best = int(scores.argmax())

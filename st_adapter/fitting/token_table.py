@@ -50,7 +50,7 @@ class _Settings(NamedTuple):
     added: float
 
 
-def fit_token_table(table: Tensor, samples: Sequence[Sample]) -> FittedTable:
+def fit_token_table(table: Tensor, samples: Sequence[Sample], ranked: Tensor | None = None) -> FittedTable:
     """Ridge regression of another model's vectors on the tokens of texts, towards a table as it was, turned.
 
     A text's vector is the mean of its tokens' vectors. The new row of token v is ``M (e_v - e) + m + t_v``: the row as
@@ -58,12 +58,13 @@ def fit_token_table(table: Tensor, samples: Sequence[Sample]) -> FittedTable:
     frequency, so that rare tokens may move further. e and m are means over texts. Both parts have one solution, by the
     dual of T x T; what each text would get from all others follows from the same inverse (Allen 1974, "The relationship
     between variable selection and data augmentation"). How much either part may explain is chosen by that: how alike
-    texts of the first kind rank those of the last one to what they do by the right vectors.
+    texts of the first kind rank documents, or one another, to what they do by the right vectors.
 
     Args:
         table: (V, E), as it was.
         samples: kinds of texts with vectors, at least ``MIN_TEXTS`` each, that which is to be embedded first; of each
             its mean is left out, since models put queries and documents in different places.
+        ranked: (N, D) documents by the other model.
 
     Example:
         >>> tokens = csr_matrix(np.random.default_rng(0).dirichlet(np.ones(3) / 3, 60))
@@ -75,7 +76,7 @@ def fit_token_table(table: Tensor, samples: Sequence[Sample]) -> FittedTable:
     """
     problem = _Problem(table, samples)
     first = len(samples[0].theirs)
-    agreement = Agreement(samples[0].theirs, samples[-1].theirs)
+    agreement = Agreement(samples[0].theirs, samples[0].theirs if ranked is None else ranked)
     best, highest = None, -1.0
     for settings in (_Settings(turned, added) for turned in _TURNED for added in _ADDED):
         solved = problem.solve(settings)
