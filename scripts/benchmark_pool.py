@@ -52,12 +52,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="default: as the script, in scripts/results")
     arguments = parser.parse_args()
     output = arguments.output or (OUTPUT_OF_GROWTH if arguments.growth else OUTPUT)
+    if arguments.growth and len(arguments.data) > 1:
+        parser.error("--growth takes one data set. Give one folder with --data.")
     commit, model = git_commit(), demo_model(device="cpu")
     sets = {str(path.name): RetrievalDataset.load(str(path)) for path in arguments.data}
-    if not arguments.no_demo:
+    if not arguments.no_demo and not arguments.growth:
         sets["Python standard library"] = standard_library_dataset()
     flags = {"--no-demo": arguments.no_demo, "--growth": arguments.growth}
     words = [*(path.name for path in arguments.data), *(flag for flag, given in flags.items() if given)]
+    words += [] if tuple(arguments.sizes) == _SIZES else ["--sizes", *map(str, arguments.sizes)]
     results: dict[str, Any] = {
         "script": "benchmark_pool.py",
         "command": f"python scripts/benchmark_pool.py --data {' '.join(words)}",
@@ -102,7 +105,7 @@ def growth_table(results: Mapping[str, Any]) -> str:
     """What fits took on growing corpora, the first being 1."""
     first = results["sizes"][0]
     lines = [
-        "| documents in all | seen by the fit | seconds | without the search that chooses them |",
+        "| documents in all | seen by the fit | time | without the search that chooses them |",
         "|---:|---:|---:|---:|",
     ]
     for found in results["sizes"]:

@@ -20,12 +20,19 @@ class SampledDocuments(NamedTuple):
     """Some documents.
 
     Attributes:
-        texts: N texts; None where no document has one.
-        vectors: (N, D), as the index has them.
+        vectors: (N, D), as the index compares them.
+        rows: (M,) which of them have texts.
+        texts: these M texts.
     """
 
-    texts: list[str] | None
     vectors: Tensor
+    rows: Tensor
+    texts: list[str]
+
+    @property
+    def with_texts(self) -> Tensor:
+        """The vectors (M, D) of those that have texts."""
+        return self.vectors[self.rows]
 
 
 class MadeToMeasure(NamedTuple):
@@ -70,13 +77,13 @@ def made_to_measure(
     texts = status_quo.texts.query_texts or []
     given = [
         ([texts[row] for row in rows.tolist()], vectors[rows]),
-        ([] if documents.texts is None else documents.texts[:MAX_TEXTS], documents.vectors[:MAX_TEXTS]),
+        (documents.texts[:MAX_TEXTS], documents.with_texts[:MAX_TEXTS]),
     ]
     kinds = [number for number, (words, _) in enumerate(given) if len(words) >= MIN_TEXTS]
     if not kinds:
         return None
     samples = [Sample(token_shares(tokenizer, given[kind][0], len(old), read), given[kind][1]) for kind in kinds]
-    fitted = fit_token_table(old.to(vectors.device), samples, documents.vectors[:MAX_TEXTS].to(vectors.device))
+    fitted = fit_token_table(old.to(vectors.device), samples, documents.vectors[:MAX_TEXTS])
     held_out = dict(zip(kinds, fitted.held_out, strict=True))
     return MadeToMeasure(
         base.with_queries(ModelBase(with_table(static, fitted.table, settings.cache_dir))),

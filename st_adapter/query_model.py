@@ -89,7 +89,8 @@ class Bridged:
         if made is None:
             return None
         vectors = embed_as_queries(self.base.encoder, made.texts, **how_to_embed(self.settings))
-        return split_of_pseudo_queries(made, self.found.bridge(vectors), embedded)
+        mapped = self.found.bridge(vectors.to(self.found.bridge.matrix.device))
+        return split_of_pseudo_queries(made, mapped, embedded)
 
     def evaluate(self, split: str, adapter: QueryAdapter | None, seen_documents: Tensor) -> EvaluationResult:
         """The reference, as the base, and the query model on a split; without an adapter the reference alone."""
@@ -193,8 +194,10 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
     status_quo = None
     if base.status_quo is not None:
         status_quo = prepared(base.status_quo, dataset, settings, clock)
-    index = _stored(dataset) if status_quo is None else _embedded(status_quo)
-    sampled = _sampled_documents(dataset, index.corpus, settings)
+    index = _stored(dataset, base.device) if status_quo is None else _embedded(status_quo)
+    # Of two models on two devices, what is fitted lies on that of the documents' model.
+    device = base.device if status_quo is None else status_quo.embedded.query_embeddings.device
+    sampled = _sampled_documents(dataset, index.corpus, settings, device)
     shown, made = None, None
     if status_quo is not None:
         shown = _shown_to_bridge(status_quo.embedded)
@@ -208,8 +211,7 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
         queries = None
         if status_quo is not None and shown is not None:
             queries = Twins(ours, status_quo.embedded.query_embeddings).subset(shown)
-        ranked = sampled.vectors.to(ours.device)
-        found = fit_bridge(queries, documents, ranked=ranked, normalize=index.normalized, seed=settings.seed)
+        found = fit_bridge(queries, documents, ranked=sampled.vectors, normalize=index.normalized, seed=settings.seed)
         mapped = found.bridge(ours)
         if found.held_out is not None and shown is not None:
             mapped[shown] = found.held_out
@@ -230,13 +232,13 @@ def _embedded(status_quo: Data) -> _Index:
     return _Index(embedded.corpus, embedded.normalized, identity)
 
 
-def _stored(dataset: RetrievalDataset) -> _Index:
+def _stored(dataset: RetrievalDataset, device: torch.device) -> _Index:
     """Documents as they lie in a store or came with the data, whose model is not there."""
     corpus: Corpus
     if dataset.store is not None:
         corpus = stored_corpus(dataset.store, "dot" if getattr(dataset.store, "metric", None) == "dot" else "cosine")
     elif dataset.corpus_embeddings is not None:
-        corpus = MemoryCorpus(list(dataset.corpus["id"]), torch.from_numpy(dataset.corpus_embeddings))
+        corpus = MemoryCorpus(list(dataset.corpus["id"]), torch.from_numpy(dataset.corpus_embeddings).to(device))
     else:
         raise InputError(
             "The documents have no vectors, and the model to embed them with was not given.",
@@ -270,18 +272,19 @@ def _shown_to_bridge(embedded: EmbeddedDataset) -> Tensor:
     return kept
 
 
-def _sampled_documents(dataset: RetrievalDataset, corpus: Corpus, settings: Settings) -> SampledDocuments:
-    """Some documents that have texts, as they lie in the index, or without any if none of them has one."""
+def _sampled_documents(
+    dataset: RetrievalDataset, corpus: Corpus, settings: Settings, device: torch.device
+) -> SampledDocuments:
+    """Some documents as they lie in the index, with the texts that they have."""
     rows = _sample(corpus, _MAX_DOCUMENTS, settings.seed)
     if isinstance(corpus, StoreCorpus):
         texts = corpus.texts(rows)
     else:
         given = dataset.document_texts
         texts = None if given is None else [given[row] for row in rows.tolist()]
-    there = [place for place, text in enumerate(texts or ()) if text.strip()]
-    if texts is None or not there:
-        return SampledDocuments(None, corpus.rows(rows))
-    return SampledDocuments([texts[place] for place in there], corpus.rows(rows[there]))
+    there = {place: text for place, text in enumerate(texts or ()) if text.strip()}
+    with_texts = torch.tensor(list(there), dtype=torch.int64, device=device)
+    return SampledDocuments(corpus.rows(rows).to(device), with_texts, list(there.values()))
 
 
 def _embedded_by_query_model(
@@ -292,17 +295,18 @@ def _embedded_by_query_model(
     settings: Settings,
 ) -> tuple[Tensor, Twins | None]:
     """All queries and some documents as the query model embeds them: (Q, E), and the documents by both models."""
-    ours = embed_as_queries(base.encoder, texts, **how_to_embed(settings))
+    device = documents.vectors.device
+    ours = embed_as_queries(base.encoder, texts, **how_to_embed(settings)).to(device)
     if made is not None:
-        ours = ours.index_copy(0, made.rows.to(ours.device), made.queries.to(ours.device))
-    if documents.texts is None:
+        ours = ours.index_copy(0, made.rows.to(device), made.queries.to(device))
+    if not documents.texts:
         return ours, None
     if made is None:
         as_queries = embed_as_queries(base.encoder, documents.texts, **how_to_embed(settings))
     else:
         # These alone: the table reads all of a text, and the documents' model only as far as it goes.
-        as_queries = made.documents.to(ours.device)
-    return ours, Twins(as_queries, documents.vectors[: len(as_queries)].to(ours.device))
+        as_queries = made.documents
+    return ours, Twins(as_queries.to(device), documents.with_texts[: len(as_queries)])
 
 
 def _sample(corpus: Corpus, number: int, seed: int) -> Tensor:

@@ -13,6 +13,7 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 import st_adapter
+import st_adapter.query_model as query_model_run
 from problems import split_of, unit_rows
 from st_adapter import RetrievalDataset, embed, from_pretrained
 from st_adapter.cli.entry import main
@@ -35,6 +36,7 @@ from st_adapter.evidence.systems import (
     side_by_side,
 )
 from st_adapter.evidence.trec import write_trec
+from st_adapter.fitting.bridges import fit_bridge
 from st_adapter.settings import RunOptions
 
 COLORS = "red green blue black white old new big small fast".split()
@@ -210,6 +212,27 @@ def test_the_model_of_stored_vectors_need_not_be_there(pairs, documents, tiny_fl
     printed = capsys.readouterr().out
     assert "model.encode_query(queries)" in printed
     assert "encode_document" not in printed  # it would embed them as queries
+
+
+def test_a_bridge_is_chosen_on_documents_that_have_no_texts(
+    pairs, documents, tiny_flat_model_path, tmp_path, monkeypatch
+):
+    vectors, ids = documents.encode_document(pairs["document"].tolist()), [f"d{row}" for row in range(len(pairs))]
+    corpus = pd.DataFrame({"id": ids, "embedding": list(vectors)})
+    data = RetrievalDataset.load(pd.DataFrame({"query": pairs["query"], "corpus_id": ids}), corpus=corpus)
+    ranked = []
+
+    def spied(queries, documents, **arguments):
+        ranked.append((documents, arguments["ranked"]))
+        return fit_bridge(queries, documents, **arguments)
+
+    monkeypatch.setattr(query_model_run, "fit_bridge", spied)
+    result = st_adapter.train(documents, data, query_model=tiny_flat_model_path, cache_dir=tmp_path, **QUIET)
+    assert result.results.query_model.bridge.num_documents == 0
+    ((twins, seen),) = ranked
+    assert twins is None
+    in_order = seen @ torch.from_numpy(vectors).T
+    torch.testing.assert_close(in_order.max(dim=0).values, torch.ones(120))
 
 
 def test_a_run_file_is_the_status_quo(pairs, documents, tiny_flat_model_path, dataset, tmp_path):

@@ -10,6 +10,7 @@ from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.evaluation.comparison import Comparison, compare
 from st_adapter.evaluation.evaluation import PerQuery
 from st_adapter.evidence.split_results import HEADLINE_METRIC, check_within
+from st_adapter.words import whole
 
 # As they stand in sentences.
 STATUS_QUO, WITH_ADAPTER = "the status quo", "the status quo with an adapter"
@@ -94,6 +95,13 @@ class BridgeResults:
     num_queries: int
     num_documents: int
     agreement: float
+
+    @property
+    def origin(self) -> str:
+        """What was chosen, and what it was fitted on."""
+        if not self.num_queries and not self.num_documents:
+            return self.name
+        return f"{self.name} ({whole(self.num_queries)} queries, {whole(self.num_documents)} documents, without labels)"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,10 +100,8 @@ def print_systems(console: Console, found: QueryModelResults, but: Collection[st
                 cells += [_short(compared.difference), *_certainty(compared)]
             table.add_row(escape(system.name.removeprefix("the ")), *cells)
         console.print(table)
-    bridge = found.bridge
     console.print(
-        f"Bridge: {bridge.name} ({whole(bridge.num_queries)} queries, {whole(bridge.num_documents)} documents). "
-        + found.speed_sentence,
+        f"Bridge: {found.bridge.origin}. {found.speed_sentence}",
         soft_wrap=True,
         highlight=False,
         markup=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 _DEPTH = 10
 
@@ -17,11 +16,11 @@ class Agreement:
 
     Args:
         theirs: (Q, D) queries by the documents' model.
-        documents: (N, D).
+        documents: (N, D), such that their dot product with a query is the similarity, as a corpus has them.
     """
 
     def __init__(self, theirs: Tensor, documents: Tensor) -> None:
-        self._documents = normalize(documents.float())
+        self._documents = documents.float()
         self._first = self._found(theirs)
 
     def of(self, ours: Tensor) -> float:
@@ -30,8 +29,8 @@ class Agreement:
         That is for each depth from 1 to 10 the share of the documents up to there that both rankings have, averaged.
 
         References:
-            Webber, Moffat & Zobel 2010, "A similarity measure for indefinite rankings"; the intersection metric of
-            Fagin, Kumar & Sivakumar 2003, "Comparing top k lists".
+            Webber, Moffat & Zobel 2010, "A similarity measure for indefinite rankings"; 1 minus the intersection metric
+            of Fagin, Kumar & Sivakumar 2003, "Comparing top k lists".
 
         Example:
             >>> agreement = Agreement(torch.eye(2), torch.eye(2))
@@ -44,5 +43,5 @@ class Agreement:
         return float((common / depths).mean())
 
     def _found(self, queries: Tensor) -> Tensor:
-        scores = normalize(queries.float()) @ self._documents.T
+        scores = queries.float() @ self._documents.T  # the length of a query changes no ranking
         return scores.topk(min(_DEPTH, len(self._documents)), dim=1).indices

@@ -13,11 +13,11 @@ from torch import Tensor
 from st_adapter.bridge import Bridge
 from st_adapter.fitting.agreement import Agreement
 
-Texts = Literal["queries", "documents", "queries and documents"]
+Texts = Literal["queries", "documents", "queries and documents", "no texts"]
 
 _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)
 _NUM_FOLDS = 5
-# Held-out texts of a fold that are looked for; more would cost time and no longer change a choice.
+# Held-out texts of a fold that search; more would cost time and no longer change a choice.
 _MAX_MEASURED = 1000
 # With fewer queries their mean says little, and a fold of them nothing.
 _MIN_QUERIES = 50
@@ -40,13 +40,13 @@ class Twins(NamedTuple):
 
 
 class _Method(NamedTuple):
-    """How a matrix is solved for; see ``_solved``."""
+    """How a matrix is solved for; see ``_bridges``."""
 
     name: Literal["none", "Procrustes", "ridge", "mix"]
     ridge: float = 0.0
 
     def __str__(self) -> str:
-        names = {"none": "none, vectors as they are", "Procrustes": "Procrustes", "ridge": f"ridge {self.ridge:g}"}
+        names = {"none": "no map, vectors as they are", "Procrustes": "Procrustes", "ridge": f"ridge {self.ridge:g}"}
         return names.get(self.name, f"mean of Procrustes and ridge {self.ridge:g}")
 
 
@@ -101,8 +101,8 @@ def fit_bridge(
 
     Args:
         queries: queries by both models, or None where the documents' model is not there.
-        documents: documents by both.
-        ranked: (N, D) documents by the other model, to be ranked where these are too few.
+        documents: documents by both, in the index as it compares them.
+        ranked: (N, D) documents as the index compares them, to be ranked where these are too few.
         normalize: whether the documents' model gives vectors of unit length.
         seed: of the folds.
 
@@ -127,11 +127,12 @@ def fit_bridge(
     candidates = _candidates(choices, there[measured])
     scores = torch.zeros(len(candidates))
     folds = list(_folds(len(there[measured].ours), seed))
-    among = there["documents"].theirs if "documents" in there else ranked
     for train in folds:
         fitted_on = {**there, measured: there[measured].subset(train)}
         held = Twins(*(vectors[:_MAX_MEASURED] for vectors in there[measured].subset(~train)))
-        agreement = Agreement(held.theirs, held.theirs if among is None else among)
+        # A document that is a text itself is not ranked: anything like it would find it first.
+        among = fitted_on["documents"].theirs if "documents" in there else ranked
+        agreement = Agreement(held.theirs, torch.nn.functional.normalize(held.theirs) if among is None else among)
         for place, bridge in enumerate(_bridges(fitted_on, candidates, normalize)):
             scores[place] += agreement.of(bridge(held.ours)) / len(folds)
     best = int(scores.argmax())
@@ -139,7 +140,7 @@ def fit_bridge(
     used = {name: len(twins.ours) for name, twins in there.items() if name in texts}
     return FittedBridge(
         bridge=next(_bridges(there, candidates[best : best + 1], normalize)),
-        name=str(method) if method.name == "none" else f"{method} on {texts}",
+        name=f"{method} on {texts}" if used else str(method),
         num_queries=used.get("queries", 0),
         num_documents=used.get("documents", 0),
         agreement=float(scores.max()),
@@ -151,8 +152,8 @@ def fit_bridge(
 
 def _candidates(choices: Sequence[Texts], twins: Twins) -> list[_Candidate]:
     """What is fitted on what; vectors of another dimension cannot be taken as they are."""
-    as_they_are = [_Candidate(choices[-1], _Method("none"))] if twins.ours.shape == twins.theirs.shape else []
-    return [*as_they_are, *(_Candidate(texts, method) for texts in choices for method in _METHODS)]
+    as_they_are = [_Candidate("no texts", _Method("none"))] if twins.ours.shape == twins.theirs.shape else []
+    return [*(_Candidate(texts, method) for texts in choices for method in _METHODS), *as_they_are]
 
 
 def _mapped_by_others(
@@ -186,6 +187,9 @@ def _folds(number: int, seed: int) -> Iterator[Tensor]:
 def _bridges(there: dict[str, Twins], candidates: Sequence[_Candidate], normalize: bool) -> Iterator[Bridge]:
     """One bridge for each candidate; those on the same texts follow each other."""
     for texts, group in itertools.groupby(candidates, key=lambda candidate: candidate.texts):
+        if texts == "no texts":
+            yield _as_they_are(next(iter(there.values())).theirs, normalize)
+            continue
         used = [twins for name, twins in there.items() if name in texts]
         means = [(twins.ours.mean(dim=0), twins.theirs.mean(dim=0)) for twins in used]
         centred = [
@@ -195,17 +199,13 @@ def _bridges(there: dict[str, Twins], candidates: Sequence[_Candidate], normaliz
         cross = torch.stack([twins.theirs.T @ twins.ours for twins in centred]).sum(dim=0)  # (D, E)
         rotation = procrustes(scatter, cross)
         for _, method in group:
-            if method.name == "none":
-                yield _as_they_are(used, normalize)
-                continue
             solved = rotation if method.name == "Procrustes" else ridge_between(scatter, cross, method.ridge)
             matrix = (rotation + solved) / 2 if method.name == "mix" else solved
             yield Bridge(matrix, means[0][1] - matrix @ means[0][0], normalize)
 
 
-def _as_they_are(used: Sequence[Twins], normalize: bool) -> Bridge:
-    """No map but one to the mean length that the other model's vectors have."""
-    theirs = torch.cat([twins.theirs for twins in used])
+def _as_they_are(theirs: Tensor, normalize: bool) -> Bridge:
+    """Directions as they are, and of the mean length that the other model's (T, D) vectors have."""
     matrix = torch.eye(theirs.shape[1], device=theirs.device) * (1.0 if normalize else theirs.norm(dim=1).mean())
     return Bridge(matrix, torch.zeros_like(theirs[0]), normalize)
 

@@ -57,14 +57,14 @@ def fit_token_table(table: Tensor, samples: Sequence[Sample], ranked: Tensor | N
     it was, turned by one matrix for all, and what is learned for this token, penalised by its inverse document
     frequency, so that rare tokens may move further. e and m are means over texts. Both parts have one solution, by the
     dual of T x T; what each text would get from all others follows from the same inverse (Allen 1974, "The relationship
-    between variable selection and data augmentation"). How much either part may explain is chosen by that: how alike
-    texts of the first kind rank documents, or one another, to what they do by the right vectors.
+    between variable selection and data augmentation"). How much either part may explain is chosen by how alike what
+    texts of the first kind get from all others ranks documents, or one another, to what the right vectors do.
 
     Args:
         table: (V, E), as it was.
         samples: kinds of texts with vectors, at least ``MIN_TEXTS`` each, that which is to be embedded first; of each
             its mean is left out, since models put queries and documents in different places.
-        ranked: (N, D) documents by the other model.
+        ranked: (N, D) documents as the index compares them.
 
     Example:
         >>> tokens = csr_matrix(np.random.default_rng(0).dirichlet(np.ones(3) / 3, 60))
@@ -76,7 +76,8 @@ def fit_token_table(table: Tensor, samples: Sequence[Sample], ranked: Tensor | N
     """
     problem = _Problem(table, samples)
     first = len(samples[0].theirs)
-    agreement = Agreement(samples[0].theirs, samples[0].theirs if ranked is None else ranked)
+    theirs = samples[0].theirs
+    agreement = Agreement(theirs, torch.nn.functional.normalize(theirs) if ranked is None else ranked)
     best, highest = None, -1.0
     for settings in (_Settings(turned, added) for turned in _TURNED for added in _ADDED):
         solved = problem.solve(settings)

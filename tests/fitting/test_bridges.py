@@ -76,13 +76,22 @@ def test_a_rotation_is_found_from_few_texts_and_ridge_from_many_that_no_rotation
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_vectors_that_are_right_already_are_taken_as_they_are(normalize):
-    right = unit_rows(120, 16) + 0.5
-    found = fit_bridge(Twins(3 * right[:60], right[:60]), Twins(3 * right[60:], right[60:]), normalize=normalize)
-    assert found.name == "none, vectors as they are"
-    lengths = torch.ones(120) if normalize else right.norm(dim=1).mean().expand(120)
-    expected = torch.nn.functional.normalize(right) * lengths.unsqueeze(1)
-    torch.testing.assert_close(found.bridge(3 * right), expected)
-    torch.testing.assert_close(found.held_out, expected[:60], rtol=0, atol=0.01)  # lengths are of the folds
+    """A map from few texts would only add its own noise."""
+    right = 2 * unit_rows(120, 64)
+    ours = right + 1.5 * unit_rows(120, 64, seed=1)
+    found = fit_bridge(Twins(ours[:60], right[:60]), Twins(ours[60:], right[60:]), normalize=normalize)
+    assert (found.name, found.num_queries, found.num_documents) == ("no map, vectors as they are", 0, 0)
+    expected = torch.nn.functional.normalize(ours) * (1 if normalize else 2)
+    torch.testing.assert_close(found.bridge(ours), expected)
+    torch.testing.assert_close(found.held_out, expected[:60])
+
+
+def test_where_nothing_can_be_told_apart_a_map_is_fitted():
+    """Any query finds the only document first."""
+    right = unit_rows(300, 16)
+    found = fit_bridge(Twins(right.flip(1), right), None, ranked=right[:1], normalize=True)
+    assert found.agreement == 1.0
+    torch.testing.assert_close(found.bridge(right.flip(1)), right, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("with_texts", [True, False])

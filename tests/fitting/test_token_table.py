@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from st_adapter.fitting.agreement import Agreement
 from st_adapter.fitting.token_table import Sample, _Problem, _Settings, fit_token_table, token_shares
 
 WORDS = ["[UNK]", *"red green blue car house river book garden train".split()]
@@ -93,6 +94,23 @@ def test_a_table_says_what_the_hidden_one_says_to_texts_that_it_has_not_seen(tok
     # What is held out promises no more than what unseen texts get.
     held_out = torch.nn.functional.cosine_similarity(fitted.held_out[0], samples[0].theirs).mean()
     assert held_out < cosines(fitted.table)
+
+
+@pytest.mark.parametrize("with_documents", [True, False])
+def test_what_is_chosen_ranks_most_alike(tokenizer, with_documents):
+    table, _, samples = drawn(tokenizer, noise=1.5)
+    theirs = samples[0].theirs
+    ranked = samples[1].theirs if with_documents else torch.nn.functional.normalize(theirs)
+    problem, agreement = _Problem(table, samples), Agreement(theirs, ranked)
+    left_out = [
+        (problem.solve(_Settings(turned, added)).left_out + problem.means)[:80]
+        for turned in (3.0, 10.0, 30.0)
+        for added in (1.0, 3.0)
+    ]
+    best = max(left_out, key=agreement.of)
+    assert len({round(agreement.of(each), 6) for each in left_out}) > 1
+    found = fit_token_table(table, samples, ranked if with_documents else None).held_out[0]
+    torch.testing.assert_close(found, best.float())
 
 
 def test_tokens_without_a_text_are_where_the_old_table_turned_has_them(tokenizer):
