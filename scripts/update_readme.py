@@ -275,6 +275,7 @@ PAGES: dict[str, dict[str, Part]] = {
     },
     "docs/query_model.md": {
         "benchmark_bridge": Part(benchmark_bridge.markdown_table, ("benchmark_bridge",)),
+        "benchmark_bridge_by_mpnet": Part(benchmark_bridge.markdown_table, ("benchmark_bridge_by_mpnet",)),
         "benchmark_bridge_mpnet": Part(benchmark_bridge.markdown_table, ("benchmark_bridge_mpnet",)),
         "token_tables": Part(token_tables.markdown_table, ("benchmark_token_tables",)),
         "query_speed": Part(benchmark_bridge.speed_table, ("benchmark_query_speed",)),

@@ -136,17 +136,15 @@ def fit_bridge(
         for place, bridge in enumerate(_bridges(fitted_on, candidates, normalize)):
             scores[place] += agreement.of(bridge(held.ours)) / len(folds)
     best = int(scores.argmax())
-    texts, method = candidates[best]
+    chosen, (texts, method) = candidates[best : best + 1], candidates[best]
     used = {name: len(twins.ours) for name, twins in there.items() if name in texts}
     return FittedBridge(
-        bridge=next(_bridges(there, candidates[best : best + 1], normalize)),
+        bridge=next(_bridges(there, chosen, normalize)),
         name=f"{method} on {texts}" if used else str(method),
         num_queries=used.get("queries", 0),
         num_documents=used.get("documents", 0),
         agreement=float(scores.max()),
-        held_out=(
-            None if measured == "documents" else _mapped_by_others(there, folds, candidates[best : best + 1], normalize)
-        ),
+        held_out=None if measured == "documents" else _mapped_by_others(there, folds, chosen, normalize),
     )
 
 
