@@ -39,7 +39,8 @@ def clean_rows(sizes=(("train", 300), ("dev", 60), ("test", 100))):
 def at_cosine(vector, cosine, seed):
     """A vector of another length, at this cosine to the given one."""
     unit = vector / vector.norm()
-    other = torch.randn(len(vector), generator=torch.Generator().manual_seed(seed))
+    # Not the seed of random_vectors: its first row would be the same numbers, of which nothing is left at right angles.
+    other = torch.randn(len(vector), generator=torch.Generator().manual_seed(seed + 1000))
     other = other - (other @ unit) * unit
     return 2.5 * (cosine * unit + (1 - cosine**2) ** 0.5 * other / other.norm())
 
