@@ -116,10 +116,7 @@ def speed_table(results: Mapping[str, Any]) -> str:
             [
                 ("closed form, against one bare `torch.linalg.solve` of its size", f"{solve['ratio']:.1f} times"),
                 ("method auto on scifact, in all", f"{results['auto']['seconds']:.1f} s"),
-                *(
-                    (f"method auto on synthetic vectors, {name}", f"{each['seconds']:.1f} s")
-                    for name, each in results["auto_sizes"].items()
-                ),
+                *seconds_of_auto(results["auto_sizes"], 1),
                 ("training step, over its bare tensor operations", f"{100 * step['overhead']:+.0f} %"),
                 ("training step, against the floor of this machine", f"{step['ratio_to_floor']['ours']:.1f} times"),
                 (
@@ -132,11 +129,17 @@ def speed_table(results: Mapping[str, Any]) -> str:
     )
 
 
+def seconds_of_auto(found: Mapping[str, Any], digits: int) -> list[tuple[str, str]]:
+    """A row for each size of synthetic vectors."""
+    return [
+        (f"method auto on synthetic vectors, {name}", f"{each['seconds']:.{digits}f} s") for name, each in found.items()
+    ]
+
+
 def speed_on_a_gpu(results: Mapping[str, Any]) -> str:
     """Seconds of whole fits on a GPU."""
     found = {"scifact's size": results["auto"], **results["auto_sizes"]}
-    rows = [(f"method auto on synthetic vectors, {name}", f"{each['seconds']:.2f} s") for name, each in found.items()]
-    return two_columns(rows) + f"\n\nOn {results['device']['name']}."
+    return two_columns(seconds_of_auto(found, 2)) + f"\n\nOn {results['device']['name']}."
 
 
 def damage_table(

@@ -298,15 +298,15 @@ def _embedded_by_query_model(
     device = documents.vectors.device
     ours = embed_as_queries(base.encoder, texts, **how_to_embed(settings)).to(device)
     if made is not None:
-        ours = ours.index_copy(0, made.rows.to(device), made.queries.to(device))
+        ours = ours.index_copy(0, made.rows, made.queries)
     if not documents.texts:
         return ours, None
     if made is None:
-        as_queries = embed_as_queries(base.encoder, documents.texts, **how_to_embed(settings))
+        as_queries = embed_as_queries(base.encoder, documents.texts, **how_to_embed(settings)).to(device)
     else:
         # These alone: the table reads all of a text, and the documents' model only as far as it goes.
         as_queries = made.documents
-    return ours, Twins(as_queries.to(device), documents.with_texts[: len(as_queries)])
+    return ours, Twins(as_queries, documents.with_texts[: len(as_queries)])
 
 
 def _sample(corpus: Corpus, number: int, seed: int) -> Tensor:

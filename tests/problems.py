@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,11 +16,37 @@ from torch import Tensor, nn
 from st_adapter.adapter import Kind, QueryAdapter
 from st_adapter.embeddings.corpus import MemoryCorpus, Similarity
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
+from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.storage.manifest import Manifest
+from st_adapter.storage.vector_parts import write_part
+from st_adapter.stores.folder import VectorFolder
 
 ROOT = Path(__file__).parents[1]
 KINDS = get_args(Kind)
 TEXTS = ["open a file", "close the file", "read the line number of a list", "x" * 200, "what?"]
 DIM = 16
+
+
+# Folders of vectors
+
+
+def written_vectors(
+    folder: Path, vectors: np.ndarray, sizes: list[int], normalized: bool = False, **manifest: Any
+) -> VectorFolder:
+    """A folder of parts of these sizes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    first = 0
+    for size in sizes:
+        ids = [f"d{row}" for row in range(first, first + size)]
+        write_part(folder / f"part-{first:03d}.parquet", ids, vectors[first : first + size], normalized)
+        first += size
+    identity = EncoderIdentity.probed("made up", torch.ones(2, vectors.shape[1])).to_dict()
+    facts = {"role": "document", "count": len(vectors), **manifest}
+    Manifest(
+        identity, prompt="", dimension=vectors.shape[1], dtype=str(vectors.dtype), normalized=normalized, **facts
+    ).write(folder)
+    return VectorFolder(folder)
 
 
 # Adapters and models

@@ -5,21 +5,18 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from problems import rotated_problem
+from problems import rotated_problem, written_vectors
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.function_encoder import FunctionEncoder
 from st_adapter.embeddings.given_check import compare_sample
-from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import fit
 from st_adapter.fitting.gradient import GradientFit
 from st_adapter.fitting.prior import prior_of
 from st_adapter.fitting.stacked import Run, can_be_stacked, stacked_iterates
-from st_adapter.storage.manifest import Manifest
-from st_adapter.storage.vector_parts import write_part
 from st_adapter.stores.folder import VectorFolder
 from st_adapter.trainer import AdapterTrainer
 
@@ -68,13 +65,8 @@ def test_vectors_that_came_with_the_data_are_compared_there():
 def test_a_corpus_on_disk_is_searched_there_in_blocks(tmp_path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn((700, 24), generator=generator))
-    identity = EncoderIdentity.probed("made up", torch.ones(2, 24)).to_dict()
-    Manifest(identity, "document", "", 24, "float32", len(vectors), True).write(tmp_path)
-    for first in range(0, len(vectors), 100):
-        ids = [f"d{row}" for row in range(first, first + 100)]
-        write_part(tmp_path / f"part-{first:03d}.parquet", ids, vectors[first : first + 100].numpy(), True)
     monkeypatch.setattr(VectorFolder, "block_rows", 150)
-    corpus = DiskCorpus(VectorFolder(tmp_path), "cosine")
+    corpus = DiskCorpus(written_vectors(tmp_path / "v", vectors.numpy(), [100] * 7, normalized=True), "cosine")
     queries = torch.nn.functional.normalize(torch.randn((30, 24), generator=generator))
     there, here = corpus.search(queries.to(CUDA), 10), MemoryCorpus(corpus.ids, vectors).search(queries, 10)
     assert there.scores.device == torch.device(CUDA)

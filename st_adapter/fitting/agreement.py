@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 _DEPTH = 10
 
@@ -16,11 +17,12 @@ class Agreement:
 
     Args:
         theirs: (Q, D) queries by the documents' model.
-        documents: (N, D), such that their dot product with a query is the similarity, as a corpus has them.
+        documents: (N, D), such that their dot product with a query is the similarity, as a corpus has them; None where
+            there are none: the queries rank one another by their directions.
     """
 
-    def __init__(self, theirs: Tensor, documents: Tensor) -> None:
-        self._documents = documents.float()
+    def __init__(self, theirs: Tensor, documents: Tensor | None) -> None:
+        self._documents = normalize(theirs.float()) if documents is None else documents.float()
         self._first = self._found(theirs)
 
     def of(self, ours: Tensor) -> float:

@@ -131,8 +131,7 @@ def fit_bridge(
         fitted_on = {**there, measured: there[measured].subset(train)}
         held = Twins(*(vectors[:_MAX_MEASURED] for vectors in there[measured].subset(~train)))
         # A document that is a text itself is not ranked: anything like it would find it first.
-        among = fitted_on["documents"].theirs if "documents" in there else ranked
-        agreement = Agreement(held.theirs, torch.nn.functional.normalize(held.theirs) if among is None else among)
+        agreement = Agreement(held.theirs, fitted_on["documents"].theirs if "documents" in there else ranked)
         for place, bridge in enumerate(_bridges(fitted_on, candidates, normalize)):
             scores[place] += agreement.of(bridge(held.ours)) / len(folds)
     best = int(scores.argmax())

@@ -64,7 +64,7 @@ def fit_token_table(table: Tensor, samples: Sequence[Sample], ranked: Tensor | N
         table: (V, E), as it was.
         samples: kinds of texts with vectors, at least ``MIN_TEXTS`` each, that which is to be embedded first; of each
             its mean is left out, since models put queries and documents in different places.
-        ranked: (N, D) documents as the index compares them.
+        ranked: (N, D) documents as the index compares them; None: there are none.
 
     Example:
         >>> tokens = csr_matrix(np.random.default_rng(0).dirichlet(np.ones(3) / 3, 60))
@@ -75,9 +75,7 @@ def fit_token_table(table: Tensor, samples: Sequence[Sample], ranked: Tensor | N
         True
     """
     problem = _Problem(table, samples)
-    first = len(samples[0].theirs)
-    theirs = samples[0].theirs
-    agreement = Agreement(theirs, torch.nn.functional.normalize(theirs) if ranked is None else ranked)
+    first, agreement = len(samples[0].theirs), Agreement(samples[0].theirs, ranked)
     best, highest = None, -1.0
     for settings in (_Settings(turned, added) for turned in _TURNED for added in _ADDED):
         solved = problem.solve(settings)

@@ -1,7 +1,6 @@
 """A folder of vectors is searched as if it lay in memory, a block at a time."""
 
 import json
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
+from problems import written_vectors
 from st_adapter import RetrievalDataset, cli, embed
 from st_adapter.data.texts import TextSource
 from st_adapter.data.unlabelled import documents_alone
@@ -18,9 +18,7 @@ from st_adapter.embeddings.corpus import MemoryCorpus, blocks
 from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embed_folder import FolderSettings, embed_to_folder
 from st_adapter.embeddings.given_check import checked_given
-from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.search import merged
-from st_adapter.storage.manifest import Manifest
 from st_adapter.storage.vector_parts import write_part
 from st_adapter.stores import folder as folders
 from st_adapter.stores.folder import VectorFolder
@@ -30,23 +28,6 @@ THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garde
 TEXTS = [f"{thing} : this {thing} has the color {color}" for color in COLORS for thing in THINGS]
 IDS = [f"d{number}" for number in range(80)]
 QUERIES = [f"where is the {color} {thing}" for color in COLORS for thing in THINGS]
-
-
-def written(folder, vectors, sizes, normalized=False, **manifest):
-    """A folder of parts of these sizes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    first = 0
-    for size in sizes:
-        ids = [f"d{row}" for row in range(first, first + size)]
-        write_part(folder / f"part-{first:03d}.parquet", ids, vectors[first : first + size], normalized)
-        first += size
-    identity = EncoderIdentity.probed("made up", torch.ones(2, vectors.shape[1])).to_dict()
-    facts = {"role": "document", "count": len(vectors), **manifest}
-    Manifest(
-        identity, prompt="", dimension=vectors.shape[1], dtype=str(vectors.dtype), normalized=normalized, **facts
-    ).write(folder)
-    return VectorFolder(folder)
 
 
 def slowly_found(queries, vectors, k):
@@ -67,7 +48,7 @@ def test_whatever_the_blocks_the_search_finds_what_a_slow_loop_does(data, tmp_pa
     queries = np.array(data.draw(st.lists(numbers, min_size=1, max_size=3)), dtype=np.float32)
     k, most = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 20))
     vectors = np.array(rows, dtype=data.draw(st.sampled_from(["float16", "float32"])))
-    folder = written(tmp_path_factory.mktemp("folder") / "v", vectors, sizes)
+    folder = written_vectors(tmp_path_factory.mktemp("folder") / "v", vectors, sizes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VectorFolder, "block_rows", most)
         corpus = DiskCorpus(folder, "dot")
@@ -88,7 +69,7 @@ def test_search_and_rows_are_those_of_a_corpus_in_memory(unit, dtype, tmp_path, 
     vectors = (torch.nn.functional.normalize(vectors) if unit else vectors).numpy().astype(dtype)
     vectors[300:340] = vectors[7]
     monkeypatch.setattr(VectorFolder, "block_rows", 150)
-    corpus = DiskCorpus(written(tmp_path / "v", vectors, [100] * 7, normalized=unit), "cosine")
+    corpus = DiskCorpus(written_vectors(tmp_path / "v", vectors, [100] * 7, normalized=unit), "cosine")
     memory = MemoryCorpus(list(corpus.ids), torch.from_numpy(vectors.astype("float32")), "cosine")
     queries = torch.nn.functional.normalize(torch.randn((30, 24), generator=torch.Generator().manual_seed(1)))
     queries[0] = memory.embeddings[7]
@@ -103,24 +84,24 @@ def test_search_and_rows_are_those_of_a_corpus_in_memory(unit, dtype, tmp_path, 
 
 def test_a_folder_says_what_is_wrong_with_it(tmp_path):
     vectors = np.ones((4, 2), dtype=np.float32)
-    assert written(tmp_path / "v", vectors, [4]).fetch(["d3", "d1"]).ids == ["d3", "d1"]
+    assert written_vectors(tmp_path / "v", vectors, [4]).fetch(["d3", "d1"]).ids == ["d3", "d1"]
     with pytest.raises(ValueError, match="has no vector for 1 of 2 ids, the first: .'x'."):
         VectorFolder(tmp_path / "v").fetch(["d3", "x"])
     with pytest.raises(ValueError, match="memory is 1000000, but has to be at least"):
         VectorFolder(tmp_path / "v", memory=10**6)
     with pytest.raises(ValueError, match="holds queries, but a corpus is of documents"):
-        DiskCorpus(written(tmp_path / "v", vectors, [4], role="query"), "dot")
+        DiskCorpus(written_vectors(tmp_path / "v", vectors, [4], role="query"), "dot")
     vectors[2] = np.nan
     with pytest.raises(ValueError, match="vectors that are NaN or infinite among the documents 0 to 4"):
-        DiskCorpus(written(tmp_path / "v", vectors, [4]), "dot").search(torch.ones(1, 2), 1)
-    written(tmp_path / "v", np.ones((4, 2), dtype=np.float32), [4])
+        DiskCorpus(written_vectors(tmp_path / "v", vectors, [4]), "dot").search(torch.ones(1, 2), 1)
+    written_vectors(tmp_path / "v", np.ones((4, 2), dtype=np.float32), [4])
     write_part(tmp_path / "v" / "part-9.parquet", ["y"], np.ones((1, 3), dtype=np.float32), False)
     with pytest.raises(ValueError, match="holds 3 dimensions in float32, but _vectors.json says 2"):
         VectorFolder(tmp_path / "v")
 
 
 def test_what_needs_all_documents_in_memory_says_so(tmp_path, monkeypatch):
-    corpus = DiskCorpus(written(tmp_path / "v", np.ones((4, 2), dtype=np.float32), [4]), "dot")
+    corpus = DiskCorpus(written_vectors(tmp_path / "v", np.ones((4, 2), dtype=np.float32), [4]), "dot")
     assert MemoryCorpus.of(corpus).ids[3] == "d3"
     monkeypatch.setattr(corpus.folder, "memory", 31)
     with pytest.raises(ValueError, match=r"needs all 4 documents in memory, .* Open the folder with VectorFolder"):

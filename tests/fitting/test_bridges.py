@@ -62,6 +62,7 @@ def test_texts_find_themselves_in_the_other_models_space(kinds):
     ranks = (found.bridge(unseen.ours) @ unseen.theirs.T).argmax(dim=1)
     assert (ranks == torch.arange(150)).float().mean() > 0.95
     assert found.agreement > 0.7
+    assert found.agreement == pytest.approx(Agreement(unseen.theirs, None).of(found.bridge(unseen.ours)), abs=0.1)
     torch.testing.assert_close(found.bridge(unseen.ours).norm(dim=1), torch.ones(150))
     assert found.name.endswith(f"on {kinds}") or kinds == "queries and documents"
     assert (found.num_queries, found.num_documents) != (0, 0)
