@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from st_adapter.evidence import output_folder as output
@@ -30,7 +31,7 @@ def finished(result: Result, settings: Settings, clock: Clock) -> Result:
     output.take_in(folder)
     new = result.results.adopted and result.verdict.decision != "do not deploy"
     moves = new or not output.holds_adapter(output.current_run(folder))
-    name = output.new_run_name(folder, _hash(result.results))
+    name = output.new_run_name(folder, _hash(result.results), datetime.fromisoformat(result.results.date))
     run = folder / output.VERSIONS_FOLDER / name
     with folder_written_whole(run) as unfinished:
         with clock("saving"):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from problems import hashes
 from st_adapter import QueryAdapter, cli, save_adapter, train
 from st_adapter.cli import tables
 from st_adapter.evidence import current_run, output_folder, rollback, versions_of
-from st_adapter.evidence.output_folder import model_path
+from st_adapter.evidence.output_folder import date_of, model_path, new_run_name, run_names
 from st_adapter.evidence.results import Results
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
@@ -213,11 +214,24 @@ def test_what_cannot_be_is_said_before_anything_is_embedded(weeks, tiny_flat_mod
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize("clock", [[0, 0, 0], [5, 5, 6], [0, -7200, -7199]], ids=["one second", "two", "set back"])
+def test_runs_are_listed_in_the_order_in_which_they_were(clock, tmp_path):
+    began = datetime(2026, 11, 27, 23, 59, 58, tzinfo=timezone.utc)
+    names = []
+    for seconds, content_hash in zip(clock, ("f" * 64, "0" * 64, "8" * 64), strict=True):
+        names.append(new_run_name(tmp_path, content_hash, began + timedelta(seconds=seconds)))
+        (tmp_path / "versions" / names[-1]).mkdir(parents=True)
+    assert run_names(tmp_path) == names
+    assert date_of(names[0]) == began + timedelta(seconds=clock[0])
+    assert max(map(date_of, names)) <= began + timedelta(seconds=max(clock) + 2)
+
+
 def test_results_say_when_by_what_and_of_which_data(weeks):
     content = json.loads((weeks.out / "results.json").read_text())
     assert content["date"].endswith("+00:00") and len(content["data"]["fingerprint"]) == 64
     assert content["versions"]["st-adapter"] and re.fullmatch("[0-9a-f]{40}(-dirty)?", content["commit"])
-    assert current_run(weeks.out).name[:8] == content["date"][:10].replace("-", "")
+    runs = versions_of(weeks.out)
+    assert runs[0].date.isoformat() == runs[0].results.date and runs[-1].date.isoformat() >= content["date"]
 
 
 def test_a_process_that_is_stopped_while_the_pointer_moves_leaves_one_run_or_the_other(copied, monkeypatch):

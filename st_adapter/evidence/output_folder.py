@@ -100,12 +100,15 @@ def run_names(output_dir: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else []
 
 
-def new_run_name(output_dir: Path, content_hash: str, date: datetime | None = None) -> str:
-    """A name that no run has yet: when it was, in UTC, and the begin of the hash of what made it."""
-    date, taken = date or datetime.now(timezone.utc), run_names(output_dir)
-    while (name := f"{date.strftime(_DATE)}-{content_hash[:_HASH_LENGTH]}") in taken:
-        date += timedelta(seconds=1)  # the same run twice within a second
-    return name
+def new_run_name(output_dir: Path, content_hash: str, date: datetime) -> str:
+    """A name that comes after those of all runs: when it was, in UTC, and the begin of the hash of what made it.
+
+    The order of names is the order of runs, so that a run within the same second as the one before it, or after the
+    clock was set back, is dated a second after that one.
+    """
+    for newest in run_names(output_dir)[-1:]:
+        date = max(date, date_of(newest) + timedelta(seconds=1))
+    return f"{date.strftime(_DATE)}-{content_hash[:_HASH_LENGTH]}"
 
 
 def date_of(name: str) -> datetime:
