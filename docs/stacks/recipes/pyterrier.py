@@ -2,15 +2,20 @@
 # requires-python = ">=3.10"
 # dependencies = ["pyterrier-dr", "python-terrier", "sentence-transformers"]
 # ///
-"""PyTerrier: subclass `SBertBiEncoder` of pyterrier-dr, which calls plain `encode` for both sides."""
+"""PyTerrier: subclass `BiEncoder` of pyterrier-dr, whose `SBertBiEncoder` calls plain `encode` for both sides."""
 
 from pathlib import Path
 
 import pandas as pd
-from pyterrier_dr import FlexIndex, SBertBiEncoder
+from pyterrier_dr import BiEncoder, FlexIndex
+from sentence_transformers import SentenceTransformer
 
 
-class AdaptedBiEncoder(SBertBiEncoder):
+class AdaptedBiEncoder(BiEncoder):
+    def __init__(self, model_path):
+        super().__init__()
+        self.model = SentenceTransformer(model_path)
+
     def encode_queries(self, texts, batch_size=None):
         return self.model.encode_query(list(texts), batch_size=batch_size or self.batch_size)
 
