@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from benchmark_quality import ROOT, git_commit, write_results
-from check_versions import HALF_TOLERANCE, write_base_model, write_static_model
+from check_versions import HALF_TOLERANCE, random_bridge, write_base_model, write_static_model
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
@@ -42,7 +42,6 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from st_adapter import QueryAdapter, embed, fit, save_pretrained
-from st_adapter.bridge import Bridge
 from st_adapter.demo import demo_model_path, standard_library_dataset
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.evaluation import run_metrics
@@ -533,7 +532,7 @@ def two_models(folder: Path, documents: Model, kind: str) -> Model:
         (queries / "config_sentence_transformers.json").unlink()
     base, other = (SentenceTransformer(str(path), device="cpu") for path in (documents.base, queries))
     torch.manual_seed(0)
-    bridge = Bridge(torch.randn(32, other.get_embedding_dimension()), torch.randn(32) / 10, normalize=True)
+    bridge = random_bridge(other.get_embedding_dimension(), in_units=kind == "transformer")
     modules = bridge.fold(random_adapter(32, 0.2))
     two = JoinedModel(base, other, modules, identity_of(base), "cosine", (documents.base, queries))
     adapted = save_joined(two, folder / "adapted")

@@ -36,7 +36,7 @@ from transformers import BertConfig, BertModel
 
 from st_adapter import QueryAdapter, save_pretrained
 from st_adapter.adapter import Kind
-from st_adapter.bridge import Bridge
+from st_adapter.bridge import Bridge, RadialUnits
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving.folder import copy_as
 from st_adapter.saving.joined_files import JoinedModel, save_joined
@@ -218,12 +218,18 @@ def tiny_models(work: Path) -> dict[str, Saved]:
     for name, place in (("two models", work / "base"), ("two models, static", work / "table")):
         other = SentenceTransformer(str(place), device="cpu")
         vectors = torch.from_numpy(other.encode_query(TEXTS))
-        bridge = Bridge(torch.randn(32, vectors.shape[1]), torch.randn(32) / 10, normalize=True)
+        bridge = random_bridge(vectors.shape[1], in_units="static" not in name)
         modules = bridge.fold(QueryAdapter(32))
         two = JoinedModel(base, other, modules, identity_of(base), "cosine", (work / "base", place))
         folder = save_joined(two, work / f"saved-{name}")
         models |= in_all_layouts(name, folder, {"encode_query": bridge(vectors).numpy(), **documents})
     return models
+
+
+def random_bridge(dimension: int, *, in_units: bool) -> Bridge:
+    """To 32 dimensions, affine or by radial units, as transformers get it."""
+    units = RadialUnits(torch.nn.functional.normalize(torch.randn(40, dimension)), 1.0) if in_units else None
+    return Bridge(torch.randn(32, 40 if in_units else dimension), torch.randn(32) / 10, True, units)
 
 
 def several_adapters(

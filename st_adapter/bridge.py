@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from sentence_transformers.base.modules import Module, Normalize
@@ -12,16 +13,49 @@ from st_adapter.adapter import QueryAdapter, dense
 from st_adapter.storage.tensors import check_finite
 
 
+class RadialUnits(NamedTuple):
+    """How near a direction is to each of H known ones: ``log(1 + exp(-s |x - c|²))``, a bump around each centre c.
+
+    Between directions that is ``softplus(2 s c'x - 2 s)``, a layer that Sentence Transformers has. ``exp`` itself, the
+    usual radial basis function, is none, and is nearly the same further out.
+
+    Attributes:
+        centres: (H, E) directions of the query model.
+        scale: s > 0: how narrow the bumps are.
+
+    References:
+        Broomhead & Lowe 1988, "Multivariable functional interpolation and adaptive networks".
+    """
+
+    centres: Tensor
+    scale: float
+
+    def __call__(self, directions: Tensor) -> Tensor:
+        """(B, E) directions to (B, H)."""
+        return nn.functional.softplus(torch.addmm(self.bias, directions, self.weight.T))
+
+    @property
+    def weight(self) -> Tensor:
+        """Of the layer, (H, E)."""
+        return 2 * self.scale * self.centres
+
+    @property
+    def bias(self) -> Tensor:
+        """Of the layer, (H,)."""
+        return self.centres.new_full((len(self.centres),), -2 * self.scale)
+
+
 @dataclass(frozen=True, eq=False)
 class Bridge:
-    """An affine map ``y = W x + b`` from a query model's vectors x to those of the model that embedded the documents.
+    """A map ``y = W h(x) + b`` from a query model's vectors x to those of the model that embedded the documents.
 
     The length of x plays no part: it changes no ranking, and a map is easier to find between directions.
 
     Attributes:
-        matrix: W, (D, E), from E dimensions of the query model to D of the documents.
+        matrix: W, (D, E) from E dimensions of the query model to D of the documents, or (D, H) from H units.
         bias: b, (D,).
         normalize: whether y is brought to unit length, as the documents' model brings its vectors.
+        units: h; None where it is the direction of x, so that the map is affine.
 
     Example:
         >>> swap = Bridge(torch.tensor([[0.0, 2.0], [2.0, 0.0]]), torch.zeros(2), normalize=True)
@@ -32,12 +66,18 @@ class Bridge:
     matrix: Tensor
     bias: Tensor
     normalize: bool
+    units: RadialUnits | None = None
 
     def __post_init__(self) -> None:
         if self.matrix.ndim != 2 or self.bias.shape != self.matrix.shape[:1]:
             raise ValueError(
                 f"The bridge has a matrix of shape {tuple(self.matrix.shape)} and a bias of {tuple(self.bias.shape)}, "
                 "but (D, E) and (D,) are expected. Pass the map from E dimensions of the query model to D."
+            )
+        if self.units is not None and self.matrix.shape[1] != len(self.units.centres):
+            raise ValueError(
+                f"The bridge has a matrix of shape {tuple(self.matrix.shape)} and {len(self.units.centres)} units, but "
+                "a column for each of them is expected. Pass a matrix of shape (D, H)."
             )
         for name, weights in (("matrix", self.matrix), ("bias", self.bias)):
             check_finite(f"The bridge's {name}", weights)
@@ -48,7 +88,7 @@ class Bridge:
     @property
     def input_dimension(self) -> int:
         """E, of the query model."""
-        return int(self.matrix.shape[1])
+        return int((self.matrix if self.units is None else self.units.centres).shape[1])
 
     @property
     def output_dimension(self) -> int:
@@ -61,18 +101,19 @@ class Bridge:
         Raises:
             ValueError: they have another dimension.
         """
-        if query_embeddings.shape[1:] != self.matrix.shape[1:]:
+        if query_embeddings.shape[1:] != (self.input_dimension,):
             raise ValueError(
                 f"query_embeddings have shape {tuple(query_embeddings.shape)}, but this bridge expects (B, "
                 f"{self.input_dimension}). Embed the queries with the query model that it was made for."
             )
-        mapped = torch.addmm(self.bias, nn.functional.normalize(query_embeddings.float()), self.matrix.T)
+        seen = nn.functional.normalize(query_embeddings.float())
+        mapped = torch.addmm(self.bias, seen if self.units is None else self.units(seen), self.matrix.T)
         return nn.functional.normalize(mapped) if self.normalize else mapped
 
     def fold(self, adapter: QueryAdapter) -> list[Module]:
         """Bridge and adapter behind it as stock modules for the place behind the query model's last one.
 
-        A linear adapter and the bridge are one ``Dense``, because what length the vectors have between the two does not
+        A linear adapter and the matrix are one ``Dense``, because what length the vectors have between the two does not
         change their direction in the end. Corrections near known queries depend on that length, so with these the
         ``Normalize`` between the two stays.
 
@@ -89,7 +130,8 @@ class Bridge:
         else:
             between = [Normalize()] if self.normalize else []
             rest = [dense(self.matrix, self.bias, nn.Identity()), *between, first, *rest]
-        return [module.to(self.matrix.device).eval() for module in (Normalize(), *rest)]
+        units = [] if self.units is None else [dense(self.units.weight, self.units.bias, nn.Softplus())]
+        return [module.to(self.matrix.device).eval() for module in (Normalize(), *units, *rest)]
 
     def padded(self, dimension: int) -> Bridge:
         """The same with zeros behind its D dimensions up to ``dimension``, for documents that are truncated later."""
@@ -98,4 +140,5 @@ class Bridge:
             nn.functional.pad(self.matrix, (0, 0, 0, missing)),
             nn.functional.pad(self.bias, (0, missing)),
             self.normalize,
+            self.units,
         )

@@ -211,7 +211,14 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
         queries = None
         if status_quo is not None and shown is not None:
             queries = Twins(ours, status_quo.embedded.query_embeddings).subset(shown)
-        found = fit_bridge(queries, documents, ranked=sampled.vectors, normalize=index.normalized, seed=settings.seed)
+        found = fit_bridge(
+            queries,
+            documents,
+            ranked=sampled.vectors,
+            normalize=index.normalized,
+            affine=made is not None,
+            seed=settings.seed,
+        )
         mapped = found.bridge(ours)
         if found.held_out is not None and shown is not None:
             mapped[shown] = found.held_out

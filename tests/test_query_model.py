@@ -340,17 +340,25 @@ def test_a_static_query_model_is_kept_and_taken_from_where_it_is_kept(documents,
     assert name_of(kept).startswith("static-")
 
 
-def test_a_static_query_model_is_fitted_to_the_texts_of_the_data(documents, dataset, tmp_path):
+def test_a_static_query_model_is_fitted_to_the_texts_of_the_data(documents, dataset, tmp_path, monkeypatch):
     """What is saved looks up the fitted table, and finds what the documents' model finds better than the one before."""
     place = tmp_path / "static" / model_fingerprint(documents)[:32] / f"static-{name_of(documents)}"
     tokenizer = documents.tokenizer.backend_tokenizer
     old = torch.randn(tokenizer.get_vocab_size(), 16, generator=torch.Generator().manual_seed(0))
     SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=old)]).save_pretrained(str(place))
     options = {"cache_dir": tmp_path, "options": RunOptions(non_inferior=0.95), **QUIET}
+    affine = []
+
+    def spied(*texts, **arguments):
+        affine.append(arguments["affine"])
+        return fit_bridge(*texts, **arguments)
+
+    monkeypatch.setattr(query_model_run, "fit_bridge", spied)
     fitted = st_adapter.train(documents, dataset, query_model="static", **options)
     as_it_was = st_adapter.train(documents, dataset, query_model=str(place), **options)
     agreements = [result.results.query_model.bridge.agreement for result in (fitted, as_it_was)]
     assert agreements[0] > agreements[1] + 0.02
+    assert affine == [True, False]  # a fitted table stays a lookup
     saved = fitted.save_pretrained(tmp_path / "saved")
     texts = dataset.query_texts[:20]
     reopened = SentenceTransformer(str(saved), device="cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,18 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from st_adapter.bridge import Bridge
+from st_adapter.bridge import Bridge, RadialUnits
 from st_adapter.fitting.agreement import Agreement
 
 Texts = Literal["queries", "documents", "queries and documents", "no texts"]
 
 _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)
+# Texts that have a unit; with more of them it would hold better still, but a query would take longer.
+_MAX_UNITS = 2048
+# Of one unit, times the mean square of the texts' distance from their mean. Half of it or twice as much does as well;
+# narrower, half precision would do worse.
+_SCALE = 0.8
+_RIDGES_OF_UNITS = (0.0003, 0.001, 0.01)
 _NUM_FOLDS = 5
 # Held-out texts of a fold that search; more would cost time and no longer change a choice.
 _MAX_MEASURED = 1000
@@ -42,12 +49,18 @@ class Twins(NamedTuple):
 class _Method(NamedTuple):
     """How a matrix is solved for; see ``_bridges``."""
 
-    name: Literal["none", "Procrustes", "ridge", "mix"]
+    name: Literal["none", "Procrustes", "ridge", "mix", "units"]
     ridge: float = 0.0
 
     def __str__(self) -> str:
-        names = {"none": "no map, vectors as they are", "Procrustes": "Procrustes", "ridge": f"ridge {self.ridge:g}"}
-        return names.get(self.name, f"mean of Procrustes and ridge {self.ridge:g}")
+        ridge = f"ridge {self.ridge:g}"
+        return {
+            "none": "no map, vectors as they are",
+            "Procrustes": "Procrustes",
+            "ridge": ridge,
+            "mix": f"mean of Procrustes and {ridge}",
+            "units": f"{ridge} of radial basis functions",
+        }[self.name]
 
 
 class _Candidate(NamedTuple):
@@ -89,13 +102,21 @@ class FittedBridge:
 
 
 def fit_bridge(
-    queries: Twins | None, documents: Twins | None, *, ranked: Tensor | None = None, normalize: bool, seed: int = 0
+    queries: Twins | None,
+    documents: Twins | None,
+    *,
+    ranked: Tensor | None = None,
+    normalize: bool,
+    affine: bool = False,
+    seed: int = 0,
 ) -> FittedBridge:
     """Fit centred orthogonal Procrustes, ridge regression and means of both, and take what holds best on unseen texts.
 
     Each is fitted on queries, on documents and on both. Within each of the two kinds, vectors are centred first, since
     models with prompts put queries and documents in different places; the means are carried as a bias, those of the
-    queries if there are any. Of a query model that was made for these documents the vectors may do best as they are.
+    queries if there are any. Two models differ in more than a matrix, so that ridge regression on how near a query is
+    to each of up to 2,048 of the texts (radial basis functions) is tried besides, on all there are. Of a query model
+    that was made for these documents the vectors may do best as they are.
     The choice is by cross-fitting: how alike texts that were left out rank the documents, or one another if there are
     none, to what they do as the other model embeds them.
 
@@ -104,6 +125,7 @@ def fit_bridge(
         documents: documents by both, in the index as it compares them.
         ranked: (N, D) documents as the index compares them, to be ranked where these are too few.
         normalize: whether the documents' model gives vectors of unit length.
+        affine: leave radial basis functions out, which take as much time as a static table needs for a query.
         seed: of the folds.
 
     Raises:
@@ -124,16 +146,9 @@ def fit_bridge(
         )
     measured = "queries" if "queries" in there else "documents"
     choices: list[Texts] = [*there, *(["queries and documents"] if len(there) == 2 else [])]  # type: ignore[list-item]
-    candidates = _candidates(choices, there[measured])
-    scores = torch.zeros(len(candidates))
+    candidates = _candidates(choices, there[measured], affine)
     folds = list(_folds(len(there[measured].ours), seed))
-    for train in folds:
-        fitted_on = {**there, measured: there[measured].subset(train)}
-        held = Twins(*(vectors[:_MAX_MEASURED] for vectors in there[measured].subset(~train)))
-        # A document that is a text itself is not ranked: anything like it would find it first.
-        agreement = Agreement(held.theirs, fitted_on["documents"].theirs if "documents" in there else ranked)
-        for place, bridge in enumerate(_bridges(fitted_on, candidates, normalize)):
-            scores[place] += agreement.of(bridge(held.ours)) / len(folds)
+    scores = _agreements(there, measured, folds, candidates, ranked, normalize)
     best = int(scores.argmax())
     chosen, (texts, method) = candidates[best : best + 1], candidates[best]
     used = {name: len(twins.ours) for name, twins in there.items() if name in texts}
@@ -147,10 +162,33 @@ def fit_bridge(
     )
 
 
-def _candidates(choices: Sequence[Texts], twins: Twins) -> list[_Candidate]:
+def _agreements(
+    there: dict[str, Twins],
+    measured: str,
+    folds: Sequence[Tensor],
+    candidates: Sequence[_Candidate],
+    ranked: Tensor | None,
+    normalize: bool,
+) -> Tensor:
+    """How alike each candidate ranks held-out texts of the measured kind: the mean of the folds, (C,)."""
+    scores = torch.zeros(len(candidates))
+    for train in folds:
+        fitted_on = {**there, measured: there[measured].subset(train)}
+        held = Twins(*(vectors[:_MAX_MEASURED] for vectors in there[measured].subset(~train)))
+        # A document that is a text itself is not ranked: anything like it would find it first.
+        agreement = Agreement(held.theirs, fitted_on["documents"].theirs if "documents" in there else ranked)
+        for place, bridge in enumerate(_bridges(fitted_on, candidates, normalize)):
+            scores[place] += agreement.of(bridge(held.ours)) / len(folds)
+    return scores
+
+
+def _candidates(choices: Sequence[Texts], twins: Twins, affine: bool) -> list[_Candidate]:
     """What is fitted on what; vectors of another dimension cannot be taken as they are."""
     as_they_are = [_Candidate("no texts", _Method("none"))] if twins.ours.shape == twins.theirs.shape else []
-    return [*(_Candidate(texts, method) for texts in choices for method in _METHODS), *as_they_are]
+    # What is not linear takes all texts there are: bumps near queries, and near what queries to come may be like.
+    ridges = () if affine else _RIDGES_OF_UNITS
+    units = [_Candidate(choices[-1], _Method("units", ridge)) for ridge in ridges]
+    return [*(_Candidate(texts, method) for texts in choices for method in _METHODS), *units, *as_they_are]
 
 
 def _mapped_by_others(
@@ -183,22 +221,50 @@ def _folds(number: int, seed: int) -> Iterator[Tensor]:
 
 def _bridges(there: dict[str, Twins], candidates: Sequence[_Candidate], normalize: bool) -> Iterator[Bridge]:
     """One bridge for each candidate; those on the same texts follow each other."""
-    for texts, group in itertools.groupby(candidates, key=lambda candidate: candidate.texts):
+    for (texts, in_units), group in itertools.groupby(candidates, key=lambda each: (each.texts, _in_units(each))):
         if texts == "no texts":
             yield _as_they_are(next(iter(there.values())).theirs, normalize)
             continue
         used = [twins for name, twins in there.items() if name in texts]
-        means = [(twins.ours.mean(dim=0), twins.theirs.mean(dim=0)) for twins in used]
-        centred = [
-            Twins(twins.ours - ours, twins.theirs - theirs) for twins, (ours, theirs) in zip(used, means, strict=True)
-        ]
-        scatter = torch.stack([twins.ours.T @ twins.ours for twins in centred]).sum(dim=0)  # (E, E)
-        cross = torch.stack([twins.theirs.T @ twins.ours for twins in centred]).sum(dim=0)  # (D, E)
-        rotation = procrustes(scatter, cross)
-        for _, method in group:
-            solved = rotation if method.name == "Procrustes" else ridge_between(scatter, cross, method.ridge)
-            matrix = (rotation + solved) / 2 if method.name == "mix" else solved
-            yield Bridge(matrix, means[0][1] - matrix @ means[0][0], normalize)
+        units = _units_of(used) if in_units else None
+        yield from _solved(used, [candidate.method for candidate in group], units, normalize)
+
+
+def _in_units(candidate: _Candidate) -> bool:
+    return candidate.method.name == "units"
+
+
+def _units_of(used: Sequence[Twins]) -> RadialUnits:
+    """Bumps around some of the texts, as many queries as documents if there are enough of both."""
+    centred = torch.cat([twins.ours - twins.ours.mean(dim=0) for twins in used])
+    generator = torch.Generator().manual_seed(0)
+    centres: list[Tensor] = []
+    for place, directions in enumerate(sorted((twins.ours for twins in used), key=len)):
+        room = (_MAX_UNITS - sum(map(len, centres))) // (len(used) - place)
+        drawn = torch.randperm(len(directions), generator=generator)[:room]
+        centres.append(directions[drawn.to(directions.device)])
+    return RadialUnits(torch.cat(centres), _SCALE / max(float(centred.square().sum(dim=1).mean()), 1e-6))
+
+
+def _solved(
+    used: Sequence[Twins], methods: Sequence[_Method], units: RadialUnits | None, normalize: bool
+) -> Iterator[Bridge]:
+    """One bridge for each method, from the same texts and what the units make of them."""
+    seen = used if units is None else [Twins(units(twins.ours), twins.theirs) for twins in used]
+    means = [(twins.ours.mean(dim=0), twins.theirs.mean(dim=0)) for twins in seen]
+    centred = [
+        Twins(twins.ours - ours, twins.theirs - theirs) for twins, (ours, theirs) in zip(seen, means, strict=True)
+    ]
+    # Units overlap, so that what is solved is near to singular.
+    scatter = torch.stack([twins.ours.T @ twins.ours for twins in centred]).sum(dim=0).double()  # (E, E)
+    cross = torch.stack([twins.theirs.T @ twins.ours for twins in centred]).sum(dim=0).double()  # (D, E)
+    rotation = functools.cache(lambda: procrustes(scatter, cross))
+    for method in methods:
+        matrix = rotation() if method.name == "Procrustes" else ridge_between(scatter, cross, method.ridge)
+        if method.name == "mix":
+            matrix = (matrix + rotation()) / 2
+        matrix = matrix.float()
+        yield Bridge(matrix, means[0][1] - matrix @ means[0][0], normalize, units)
 
 
 def _as_they_are(theirs: Tensor, normalize: bool) -> Bridge:

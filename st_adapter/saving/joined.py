@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module, Router
 from sentence_transformers.sentence_transformer.modules import Dropout, Pooling
@@ -113,7 +114,7 @@ def check_joinable(documents: SentenceTransformer | None, queries: SentenceTrans
 
     Raises:
         ValueError: one of them has code of its own, tells queries from documents in its modules, or leaves prompts out
-            of the pooling; the query model is truncated; or they work in different places or precisions.
+            of the pooling; the query model is truncated; or they work in different places or not in float32.
     """
     if queries.truncate_dim is not None:
         raise InputError(
@@ -125,6 +126,12 @@ def check_joinable(documents: SentenceTransformer | None, queries: SentenceTrans
     for name, model in (("query model", queries), ("model of the documents", documents)):
         if model is None:
             continue
+        # Sentence Transformers brings modules to the precision of the first one, but not those within a Router.
+        if documents is not None and model.dtype not in (None, torch.float32):
+            raise ValueError(
+                f"The {name} {name_of(model)} was opened in {model.dtype}, but a model of two opens in float32 alone. "
+                "Open both in float32; what comes of them can be brought to half precision with `.half()`."
+            )
         if model.trust_remote_code or any(not type(m).__module__.startswith("sentence_transformers.") for m in model):
             raise ValueError(
                 f"The {name} {name_of(model)} comes with code of its own, and two models are saved as one only if both "
@@ -141,8 +148,8 @@ def check_joinable(documents: SentenceTransformer | None, queries: SentenceTrans
                 f"The {name} {name_of(model)} leaves its prompts out of the pooling, and where a prompt ends is told "
                 "of one tokenizer only in a model of two. Take another model, or its prompts away."
             )
-    if documents is not None and (documents.device, documents.dtype) != (queries.device, queries.dtype):
+    if documents is not None and documents.device != queries.device:
         raise ValueError(
-            f"The query model is on {queries.device} in {queries.dtype}, the model of the documents on "
-            f"{documents.device} in {documents.dtype}. Open both in the same place and precision."
+            f"The query model is on {queries.device}, the model of the documents on {documents.device}. Open both in "
+            "the same place."
         )

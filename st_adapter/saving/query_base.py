@@ -159,7 +159,7 @@ class QueryModelBase(Base):
         return JoinedModel(
             documents=None if self.documents is None else self.documents.model,
             queries=self.queries.model,
-            query_modules=bridge.fold(behind),
+            query_modules=[module.to(self.model.dtype or torch.float32) for module in bridge.fold(behind)],
             index=self.index.identity,
             similarity=self.index.similarity,
             sources=(None if self.documents is None else self.documents.base_model, self.queries.base_model),

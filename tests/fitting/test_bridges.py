@@ -7,7 +7,8 @@ from scipy.linalg import orthogonal_procrustes
 
 from problems import apply, make_adapter, trained, unit_rows
 from st_adapter import QueryAdapter
-from st_adapter.bridge import Bridge
+from st_adapter.bridge import Bridge, RadialUnits
+from st_adapter.fitting import bridges
 from st_adapter.fitting.agreement import Agreement
 from st_adapter.fitting.bridges import Twins, fit_bridge, procrustes, ridge_between
 from st_adapter.fitting.local import LocalUnits
@@ -75,6 +76,59 @@ def test_a_rotation_is_found_from_few_texts_and_ridge_from_many_that_no_rotation
     assert "ridge" in fit_bridge(many, None, normalize=True).name
 
 
+def bent_models(num_texts, seed):
+    """Two models of the same meaning, of which one has its coordinates and the other their squares and products."""
+    meaning = unit_rows(num_texts, 4, seed)
+    products = torch.einsum("ti,tj->tij", meaning, meaning).flatten(1)
+    return Twins(meaning, torch.nn.functional.normalize(products - 0.25 * torch.eye(4).flatten() + 0.3))
+
+
+def test_what_no_matrix_maps_is_mapped_by_how_near_a_text_is_to_others():
+    twins, unseen = bent_models(800, seed=0), bent_models(300, seed=1)
+    found, affine = (fit_bridge(twins, None, normalize=True, affine=affine) for affine in (False, True))
+    assert found.name.endswith("of radial basis functions on queries") and "radial" not in affine.name
+    right, rough = (Agreement(unseen.theirs, None).of(each.bridge(unseen.ours)) for each in (found, affine))
+    assert right > 0.9 > 0.1 > rough
+    assert found.agreement == pytest.approx(right, abs=0.05)
+
+
+def test_radial_basis_functions_are_those_of_their_formula():
+    normalize = torch.nn.functional.normalize
+    centres, directions = (normalize(unit_rows(number, 12, number).double()) for number in (7, 5))
+    distances = np.linalg.norm(directions.numpy()[:, None] - centres.numpy()[None], axis=2)
+    expected = np.log1p(np.exp(-0.7 * distances**2))
+    np.testing.assert_allclose(RadialUnits(centres, 0.7)(directions).numpy(), expected, atol=1e-12)
+
+
+def test_their_weights_are_least_squares_with_rows_for_the_penalty():
+    twins = two_models(noise=0.1)
+    (bridge,) = bridges._bridges(
+        {"queries": twins}, [bridges._Candidate("queries", bridges._Method("units", 0.1))], normalize=False
+    )
+    assert bridge.units is not None
+    x, y = bridge.units(twins.ours).double().numpy(), twins.theirs.double().numpy()
+    x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
+    penalty = 0.1 * ((x - x_mean) ** 2).sum() / 300
+    rows = np.vstack([x - x_mean, np.sqrt(penalty) * np.eye(300)])
+    solved = np.linalg.lstsq(rows, np.vstack([y - y_mean, np.zeros((300, 16))]), rcond=None)[0]
+    expected = (x - x_mean) @ solved + y_mean
+    np.testing.assert_allclose(bridge(twins.ours).numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("queries", "documents", "expected"), [(3000, 3000, (1024, 1024)), (100, 3000, (100, 1948)), (30, 20, (30, 20))]
+)
+def test_there_are_units_around_queries_and_documents_alike(queries, documents, expected):
+    used = [
+        Twins(unit_rows(number, 8, seed), unit_rows(number, 4, seed)) for seed, number in ((0, queries), (1, documents))
+    ]
+    units = bridges._units_of(used)
+    there = [set(map(tuple, twins.ours.tolist())) for twins in used]
+    centres = [tuple(row) for row in units.centres.tolist()]
+    assert len(set(centres)) == len(centres)
+    assert tuple(sum(row in kind for row in centres) for kind in there) == expected
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 def test_vectors_that_are_right_already_are_taken_as_they_are(normalize):
     """A map from few texts would only add its own noise."""
@@ -133,19 +187,23 @@ def test_the_length_of_our_vectors_plays_no_part():
 # In a saved model
 
 BRIDGE = Bridge(torch.randn(32, 12, generator=torch.Generator().manual_seed(1)), torch.full((32,), 0.1), True)
+UNITS = RadialUnits(unit_rows(40, 12, seed=2), 0.8)
 
 
+@pytest.mark.parametrize("units", [None, UNITS], ids=["affine", "units"])
 @pytest.mark.parametrize("kind", ["linear", "low_rank", "mlp"])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_folded_it_is_bridge_and_adapter(kind, normalize):
+def test_folded_it_is_bridge_and_adapter(kind, normalize, units):
     adapter = make_adapter(kind, normalize=normalize)
-    bridge = Bridge(BRIDGE.matrix, BRIDGE.bias, normalize)
+    matrix = BRIDGE.matrix if units is None else torch.randn(32, 40, generator=torch.Generator().manual_seed(1))
+    bridge = Bridge(matrix, BRIDGE.bias, normalize, units)
     queries = 3 * unit_rows(20, 12)
     modules = bridge.fold(adapter)
     torch.testing.assert_close(apply(modules, queries), adapter.transform(bridge(queries)), atol=1e-5, rtol=1e-4)
     names = [type(module).__name__ for module in modules]
     assert names[:2] == ["Normalize", "Dense"]
-    assert names.count("Dense") == (3 if kind == "mlp" else 1)
+    assert names.count("Dense") == (3 if kind == "mlp" else 1) + (units is not None)
+    assert bridge.input_dimension == 12 and bridge.padded(40).input_dimension == 12
 
 
 def test_corrections_near_known_queries_see_vectors_of_unit_length():
@@ -182,6 +240,8 @@ def test_padded_it_gives_zeros_behind():
 def test_what_is_no_map_is_refused(matrix, bias, message):
     with pytest.raises(ValueError, match=message):
         Bridge(matrix, bias, True)
+    with pytest.raises(ValueError, match=r"matrix of shape \(32, 12\) and 40 units, but a column for each"):
+        Bridge(BRIDGE.matrix, BRIDGE.bias, True, UNITS)
 
 
 def test_vectors_of_another_model_are_refused():

@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from problems import TEXTS, hashes, make_adapter
+from problems import TEXTS, hashes, make_adapter, unit_rows
 from st_adapter import QueryAdapter, detach, from_pretrained
-from st_adapter.bridge import Bridge
+from st_adapter.bridge import Bridge, RadialUnits
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving import save_query_part
 from st_adapter.saving.base import ModelBase
@@ -49,12 +49,14 @@ def opened(path):
     return SentenceTransformer(str(path), device="cpu")
 
 
-def base_of_two(documents, queries, normalize=True):
+def base_of_two(documents, queries, normalize=True, in_units=False):
     """Both models with a bridge of random weights between them."""
     base = query_model_base(ModelBase(documents), ModelBase(queries, queries.path))
     generator = torch.Generator().manual_seed(1)
-    matrix = torch.randn(32, queries.get_embedding_dimension(), generator=generator)
-    bridge = Bridge(matrix, 0.1 * torch.randn(32, generator=generator), normalize)
+    dimension = queries.get_embedding_dimension()
+    units = RadialUnits(unit_rows(40, dimension), 0.8) if in_units else None
+    matrix = torch.randn(32, 40 if in_units else dimension, generator=generator)
+    bridge = Bridge(matrix, 0.1 * torch.randn(32, generator=generator), normalize, units)
     return base.with_bridge(bridge, Index(identity_of(documents), "cosine"))
 
 
@@ -63,7 +65,7 @@ class _Kept:
 
 
 def right_queries(base, adapter, texts=TEXTS):
-    vectors = torch.from_numpy(base.queries.model.encode_query(texts))
+    vectors = base.queries.model.encode_query(texts, convert_to_tensor=True)
     return adapter.transform(base.bridge(vectors)).detach().numpy()
 
 
@@ -73,7 +75,7 @@ def two(request, static_path, tiny_model_path, tiny_prompt_model_path, tmp_path_
     documents = opened(tiny_prompt_model_path)
     queries = opened(static_path if request.param == "static" else tiny_model_path)
     queries.path = static_path if request.param == "static" else tiny_model_path
-    base, adapter = base_of_two(documents, queries), make_adapter("mlp")
+    base, adapter = base_of_two(documents, queries, in_units=request.param == "transformer"), make_adapter("mlp")
     folder = base.save(adapter, tmp_path_factory.mktemp("saved") / "two", _Kept)
     return base, adapter, folder
 
@@ -277,8 +279,10 @@ def test_models_that_cannot_be_one_are_refused(tiny_model_path, tiny_prompt_mode
     with pytest.raises(ValueError, match="truncates its embeddings to 8 dimensions"):
         check_joinable(model, truncated)
     half = opened(tiny_model_path).half()
-    with pytest.raises(ValueError, match="Open both in the same place and precision"):
-        check_joinable(model, half)
+    for documents, queries in ((model, half), (half, model), (half, opened(tiny_prompt_model_path).half())):
+        with pytest.raises(ValueError, match=r"in torch.float16, but a model of two opens in float32 alone"):
+            check_joinable(documents, queries)
+    check_joinable(None, half)
     unpooled = opened(tiny_prompt_model_path)
     unpooled[1].include_prompt = False
     with pytest.raises(ValueError, match="leaves its prompts out of the pooling"):
@@ -287,6 +291,28 @@ def test_models_that_cannot_be_one_are_refused(tiny_model_path, tiny_prompt_mode
     own.append(type("Own", (torch.nn.Identity,), {})())
     with pytest.raises(ValueError, match="The query model tiny comes with code of its own"):
         check_joinable(model, own)
+
+
+@pytest.mark.parametrize("in_units", [True, False])
+def test_in_half_precision_queries_stay_nearly_the_same(tiny_model_path, tiny_prompt_model_path, tmp_path, in_units):
+    queries = opened(tiny_model_path)
+    queries.path = tiny_model_path
+    base, adapter = base_of_two(opened(tiny_prompt_model_path), queries, in_units=in_units), make_adapter()
+    folder = base.save(adapter, tmp_path / "two", _Kept)
+    found = opened(folder).half().encode_query(TEXTS)
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found.astype(np.float32), right_queries(base, adapter), rtol=0, atol=5e-3)
+
+
+def test_a_query_model_alone_may_be_in_half_precision(tiny_model_path, tmp_path):
+    queries = SentenceTransformer(str(tiny_model_path), device="cpu", model_kwargs={"dtype": torch.bfloat16})
+    queries.path = tiny_model_path
+    base, adapter = base_of_two(opened(tiny_model_path), queries), make_adapter()
+    base = replace(base, status_quo=None)
+    folder = base.save(adapter, tmp_path / "alone", _Kept)
+    found = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.bfloat16})
+    expected = torch.from_numpy(right_queries(base, adapter)).float()
+    torch.testing.assert_close(found.encode_query(TEXTS, convert_to_tensor=True).float(), expected, rtol=0, atol=3e-2)
 
 
 def test_a_folder_of_something_else_is_refused_before_anything_is_embedded(two, tmp_path):
