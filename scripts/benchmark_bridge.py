@@ -40,16 +40,19 @@ from benchmark_quality import (
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
+from st_adapter.bridge import Bridge, RadialUnits
 from st_adapter.embeddings.embedded import EmbeddedDataset
+from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.roles import encode_as
 from st_adapter.evaluation.comparison import compare
 from st_adapter.evaluation.evaluation import PerQuery, evaluate
 from st_adapter.evidence.systems import QuerySpeed, times
 from st_adapter.fitting.auto import Clock, fit
+from st_adapter.fitting.bridges import MAX_UNITS
 from st_adapter.preparing import Data
 from st_adapter.query_model import bridged
 from st_adapter.saving.base import ModelBase
-from st_adapter.saving.query_base import STATIC, query_model_base
+from st_adapter.saving.query_base import STATIC, Index, query_model_base
 from st_adapter.settings import RunOptions, Settings
 from st_adapter.words import fraction, signed
 
@@ -95,14 +98,28 @@ def main() -> None:
 
 
 def speeds(material: Material, models: Mapping[str, SentenceTransformer]) -> dict[str, dict[str, float]]:
-    """Queries a second on the CPU, one by one and 64 a call, without the map, which is one product of a matrix."""
+    """Queries a second on the CPU, one by one and 64 a call, with the largest map that a run puts behind a model."""
     texts = (material.dataset(material.names[0]).query_texts or [])[:128]
+    documents = copy.deepcopy(material.model).to("cpu")
+    behind_maps = {name: with_map(documents, copy.deepcopy(model).to("cpu"), name) for name, model in models.items()}
     measured = {}
-    for name, model in {material.model_name: material.model, **models}.items():
-        there = copy.deepcopy(model).to("cpu")
-        speed = QuerySpeed.of(partial(encode_as, there, "query", batch_size=64), texts)
+    for name, model in {material.model_name: documents, **behind_maps}.items():
+        speed = QuerySpeed.of(partial(encode_as, model, "query", batch_size=64), texts)
         measured[name] = {"single": round(speed.single, 1), "batch": round(speed.batch, 1)}
     return measured
+
+
+def with_map(documents: SentenceTransformer, queries: SentenceTransformer, name: str) -> SentenceTransformer:
+    """A query model with a map of random weights."""
+    dimension, to_dimension = (int(model.get_embedding_dimension() or 0) for model in (queries, documents))
+    centres = torch.nn.functional.normalize(torch.randn(MAX_UNITS, dimension))
+    units = None if name == STATIC else RadialUnits(centres, 1.0)
+    matrix = torch.randn(to_dimension, dimension if units is None else MAX_UNITS)
+    bridge = Bridge(matrix, torch.zeros(to_dimension), True, units)
+    base = query_model_base(ModelBase(documents), ModelBase(queries))
+    adapted = base.with_bridge(bridge, Index(identity_of(documents), "cosine")).adapted(QueryAdapter(to_dimension))
+    assert adapted is not None  # there is an adapter
+    return adapted
 
 
 def own_adapter(material: Material, name: str, seed: int) -> QueryAdapter | None:

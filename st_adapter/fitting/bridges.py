@@ -13,16 +13,19 @@ from torch import Tensor
 
 from st_adapter.bridge import Bridge, RadialUnits
 from st_adapter.fitting.agreement import Agreement
+from st_adapter.storage.tensors import device_of_float64
 
 Texts = Literal["queries", "documents", "queries and documents", "no texts"]
 
 _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)
 # Texts that have a unit; with more of them it would hold better still, but a query would take longer.
-_MAX_UNITS = 2048
-# Of one unit, times the mean square of the texts' distance from their mean. Half of it or twice as much does as well;
-# narrower, half precision would do worse.
+MAX_UNITS = 2048
+# Of one unit, times the mean square of the texts' distance from their mean. From .3 to 1 it made little difference; the
+# wider units are, the more they are alike, and the less exact are queries in half precision.
 _SCALE = 0.8
 _RIDGES_OF_UNITS = (0.0003, 0.001, 0.01)
+# Texts of a kind that their weights are fitted on; each is a row of all units.
+_MAX_IN_UNITS = 20_000
 _NUM_FOLDS = 5
 # Held-out texts of a fold that search; more would cost time and no longer change a choice.
 _MAX_MEASURED = 1000
@@ -226,6 +229,8 @@ def _bridges(there: dict[str, Twins], candidates: Sequence[_Candidate], normaliz
             yield _as_they_are(next(iter(there.values())).theirs, normalize)
             continue
         used = [twins for name, twins in there.items() if name in texts]
+        if in_units:
+            used = [Twins(*(vectors[_drawn(len(vectors), _MAX_IN_UNITS)] for vectors in twins)) for twins in used]
         units = _units_of(used) if in_units else None
         yield from _solved(used, [candidate.method for candidate in group], units, normalize)
 
@@ -237,13 +242,15 @@ def _in_units(candidate: _Candidate) -> bool:
 def _units_of(used: Sequence[Twins]) -> RadialUnits:
     """Bumps around some of the texts, as many queries as documents if there are enough of both."""
     centred = torch.cat([twins.ours - twins.ours.mean(dim=0) for twins in used])
-    generator = torch.Generator().manual_seed(0)
     centres: list[Tensor] = []
     for place, directions in enumerate(sorted((twins.ours for twins in used), key=len)):
-        room = (_MAX_UNITS - sum(map(len, centres))) // (len(used) - place)
-        drawn = torch.randperm(len(directions), generator=generator)[:room]
-        centres.append(directions[drawn.to(directions.device)])
+        room = (MAX_UNITS - sum(map(len, centres))) // (len(used) - place)
+        centres.append(directions[_drawn(len(directions), room)])
     return RadialUnits(torch.cat(centres), _SCALE / max(float(centred.square().sum(dim=1).mean()), 1e-6))
+
+
+def _drawn(number: int, at_most: int) -> Tensor:
+    return torch.randperm(number, generator=torch.Generator().manual_seed(0))[:at_most]
 
 
 def _solved(
@@ -255,15 +262,17 @@ def _solved(
     centred = [
         Twins(twins.ours - ours, twins.theirs - theirs) for twins, (ours, theirs) in zip(seen, means, strict=True)
     ]
+    device = means[0][0].device
     # Units overlap, so that what is solved is near to singular.
-    scatter = torch.stack([twins.ours.T @ twins.ours for twins in centred]).sum(dim=0).double()  # (E, E)
-    cross = torch.stack([twins.theirs.T @ twins.ours for twins in centred]).sum(dim=0).double()  # (D, E)
+    exact = device_of_float64(device)
+    scatter = torch.stack([twins.ours.T @ twins.ours for twins in centred]).sum(dim=0).to(exact).double()  # (E, E)
+    cross = torch.stack([twins.theirs.T @ twins.ours for twins in centred]).sum(dim=0).to(exact).double()  # (D, E)
     rotation = functools.cache(lambda: procrustes(scatter, cross))
     for method in methods:
         matrix = rotation() if method.name == "Procrustes" else ridge_between(scatter, cross, method.ridge)
         if method.name == "mix":
             matrix = (matrix + rotation()) / 2
-        matrix = matrix.float()
+        matrix = matrix.float().to(device)
         yield Bridge(matrix, means[0][1] - matrix @ means[0][0], normalize, units)
 
 

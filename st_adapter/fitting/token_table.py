@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix, diags, vstack
 from torch import Tensor
 
 from st_adapter.fitting.agreement import Agreement
+from st_adapter.storage.tensors import device_of_float64
 
 # How much of a target's variance the two parts may explain, over what neither explains: the table as it was, turned,
 # and what each token adds to it.
@@ -79,12 +80,12 @@ def fit_token_table(table: Tensor, samples: Sequence[Sample], ranked: Tensor | N
     best, highest = None, -1.0
     for settings in (_Settings(turned, added) for turned in _TURNED for added in _ADDED):
         solved = problem.solve(settings)
-        found = agreement.of(solved.left_out[:first] + problem.means[:first])
+        found = agreement.of((solved.left_out[:first] + problem.means[:first]).float().to(samples[0].theirs.device))
         if found > highest:
             best, highest = solved, found
     assert best is not None
-    held_out = (best.left_out + problem.means).float().split([len(sample.theirs) for sample in samples])
-    return FittedTable(problem.table(best).float(), list(held_out))
+    held_out = (best.left_out + problem.means).float().to(table.device).split([len(each.theirs) for each in samples])
+    return FittedTable(problem.table(best).float().to(table.device), list(held_out))
 
 
 class _Solved(NamedTuple):
@@ -105,17 +106,17 @@ class _Problem:
     """Everything that the settings do not change, in float64."""
 
     def __init__(self, table: Tensor, samples: Sequence[Sample]) -> None:
-        self.old = table.double()
-        device = table.device
+        device = device_of_float64(table.device)
+        self.old = table.to(device).double()
         tokens = vstack([sample.tokens for sample in samples]).tocsr()
         frequency = np.asarray((tokens > 0).sum(axis=0)).ravel()
         # A little for tokens that all texts have.
         self.idf = np.log((1 + tokens.shape[0]) / (1 + frequency)) + 0.1
         self.weighted = tokens @ diags(self.idf)
         averages = [torch.from_numpy(sample.tokens @ self.old.cpu().numpy()).to(device) for sample in samples]
-        self.mean_of_old, self.mean = averages[0].mean(dim=0), samples[0].theirs.double().mean(dim=0)
+        theirs = [sample.theirs.to(device).double() for sample in samples]
+        self.mean_of_old, self.mean = averages[0].mean(dim=0), theirs[0].mean(dim=0)
         self.old_rows = torch.cat([rows - rows.mean(dim=0) for rows in averages])  # (T, E)
-        theirs = [sample.theirs.double() for sample in samples]
         self.means = torch.cat([each.mean(dim=0).expand(len(each), -1) for each in theirs])
         self.targets = torch.cat(theirs) - self.means
         turned = self.old_rows @ self.old_rows.T

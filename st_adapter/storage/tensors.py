@@ -93,3 +93,13 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ValueError(
             f"{path} cannot be read as safetensors ({error}). It may be truncated: copy or download it again."
         ) from error
+
+
+def device_of_float64(device: torch.device) -> torch.device:
+    """The device itself, or the CPU where it has no float64, as Apple's GPUs have none.
+
+    Example:
+        >>> device_of_float64(torch.device("mps")).type, device_of_float64(torch.device("cuda")).type
+        ('cpu', 'cuda')
+    """
+    return torch.device("cpu") if device.type == "mps" else device

@@ -115,6 +115,14 @@ def test_their_weights_are_least_squares_with_rows_for_the_penalty():
     np.testing.assert_allclose(bridge(twins.ours).numpy(), expected, atol=1e-4)
 
 
+def test_of_very_many_texts_some_are_fitted_on(monkeypatch):
+    twins, unseen = bent_models(800, seed=0), bent_models(300, seed=1)
+    monkeypatch.setattr(bridges, "_MAX_IN_UNITS", 400)
+    found = fit_bridge(twins, None, normalize=True)
+    assert "radial" in found.name and len(found.bridge.units.centres) == 400
+    assert Agreement(unseen.theirs, None).of(found.bridge(unseen.ours)) > 0.9
+
+
 @pytest.mark.parametrize(
     ("queries", "documents", "expected"), [(3000, 3000, (1024, 1024)), (100, 3000, (100, 1948)), (30, 20, (30, 20))]
 )
