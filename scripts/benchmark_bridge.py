@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def speeds(material: Material, models: Mapping[str, SentenceTransformer]) -> dict[str, dict[str, float]]:
-    """Queries a second on the CPU, one by one and 64 a call, with the largest map that a run puts behind a model."""
+    """Queries a second on the CPU, one by one and 64 a call, behind a map: radial units, of ``static`` a matrix."""
     texts = (material.dataset(material.names[0]).query_texts or [])[:128]
     documents = copy.deepcopy(material.model).to("cpu")
     behind_maps = {name: with_map(documents, copy.deepcopy(model).to("cpu"), name) for name, model in models.items()}

@@ -227,7 +227,7 @@ def tiny_models(work: Path) -> dict[str, Saved]:
 
 
 def random_bridge(dimension: int, *, in_units: bool) -> Bridge:
-    """To 32 dimensions, affine or by radial units, as transformers get it."""
+    """To 32 dimensions, affine or by radial units."""
     units = RadialUnits(torch.nn.functional.normalize(torch.randn(40, dimension)), 1.0) if in_units else None
     return Bridge(torch.randn(32, 40 if in_units else dimension), torch.randn(32) / 10, True, units)
 

@@ -92,16 +92,16 @@ def starts(material: Material, name: str, models: Mapping[str, SentenceTransform
         }
         return {name_of_figure: round(figure, 4) for name_of_figure, figure in figures.items()}
 
-    def bridged(ours: Tensor, documents: Tensor, by_queries: Tensor | None = None) -> Tensor:
+    def bridged(ours: Tensor, documents: Tensor, by_queries: Tensor | None = None, *, affine: bool = True) -> Tensor:
         fitted_on = ours[texts.train] if by_queries is None else by_queries
         twins = Twins(fitted_on, texts.of_queries[texts.train])
-        return fit_bridge(twins, Twins(documents, texts.of_documents), normalize=True).bridge(ours)
+        return fit_bridge(twins, Twins(documents, texts.of_documents), normalize=True, affine=affine).bridge(ours)
 
     read = token_limit(material.model)
     found = {"status quo": measured(texts.of_queries)}
     for label, model in models.items():
         ours, theirs = (encode_as(model, "query", each).float() for each in (texts.queries, texts.documents))
-        found[f"{label}, bridge"] = measured(bridged(ours, theirs))
+        found[f"{label}, bridge"] = measured(bridged(ours, theirs, affine=label == STATIC))
         if label != STATIC:
             continue
         table = model[0].embedding.weight.detach()

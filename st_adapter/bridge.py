@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from st_adapter.adapter import QueryAdapter, dense
 from st_adapter.storage.tensors import check_finite
 
+# Queries that are mapped at once: each is a row of all units.
+_BLOCK_ROWS = 2**14
+
 
 class RadialUnits(NamedTuple):
     """How near a direction is to each of H known ones: ``log(1 + exp(-s |x - c|²))``, a bump around each centre c.
@@ -72,14 +75,18 @@ class Bridge:
         if self.matrix.ndim != 2 or self.bias.shape != self.matrix.shape[:1]:
             raise ValueError(
                 f"The bridge has a matrix of shape {tuple(self.matrix.shape)} and a bias of {tuple(self.bias.shape)}, "
-                "but (D, E) and (D,) are expected. Pass the map from E dimensions of the query model to D."
+                "but (D, E) and (D,) are expected. Pass the map from E dimensions of the query model, or from as many "
+                "units, to D."
             )
-        if self.units is not None and self.matrix.shape[1] != len(self.units.centres):
-            raise ValueError(
-                f"The bridge has a matrix of shape {tuple(self.matrix.shape)} and {len(self.units.centres)} units, but "
-                "a column for each of them is expected. Pass a matrix of shape (D, H)."
-            )
-        for name, weights in (("matrix", self.matrix), ("bias", self.bias)):
+        parts = {"matrix": self.matrix, "bias": self.bias}
+        if self.units is not None:
+            parts["centres"] = self.units.centres
+            if self.matrix.shape[1] != len(self.units.centres):
+                raise ValueError(
+                    f"The bridge has a matrix of shape {tuple(self.matrix.shape)} and {len(self.units.centres)} units, "
+                    "but a column for each of them is expected. Pass a matrix of shape (D, H)."
+                )
+        for name, weights in parts.items():
             check_finite(f"The bridge's {name}", weights)
 
     def __repr__(self) -> str:
@@ -107,7 +114,8 @@ class Bridge:
                 f"{self.input_dimension}). Embed the queries with the query model that it was made for."
             )
         seen = nn.functional.normalize(query_embeddings.float())
-        mapped = torch.addmm(self.bias, seen if self.units is None else self.units(seen), self.matrix.T)
+        blocks = (seen if self.units is None else self.units(seen) for seen in seen.split(_BLOCK_ROWS))
+        mapped = torch.cat([torch.addmm(self.bias, block, self.matrix.T) for block in blocks])
         return nn.functional.normalize(mapped) if self.normalize else mapped
 
     def fold(self, adapter: QueryAdapter) -> list[Module]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.choices import FitMethod
+from st_adapter.data.cutting import text_key
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
@@ -200,7 +201,7 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
     sampled = _sampled_documents(dataset, index.corpus, settings, device)
     shown, made = None, None
     if status_quo is not None:
-        shown = _shown_to_bridge(status_quo.embedded)
+        shown = _shown_to_bridge(status_quo.embedded, dataset.query_texts)
         if base.to_measure:
             with clock("fitting the table"):
                 made = made_to_measure(base, status_quo, shown, sampled, settings)
@@ -216,7 +217,7 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
             documents,
             ranked=sampled.vectors,
             normalize=index.normalized,
-            affine=made is not None,
+            affine=made is not None or settings.method == "linear",
             seed=settings.seed,
         )
         mapped = found.bridge(ours)
@@ -270,13 +271,16 @@ def _data_of(dataset: RetrievalDataset, mapped: Tensor, index: _Index, settings:
     return checked_data(replace(dataset, notes=(*dataset.notes, note)), embedded, settings.options)
 
 
-def _shown_to_bridge(embedded: EmbeddedDataset) -> Tensor:
-    """All queries but those that the outcome is measured on, of which nothing may have been learned: (Q,) bool."""
-    kept = torch.ones(len(embedded.query_ids), dtype=torch.bool, device=embedded.query_embeddings.device)
-    for split, qrels in embedded.qrels.items():
-        if split not in LABELLED_SPLITS:
-            kept[qrels.query_index] = False
-    return kept
+def _shown_to_bridge(embedded: EmbeddedDataset, texts: list[str]) -> Tensor:
+    """All queries but those that the outcome is measured on, of which nothing may have been learned: (Q,) bool.
+
+    What has the same text as one of these is as little shown.
+    """
+    hidden = [qrels.query_index for split, qrels in embedded.qrels.items() if split not in LABELLED_SPLITS]
+    keys = list(map(text_key, texts))
+    measured = {keys[row] for rows in hidden for row in rows.tolist()}
+    shown = torch.tensor([key not in measured for key in keys], dtype=torch.bool)
+    return shown.to(embedded.query_embeddings.device)
 
 
 def _sampled_documents(

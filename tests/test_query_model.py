@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -331,6 +332,18 @@ def test_from_the_command_line(pairs, tiny_prompt_model_path, tiny_flat_model_pa
     assert "--model none came without --query-model" in capsys.readouterr().err
 
 
+def spied(monkeypatch):
+    """Whether the bridges of the runs to come are to be affine."""
+    affine = []
+
+    def fitted(*texts, **arguments):
+        affine.append(arguments["affine"])
+        return fit_bridge(*texts, **arguments)
+
+    monkeypatch.setattr(query_model_run, "fit_bridge", fitted)
+    return affine
+
+
 def test_a_static_query_model_is_kept_and_taken_from_where_it_is_kept(documents, tiny_flat_model_path, tmp_path):
     place = tmp_path / "static" / model_fingerprint(documents)[:32]
     shutil.copytree(tiny_flat_model_path, place / f"static-{name_of(documents)}")
@@ -347,13 +360,7 @@ def test_a_static_query_model_is_fitted_to_the_texts_of_the_data(documents, data
     old = torch.randn(tokenizer.get_vocab_size(), 16, generator=torch.Generator().manual_seed(0))
     SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=old)]).save_pretrained(str(place))
     options = {"cache_dir": tmp_path, "options": RunOptions(non_inferior=0.95), **QUIET}
-    affine = []
-
-    def spied(*texts, **arguments):
-        affine.append(arguments["affine"])
-        return fit_bridge(*texts, **arguments)
-
-    monkeypatch.setattr(query_model_run, "fit_bridge", spied)
+    affine = spied(monkeypatch)
     fitted = st_adapter.train(documents, dataset, query_model="static", **options)
     as_it_was = st_adapter.train(documents, dataset, query_model=str(place), **options)
     agreements = [result.results.query_model.bridge.agreement for result in (fitted, as_it_was)]
@@ -368,6 +375,28 @@ def test_a_static_query_model_is_fitted_to_the_texts_of_the_data(documents, data
         from_pretrained(saved), dataset, "test", cache_dir=tmp_path / "again", show_progress_bar=False
     )
     assert again.result.adapted_means["ndcg@10"] == pytest.approx(fitted.evaluation.adapted_means["ndcg@10"], abs=1e-6)
+
+
+def test_a_plain_matrix_is_asked_for(documents, dataset, tiny_flat_model_path, tmp_path, monkeypatch):
+    affine, options = spied(monkeypatch), {**QUIET, "method": "linear"}
+    st_adapter.train(documents, dataset, query_model=tiny_flat_model_path, cache_dir=tmp_path, **options)
+    assert affine == [True]
+
+
+def test_what_has_the_text_of_a_test_query_is_not_shown_to_a_bridge(documents, tiny_flat_model_path, tmp_path):
+    """Neither a query of train that was dropped as a copy, nor one that no split has."""
+    texts = ["where is it", "Any left", "WHERE  is it", "any left", "new"]
+    queries = Dataset.from_dict({"id": list("abcde"), "text": texts})
+    corpus = Dataset.from_dict({"id": ["x"], "text": ["it is here"]})
+    splits = {"train": ["e"], "test": ["a", "d"]}
+    qrels = {
+        split: Dataset.from_dict({"query_id": ids, "corpus_id": ["x"] * len(ids), "relevance": [1.0] * len(ids)})
+        for split, ids in splits.items()
+    }
+    dataset = RetrievalDataset(queries, corpus, qrels)
+    embedded = embed(documents, dataset, cache_dir=tmp_path, show_progress_bar=False)
+    shown = query_model_run._shown_to_bridge(embedded, dataset.query_texts)
+    assert shown.tolist() == [False, False, False, False, True]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("model2vec") is not None, reason="model2vec is installed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from st_adapter.bridge import Bridge, RadialUnits
 from st_adapter.fitting.agreement import Agreement
+from st_adapter.fitting.folds import near_copies
 from st_adapter.storage.tensors import device_of_float64
 
 Texts = Literal["queries", "documents", "queries and documents", "no texts"]
@@ -118,10 +120,9 @@ def fit_bridge(
     Each is fitted on queries, on documents and on both. Within each of the two kinds, vectors are centred first, since
     models with prompts put queries and documents in different places; the means are carried as a bias, those of the
     queries if there are any. Two models differ in more than a matrix, so that ridge regression on how near a query is
-    to each of up to 2,048 of the texts (radial basis functions) is tried besides, on all there are. Of a query model
-    that was made for these documents the vectors may do best as they are.
-    The choice is by cross-fitting: how alike texts that were left out rank the documents, or one another if there are
-    none, to what they do as the other model embeds them.
+    to each of up to 2,048 of the texts (radial basis functions) is tried besides, on all there are. Vectors of a query
+    model that was made for these documents may do best as they are. The choice is by cross-fitting: how alike texts
+    that were left out rank the documents, or one another if there are none, to what they do as embedded by the other.
 
     Args:
         queries: queries by both models, or None where the documents' model is not there.
@@ -150,18 +151,19 @@ def fit_bridge(
     measured = "queries" if "queries" in there else "documents"
     choices: list[Texts] = [*there, *(["queries and documents"] if len(there) == 2 else [])]  # type: ignore[list-item]
     candidates = _candidates(choices, there[measured], affine)
-    folds = list(_folds(len(there[measured].ours), seed))
+    folds = list(_folds(there[measured].ours, seed))
     scores = _agreements(there, measured, folds, candidates, ranked, normalize)
-    best = int(scores.argmax())
-    chosen, (texts, method) = candidates[best : best + 1], candidates[best]
-    used = {name: len(twins.ours) for name, twins in there.items() if name in texts}
+    chosen = candidates[int(scores.argmax())]
+    at_most = _MAX_IN_UNITS if _in_units(chosen) else None
+    used = {name: len(twins.ours[:at_most]) for name, twins in there.items() if name in chosen.texts}
+    bridge = next(_bridges(there, [chosen], normalize))
     return FittedBridge(
-        bridge=next(_bridges(there, chosen, normalize)),
-        name=f"{method} on {texts}" if used else str(method),
+        bridge=bridge,
+        name=f"{chosen.method} on {chosen.texts}" if used else str(chosen.method),
         num_queries=used.get("queries", 0),
         num_documents=used.get("documents", 0),
         agreement=float(scores.max()),
-        held_out=None if measured == "documents" else _mapped_by_others(there, folds, chosen, normalize),
+        held_out=None if measured == "documents" else _mapped_by_others(there, folds, chosen, bridge),
     )
 
 
@@ -194,14 +196,12 @@ def _candidates(choices: Sequence[Texts], twins: Twins, affine: bool) -> list[_C
     return [*(_Candidate(texts, method) for texts in choices for method in _METHODS), *units, *as_they_are]
 
 
-def _mapped_by_others(
-    there: dict[str, Twins], folds: Sequence[Tensor], chosen: Sequence[_Candidate], normalize: bool
-) -> Tensor:
+def _mapped_by_others(there: dict[str, Twins], folds: Sequence[Tensor], chosen: _Candidate, of_all: Bridge) -> Tensor:
     """The queries, each mapped by a bridge that did not see it (stacking: Wolpert 1992, "Stacked generalization")."""
     queries = there["queries"]
-    mapped = torch.zeros_like(queries.theirs)
+    mapped = of_all(queries.ours)  # of queries that are one and the same to the model there are no others
     for train in folds:
-        bridge = next(_bridges({**there, "queries": queries.subset(train)}, chosen, normalize))
+        bridge = next(_bridges({**there, "queries": queries.subset(train)}, [chosen], of_all.normalize))
         mapped[~train] = bridge(queries.ours[~train])
     return mapped
 
@@ -213,13 +213,14 @@ def _usable(twins: Twins | None) -> Twins | None:
     return Twins(torch.nn.functional.normalize(twins.ours.float()), twins.theirs.float())
 
 
-def _folds(number: int, seed: int) -> Iterator[Tensor]:
-    """Which texts to fit on, (T,) bool; the others are held out."""
-    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
-    for held_out in order.chunk(_NUM_FOLDS):
-        train = torch.ones(number, dtype=torch.bool)
-        train[held_out] = False
-        yield train
+def _folds(ours: Tensor, seed: int) -> Iterator[Tensor]:
+    """Which of (T, E) texts to fit on, (T,) bool; the others are held out, each together with its copies."""
+    place = torch.randperm(len(ours), generator=torch.Generator().manual_seed(seed)).argsort()
+    fold = (place // math.ceil(len(ours) / _NUM_FOLDS))[near_copies(ours).cpu()]
+    for number in range(_NUM_FOLDS):
+        train = fold != number
+        if 0 < train.sum() < len(ours):
+            yield train
 
 
 def _bridges(there: dict[str, Twins], candidates: Sequence[_Candidate], normalize: bool) -> Iterator[Bridge]:

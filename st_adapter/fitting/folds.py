@@ -148,7 +148,7 @@ def cross_fit_folds(
     """
     num_queries, device = len(labelled.query_ids), labelled.query_embeddings.device
     pairs = labelled_pairs(labelled)
-    group = _near_copies(labelled.query_embeddings)
+    group = near_copies(labelled.query_embeddings)
     documents, of_pair = pairs.documents.unique(return_inverse=True)
     unseen_anyway = float(_asked_once(pairs, num_queries).float().mean())
     held_share = max(0.0, min(1.0, (unseen_share - unseen_anyway) / max(1e-6, 1 - unseen_anyway)))
@@ -179,7 +179,7 @@ def cross_fit_folds(
                 yield Fold(train, measured, unseen)
 
 
-def _near_copies(query_embeddings: Tensor) -> Tensor:
+def near_copies(query_embeddings: Tensor) -> Tensor:
     """For each query the first one with the same vector up to rounding, such as one that differs in case: (Q,) int64.
 
     Copies lie side by side when all queries are sorted by their product with a random direction, so each is compared

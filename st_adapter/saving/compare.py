@@ -137,12 +137,18 @@ def _check_queries(name: str, found: Tensor, compared: Compared, adapter: QueryA
         )
 
 
-def reopened(folder: Path, model: SentenceTransformer) -> SentenceTransformer:
-    """Open a saved folder with plain Sentence Transformers, in the way that the model in memory was opened."""
+def reopened(folder: Path, model: SentenceTransformer, *, as_named: bool = False) -> SentenceTransformer:
+    """Open a saved folder with plain Sentence Transformers, in the way that the model in memory was opened.
+
+    Args:
+        folder: what was written.
+        model: in memory.
+        as_named: in the precision that the files name, as who opens it in no special way.
+    """
     config = getattr(model.transformers_model, "config", None)
     attention = getattr(config, "_attn_implementation", None)
     # Neither is recorded in the files, so the model in memory may have been loaded with another choice.
-    choices = {"dtype": model.dtype, "attn_implementation": attention}
+    choices = {"dtype": None if as_named else model.dtype, "attn_implementation": attention}
     # Modules draw random weights before they take the saved ones; a training run that saves goes on as if it had not.
     with without_progress_bars(), torch.random.fork_rng(devices=[]):
         return SentenceTransformer(

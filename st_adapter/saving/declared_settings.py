@@ -17,7 +17,7 @@ _INT32 = 2**31 - 1
 _ATTENTION = re.compile(r"[a-z][a-z0-9_]{0,39}")  # a name with a slash would be code to fetch from the Hub
 _ATTENTION_KEYS = {"attn_implementation", "_attn_implementation", "_attn_implementation_internal"}
 _ATTENTION_KEYS |= {"experts_implementation", "_experts_implementation"}
-_DTYPE_KEYS = {"dtype", "torch_dtype"}
+_DTYPE_KEYS, _HALF = {"dtype", "torch_dtype"}, {"float16", "bfloat16"}
 _PLAIN = re.compile(r"[\w.+-]{0,64}")
 _MODEL_ARGUMENTS = {
     *("add_pooling_layer", "low_cpu_mem_usage", "output_attentions", "output_hidden_states", "default_task"),
@@ -40,6 +40,19 @@ _ARGUMENTS = {
 # A text may become this many times as long before it is cut to the length that the model reads.
 _MAX_GROWTH = 64
 _MAX_ADDED, _MAX_PADDED = 256, 1 << 17
+
+
+def in_float32(config: Any) -> Any:
+    """A model's configuration in which whatever names half precision names float32.
+
+    Example:
+        >>> in_float32({"torch_dtype": "bfloat16", "text_config": {"dtype": "torch.float16"}, "layers": 2})
+        {'torch_dtype': 'float32', 'text_config': {'dtype': 'float32'}, 'layers': 2}
+    """
+    if not isinstance(config, dict):
+        return config
+    halves = {key for key in _DTYPE_KEYS & set(config) if str(config[key]).removeprefix("torch.") in _HALF}
+    return {key: "float32" if key in halves else in_float32(value) for key, value in config.items()}
 
 
 def check_tokenizer(path: Path) -> None:

@@ -18,6 +18,7 @@ from st_adapter.saving.attach import check_adapters_fit
 from st_adapter.saving.base_files import find_base_files
 from st_adapter.saving.card import base_metadata
 from st_adapter.saving.compare import Compared, encoded, largest_difference, query_tolerance, reopened
+from st_adapter.saving.declared_settings import in_float32
 from st_adapter.saving.folder import SavedRoute, card_of, copy_as, read_saved, write_config
 from st_adapter.saving.joined import join, query_side
 from st_adapter.saving.layouts import LEGACY_MODULE, Layout, to_layout, write_module
@@ -200,6 +201,11 @@ def _join(folder: Path, joined: JoinedModel) -> None:
             path.rename(folder / f"{path.name[: len(terms[1] or path.stem)]}-query{path.suffix}")
     for side in filter(Path.is_dir, (main, other)):
         shutil.rmtree(side)
+    # In a Router the modules of each model keep the precision that its files name, and what lies behind it has float32.
+    for path in (
+        [*router.glob("*/config.json"), *router.glob("*/sentence_bert_config.json")] if joined.documents else []
+    ):
+        write_json(path, in_float32(read_object(path)))
     parameters = {"default_route": next(iter(structure)), "allow_empty_key": True}
     write_json(router / "router_config.json", {"types": types, "structure": structure, "parameters": parameters})
     entry = {"idx": 0, "name": "0", "path": _ROUTER, "type": f"{LEGACY_MODULE}.Router"}
@@ -257,7 +263,7 @@ def _check(folder: Path, expected: SentenceTransformer, documents: Compared | No
         documents: the documents' model and what it makes of the check texts, if it is there.
         queries: the query model and its check texts.
     """
-    saved = reopened(folder, (documents or queries).model)
+    saved = reopened(folder, (documents or queries).model, as_named=documents is not None)
     if documents is not None:
         for name in ("encode_document", "encode"):
             before, after = documents.vectors[name], encoded(saved, name, documents.texts)

@@ -7,6 +7,7 @@ from scipy.linalg import orthogonal_procrustes
 
 from problems import apply, make_adapter, trained, unit_rows
 from st_adapter import QueryAdapter
+from st_adapter import bridge as bridge_module
 from st_adapter.bridge import Bridge, RadialUnits
 from st_adapter.fitting import bridges
 from st_adapter.fitting.agreement import Agreement
@@ -119,7 +120,7 @@ def test_of_very_many_texts_some_are_fitted_on(monkeypatch):
     twins, unseen = bent_models(800, seed=0), bent_models(300, seed=1)
     monkeypatch.setattr(bridges, "_MAX_IN_UNITS", 400)
     found = fit_bridge(twins, None, normalize=True)
-    assert "radial" in found.name and len(found.bridge.units.centres) == 400
+    assert "radial" in found.name and len(found.bridge.units.centres) == found.num_queries == 400
     assert Agreement(unseen.theirs, None).of(found.bridge(unseen.ours)) > 0.9
 
 
@@ -248,8 +249,33 @@ def test_padded_it_gives_zeros_behind():
 def test_what_is_no_map_is_refused(matrix, bias, message):
     with pytest.raises(ValueError, match=message):
         Bridge(matrix, bias, True)
+
+
+def test_units_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"matrix of shape \(32, 12\) and 40 units, but a column for each"):
         Bridge(BRIDGE.matrix, BRIDGE.bias, True, UNITS)
+    with pytest.raises(ValueError, match="The bridge's centres has 480 NaN or infinite values"):
+        Bridge(torch.zeros(32, 40), BRIDGE.bias, True, RadialUnits(UNITS.centres / 0, 1.0))
+
+
+@pytest.mark.parametrize("units", [None, UNITS], ids=["affine", "units"])
+def test_many_queries_are_mapped_in_blocks(units, monkeypatch):
+    bridge = Bridge(torch.randn(32, 12 if units is None else 40), BRIDGE.bias, True, units)
+    queries = unit_rows(20, 12)
+    at_once = bridge(queries)
+    monkeypatch.setattr(bridge_module, "_BLOCK_ROWS", 7)
+    torch.testing.assert_close(bridge(queries), at_once)
+    assert bridge(queries[:0]).shape == (0, 32)
+
+
+def test_copies_of_a_text_are_held_out_together():
+    """Nothing connects the two sides, so that whoever saw a copy would know what no other text tells."""
+    noise = Twins(unit_rows(200, 40).repeat(2, 1), unit_rows(200, 40, seed=1).repeat(2, 1))
+    found = fit_bridge(noise, None, normalize=True)
+    assert abs((found.held_out * noise.theirs).sum(dim=1).mean()) < 0.1
+    one = Twins(unit_rows(1, 40).repeat(60, 1), unit_rows(60, 40))
+    found = fit_bridge(one, None, normalize=True)
+    torch.testing.assert_close(found.held_out, found.bridge(one.ours))
 
 
 def test_vectors_of_another_model_are_refused():

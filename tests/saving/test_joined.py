@@ -1,6 +1,7 @@
 """Two models in one repository: opened by stock Sentence Transformers, taken apart, damaged, and refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from transformers import BertModel
 
 from problems import TEXTS, hashes, make_adapter, unit_rows
 from st_adapter import QueryAdapter, detach, from_pretrained
@@ -302,6 +304,21 @@ def test_in_half_precision_queries_stay_nearly_the_same(tiny_model_path, tiny_pr
     found = opened(folder).half().encode_query(TEXTS)
     assert found.dtype == np.float16
     np.testing.assert_allclose(found.astype(np.float32), right_queries(base, adapter), rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("stored", ["documents", "queries"])
+def test_a_model_that_is_stored_in_half_precision_opens_in_float32(stored, tiny_model_path, tmp_path):
+    halved = shutil.copytree(tiny_model_path, tmp_path / "halved")
+    BertModel.from_pretrained(halved).to(torch.bfloat16).save_pretrained(halved)
+    in_float32 = SentenceTransformer(str(halved), device="cpu", model_kwargs={"dtype": torch.float32})
+    in_float32.path = halved
+    whole = opened(tiny_model_path)
+    whole.path = tiny_model_path
+    documents, queries = (in_float32, whole) if stored == "documents" else (whole, in_float32)
+    base, adapter = base_of_two(documents, queries), make_adapter()
+    found = opened(base.save(adapter, tmp_path / "two", _Kept))
+    np.testing.assert_allclose(found.encode_query(TEXTS), right_queries(base, adapter), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(found.encode_document(TEXTS), documents.encode_document(TEXTS))
 
 
 def test_a_query_model_alone_may_be_in_half_precision(tiny_model_path, tmp_path):
