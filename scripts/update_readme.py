@@ -277,9 +277,13 @@ PAGES: dict[str, dict[str, Part]] = {
         "house": Part(measure_house.markdown_table, ("measure_house",)),
     },
     "docs/query_model.md": {
-        "benchmark_bridge": Part(benchmark_bridge.markdown_table, ("benchmark_bridge",)),
-        "benchmark_bridge_by_mpnet": Part(benchmark_bridge.markdown_table, ("benchmark_bridge_by_mpnet",)),
-        "benchmark_bridge_mpnet": Part(benchmark_bridge.markdown_table, ("benchmark_bridge_mpnet",)),
+        **{
+            name: Part(benchmark_bridge.markdown_table, (name,))
+            for name in (
+                *("benchmark_bridge_static", "benchmark_bridge", "benchmark_bridge_by_mpnet"),
+                *("benchmark_bridge_by_mpnet_before", "benchmark_bridge_mpnet"),
+            )
+        },
         "token_tables": Part(token_tables.markdown_table, ("benchmark_token_tables",)),
         "query_speed": Part(benchmark_bridge.speed_table, ("benchmark_query_speed",)),
     },
