@@ -52,6 +52,7 @@ from st_adapter.fitting.bridges import MAX_UNITS
 from st_adapter.preparing import Data
 from st_adapter.query_model import bridged
 from st_adapter.saving.base import ModelBase
+from st_adapter.saving.joined import parted
 from st_adapter.saving.query_base import STATIC, Index, query_model_base
 from st_adapter.settings import RunOptions, Settings
 from st_adapter.words import fraction, signed
@@ -98,12 +99,19 @@ def main() -> None:
 
 
 def speeds(material: Material, models: Mapping[str, SentenceTransformer]) -> dict[str, dict[str, float]]:
-    """Queries a second on the CPU, one by one and 64 a call, behind a map: radial units, of ``static`` a matrix."""
+    """Queries a second on the CPU, one by one and 64 a call, of both models in one and of the query model's part alone.
+
+    The map is random: radial units, of ``static`` a matrix.
+    """
     texts = (material.dataset(material.names[0]).query_texts or [])[:128]
     documents = copy.deepcopy(material.model).to("cpu")
-    behind_maps = {name: with_map(documents, copy.deepcopy(model).to("cpu"), name) for name, model in models.items()}
-    measured = {}
-    for name, model in {material.model_name: documents, **behind_maps}.items():
+    measured, there = {}, {material.model_name: documents}
+    for name, model in models.items():
+        both = with_map(documents, copy.deepcopy(model).to("cpu"), name)
+        parts = parted(both)
+        assert parts is not None  # it was made of two
+        there |= {name: both, f"{name}, its part alone": parts.queries}
+    for name, model in there.items():
         speed = QuerySpeed.of(partial(encode_as, model, "query", batch_size=64), texts)
         measured[name] = {"single": round(speed.single, 1), "batch": round(speed.batch, 1)}
     return measured
