@@ -37,10 +37,10 @@ from benchmark_quality import (
     start_results,
     write_results,
 )
+from check_versions import random_bridge
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.bridge import Bridge, RadialUnits
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.roles import encode_as
@@ -120,10 +120,7 @@ def speeds(material: Material, models: Mapping[str, SentenceTransformer]) -> dic
 def with_map(documents: SentenceTransformer, queries: SentenceTransformer, name: str) -> SentenceTransformer:
     """A query model with a map of random weights."""
     dimension, to_dimension = (int(model.get_embedding_dimension() or 0) for model in (queries, documents))
-    centres = torch.nn.functional.normalize(torch.randn(MAX_UNITS, dimension))
-    units = None if name == STATIC else RadialUnits(centres, 1.0)
-    matrix = torch.randn(to_dimension, dimension if units is None else MAX_UNITS)
-    bridge = Bridge(matrix, torch.zeros(to_dimension), True, units)
+    bridge = random_bridge(dimension, to_dimension, num_units=None if name == STATIC else MAX_UNITS)
     base = query_model_base(ModelBase(documents), ModelBase(queries))
     adapted = base.with_bridge(bridge, Index(identity_of(documents), "cosine")).adapted(QueryAdapter(to_dimension))
     assert adapted is not None  # there is an adapter

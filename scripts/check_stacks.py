@@ -532,7 +532,7 @@ def two_models(folder: Path, documents: Model, kind: str) -> Model:
         (queries / "config_sentence_transformers.json").unlink()
     base, other = (SentenceTransformer(str(path), device="cpu") for path in (documents.base, queries))
     torch.manual_seed(0)
-    bridge = random_bridge(other.get_embedding_dimension(), in_units=kind == "transformer")
+    bridge = random_bridge(other.get_embedding_dimension(), 32, num_units=40 if kind == "transformer" else None)
     modules = bridge.fold(random_adapter(32, 0.2))
     two = JoinedModel(base, other, modules, identity_of(base), "cosine", (documents.base, queries))
     adapted = save_joined(two, folder / "adapted")

@@ -218,7 +218,7 @@ def tiny_models(work: Path) -> dict[str, Saved]:
     for name, place in (("two models", work / "base"), ("two models, static", work / "table")):
         other = SentenceTransformer(str(place), device="cpu")
         vectors = torch.from_numpy(other.encode_query(TEXTS))
-        bridge = random_bridge(vectors.shape[1], in_units="static" not in name)
+        bridge = random_bridge(vectors.shape[1], 32, num_units=None if "static" in name else 40)
         modules = bridge.fold(QueryAdapter(32))
         two = JoinedModel(base, other, modules, identity_of(base), "cosine", (work / "base", place))
         folder = save_joined(two, work / f"saved-{name}")
@@ -226,10 +226,15 @@ def tiny_models(work: Path) -> dict[str, Saved]:
     return models
 
 
-def random_bridge(dimension: int, *, in_units: bool) -> Bridge:
-    """To 32 dimensions, affine or by radial units."""
-    units = RadialUnits(torch.nn.functional.normalize(torch.randn(40, dimension)), 1.0) if in_units else None
-    return Bridge(torch.randn(32, 40 if in_units else dimension), torch.randn(32) / 10, True, units)
+def random_bridge(dimension: int, to_dimension: int, *, num_units: int | None) -> Bridge:
+    """Of random weights, by so many radial units or affine."""
+    units = (
+        None
+        if num_units is None
+        else RadialUnits(torch.nn.functional.normalize(torch.randn(num_units, dimension)), 1.0)
+    )
+    matrix = torch.randn(to_dimension, num_units or dimension)
+    return Bridge(matrix, torch.randn(to_dimension) / 10, True, units)
 
 
 def several_adapters(

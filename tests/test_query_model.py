@@ -215,24 +215,30 @@ def test_the_model_of_stored_vectors_need_not_be_there(pairs, documents, tiny_fl
     assert "encode_document" not in printed  # it would embed them as queries
 
 
+def spied(monkeypatch):
+    """What the bridges of the runs to come are fitted on: documents with texts, and the other arguments."""
+    asked = []
+
+    def fitted(queries, documents, **arguments):
+        asked.append((documents, arguments))
+        return fit_bridge(queries, documents, **arguments)
+
+    monkeypatch.setattr(query_model_run, "fit_bridge", fitted)
+    return asked
+
+
 def test_a_bridge_is_chosen_on_documents_that_have_no_texts(
     pairs, documents, tiny_flat_model_path, tmp_path, monkeypatch
 ):
     vectors, ids = documents.encode_document(pairs["document"].tolist()), [f"d{row}" for row in range(len(pairs))]
     corpus = pd.DataFrame({"id": ids, "embedding": list(vectors)})
     data = RetrievalDataset.load(pd.DataFrame({"query": pairs["query"], "corpus_id": ids}), corpus=corpus)
-    ranked = []
-
-    def spied(queries, documents, **arguments):
-        ranked.append((documents, arguments["ranked"]))
-        return fit_bridge(queries, documents, **arguments)
-
-    monkeypatch.setattr(query_model_run, "fit_bridge", spied)
+    asked = spied(monkeypatch)
     result = st_adapter.train(documents, data, query_model=tiny_flat_model_path, cache_dir=tmp_path, **QUIET)
     assert result.results.query_model.bridge.num_documents == 0
-    ((twins, seen),) = ranked
+    ((twins, arguments),) = asked
     assert twins is None
-    in_order = seen @ torch.from_numpy(vectors).T
+    in_order = arguments["ranked"] @ torch.from_numpy(vectors).T
     torch.testing.assert_close(in_order.max(dim=0).values, torch.ones(120))
 
 
@@ -332,18 +338,6 @@ def test_from_the_command_line(pairs, tiny_prompt_model_path, tiny_flat_model_pa
     assert "--model none came without --query-model" in capsys.readouterr().err
 
 
-def spied(monkeypatch):
-    """Whether the bridges of the runs to come are to be affine."""
-    affine = []
-
-    def fitted(*texts, **arguments):
-        affine.append(arguments["affine"])
-        return fit_bridge(*texts, **arguments)
-
-    monkeypatch.setattr(query_model_run, "fit_bridge", fitted)
-    return affine
-
-
 def test_a_static_query_model_is_kept_and_taken_from_where_it_is_kept(documents, tiny_flat_model_path, tmp_path):
     place = tmp_path / "static" / model_fingerprint(documents)[:32]
     shutil.copytree(tiny_flat_model_path, place / f"static-{name_of(documents)}")
@@ -360,12 +354,12 @@ def test_a_static_query_model_is_fitted_to_the_texts_of_the_data(documents, data
     old = torch.randn(tokenizer.get_vocab_size(), 16, generator=torch.Generator().manual_seed(0))
     SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=old)]).save_pretrained(str(place))
     options = {"cache_dir": tmp_path, "options": RunOptions(non_inferior=0.95), **QUIET}
-    affine = spied(monkeypatch)
+    asked = spied(monkeypatch)
     fitted = st_adapter.train(documents, dataset, query_model="static", **options)
     as_it_was = st_adapter.train(documents, dataset, query_model=str(place), **options)
     agreements = [result.results.query_model.bridge.agreement for result in (fitted, as_it_was)]
     assert agreements[0] > agreements[1] + 0.02
-    assert affine == [True, False]  # a fitted table stays a lookup
+    assert [arguments["affine"] for _, arguments in asked] == [True, False]  # a fitted table stays a lookup
     saved = fitted.save_pretrained(tmp_path / "saved")
     texts = dataset.query_texts[:20]
     reopened = SentenceTransformer(str(saved), device="cpu")
@@ -378,9 +372,9 @@ def test_a_static_query_model_is_fitted_to_the_texts_of_the_data(documents, data
 
 
 def test_a_plain_matrix_is_asked_for(documents, dataset, tiny_flat_model_path, tmp_path, monkeypatch):
-    affine, options = spied(monkeypatch), {**QUIET, "method": "linear"}
+    asked, options = spied(monkeypatch), {**QUIET, "method": "linear"}
     st_adapter.train(documents, dataset, query_model=tiny_flat_model_path, cache_dir=tmp_path, **options)
-    assert affine == [True]
+    assert [arguments["affine"] for _, arguments in asked] == [True]
 
 
 def test_what_has_the_text_of_a_test_query_is_not_shown_to_a_bridge(documents, tiny_flat_model_path, tmp_path):

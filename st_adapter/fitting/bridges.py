@@ -230,9 +230,10 @@ def _bridges(there: dict[str, Twins], candidates: Sequence[_Candidate], normaliz
             yield _as_they_are(next(iter(there.values())).theirs, normalize)
             continue
         used = [twins for name, twins in there.items() if name in texts]
+        units = None
         if in_units:
             used = [Twins(*(vectors[_drawn(len(vectors), _MAX_IN_UNITS)] for vectors in twins)) for twins in used]
-        units = _units_of(used) if in_units else None
+            units = _units_of(used)
         yield from _solved(used, [candidate.method for candidate in group], units, normalize)
 
 

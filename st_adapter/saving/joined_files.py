@@ -202,10 +202,9 @@ def _join(folder: Path, joined: JoinedModel) -> None:
     for side in filter(Path.is_dir, (main, other)):
         shutil.rmtree(side)
     # In a Router the modules of each model keep the precision that its files name, and what lies behind it has float32.
-    for path in (
-        [*router.glob("*/config.json"), *router.glob("*/sentence_bert_config.json")] if joined.documents else []
-    ):
-        write_json(path, in_float32(read_object(path)))
+    if joined.documents is not None:
+        for path in (*router.glob("*/config.json"), *router.glob("*/sentence_bert_config.json")):
+            write_json(path, in_float32(read_object(path)))
     parameters = {"default_route": next(iter(structure)), "allow_empty_key": True}
     write_json(router / "router_config.json", {"types": types, "structure": structure, "parameters": parameters})
     entry = {"idx": 0, "name": "0", "path": _ROUTER, "type": f"{LEGACY_MODULE}.Router"}
