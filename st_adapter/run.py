@@ -40,7 +40,7 @@ from st_adapter.keeping import finished
 from st_adapter.preparing import Data, prepared, pseudo_queries_of, soft_targets_of
 from st_adapter.query_model import Bridged, bridged
 from st_adapter.result import Result
-from st_adapter.saving.base import Base, Kept, base_of
+from st_adapter.saving.base import Base, Kept, ModelBase, base_of
 from st_adapter.saving.query_base import STATIC, QueryModelBase, query_model_base, static_query_model
 from st_adapter.saving.record import installed_versions, package_commit
 from st_adapter.settings import (
@@ -146,7 +146,9 @@ def _base(
         return base, in_use
     if to_measure := query_model == STATIC:
         query_model = static_query_model(base, settings.cache_dir)
-    return query_model_base(base, base_of(opened(query_model or "")), to_measure=to_measure), None
+    # Both have to be in one place.
+    device = base.device if isinstance(base, ModelBase) else None
+    return query_model_base(base, base_of(opened(query_model or "", device)), to_measure=to_measure), None
 
 
 def _run(base: Base, dataset: RetrievalDataset, settings: Settings, in_use: InUse | None) -> Result:

@@ -164,8 +164,15 @@ def check_query_model(settings: Settings, given: bool, with_base: bool) -> None:
         )
 
 
-def opened(model: SentenceTransformer | Encoder | str | Path) -> SentenceTransformer | Encoder:
-    """A model as it is, or the one that a Hub id, folder or output folder of a run names."""
+def opened(
+    model: SentenceTransformer | Encoder | str | Path, device: torch.device | None = None
+) -> SentenceTransformer | Encoder:
+    """A model as it is, or the one that a Hub id, folder or output folder of a run names.
+
+    Args:
+        model: it, or its name.
+        device: where to open it; the best there is if None.
+    """
     if not isinstance(model, str | Path):
         return model
     alone = output.adapter_alone(str(model))
@@ -177,7 +184,7 @@ def opened(model: SentenceTransformer | Encoder | str | Path) -> SentenceTransfo
     place = output.model_path(str(model))
     if Path(place).is_dir():
         check_sizes(Path(place))
-    loaded = SentenceTransformer(place)
+    loaded = SentenceTransformer(place, device=device and str(device))
     remember_origin(loaded, place)
     return loaded
 

@@ -91,7 +91,7 @@ def test_what_is_handed_over_opens_with_plain_sentence_transformers(trained_with
     texts = dataset.query_texts[:5]
     np.testing.assert_array_equal(saved.encode_document(texts), documents.encode_document(texts))
     np.testing.assert_array_equal(saved.encode(texts), documents.encode(texts))
-    np.testing.assert_allclose(saved.encode_query(texts), result.encode_query(texts).numpy(), atol=1e-6)
+    np.testing.assert_allclose(saved.encode_query(texts), result.encode_query(texts).cpu(), atol=1e-6)
     ours = SentenceTransformer(str(tiny_flat_model_path), device="cpu").encode_query(texts, convert_to_tensor=True)
     expected = result.adapter.transform(result.base.bridge(ours.clone()))
     np.testing.assert_allclose(saved.encode_query(texts), expected.detach().numpy(), atol=1e-5)
@@ -208,7 +208,7 @@ def test_the_model_of_stored_vectors_need_not_be_there(pairs, documents, tiny_fl
     assert any("was not checked whose vectors they are" in note for note in result.results.data.notes)
     model = from_pretrained(result.model_dir, device="cpu")
     texts = ["where do i find the red car"]
-    np.testing.assert_allclose(model.encode(texts), result.encode_query(texts).numpy(), atol=1e-6)
+    np.testing.assert_allclose(model.encode(texts), result.encode_query(texts).cpu(), atol=1e-6)
     print_result(result)
     printed = capsys.readouterr().out
     assert "model.encode_query(queries)" in printed
@@ -391,6 +391,18 @@ def test_what_has_the_text_of_a_test_query_is_not_shown_to_a_bridge(documents, t
     embedded = embed(documents, dataset, cache_dir=tmp_path, show_progress_bar=False)
     shown = query_model_run._shown_to_bridge(embedded, dataset.query_texts)
     assert shown.tolist() == [False, False, False, False, True]
+
+
+def test_a_query_model_is_opened_where_the_model_of_the_documents_is(
+    documents, dataset, tiny_flat_model_path, monkeypatch
+):
+    def refuse(base, queries, **kwargs):
+        raise RuntimeError(f"on {queries.device}")
+
+    monkeypatch.setattr("st_adapter.run.query_model_base", refuse)
+    # A device that there is everywhere, and that is nowhere the default.
+    with pytest.raises(RuntimeError, match="on meta"):
+        st_adapter.train(documents.to("meta"), dataset, query_model=tiny_flat_model_path)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("model2vec") is not None, reason="model2vec is installed")
