@@ -255,11 +255,12 @@ PAGES: dict[str, dict[str, Part]] = {
     "docs/measured.md": {
         "demo": Part(demo_output, ("demo",)),
         "benchmark_quality": Part(benchmark_quality.markdown_table, ("benchmark_quality",)),
-        "quality_paraphrase_l3": Part(benchmark_quality.markdown_table, ("benchmark_quality_paraphrase_l3",)),
-        "quality_wordllama": Part(benchmark_quality.markdown_table, ("benchmark_quality_wordllama",)),
-        "quality_paraphrase_l3_more": Part(benchmark_quality.markdown_table, ("benchmark_quality_paraphrase_l3_more",)),
-        "quality_mpnet": Part(benchmark_quality.markdown_table, ("benchmark_quality_mpnet",)),
+        **{
+            f"quality_{name}": Part(benchmark_quality.markdown_table, (f"benchmark_quality_{name}",))
+            for name in ("mpnet", "e5", "paraphrase_l3", "wordllama")
+        },
         "fine_tuning": Part(benchmark_fine_tuning.markdown_table, ("benchmark_fine_tuning",)),
+        "fine_tuning_more": Part(benchmark_fine_tuning.markdown_table, ("benchmark_fine_tuning_more",)),
         "label_curve": Part(benchmark_label_curve.markdown_table, ("label_curve",)),
         "learning_curve": Part(learning_curve_sentences, ("benchmark_learning_curve",)),
         "benchmark_index": Part(benchmark_index.markdown_table, ("benchmark_index",)),
@@ -280,8 +281,8 @@ PAGES: dict[str, dict[str, Part]] = {
         **{
             name: Part(benchmark_bridge.markdown_table, (name,))
             for name in (
-                *("benchmark_bridge_static", "benchmark_bridge", "benchmark_bridge_by_mpnet"),
-                *("benchmark_bridge_by_mpnet_before", "benchmark_bridge_mpnet"),
+                *("benchmark_bridge_static", "benchmark_bridge"),
+                *("benchmark_bridge_by_mpnet", "benchmark_bridge_mpnet"),
             )
         },
         "token_tables": Part(token_tables.markdown_table, ("benchmark_token_tables",)),
