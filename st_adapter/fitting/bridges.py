@@ -20,8 +20,8 @@ from st_adapter.storage.tensors import device_of_float64
 Texts = Literal["queries", "documents", "queries and documents", "no texts"]
 
 _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)
-# Texts that have a unit; with more of them it would hold better still, but a query would take longer.
-MAX_UNITS = 2048
+# Texts that have a unit. With half as many, labels find much less behind the bridge; with more, a fit takes far longer.
+MAX_UNITS = 4096
 # Of one unit, times the mean square of the texts' distance from their mean. From .3 to 1 it made little difference; the
 # wider units are, the more they are alike, and the less exact are queries in half precision.
 _SCALE = 0.8
@@ -120,7 +120,7 @@ def fit_bridge(
     Each is fitted on queries, on documents and on both. Within each of the two kinds, vectors are centred first, since
     models with prompts put queries and documents in different places; the means are carried as a bias, those of the
     queries if there are any. Two models differ in more than a matrix, so that ridge regression on how near a query is
-    to each of up to 2,048 of the texts (radial basis functions) is tried besides, on all there are. Vectors of a query
+    to each of up to 4,096 of the texts (radial basis functions) is tried besides, on all there are. Vectors of a query
     model that was made for these documents may do best as they are. The choice is by cross-fitting: how alike texts
     that were left out rank the documents, or one another if there are none, to what they do as embedded by the other.
 

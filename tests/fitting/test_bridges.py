@@ -125,7 +125,7 @@ def test_of_very_many_texts_some_are_fitted_on(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("queries", "documents", "expected"), [(3000, 3000, (1024, 1024)), (100, 3000, (100, 1948)), (30, 20, (30, 20))]
+    ("queries", "documents", "expected"), [(5000, 5000, (2048, 2048)), (100, 5000, (100, 3996)), (30, 20, (30, 20))]
 )
 def test_there_are_units_around_queries_and_documents_alike(queries, documents, expected):
     used = [
