@@ -54,6 +54,8 @@ EPOCHS, BATCH_SIZE, LEARNING_RATE, SCALE = 6, 32, 3e-5, 20.0
 # Documents beside those of the batch that the query encoder is trained against.
 SAMPLED = 1024
 QUERY_ENCODER, WHOLE_MODEL, AUTO = "query encoder", "whole model", "auto"
+# What there is instead of an adapter.
+INSTEAD = (QUERY_ENCODER, WHOLE_MODEL)
 
 
 def main() -> None:
@@ -102,9 +104,9 @@ def measure(material: Material, name: str, seed: int) -> dict[str, Any]:
     start = time.perf_counter()
     fitted = ours(embedded, Beside(embedded.query_embeddings[:0], material.pseudo_queries(name)), seed)
     add(AUTO, evaluate(embedded["test"], fitted.transform, ks=[10], base=of_base).adapted[METRIC], start)
-    for method, whole in ((QUERY_ENCODER, False), (WHOLE_MODEL, True)):
+    for method in INSTEAD:
         start = time.perf_counter()
-        tuned, epoch = fine_tuned(material.model, dataset, embedded, whole=whole, seed=seed)
+        tuned, epoch = fine_tuned(material.model, dataset, embedded, whole=method == WHOLE_MODEL, seed=seed)
         add(method, ndcg(tuned, "test"), start, best_epoch=epoch)
     return {
         "num_documents": len(embedded.corpus),
