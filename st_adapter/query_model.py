@@ -219,6 +219,7 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
             normalize=index.normalized,
             affine=made is not None or settings.method == "linear",
             seed=settings.seed,
+            show_progress_bar=settings.show_progress_bar,
         )
         mapped = found.bridge(ours)
         if found.held_out is not None and shown is not None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from st_adapter.bridge import Bridge, RadialUnits
 from st_adapter.fitting.agreement import Agreement
@@ -114,6 +115,7 @@ def fit_bridge(
     normalize: bool,
     affine: bool = False,
     seed: int = 0,
+    show_progress_bar: bool = False,
 ) -> FittedBridge:
     """Fit centred orthogonal Procrustes, ridge regression and means of both, and take what holds best on unseen texts.
 
@@ -131,6 +133,7 @@ def fit_bridge(
         normalize: whether the documents' model gives vectors of unit length.
         affine: leave radial basis functions out, which take as much time as a static table needs for a query.
         seed: of the folds.
+        show_progress_bar: one step per fold, to choose and then to map what it left out.
 
     Raises:
         ValueError: there are too few texts.
@@ -152,7 +155,8 @@ def fit_bridge(
     choices: list[Texts] = [*there, *(["queries and documents"] if len(there) == 2 else [])]  # type: ignore[list-item]
     candidates = _candidates(choices, there[measured], affine)
     folds = list(_folds(there[measured].ours, seed))
-    scores = _agreements(there, measured, folds, candidates, ranked, normalize)
+    shown = functools.partial(tqdm, folds, unit="fold", disable=not show_progress_bar)
+    scores = _agreements(there, measured, shown(desc="Choosing a bridge"), candidates, ranked, normalize)
     chosen = candidates[int(scores.argmax())]
     at_most = _MAX_IN_UNITS if _in_units(chosen) else None
     used = {name: len(twins.ours[:at_most]) for name, twins in there.items() if name in chosen.texts}
@@ -163,14 +167,16 @@ def fit_bridge(
         num_queries=used.get("queries", 0),
         num_documents=used.get("documents", 0),
         agreement=float(scores.max()),
-        held_out=None if measured == "documents" else _mapped_by_others(there, folds, chosen, bridge),
+        held_out=None
+        if measured == "documents"
+        else _mapped_by_others(there, shown(desc="Mapping queries"), chosen, bridge),
     )
 
 
 def _agreements(
     there: dict[str, Twins],
     measured: str,
-    folds: Sequence[Tensor],
+    folds: Collection[Tensor],
     candidates: Sequence[_Candidate],
     ranked: Tensor | None,
     normalize: bool,
@@ -196,7 +202,7 @@ def _candidates(choices: Sequence[Texts], twins: Twins, affine: bool) -> list[_C
     return [*(_Candidate(texts, method) for texts in choices for method in _METHODS), *units, *as_they_are]
 
 
-def _mapped_by_others(there: dict[str, Twins], folds: Sequence[Tensor], chosen: _Candidate, of_all: Bridge) -> Tensor:
+def _mapped_by_others(there: dict[str, Twins], folds: Collection[Tensor], chosen: _Candidate, of_all: Bridge) -> Tensor:
     """The queries, each mapped by a bridge that did not see it (stacking: Wolpert 1992, "Stacked generalization")."""
     queries = there["queries"]
     mapped = of_all(queries.ours)  # of queries that are one and the same to the model there are no others
