@@ -328,10 +328,11 @@ def _sample(corpus: Corpus, number: int, seed: int) -> Tensor:
 def _reference(data: Data, status_quo: Data | None, run: Run | None, settings: Settings) -> Reference:
     """What candidates have to be better than, or no worse than allowed: the best-known way to search today."""
     margin = settings.options.non_inferior
+    queries = None if status_quo is None else labelled_split(status_quo.embedded)
     if run is not None:
         measured = evaluate_run(labelled_split(data.embedded), run)
         values = measured.base[HEADLINE_METRIC].tolist()
-        return Reference(RUN_FILE, dict(zip(measured.query_ids, values, strict=True)), margin)
+        return Reference(RUN_FILE, dict(zip(measured.query_ids, values, strict=True)), margin, queries)
     if status_quo is not None:
-        return Reference(STATUS_QUO, found_by(status_quo.embedded, settings.seed), margin)
+        return Reference(STATUS_QUO, found_by(status_quo.embedded, settings.seed), margin, queries)
     return Reference(BRIDGE, found_by(data.embedded, settings.seed), margin)

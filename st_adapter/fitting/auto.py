@@ -35,7 +35,7 @@ from st_adapter.fitting.pairs import labelled_pairs
 from st_adapter.fitting.pool import MAX_DOCUMENTS, seen_by_fit
 from st_adapter.fitting.portfolio import UNCHANGED, Effort, Maps, Portfolio, combined, effort_for
 from st_adapter.fitting.prior import Start
-from st_adapter.fitting.reference import DeployedAdapter, Hurdle, Reference
+from st_adapter.fitting.reference import DeployedAdapter, Hurdle, Reference, learned_from
 from st_adapter.fitting.selection import Scoreboard, clearly_worse
 from st_adapter.fitting.verdict import Against, Verdict
 
@@ -173,14 +173,17 @@ def fit_labelled(
     board, compared_with = _scoreboard(portfolio, labelled, dev, unseen_weight, hurdle)
     if effort.early and portfolio.runs:
         with clock("choosing runs"):
-            _go_on_with(_best_early(portfolio, effort, labelled, folds[0], unseen_weight, seed), portfolio, board)
+            early = learned_from(labelled.subset(folds[0].train), hurdle.reference)
+            runs = _best_early(portfolio, effort, early, (labelled, folds[0]), unseen_weight, seed)
+            _go_on_with(runs, portfolio, board)
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
         num_first = 1 if int(folds[0].measured.sum()) >= _PRUNE_FROM else NUM_FOLDS
         fitted: list[FittedFold] = []
         for group in (folds[:num_first], folds[num_first:]):
             seeds = [seed * 1000 + number for number in range(len(fitted), len(fitted) + len(group))]
             with clock("training"):
-                maps = portfolio.fit([(labelled.subset(f.train), each) for f, each in zip(group, seeds, strict=True)])
+                trains = [learned_from(labelled.subset(fold.train), hurdle.reference) for fold in group]
+                maps = portfolio.fit(list(zip(trains, seeds, strict=True)))
             with clock("measuring"):
                 for fold, maps_of_fold in zip(group, maps, strict=True):
                     fitted.append(measured_on(labelled, fold, maps_of_fold, compared_with, hurdle.deployed))
@@ -188,7 +191,7 @@ def fit_labelled(
                 _go_on_with(board.best_families(effort.kept_runs, among=portfolio.runs), portfolio, board)
         with clock("measuring"):
             if start is not None:
-                board.reject(_harmful(portfolio, labelled, start, seed))
+                board.reject(_harmful(portfolio, learned_from(labelled, hurdle.reference), start, seed))
             averages = board.averages_of_the_best()
             gains = [fold.gains(averages) for fold in fitted]
             board.extend(averages, [(fold.rows, fold.unseen) for fold in fitted], gains)
@@ -198,23 +201,28 @@ def fit_labelled(
         if passed or hurdle.reference is not None:
             with clock("refitting"):
                 bag = [fold.maps for fold in fitted] if unseen_weight >= _BAG_FROM else []
-                adapter = _refitted(portfolio, verdict.chosen, labelled, bag, seed)
+                known = learned_from(labelled, hurdle.reference)
+                adapter = _refitted(portfolio, verdict.chosen, known, bag, seed)
         progress.update()
     return FitResult(adapter if passed else None, verdict, clock.seconds, refused=None if passed else adapter)
 
 
 def _best_early(
-    portfolio: Portfolio, effort: Effort, labelled: EmbeddedSplit, fold: Fold, unseen_weight: float, seed: int
+    portfolio: Portfolio,
+    effort: Effort,
+    train: EmbeddedSplit,
+    measured: tuple[EmbeddedSplit, Fold],
+    unseen_weight: float,
+    seed: int,
 ) -> list[str]:
     """The gradient runs that are best on one fold after their first steps.
 
     Successive halving: Jamieson & Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
     optimization".
     """
-    early = portfolio.early()
+    early, (labelled, fold) = portfolio.early(), measured
     board = Scoreboard(early.candidates, np.zeros(len(labelled.query_ids), dtype=np.bool_), unseen_weight)
-    maps = early.fit([(labelled.subset(fold.train), seed * 1000)])[0]
-    measured_on(labelled, fold, maps, None).enter_in(board)
+    measured_on(labelled, fold, early.fit([(train, seed * 1000)])[0], None).enter_in(board)
     return board.best_families(effort.kept_runs, among=early.runs)
 
 

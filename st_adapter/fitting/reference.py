@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
+from st_adapter.embeddings.own_copies import OwnCopies
 from st_adapter.fitting.folds import labelled_split
 from st_adapter.fitting.measure import Measure
 from st_adapter.fitting.pool import seen_by_fit
@@ -23,11 +24,14 @@ class Reference(NamedTuple):
         name: of it, in a sentence.
         ndcg: labelled query -> nDCG@10.
         margin: how much worse than it, in nDCG@10, still passes; 0: only what is better does.
+        queries: the labelled queries as the documents' own model embeds them, if what is fitted comes from another one;
+            see ``learned_from``.
     """
 
     name: str
     ndcg: Mapping[str, float]
     margin: float = 0.0
+    queries: EmbeddedSplit | None = None
 
     def of(self, split: EmbeddedSplit) -> Tensor:
         """nDCG@10 of the queries of a split, (Q,) float32, on their device.
@@ -43,6 +47,38 @@ class Reference(NamedTuple):
             )
         values = [self.ndcg[query_id] for query_id in split.query_ids]
         return torch.tensor(values, device=split.query_embeddings.device)
+
+
+def learned_from(split: EmbeddedSplit, reference: Reference | None) -> EmbeddedSplit:
+    """The queries of a split, and once more as the model of the documents embeds them, with the same judgements.
+
+    A bridge leads near the vectors of that model, but not quite there, and elsewhere for the queries to come. From both
+    forms of a query a fit learns what does not depend on where the bridge was off.
+
+    Args:
+        split: labelled queries, as a bridge maps them or not.
+        reference: without queries of its own, the split is all that there is.
+    """
+    if reference is None or reference.queries is None:
+        return split
+    row_of = {query_id: row for row, query_id in enumerate(reference.queries.query_ids)}
+    rows = [row_of[query_id] for query_id in split.query_ids]
+    there = replace(split, query_embeddings=reference.queries.query_embeddings[rows])
+    further = len(rows)
+    pairs, copies = split.qrels, (split.left_out, there.left_out)
+    return replace(
+        split,
+        query_ids=[*split.query_ids, *split.query_ids],
+        query_embeddings=torch.cat([split.query_embeddings, there.query_embeddings]),
+        qrels=EmbeddedQrels(
+            torch.cat([pairs.query_index, pairs.query_index + further]),
+            *(torch.cat([each, each]) for each in (pairs.corpus_index, pairs.relevance)),
+        ),
+        own_copies=OwnCopies(
+            torch.cat([copies[0].query_index, copies[1].query_index + further]),
+            torch.cat([each.corpus_index for each in copies]),
+        ),
+    )
 
 
 class DeployedAdapter(NamedTuple):

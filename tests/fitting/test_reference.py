@@ -1,17 +1,20 @@
 """A fit that is compared with something else than the queries it starts from, and a loss that may be tolerated."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from problems import rotated_problem
+from st_adapter.embeddings.own_copies import OwnCopies
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.statistics import Tolerated, gate, sign_flip_p_values
 from st_adapter.fitting.auto import fit
 from st_adapter.fitting.candidates import MapName, ShrunkMap
 from st_adapter.fitting.folds import labelled_split
 from st_adapter.fitting.portfolio import fit_candidate
-from st_adapter.fitting.reference import Reference, found_by
+from st_adapter.fitting.reference import Reference, found_by, learned_from
 from st_adapter.fitting.selection import Scoreboard
 from st_adapter.fitting.verdict import Against
 
@@ -53,6 +56,44 @@ def test_what_is_better_than_its_start_but_not_than_the_reference_is_refused():
 def test_the_bridge_itself_can_be_handed_over():
     kept = fit_candidate(UNCHANGED, [(labelled_split(PROBLEM), [0])])[0]
     assert torch.equal(kept.matrix, torch.eye(16))
+
+
+def test_queries_are_learned_from_in_both_forms():
+    split = labelled_split(PROBLEM).subset(torch.arange(len(LABELLED)) % 5 == 0)
+    own = replace(labelled_split(PROBLEM), query_embeddings=-labelled_split(PROBLEM).query_embeddings)
+    copied = replace(split, own_copies=OwnCopies(torch.tensor([1]), torch.tensor([left_out_of(split, 1)])))
+    both = learned_from(copied, Reference("the status quo", {}, queries=own))
+    assert both.query_ids == 2 * split.query_ids
+    torch.testing.assert_close(both.query_embeddings, torch.cat([split.query_embeddings, -split.query_embeddings]))
+    first = torch.arange(len(both.query_ids)) < len(split.query_ids)
+    for half in (both.subset(first), both.subset(~first)):
+        assert all(torch.equal(*pair) for pair in zip(half.qrels, split.qrels, strict=True))
+        assert all(torch.equal(*pair) for pair in zip(half.left_out, copied.left_out, strict=True))
+
+
+def left_out_of(split, row):
+    """A document that is not relevant to a query, so that it may be its own copy."""
+    relevant = split.qrels.corpus_index[split.qrels.query_index == row].tolist()
+    return next(document for document in range(len(split.corpus)) if document not in relevant)
+
+
+def test_without_queries_of_its_own_a_reference_adds_nothing():
+    split = labelled_split(PROBLEM)
+    assert learned_from(split, None) is split and learned_from(split, everywhere(0.0)) is split
+
+
+def test_what_a_bridge_blurs_is_learned_from_the_queries_of_the_reference():
+    """Queries to come are mapped better than those that the labels are for, as with few texts to fit a bridge on."""
+    generator = torch.Generator().manual_seed(1)
+    clear = rotated_problem(noise=0.15)
+    noise = torch.randn(clear.query_embeddings.shape, generator=generator) / 2
+    noise[clear.qrels["test"].query_index] = 0
+    blurred = replace(clear, query_embeddings=torch.nn.functional.normalize(clear.query_embeddings + noise))
+    found = []
+    for queries in (None, labelled_split(clear)):
+        result = fit(blurred, method="linear", reference=Reference("the status quo", found_by(blurred), 0.0, queries))
+        found.append(evaluate(clear["test"], result.adapter or result.refused).adapted_means["ndcg@10"])
+    assert found[1] > found[0] + 0.02
 
 
 def test_a_reference_without_some_queries_is_refused():
