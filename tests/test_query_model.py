@@ -37,7 +37,9 @@ from st_adapter.evidence.systems import (
     side_by_side,
 )
 from st_adapter.evidence.trec import write_trec
+from st_adapter.fitting import auto
 from st_adapter.fitting.bridges import fit_bridge
+from st_adapter.fitting.folds import labelled_split
 from st_adapter.settings import RunOptions
 
 COLORS = "red green blue black white old new big small fast".split()
@@ -242,7 +244,14 @@ def test_a_bridge_is_chosen_on_documents_that_have_no_texts(
     torch.testing.assert_close(in_order.max(dim=0).values, torch.ones(120))
 
 
-def test_a_run_file_is_the_status_quo(pairs, documents, tiny_flat_model_path, dataset, tmp_path):
+def test_a_run_file_is_the_status_quo(pairs, documents, tiny_flat_model_path, dataset, tmp_path, monkeypatch):
+    fits = []
+
+    def fit(data, **kwargs):
+        fits.append(kwargs["reference"])
+        return auto.fit(data, **kwargs)
+
+    monkeypatch.setattr("st_adapter.run.fit", fit)
     embedded = embed(documents, dataset, cache_dir=tmp_path, show_progress_bar=False)
     lines = []
     for split in ("train", "dev", "test"):
@@ -260,6 +269,9 @@ def test_a_run_file_is_the_status_quo(pairs, documents, tiny_flat_model_path, da
     found = result.results.query_model
     assert found.reference == RUN_FILE
     by_name = {system.name: system for system in found.systems["test"]}
+    # Whatever they are compared with, queries are learned from as the documents' own model embeds them besides.
+    (reference,) = fits
+    torch.testing.assert_close(reference.queries.query_embeddings, labelled_split(embedded).query_embeddings)
     # The run is that of the status quo itself.
     assert by_name[RUN_FILE].means == pytest.approx(by_name[STATUS_QUO].means, abs=1e-9)
 
