@@ -173,17 +173,15 @@ def fit_labelled(
     board, compared_with = _scoreboard(portfolio, labelled, dev, unseen_weight, hurdle)
     if effort.early and portfolio.runs:
         with clock("choosing runs"):
-            early = learned_from(labelled.subset(folds[0].train), hurdle.reference)
-            runs = _best_early(portfolio, effort, early, (labelled, folds[0]), unseen_weight, seed)
+            train = learned_from(labelled.subset(folds[0].train), hurdle.reference)
+            runs = _best_early(portfolio, effort, train, (labelled, folds[0]), unseen_weight, seed)
             _go_on_with(runs, portfolio, board)
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
         num_first = 1 if int(folds[0].measured.sum()) >= _PRUNE_FROM else NUM_FOLDS
         fitted: list[FittedFold] = []
         for group in (folds[:num_first], folds[num_first:]):
-            seeds = [seed * 1000 + number for number in range(len(fitted), len(fitted) + len(group))]
             with clock("training"):
-                trains = [learned_from(labelled.subset(fold.train), hurdle.reference) for fold in group]
-                maps = portfolio.fit(list(zip(trains, seeds, strict=True)))
+                maps = portfolio.fit(_fits(labelled, group, hurdle, seed * 1000 + len(fitted)))
             with clock("measuring"):
                 for fold, maps_of_fold in zip(group, maps, strict=True):
                     fitted.append(measured_on(labelled, fold, maps_of_fold, compared_with, hurdle.deployed))
@@ -201,10 +199,17 @@ def fit_labelled(
         if passed or hurdle.reference is not None:
             with clock("refitting"):
                 bag = [fold.maps for fold in fitted] if unseen_weight >= _BAG_FROM else []
-                known = learned_from(labelled, hurdle.reference)
-                adapter = _refitted(portfolio, verdict.chosen, known, bag, seed)
+                adapter = _refitted(portfolio, verdict.chosen, learned_from(labelled, hurdle.reference), bag, seed)
         progress.update()
     return FitResult(adapter if passed else None, verdict, clock.seconds, refused=None if passed else adapter)
+
+
+def _fits(
+    labelled: EmbeddedSplit, folds: Sequence[Fold], hurdle: Hurdle, first_seed: int
+) -> list[tuple[EmbeddedSplit, int]]:
+    """What is learned from in each of some folds, with its seed."""
+    trains = [learned_from(labelled.subset(fold.train), hurdle.reference) for fold in folds]
+    return [(train, first_seed + number) for number, train in enumerate(trains)]
 
 
 def _best_early(

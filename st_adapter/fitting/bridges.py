@@ -144,13 +144,7 @@ def fit_bridge(
         >>> torch.allclose(found.bridge(turned), turned.flip(1), atol=1e-2), found.agreement
         (True, 1.0)
     """
-    kinds = {"queries": _usable(queries), "documents": _usable(documents)}
-    there = {name: twins for name, twins in kinds.items() if twins is not None}
-    if not there:
-        raise ValueError(
-            f"Fewer than {_MIN_QUERIES} texts are embedded by both models, so that no map between them can be found. "
-            "Give more queries, or documents with their texts."
-        )
+    there = _usable_kinds(queries, documents)
     measured = "queries" if "queries" in there else "documents"
     choices: list[Texts] = [*there, *(["queries and documents"] if len(there) == 2 else [])]  # type: ignore[list-item]
     candidates = _candidates(choices, there[measured], affine)
@@ -210,6 +204,18 @@ def _mapped_by_others(there: dict[str, Twins], folds: Collection[Tensor], chosen
         bridge = next(_bridges({**there, "queries": queries.subset(train)}, [chosen], of_all.normalize))
         mapped[~train] = bridge(queries.ours[~train])
     return mapped
+
+
+def _usable_kinds(queries: Twins | None, documents: Twins | None) -> dict[str, Twins]:
+    """What can be fitted on, by name."""
+    kinds = {"queries": _usable(queries), "documents": _usable(documents)}
+    there = {name: twins for name, twins in kinds.items() if twins is not None}
+    if not there:
+        raise ValueError(
+            f"Fewer than {_MIN_QUERIES} texts are embedded by both models, so that no map between them can be found. "
+            "Give more queries, or documents with their texts."
+        )
+    return there
 
 
 def _usable(twins: Twins | None) -> Twins | None:
