@@ -166,22 +166,22 @@ def fit_labelled(
         hurdle: what the best candidate has to pass.
         show_progress_bar: see ``fit``.
     """
-    clock, unseen_weight = Clock(), expected_unseen(labelled, dev)
+    clock, unseen_weight, learned = Clock(), expected_unseen(labelled, dev), learned_from(labelled, hurdle.reference)
     folds = folds_of(labelled, unseen_weight, NUM_FOLDS if start is None else NUM_FOLDS_OF_FEW, seed)
     effort, starts = effort_for(labelled.num_pairs), {} if start is None else start.maps
     portfolio = Portfolio(_possible(method, labelled), effort, starts, soft_targets)
     board, compared_with = _scoreboard(portfolio, labelled, dev, unseen_weight, hurdle)
     if effort.early and portfolio.runs:
         with clock("choosing runs"):
-            train = learned_from(labelled.subset(folds[0].train), hurdle.reference)
-            runs = _best_early(portfolio, effort, train, (labelled, folds[0]), unseen_weight, seed)
+            runs = _best_early(portfolio, effort, labelled, learned, folds[0], unseen_weight, seed)
             _go_on_with(runs, portfolio, board)
     with tqdm(total=len(folds) + 1, desc="Fitting", unit="fold", disable=not show_progress_bar) as progress:
         num_first = 1 if int(folds[0].measured.sum()) >= _PRUNE_FROM else NUM_FOLDS
         fitted: list[FittedFold] = []
         for group in (folds[:num_first], folds[num_first:]):
+            first = seed * 1000 + len(fitted)
             with clock("training"):
-                maps = portfolio.fit(_fits(labelled, group, hurdle, seed * 1000 + len(fitted)))
+                maps = portfolio.fit([(fold.training(learned), first + number) for number, fold in enumerate(group)])
             with clock("measuring"):
                 for fold, maps_of_fold in zip(group, maps, strict=True):
                     fitted.append(measured_on(labelled, fold, maps_of_fold, compared_with, hurdle.deployed))
@@ -189,7 +189,7 @@ def fit_labelled(
                 _go_on_with(board.best_families(effort.kept_runs, among=portfolio.runs), portfolio, board)
         with clock("measuring"):
             if start is not None:
-                board.reject(_harmful(portfolio, learned_from(labelled, hurdle.reference), start, seed))
+                board.reject(_harmful(portfolio, learned, start, seed))
             averages = board.averages_of_the_best()
             gains = [fold.gains(averages) for fold in fitted]
             board.extend(averages, [(fold.rows, fold.unseen) for fold in fitted], gains)
@@ -199,24 +199,17 @@ def fit_labelled(
         if passed or hurdle.reference is not None:
             with clock("refitting"):
                 bag = [fold.maps for fold in fitted] if unseen_weight >= _BAG_FROM else []
-                adapter = _refitted(portfolio, verdict.chosen, learned_from(labelled, hurdle.reference), bag, seed)
+                adapter = _refitted(portfolio, verdict.chosen, learned, bag, seed)
         progress.update()
     return FitResult(adapter if passed else None, verdict, clock.seconds, refused=None if passed else adapter)
-
-
-def _fits(
-    labelled: EmbeddedSplit, folds: Sequence[Fold], hurdle: Hurdle, first_seed: int
-) -> list[tuple[EmbeddedSplit, int]]:
-    """What is learned from in each of some folds, with its seed."""
-    trains = [learned_from(labelled.subset(fold.train), hurdle.reference) for fold in folds]
-    return [(train, first_seed + number) for number, train in enumerate(trains)]
 
 
 def _best_early(
     portfolio: Portfolio,
     effort: Effort,
-    train: EmbeddedSplit,
-    measured: tuple[EmbeddedSplit, Fold],
+    labelled: EmbeddedSplit,
+    learned: EmbeddedSplit,
+    fold: Fold,
     unseen_weight: float,
     seed: int,
 ) -> list[str]:
@@ -225,9 +218,10 @@ def _best_early(
     Successive halving: Jamieson & Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
     optimization".
     """
-    early, (labelled, fold) = portfolio.early(), measured
+    early = portfolio.early()
     board = Scoreboard(early.candidates, np.zeros(len(labelled.query_ids), dtype=np.bool_), unseen_weight)
-    measured_on(labelled, fold, early.fit([(train, seed * 1000)])[0], None).enter_in(board)
+    maps = early.fit([(fold.training(learned), seed * 1000)])[0]
+    measured_on(labelled, fold, maps, None).enter_in(board)
     return board.best_families(effort.kept_runs, among=early.runs)
 
 

@@ -44,6 +44,10 @@ class Fold(NamedTuple):
     measured: Tensor
     unseen: Tensor
 
+    def training(self, learned: EmbeddedSplit) -> EmbeddedSplit:
+        """What is fitted on of all that is learned from: the Q queries, or these once more behind them."""
+        return learned.subset(self.train.repeat(len(learned.query_ids) // len(self.train)))
+
 
 def labelled_split(embedded: EmbeddedDataset, splits: Sequence[str] = LABELLED_SPLITS) -> EmbeddedSplit:
     """The relevant pairs of some splits as one split, each pair once."""
