@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ from benchmark_quality import (
 from check_versions import random_bridge
 from sentence_transformers import SentenceTransformer
 
-from st_adapter.adapter import QueryAdapter
+from st_adapter.adapter import Kind, QueryAdapter
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.roles import encode_as
@@ -59,6 +60,8 @@ from st_adapter.words import fraction, signed
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_bridge.json"
 MARGIN = 0.01
+# Hidden units of corrections: one a labelled query.
+NUM_CORRECTIONS = 1000
 WAYS = ("status quo", "adapter", "bridge", "with labels")
 
 
@@ -101,28 +104,52 @@ def main() -> None:
 def speeds(material: Material, models: Mapping[str, SentenceTransformer]) -> dict[str, dict[str, float]]:
     """Queries a second on the CPU, one by one and 64 a call, of both models in one and of the query model's part alone.
 
-    The map is random: radial units, of ``static`` a matrix.
+    The map is random: radial units; of ``static`` a matrix, which is part of its table, without and with corrections
+    near known queries behind it. Without them the table alone is measured in model2vec as well, which runs no torch.
     """
     texts = (material.dataset(material.names[0]).query_texts or [])[:128]
     documents = copy.deepcopy(material.model).to("cpu")
-    measured, there = {}, {material.model_name: documents}
+    encode: dict[str, Callable[[list[str]], object]] = {material.model_name: by_sentence_transformers(documents)}
     for name, model in models.items():
-        both = with_map(documents, copy.deepcopy(model).to("cpu"), name)
-        parts = parted(both)
-        assert parts is not None  # it was made of two
-        there |= {name: both, f"{name}, its part alone": parts.queries}
-    for name, model in there.items():
-        speed = QuerySpeed.of(partial(encode_as, model, "query", batch_size=64), texts)
-        measured[name] = {"single": round(speed.single, 1), "batch": round(speed.batch, 1)}
-    return measured
+        for kind in ("linear", "mlp") if name == STATIC else ("linear",):
+            both = with_map(documents, copy.deepcopy(model).to("cpu"), name, kind)
+            parts = parted(both)
+            assert parts is not None  # it was made of two
+            title = name if kind == "linear" else f"{name} with corrections"
+            encode |= {
+                title: by_sentence_transformers(both),
+                f"{title}, its part alone": by_sentence_transformers(parts.queries),
+            }
+            if title == STATIC:
+                encode[f"{title}, its part alone, in model2vec"] = by_model2vec(parts.queries)
+    speeds = {name: QuerySpeed.of(function, texts) for name, function in encode.items()}
+    return {name: {"single": round(speed.single, 1), "batch": round(speed.batch, 1)} for name, speed in speeds.items()}
 
 
-def with_map(documents: SentenceTransformer, queries: SentenceTransformer, name: str) -> SentenceTransformer:
-    """A query model with a map of random weights."""
+def by_sentence_transformers(model: SentenceTransformer) -> Callable[[list[str]], object]:
+    return partial(encode_as, model, "query", batch_size=64)
+
+
+def by_model2vec(model: SentenceTransformer) -> Callable[[list[str]], object]:
+    """A static table and nothing else, as docs/query_model.md has it."""
+    model2vec = importlib.import_module("model2vec")
+    table = model[0]
+    static = model2vec.StaticModel(table.embedding.weight.detach().numpy(), table.tokenizer, normalize=True)
+    encode: Callable[[list[str]], object] = static.encode
+    return encode
+
+
+def with_map(
+    documents: SentenceTransformer, queries: SentenceTransformer, name: str, kind: Kind
+) -> SentenceTransformer:
+    """A query model with a map of random weights, without or with corrections near known queries (``mlp``)."""
     dimension, to_dimension = (int(model.get_embedding_dimension() or 0) for model in (queries, documents))
-    bridge = random_bridge(dimension, to_dimension, num_units=None if name == STATIC else MAX_UNITS)
+    units = None if name == STATIC else MAX_UNITS
+    bridge = random_bridge(dimension, to_dimension, num_units=units, of_length=name == STATIC)
     base = query_model_base(ModelBase(documents), ModelBase(queries))
-    adapted = base.with_bridge(bridge, Index(identity_of(documents), "cosine")).adapted(QueryAdapter(to_dimension))
+    hidden_dim = 2 * to_dimension + NUM_CORRECTIONS
+    adapter = QueryAdapter(to_dimension, kind, hidden_dim=hidden_dim, activation="relu", bias=kind == "mlp")
+    adapted = base.with_bridge(bridge, Index(identity_of(documents), "cosine")).adapted(adapter)
     assert adapted is not None  # there is an adapter
     return adapted
 

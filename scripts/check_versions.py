@@ -218,23 +218,25 @@ def tiny_models(work: Path) -> dict[str, Saved]:
     for name, place in (("two models", work / "base"), ("two models, static", work / "table")):
         other = SentenceTransformer(str(place), device="cpu")
         vectors = torch.from_numpy(other.encode_query(TEXTS))
-        bridge = random_bridge(vectors.shape[1], 32, num_units=None if "static" in name else 40)
-        modules = bridge.fold(QueryAdapter(32))
-        two = JoinedModel(base, other, modules, identity_of(base), "cosine", (work / "base", place))
+        is_table = place == work / "table"
+        bridge = random_bridge(vectors.shape[1], 32, num_units=None if is_table else 40, of_length=is_table)
+        adapter = adapters["mlp" if is_table else "linear"]
+        two = JoinedModel(base, other, bridge.fold(adapter), identity_of(base), "cosine", (work / "base", place))
         folder = save_joined(two, work / f"saved-{name}")
-        models |= in_all_layouts(name, folder, {"encode_query": bridge(vectors).numpy(), **documents})
+        adapted = adapter.transform(bridge(vectors)).detach().numpy()
+        models |= in_all_layouts(name, folder, {"encode_query": adapted, **documents})
     return models
 
 
-def random_bridge(dimension: int, to_dimension: int, *, num_units: int | None) -> Bridge:
-    """Of random weights, by so many radial units or affine."""
+def random_bridge(dimension: int, to_dimension: int, *, num_units: int | None, of_length: bool = False) -> Bridge:
+    """Of random weights, by so many radial units or affine; of vectors of any length, if affine, for a table."""
     units = (
         None
         if num_units is None
         else RadialUnits(torch.nn.functional.normalize(torch.randn(num_units, dimension)), 1.0)
     )
     matrix = torch.randn(to_dimension, num_units or dimension)
-    return Bridge(matrix, torch.randn(to_dimension) / 10, True, units)
+    return Bridge(matrix, torch.randn(to_dimension) / 10, True, units, of_length)
 
 
 def several_adapters(

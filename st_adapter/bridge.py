@@ -52,13 +52,15 @@ class RadialUnits(NamedTuple):
 class Bridge:
     """A map ``y = W h(x) + b`` from a query model's vectors x to those of the model that embedded the documents.
 
-    The length of x plays no part: it changes no ranking, and a map is easier to find between directions.
+    The length of x plays no part, usually: it changes no ranking, and a map is easier to find between directions.
 
     Attributes:
         matrix: W, (D, E) from E dimensions of the query model to D of the documents, or (D, H) from H units.
         bias: b, (D,).
         normalize: whether y is brought to unit length, as the documents' model brings its vectors.
         units: h; None where it is the direction of x, so that the map is affine.
+        of_length: whether h is x itself, of any length: what a mean of token vectors takes for the map to be one of
+            these vectors. There are no units then.
 
     Example:
         >>> swap = Bridge(torch.tensor([[0.0, 2.0], [2.0, 0.0]]), torch.zeros(2), normalize=True)
@@ -70,6 +72,7 @@ class Bridge:
     bias: Tensor
     normalize: bool
     units: RadialUnits | None = None
+    of_length: bool = False
 
     def __post_init__(self) -> None:
         if self.matrix.ndim != 2 or self.bias.shape != self.matrix.shape[:1]:
@@ -113,7 +116,7 @@ class Bridge:
                 f"query_embeddings have shape {tuple(query_embeddings.shape)}, but this bridge expects (B, "
                 f"{self.input_dimension}). Embed the queries with the query model that it was made for."
             )
-        seen = nn.functional.normalize(query_embeddings.float())
+        seen = query_embeddings.float() if self.of_length else nn.functional.normalize(query_embeddings.float())
         blocks = (seen if self.units is None else self.units(seen) for seen in seen.split(_BLOCK_ROWS))
         mapped = torch.cat([torch.addmm(self.bias, block, self.matrix.T) for block in blocks])
         return nn.functional.normalize(mapped) if self.normalize else mapped
@@ -139,7 +142,8 @@ class Bridge:
             between = [Normalize()] if self.normalize else []
             rest = [dense(self.matrix, self.bias, nn.Identity()), *between, first, *rest]
         units = [] if self.units is None else [dense(self.units.weight, self.units.bias, nn.Softplus())]
-        return [module.to(self.matrix.device).eval() for module in (Normalize(), *units, *rest)]
+        before = [] if self.of_length else [Normalize()]
+        return [module.to(self.matrix.device).eval() for module in (*before, *units, *rest)]
 
     def padded(self, dimension: int) -> Bridge:
         """The same with zeros behind its D dimensions up to ``dimension``, for documents that are truncated later."""
@@ -149,4 +153,5 @@ class Bridge:
             nn.functional.pad(self.bias, (0, missing)),
             self.normalize,
             self.units,
+            self.of_length,
         )

@@ -24,6 +24,7 @@ from st_adapter.embeddings.embedding import (
 )
 from st_adapter.embeddings.identity import EncoderIdentity, identity_of
 from st_adapter.embeddings.roles import encode_as
+from st_adapter.embeddings.static import is_static
 from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.embeddings.tolerance import is_normalized
 from st_adapter.errors import InputError
@@ -208,6 +209,8 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
             base = base if made is None else made.base
     with clock("embedding"):
         ours, documents = _embedded_by_query_model(base, dataset.query_texts, sampled, made, settings)
+    # A static table is to stay a lookup.
+    affine = made is not None or settings.method == "linear"
     with clock("bridging"):
         queries = None
         if status_quo is not None and shown is not None:
@@ -217,7 +220,8 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
             documents,
             ranked=sampled.vectors,
             normalize=index.normalized,
-            affine=made is not None or settings.method == "linear",
+            affine=affine,
+            of_length=affine and is_static(base.model),
             seed=settings.seed,
             show_progress_bar=settings.show_progress_bar,
         )

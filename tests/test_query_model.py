@@ -40,6 +40,7 @@ from st_adapter.evidence.trec import write_trec
 from st_adapter.fitting import auto
 from st_adapter.fitting.bridges import fit_bridge
 from st_adapter.fitting.folds import labelled_split
+from st_adapter.saving.joined import parted
 from st_adapter.settings import RunOptions
 
 COLORS = "red green blue black white old new big small fast".split()
@@ -371,8 +372,10 @@ def test_a_static_query_model_is_fitted_to_the_texts_of_the_data(documents, data
     as_it_was = st_adapter.train(documents, dataset, query_model=str(place), **options)
     agreements = [result.results.query_model.bridge.agreement for result in (fitted, as_it_was)]
     assert agreements[0] > agreements[1] + 0.02
-    assert [arguments["affine"] for _, arguments in asked] == [True, False]  # a fitted table stays a lookup
+    # A fitted table stays a lookup.
+    assert [(each["affine"], each["of_length"]) for _, each in asked] == [(True, True), (False, False)]
     saved = fitted.save_pretrained(tmp_path / "saved")
+    assert "Dense" not in {type(module).__name__ for module in parted(fitted.model).queries}
     texts = dataset.query_texts[:20]
     reopened = SentenceTransformer(str(saved), device="cpu")
     np.testing.assert_allclose(reopened.encode_query(texts), fitted.model.encode_query(texts), atol=1e-6)
@@ -386,7 +389,7 @@ def test_a_static_query_model_is_fitted_to_the_texts_of_the_data(documents, data
 def test_a_plain_matrix_is_asked_for(documents, dataset, tiny_flat_model_path, tmp_path, monkeypatch):
     asked, options = spied(monkeypatch), {**QUIET, "method": "linear"}
     st_adapter.train(documents, dataset, query_model=tiny_flat_model_path, cache_dir=tmp_path, **options)
-    assert [arguments["affine"] for _, arguments in asked] == [True]
+    assert [(each["affine"], each["of_length"]) for _, each in asked] == [(True, False)]  # it is no static table
 
 
 def test_what_has_the_text_of_a_test_query_is_not_shown_to_a_bridge(documents, tiny_flat_model_path, tmp_path):

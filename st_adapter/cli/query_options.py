@@ -18,8 +18,8 @@ class QueryModelOptions:
 
     query_model: Text = None
     """Hub id or folder of a Sentence Transformers model that is to embed queries, or static, a table of token vectors
-    that is distilled from --model (needs st-adapter[static]). --model is then the one that the documents were embedded
-    with, or none if it is not there any more and --corpus has vectors."""
+    that is distilled from --model (needs st-adapter[static]) and with --method linear stays one. --model is then the
+    one that the documents were embedded with, or none if it is not there any more and --corpus has vectors."""
     non_inferior: float = 0.0
     """Hand it over also if it is no worse than the status quo by more than this, in nDCG@10."""
     reference_run: Annotated[Path | None, UNSAID] = None

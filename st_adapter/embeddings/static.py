@@ -51,6 +51,11 @@ def with_table(
     return _opened(folder, static)
 
 
+def is_static(model: SentenceTransformer) -> bool:
+    """Whether a model is a table of token vectors and nothing else."""
+    return len(model) == 1 and isinstance(model[0], StaticEmbedding)
+
+
 def _opened(folder: Path, beside: SentenceTransformer) -> SentenceTransformer:
     made = SentenceTransformer(str(folder), device=str(beside.device))
     remember_origin(made, folder)

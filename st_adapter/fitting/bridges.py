@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -76,6 +76,13 @@ class _Candidate(NamedTuple):
     method: _Method
 
 
+class _Ends(NamedTuple):
+    """How vectors come and go; see ``Bridge``."""
+
+    normalize: bool
+    of_length: bool = False
+
+
 _METHODS = (
     _Method("Procrustes"),
     *(_Method("mix", ridge) for ridge in _RIDGES),
@@ -114,6 +121,7 @@ def fit_bridge(
     ranked: Tensor | None = None,
     normalize: bool,
     affine: bool = False,
+    of_length: bool = False,
     seed: int = 0,
     show_progress_bar: bool = False,
 ) -> FittedBridge:
@@ -121,10 +129,10 @@ def fit_bridge(
 
     Each is fitted on queries, on documents and on both. Within each of the two kinds, vectors are centred first, since
     models with prompts put queries and documents in different places; the means are carried as a bias, those of the
-    queries if there are any. Two models differ in more than a matrix, so that ridge regression on how near a query is
-    to each of up to 4,096 of the texts (radial basis functions) is tried besides, on all there are. Vectors of a query
-    model that was made for these documents may do best as they are. The choice is by cross-fitting: how alike texts
-    that were left out rank the documents, or one another if there are none, to what they do as embedded by the other.
+    queries if there are any. Two models differ in more than a matrix, so ridge regression on how near a query is to
+    each of up to 4,096 of the texts (radial basis functions) is tried besides, on all there are. Vectors of a query
+    model made for these documents may do best as they are. The choice is by cross-fitting: how alike texts left out
+    rank the documents, or one another if there are none, to what they do as embedded by the other.
 
     Args:
         queries: queries by both models, or None where the documents' model is not there.
@@ -132,6 +140,7 @@ def fit_bridge(
         ranked: (N, D) documents as the index compares them, to be ranked where these are too few.
         normalize: whether the documents' model gives vectors of unit length.
         affine: leave radial basis functions out, which take as much time as a static table needs for a query.
+        of_length: map the query model's vectors as they are and not their directions; with ``affine`` alone.
         seed: of the folds.
         show_progress_bar: one step per fold, to choose and then to map what it left out.
 
@@ -144,17 +153,16 @@ def fit_bridge(
         >>> torch.allclose(found.bridge(turned), turned.flip(1), atol=1e-2), found.agreement
         (True, 1.0)
     """
-    there = _usable_kinds(queries, documents)
+    there, ends = _usable_kinds(queries, documents, of_length), _Ends(normalize, of_length)
     measured = "queries" if "queries" in there else "documents"
     choices: list[Texts] = [*there, *(["queries and documents"] if len(there) == 2 else [])]  # type: ignore[list-item]
     candidates = _candidates(choices, there[measured], affine)
     folds = list(_folds(there[measured].ours, seed))
     shown = functools.partial(tqdm, folds, unit="fold", disable=not show_progress_bar)
-    scores = _agreements(there, measured, shown(desc="Choosing a bridge"), candidates, ranked, normalize)
+    scores = _agreements(there, measured, shown(desc="Choosing a bridge"), candidates, ranked, ends)
     chosen = candidates[int(scores.argmax())]
-    at_most = _MAX_IN_UNITS if _in_units(chosen) else None
-    used = {name: len(twins.ours[:at_most]) for name, twins in there.items() if name in chosen.texts}
-    bridge = next(_bridges(there, [chosen], normalize))
+    used = _used(chosen, there)
+    bridge = next(_bridges(there, [chosen], ends))
     return FittedBridge(
         bridge=bridge,
         name=f"{chosen.method} on {chosen.texts}" if used else str(chosen.method),
@@ -163,8 +171,14 @@ def fit_bridge(
         agreement=float(scores.max()),
         held_out=None
         if measured == "documents"
-        else _mapped_by_others(there, shown(desc="Mapping queries"), chosen, bridge),
+        else _mapped_by_others(there, shown(desc="Mapping queries"), chosen, bridge, ends),
     )
+
+
+def _used(chosen: _Candidate, there: Mapping[str, Twins]) -> dict[str, int]:
+    """How many texts of each kind a candidate is fitted on."""
+    at_most = _MAX_IN_UNITS if _in_units(chosen) else None
+    return {name: len(twins.ours[:at_most]) for name, twins in there.items() if name in chosen.texts}
 
 
 def _agreements(
@@ -173,7 +187,7 @@ def _agreements(
     folds: Collection[Tensor],
     candidates: Sequence[_Candidate],
     ranked: Tensor | None,
-    normalize: bool,
+    ends: _Ends,
 ) -> Tensor:
     """How alike each candidate ranks held-out texts of the measured kind: the mean of the folds, (C,)."""
     scores = torch.zeros(len(candidates))
@@ -182,7 +196,7 @@ def _agreements(
         held = Twins(*(vectors[:_MAX_MEASURED] for vectors in there[measured].subset(~train)))
         # A document that is a text itself is not ranked: anything like it would find it first.
         agreement = Agreement(held.theirs, fitted_on["documents"].theirs if "documents" in there else ranked)
-        for place, bridge in enumerate(_bridges(fitted_on, candidates, normalize)):
+        for place, bridge in enumerate(_bridges(fitted_on, candidates, ends)):
             scores[place] += agreement.of(bridge(held.ours)) / len(folds)
     return scores
 
@@ -196,19 +210,21 @@ def _candidates(choices: Sequence[Texts], twins: Twins, affine: bool) -> list[_C
     return [*(_Candidate(texts, method) for texts in choices for method in _METHODS), *units, *as_they_are]
 
 
-def _mapped_by_others(there: dict[str, Twins], folds: Collection[Tensor], chosen: _Candidate, of_all: Bridge) -> Tensor:
+def _mapped_by_others(
+    there: dict[str, Twins], folds: Collection[Tensor], chosen: _Candidate, of_all: Bridge, ends: _Ends
+) -> Tensor:
     """The queries, each mapped by a bridge that did not see it (stacking: Wolpert 1992, "Stacked generalization")."""
     queries = there["queries"]
     mapped = of_all(queries.ours)  # of queries that are one and the same to the model there are no others
     for train in folds:
-        bridge = next(_bridges({**there, "queries": queries.subset(train)}, [chosen], of_all.normalize))
+        bridge = next(_bridges({**there, "queries": queries.subset(train)}, [chosen], ends))
         mapped[~train] = bridge(queries.ours[~train])
     return mapped
 
 
-def _usable_kinds(queries: Twins | None, documents: Twins | None) -> dict[str, Twins]:
+def _usable_kinds(queries: Twins | None, documents: Twins | None, of_length: bool) -> dict[str, Twins]:
     """What can be fitted on, by name."""
-    kinds = {"queries": _usable(queries), "documents": _usable(documents)}
+    kinds = {"queries": _usable(queries, of_length), "documents": _usable(documents, of_length)}
     there = {name: twins for name, twins in kinds.items() if twins is not None}
     if not there:
         raise ValueError(
@@ -218,11 +234,12 @@ def _usable_kinds(queries: Twins | None, documents: Twins | None) -> dict[str, T
     return there
 
 
-def _usable(twins: Twins | None) -> Twins | None:
-    """Directions of the query model, and as float32; None of too few texts."""
+def _usable(twins: Twins | None, of_length: bool) -> Twins | None:
+    """Directions of the query model or its vectors, and as float32; None of too few texts."""
     if twins is None or len(twins.ours) < _MIN_QUERIES:
         return None
-    return Twins(torch.nn.functional.normalize(twins.ours.float()), twins.theirs.float())
+    ours = twins.ours.float()
+    return Twins(ours if of_length else torch.nn.functional.normalize(ours), twins.theirs.float())
 
 
 def _folds(ours: Tensor, seed: int) -> Iterator[Tensor]:
@@ -235,18 +252,18 @@ def _folds(ours: Tensor, seed: int) -> Iterator[Tensor]:
             yield train
 
 
-def _bridges(there: dict[str, Twins], candidates: Sequence[_Candidate], normalize: bool) -> Iterator[Bridge]:
+def _bridges(there: dict[str, Twins], candidates: Sequence[_Candidate], ends: _Ends) -> Iterator[Bridge]:
     """One bridge for each candidate; those on the same texts follow each other."""
     for (texts, in_units), group in itertools.groupby(candidates, key=lambda each: (each.texts, _in_units(each))):
         if texts == "no texts":
-            yield _as_they_are(next(iter(there.values())).theirs, normalize)
+            yield _as_they_are(next(iter(there.values())).theirs, ends)
             continue
         used = [twins for name, twins in there.items() if name in texts]
         units = None
         if in_units:
             used = [Twins(*(vectors[_drawn(len(vectors), _MAX_IN_UNITS)] for vectors in twins)) for twins in used]
             units = _units_of(used)
-        yield from _solved(used, [candidate.method for candidate in group], units, normalize)
+        yield from _solved(used, [candidate.method for candidate in group], units, ends)
 
 
 def _in_units(candidate: _Candidate) -> bool:
@@ -268,7 +285,7 @@ def _drawn(number: int, at_most: int) -> Tensor:
 
 
 def _solved(
-    used: Sequence[Twins], methods: Sequence[_Method], units: RadialUnits | None, normalize: bool
+    used: Sequence[Twins], methods: Sequence[_Method], units: RadialUnits | None, ends: _Ends
 ) -> Iterator[Bridge]:
     """One bridge for each method, from the same texts and what the units make of them."""
     seen = used if units is None else [Twins(units(twins.ours), twins.theirs) for twins in used]
@@ -287,13 +304,14 @@ def _solved(
         if method.name == "mix":
             matrix = (matrix + rotation()) / 2
         matrix = matrix.float().to(device)
-        yield Bridge(matrix, means[0][1] - matrix @ means[0][0], normalize, units)
+        yield Bridge(matrix, means[0][1] - matrix @ means[0][0], ends.normalize, units, ends.of_length)
 
 
-def _as_they_are(theirs: Tensor, normalize: bool) -> Bridge:
-    """Directions as they are, and of the mean length that the other model's (T, D) vectors have."""
-    matrix = torch.eye(theirs.shape[1], device=theirs.device) * (1.0 if normalize else theirs.norm(dim=1).mean())
-    return Bridge(matrix, torch.zeros_like(theirs[0]), normalize)
+def _as_they_are(theirs: Tensor, ends: _Ends) -> Bridge:
+    """Vectors as they are; directions of the mean length that the other model's (T, D) vectors have."""
+    length = 1.0 if ends.normalize or ends.of_length else theirs.norm(dim=1).mean()
+    matrix = torch.eye(theirs.shape[1], device=theirs.device) * length
+    return Bridge(matrix, torch.zeros_like(theirs[0]), ends.normalize, of_length=ends.of_length)
 
 
 def procrustes(scatter: Tensor, cross: Tensor) -> Tensor:

@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Module, Router
-from sentence_transformers.sentence_transformer.modules import Dropout, Pooling
+from sentence_transformers.base.modules import Dense, Module, Router
+from sentence_transformers.sentence_transformer.modules import Dropout, Pooling, StaticEmbedding
+from torch import nn
 
 from st_adapter.embeddings.origin import name_of
 from st_adapter.embeddings.roles import prompt_for, prompt_of
+from st_adapter.embeddings.static import is_static
 from st_adapter.errors import InputError
 from st_adapter.saving.attach import detach, tells_queries_from_texts, with_modules
 
@@ -45,7 +47,7 @@ def join(
     """
     router = Router(
         # The first route is the one that is asked for tokenizer and dimension.
-        sub_modules={"document": list(documents), "query": [*queries, *query_modules]},
+        sub_modules={"document": list(documents), "query": query_route(queries, query_modules)},
         default_route="document",
         allow_empty_key=True,
     )
@@ -54,10 +56,29 @@ def join(
     return joined
 
 
+def query_route(queries: SentenceTransformer, query_modules: Sequence[Module]) -> list[Module]:
+    """The query model's modules with what maps its vectors behind them.
+
+    A matrix right behind a static table becomes part of a new table: the mean of mapped token vectors is the mapped
+    mean. Of a text without a token the mean is zero, to which no bias is added then.
+    """
+    first, *rest = query_modules
+    if not is_static(queries) or not isinstance(first, Dense) or not isinstance(first.activation_function, nn.Identity):
+        return [*queries, *query_modules]
+    old, weight, bias = (
+        parameter.detach().to("cpu", torch.float64)
+        for parameter in (queries[0].embedding.weight, first.linear.weight, first.linear.bias)
+    )
+    table = nn.functional.linear(old, weight, bias).to(queries[0].embedding.weight)
+    return [StaticEmbedding(queries[0].tokenizer, embedding_weights=table).eval(), *rest]
+
+
 def query_side(queries: SentenceTransformer, query_modules: Sequence[Module], similarity: str) -> SentenceTransformer:
     """The query model with what maps its vectors behind it, alone: every method of it embeds queries for the index."""
-    named = [*queries.named_children(), *((str(len(queries) + n), each) for n, each in enumerate(query_modules))]
-    alone = with_modules(queries, named)
+    names = [name for name, _ in queries.named_children()]
+    route = query_route(queries, query_modules)
+    names += map(str, range(len(names), len(route)))
+    alone = with_modules(queries, list(zip(names, route, strict=True)))
     prompt = prompt_of(queries, "query")
     alone.prompts = {**queries.prompts, "query": prompt, "document": prompt}
     alone.default_prompt_name = "query" if prompt else None

@@ -20,11 +20,11 @@ from st_adapter.saving.card import base_metadata
 from st_adapter.saving.compare import Compared, encoded, largest_difference, query_tolerance, reopened
 from st_adapter.saving.declared_settings import in_float32
 from st_adapter.saving.folder import SavedRoute, card_of, copy_as, read_saved, write_config
-from st_adapter.saving.joined import join, query_side
+from st_adapter.saving.joined import join, query_route, query_side
 from st_adapter.saving.layouts import LEGACY_MODULE, Layout, to_layout, write_module
 from st_adapter.saving.model_files import TERMS, read_modules
 from st_adapter.saving.onnx_export import export_queries
-from st_adapter.saving.query_part import transformer_to_top
+from st_adapter.saving.query_part import transformer_to_top, write_table
 from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.save import check_replaceable, check_target, write_base
 from st_adapter.saving.tasks import QUERY_ROUTE
@@ -183,7 +183,10 @@ def _join(folder: Path, joined: JoinedModel) -> None:
             moved = _moved(side, router, route)
             structure[route] = list(moved)
             types |= moved
-    for module in joined.query_modules:
+    first, *others = query_route(joined.queries, joined.query_modules)
+    if first is not joined.queries[0]:
+        write_table(router / structure["query"][0], first.embedding.weight)
+    for module in others[len(joined.queries) - 1 :]:
         name = f"query_{len(structure['query'])}_{type(module).__name__}"
         write_module(module, router / name)
         types[name] = f"{LEGACY_MODULE}.{type(module).__name__}"

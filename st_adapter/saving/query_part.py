@@ -18,6 +18,7 @@ from st_adapter.storage.tensors import tensor_infos
 from st_adapter.storage.writing import write_json
 
 _WEIGHTS = "model.safetensors"
+_WHOLE_TABLE = "embedding.weight"  # as Sentence Transformers names it
 # As model2vec names a table and a factor for each of its rows. Since 6.2 Sentence Transformers multiplies the two in
 # float32, so that vectors are of that precision though the table is stored in half of it; before, it takes the table
 # alone, and works in float16.
@@ -39,6 +40,15 @@ def transformer_to_top(folder: Path) -> None:
     place.rmdir()
     entries[0]["path"] = ""
     write_json(folder / "modules.json", entries)
+
+
+def write_table(place: Path, table: Tensor) -> None:
+    """Put another table in the place of a static table's own, in its module's folder."""
+    file = place / _WEIGHTS
+    mode = file.stat().st_mode
+    save_file({_WHOLE_TABLE: table.detach().contiguous()}, file)
+    # safetensors makes files for the owner's eyes only.
+    file.chmod(mode)
 
 
 def halve_table(folder: Path) -> None:

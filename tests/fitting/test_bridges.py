@@ -104,7 +104,7 @@ def test_radial_basis_functions_are_those_of_their_formula():
 def test_their_weights_are_least_squares_with_rows_for_the_penalty():
     twins = two_models(noise=0.1)
     (bridge,) = bridges._bridges(
-        {"queries": twins}, [bridges._Candidate("queries", bridges._Method("units", 0.1))], normalize=False
+        {"queries": twins}, [bridges._Candidate("queries", bridges._Method("units", 0.1))], bridges._Ends(False)
     )
     assert bridge.units is not None
     x, y = bridge.units(twins.ours).double().numpy(), twins.theirs.double().numpy()
@@ -139,6 +139,18 @@ def test_there_are_units_around_queries_and_documents_alike(queries, documents, 
 
 
 @pytest.mark.parametrize("normalize", [True, False])
+def test_a_map_of_vectors_of_any_length_is_one_of_each_token(normalize):
+    """The mean of mapped rows is the mapped mean, so that a table can take the map in."""
+    twins = two_models(noise=0.1)
+    found = fit_bridge(Twins(3 * twins.ours, twins.theirs), None, normalize=normalize, affine=True, of_length=True)
+    assert Agreement(twins.theirs, None).of(found.bridge(3 * twins.ours)) > 0.7
+    rows = torch.randn(100, 3, 12, generator=torch.Generator().manual_seed(0))
+    means = (rows @ found.bridge.matrix.T + found.bridge.bias).mean(dim=1)
+    expected = torch.nn.functional.normalize(means) if normalize else means
+    torch.testing.assert_close(found.bridge(rows.mean(dim=1)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
 def test_vectors_that_are_right_already_are_taken_as_they_are(normalize):
     """A map from few texts would only add its own noise."""
     right = 2 * unit_rows(120, 64)
@@ -148,6 +160,9 @@ def test_vectors_that_are_right_already_are_taken_as_they_are(normalize):
     expected = torch.nn.functional.normalize(ours) * (1 if normalize else 2)
     torch.testing.assert_close(found.bridge(ours), expected)
     torch.testing.assert_close(found.held_out, expected[:60])
+    of_length = fit_bridge(Twins(ours, right), None, normalize=normalize, affine=True, of_length=True)
+    assert of_length.name == found.name
+    torch.testing.assert_close(of_length.bridge(ours), torch.nn.functional.normalize(ours) if normalize else ours)
 
 
 def test_where_nothing_can_be_told_apart_a_map_is_fitted():
@@ -199,20 +214,21 @@ BRIDGE = Bridge(torch.randn(32, 12, generator=torch.Generator().manual_seed(1)),
 UNITS = RadialUnits(unit_rows(40, 12, seed=2), 0.8)
 
 
-@pytest.mark.parametrize("units", [None, UNITS], ids=["affine", "units"])
+@pytest.mark.parametrize(("units", "of_length"), [(None, False), (UNITS, False), (None, True)])
 @pytest.mark.parametrize("kind", ["linear", "low_rank", "mlp"])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_folded_it_is_bridge_and_adapter(kind, normalize, units):
+def test_folded_it_is_bridge_and_adapter(kind, normalize, units, of_length):
     adapter = make_adapter(kind, normalize=normalize)
     matrix = BRIDGE.matrix if units is None else torch.randn(32, 40, generator=torch.Generator().manual_seed(1))
-    bridge = Bridge(matrix, BRIDGE.bias, normalize, units)
+    bridge = Bridge(matrix, BRIDGE.bias, normalize, units, of_length)
     queries = 3 * unit_rows(20, 12)
     modules = bridge.fold(adapter)
     torch.testing.assert_close(apply(modules, queries), adapter.transform(bridge(queries)), atol=1e-5, rtol=1e-4)
     names = [type(module).__name__ for module in modules]
-    assert names[:2] == ["Normalize", "Dense"]
+    assert names[:2] == ["Normalize", "Dense"] or (of_length and names[0] == "Dense")
     assert names.count("Dense") == (3 if kind == "mlp" else 1) + (units is not None)
     assert bridge.input_dimension == 12 and bridge.padded(40).input_dimension == 12
+    torch.testing.assert_close(bridge.padded(40)(queries)[:, :32], bridge(queries))
 
 
 def test_corrections_near_known_queries_see_vectors_of_unit_length():

@@ -51,14 +51,14 @@ def opened(path):
     return SentenceTransformer(str(path), device="cpu")
 
 
-def base_of_two(documents, queries, normalize=True, in_units=False):
+def base_of_two(documents, queries, normalize=True, in_units=False, of_length=False):
     """Both models with a bridge of random weights between them."""
     base = query_model_base(ModelBase(documents), ModelBase(queries, queries.path))
     generator = torch.Generator().manual_seed(1)
     dimension = queries.get_embedding_dimension()
     units = RadialUnits(unit_rows(40, dimension), 0.8) if in_units else None
     matrix = torch.randn(32, 40 if in_units else dimension, generator=generator)
-    bridge = Bridge(matrix, 0.1 * torch.randn(32, generator=generator), normalize, units)
+    bridge = Bridge(matrix, 0.1 * torch.randn(32, generator=generator), normalize, units, of_length)
     return base.with_bridge(bridge, Index(identity_of(documents), "cosine"))
 
 
@@ -247,12 +247,41 @@ def test_the_card_names_both_models_and_both_licenses(static_path, tiny_model_pa
     base = base_of_two(opened(tiny_model_path), queries)
     folder = base.save(make_adapter(), tmp_path / "two", _Kept)
     text = (folder / "README.md").read_text()
-    assert "embeds documents exactly as `tiny` does, and queries by `static` with a map behind it" in text
+    assert "embeds documents exactly as `tiny` does, and queries by `static` through a map" in text
     assert "Licenses: for documents `tiny`, for queries `static` (mit)." in text
     assert ModelCard(text).data.license is None  # that of the query model is not that of the whole
     assert (folder / "LICENSE-query").read_text() == "all of it"
     alone = copy_as(folder, tmp_path / "alone", "twin", "user/two")
     assert ModelCard((alone / "README.md").read_text()).data.license == "mit"
+
+
+@pytest.mark.parametrize(("kind", "behind"), [("linear", []), ("mlp", ["Normalize", "Dense", "Dense"])])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_map_right_behind_a_static_table_is_part_of_the_table(
+    static_path, tiny_model_path, tiny_unnormalized_model_path, tmp_path, kind, behind, normalize
+):
+    queries, documents = opened(static_path), opened(tiny_model_path if normalize else tiny_unnormalized_model_path)
+    queries.path = static_path
+    base, adapter = base_of_two(documents, queries, normalize, of_length=True), make_adapter(kind, normalize=normalize)
+    before = queries.encode(TEXTS)
+    folder = base.save(adapter, tmp_path / "two", _Kept)
+    alone = save_query_part(folder, tmp_path / "alone")
+    expected = [name for name in ["StaticEmbedding", *behind, "Normalize"] if normalize or name != "Normalize"]
+    for model in (parted(base.adapted(adapter)).queries, parted(from_pretrained(folder)).queries, opened(alone)):
+        assert [type(module).__name__ for module in model] == expected
+    right = right_queries(base, adapter)
+    np.testing.assert_allclose(opened(folder).encode_query(TEXTS), right, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(opened(alone).encode(TEXTS), right, rtol=5e-3, atol=5e-3)
+    np.testing.assert_array_equal(queries.encode(TEXTS), before)  # the model that was given stays as it is
+    file = folder / "0_Router" / "query_0_StaticEmbedding" / "model.safetensors"
+    assert file.stat().st_mode == file.with_name("tokenizer.json").stat().st_mode
+
+
+def test_a_text_without_a_token_has_no_direction_then(static_path, tiny_model_path):
+    queries = opened(static_path)
+    queries.path = static_path
+    base, adapter = base_of_two(opened(tiny_model_path), queries, of_length=True), make_adapter()
+    assert not base.adapted(adapter).encode_query("").any()
 
 
 def test_vectors_without_unit_length_stay_so(static_path, tiny_unnormalized_model_path, tmp_path):
