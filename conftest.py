@@ -151,10 +151,13 @@ def tiny_model(tiny_model_path: Path) -> SentenceTransformer:
     return SentenceTransformer(str(tiny_model_path), device="cpu")
 
 
-@pytest.fixture
-def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradient runs of a fit with few steps, which is enough for tiny problems."""
-    monkeypatch.setattr(portfolio, "_EFFORT", portfolio._EFFORT._replace(checkpoints=(10, 30)))
+@pytest.fixture(scope="session", autouse=True)
+def whole_effort() -> Iterator[portfolio.Effort]:
+    """What a fit tries; in tests its gradient runs take few steps, which is enough for tiny problems."""
+    whole = portfolio._EFFORT
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(portfolio, "_EFFORT", whole._replace(checkpoints=(10, 30)))
+        yield whole
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,6 @@ ROUNDING = {"rtol": 0, "atol": 3e-3}
 
 
 @pytest.mark.parametrize("method", ["auto", "linear", "closed-form"])
-@pytest.mark.usefixtures("short_runs")
 def test_a_fit_gains_there_what_it_gains_on_a_cpu(method):
     embedded = rotated_problem(noise=0.15)
     there, here = fit(embedded.to(CUDA), method=method), fit(embedded, method=method)

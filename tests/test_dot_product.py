@@ -56,7 +56,7 @@ def test_the_problem_is_another_one_by_cosine():
 
 
 @pytest.mark.parametrize("method", ["auto", "closed-form"])
-def test_a_fit(method, short_runs):
+def test_a_fit(method):
     embedded = dot_problem()
     result = fit(embedded, method=method)
     assert result.adopted

@@ -71,7 +71,7 @@ def test_the_example_is_the_one_that_was_run_and_shows_what_it_printed():
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_python_code_runs_as_printed(page, tiny_model_path, workplace, short_runs, capsys, monkeypatch):
+def test_the_python_code_runs_as_printed(page, tiny_model_path, workplace, capsys, monkeypatch):
     code = re.sub(r"sentence-transformers/[\w-]+", str(tiny_model_path), python_of(page))
     if page == "docs/ideas/saving.md":  # shows what is done with an adapter, so that there has to be one
         eager = functools.partial(st_adapter.train, method="closed-form", alpha=0.99)

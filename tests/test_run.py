@@ -14,6 +14,7 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.long_texts import LongTexts
+from st_adapter.fitting import portfolio
 from st_adapter.run import train
 from st_adapter.saving.attach import detach
 from st_adapter.saving.folder import read_saved
@@ -36,15 +37,14 @@ def pairs_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(pairs_file, tiny_model_path, tmp_path_factory):
-    """One training run through the command line; the folder it leaves behind."""
+def finished(pairs_file, tiny_model_path, tmp_path_factory, whole_effort):
+    """One training run through the command line, of as many steps as there are; the folder it leaves behind."""
     folder = tmp_path_factory.mktemp("run") / "out"
-    cache = str(tmp_path_factory.mktemp("cache"))
-    status = cli.main(
-        ["train", "--model", str(tiny_model_path), "--data", str(pairs_file), "--output-dir", str(folder)]
-        + ["--cache-dir", cache, "--device", "cpu", "--alpha", "0.5"]
-    )
-    assert status == 0
+    words = ["train", "--model", str(tiny_model_path), "--data", str(pairs_file), "--output-dir", str(folder)]
+    words += ["--cache-dir", str(tmp_path_factory.mktemp("cache")), "--device", "cpu", "--alpha", "0.5"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(portfolio, "_EFFORT", whole_effort)
+        assert cli.main(words) == 0
     return folder
 
 
@@ -270,7 +270,7 @@ def test_an_unknown_split_is_named(finished, pairs_file, tmp_path, capsys):
     )
 
 
-def test_the_test_split_chooses_nothing(pairs_file, tiny_model_path, short_runs, tmp_path):
+def test_the_test_split_chooses_nothing(pairs_file, tiny_model_path, tmp_path):
     """Judgements of the test split may be anything: the adapter stays the same to the last bit."""
     dataset = RetrievalDataset.load(str(pairs_file))
     model = SentenceTransformer(str(tiny_model_path), device="cpu")

@@ -20,9 +20,6 @@ from st_adapter.evidence.curve import draw_labels, learning_curve
 module = importlib.import_module("st_adapter.evidence.curve")
 
 
-pytestmark = pytest.mark.usefixtures("short_runs")
-
-
 @pytest.fixture(scope="module")
 def problem():
     return rotated_problem(noise=0.15)

@@ -11,8 +11,6 @@ from st_adapter.fitting import portfolio
 from st_adapter.fitting.auto import fit
 from st_adapter.fitting.portfolio import effort_for
 
-pytestmark = pytest.mark.usefixtures("short_runs")
-
 
 @pytest.mark.parametrize(("method", "chosen"), [("auto", "softmax"), ("closed-form", "ridge to positives")])
 def test_a_useful_adapter_is_found_and_its_gain_estimated(method, chosen):

@@ -14,8 +14,6 @@ from st_adapter.fitting.auto import fit
 from st_adapter.fitting.maps import QueryMap, as_adapter
 from st_adapter.fitting.prior import prior_of
 
-pytestmark = pytest.mark.usefixtures("short_runs")
-
 
 def with_pseudo_queries(embedded, seed=0):
     """The data, with queries that are turned as its own are: one a document."""

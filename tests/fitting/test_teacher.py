@@ -19,8 +19,6 @@ from st_adapter.fitting.portfolio import Portfolio, effort_for
 from st_adapter.fitting.prior import taught_map
 from st_adapter.fitting.selection import Scoreboard
 
-pytestmark = pytest.mark.usefixtures("short_runs")
-
 
 def rotation_of(embedded):
     """Of the problem: the turn between its documents and the queries that ask for them."""
