@@ -95,7 +95,10 @@ def starts(material: Material, name: str, models: Mapping[str, SentenceTransform
     def bridged(ours: Tensor, documents: Tensor, by_queries: Tensor | None = None, *, affine: bool = True) -> Tensor:
         fitted_on = ours[texts.train] if by_queries is None else by_queries
         twins = Twins(fitted_on, texts.of_queries[texts.train])
-        return fit_bridge(twins, Twins(documents, texts.of_documents), normalize=True, affine=affine).bridge(ours)
+        fitted = fit_bridge(
+            twins, Twins(documents, texts.of_documents), normalize=True, affine=affine, of_length=affine
+        )
+        return fitted.bridge(ours)
 
     read = token_limit(material.model)
     found = {"status quo": measured(texts.of_queries)}
