@@ -60,7 +60,7 @@ class Bridge:
         normalize: whether y is brought to unit length, as the documents' model brings its vectors.
         units: h; None where it is the direction of x, so that the map is affine.
         of_length: whether h is x itself, of any length: what a mean of token vectors takes for the map to be one of
-            these vectors. There are no units then.
+            these vectors. There are no units then, and as the mean of no token is 0, y is 0 where x is.
 
     Example:
         >>> swap = Bridge(torch.tensor([[0.0, 2.0], [2.0, 0.0]]), torch.zeros(2), normalize=True)
@@ -119,6 +119,8 @@ class Bridge:
         seen = query_embeddings.float() if self.of_length else nn.functional.normalize(query_embeddings.float())
         blocks = (seen if self.units is None else self.units(seen) for seen in seen.split(_BLOCK_ROWS))
         mapped = torch.cat([torch.addmm(self.bias, block, self.matrix.T) for block in blocks])
+        if self.of_length:
+            mapped = mapped * seen.any(dim=1, keepdim=True)
         return nn.functional.normalize(mapped) if self.normalize else mapped
 
     def fold(self, adapter: QueryAdapter) -> list[Module]:

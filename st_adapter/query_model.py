@@ -24,7 +24,6 @@ from st_adapter.embeddings.embedding import (
 )
 from st_adapter.embeddings.identity import EncoderIdentity, identity_of
 from st_adapter.embeddings.roles import encode_as
-from st_adapter.embeddings.static import is_static
 from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.embeddings.tolerance import is_normalized
 from st_adapter.errors import InputError
@@ -221,7 +220,7 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
             ranked=sampled.vectors,
             normalize=index.normalized,
             affine=affine,
-            of_length=affine and is_static(base.model),
+            of_length=affine and base.takes_map(sampled.vectors.shape[1]),
             seed=settings.seed,
             show_progress_bar=settings.show_progress_bar,
         )

@@ -65,11 +65,8 @@ def query_route(queries: SentenceTransformer, query_modules: Sequence[Module]) -
     first, *rest = query_modules
     if not is_static(queries) or not isinstance(first, Dense) or not isinstance(first.activation_function, nn.Identity):
         return [*queries, *query_modules]
-    old, weight, bias = (
-        parameter.detach().to("cpu", torch.float64)
-        for parameter in (queries[0].embedding.weight, first.linear.weight, first.linear.bias)
-    )
-    table = nn.functional.linear(old, weight, bias).to(queries[0].embedding.weight)
+    with torch.no_grad():
+        table = first.linear(queries[0].embedding.weight.to(first.linear.weight)).to(queries[0].embedding.weight)
     return [StaticEmbedding(queries[0].tokenizer, embedding_weights=table).eval(), *rest]
 
 

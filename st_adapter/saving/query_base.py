@@ -19,7 +19,7 @@ from st_adapter.embeddings.corpus import Similarity
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.roles import encode_as
-from st_adapter.embeddings.static import distilled
+from st_adapter.embeddings.static import distilled, is_static
 from st_adapter.errors import InputError
 from st_adapter.saving.base import Base, Kept, ModelBase
 from st_adapter.saving.joined import check_joinable
@@ -147,15 +147,25 @@ class QueryModelBase(Base):
         """The same with a query model whose table was fitted to the data."""
         return replace(self, queries=queries, to_measure=False)
 
+    def takes_map(self, dimension: int) -> bool:
+        """Whether a matrix to the documents' D dimensions can become part of the query model, which is a static table.
+
+        One of more dimensions would be larger than table and matrix.
+        """
+        return is_static(self.model) and int(self.model.get_embedding_dimension() or 0) >= self._in_front(dimension)
+
+    def _in_front(self, dimension: int) -> int:
+        """The documents' dimensions where Sentence Transformers has yet to truncate them, behind the last module."""
+        if self.documents is None:
+            return dimension
+        with self.documents.model.truncate_embeddings(None):
+            return int(self.documents.model.get_embedding_dimension() or dimension)
+
     def _joined(self, adapter: QueryAdapter) -> JoinedModel:
         if self.bridge is None or self.index is None:
             raise ValueError("There is no bridge between the two models yet. Fit one first, as train() does.")
-        bridge, behind = self.bridge, adapter
-        if self.documents is not None:
-            # Sentence Transformers truncates behind the last module, so behind the bridge.
-            with self.documents.model.truncate_embeddings(None):
-                dimension = int(self.documents.model.get_embedding_dimension() or bridge.output_dimension)
-            bridge, behind = bridge.padded(dimension), adapter.padded(dimension)
+        dimension = self._in_front(self.bridge.output_dimension)
+        bridge, behind = self.bridge.padded(dimension), adapter.padded(dimension)
         return JoinedModel(
             documents=None if self.documents is None else self.documents.model,
             queries=self.queries.model,

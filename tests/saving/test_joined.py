@@ -277,11 +277,25 @@ def test_a_map_right_behind_a_static_table_is_part_of_the_table(
     assert file.stat().st_mode == file.with_name("tokenizer.json").stat().st_mode
 
 
-def test_a_text_without_a_token_has_no_direction_then(static_path, tiny_model_path):
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_a_text_without_a_token_is_measured_as_what_is_saved_embeds_it(static_path, tiny_model_path, kind):
     queries = opened(static_path)
     queries.path = static_path
-    base, adapter = base_of_two(opened(tiny_model_path), queries, of_length=True), make_adapter()
-    assert not base.adapted(adapter).encode_query("").any()
+    base, adapter = base_of_two(opened(tiny_model_path), queries, of_length=True), make_adapter(kind)
+    found = base.adapted(adapter).encode_query([""])
+    np.testing.assert_array_equal(found, np.zeros((1, 32)))
+    np.testing.assert_array_equal(right_queries(base, adapter, [""]), found)
+
+
+@pytest.mark.parametrize("dimension", [16, 31, 32, 40])
+def test_a_table_takes_no_map_that_makes_it_larger(static_path, tiny_model_path, dimension):
+    table = SentenceTransformer(modules=[StaticEmbedding(opened(static_path)[0].tokenizer, embedding_dim=dimension)])
+    two = query_model_base(ModelBase(opened(tiny_model_path)), ModelBase(table))
+    assert two.takes_map(32) == (dimension >= 32)
+    cut = SentenceTransformer(str(tiny_model_path), device="cpu", truncate_dim=16)
+    assert replace(two, status_quo=ModelBase(cut)).takes_map(16) == (dimension >= 32)  # what is cut was there before
+    assert replace(two, status_quo=None).takes_map(16)
+    assert not replace(two, queries=ModelBase(opened(tiny_model_path))).takes_map(8)
 
 
 def test_vectors_without_unit_length_stay_so(static_path, tiny_unnormalized_model_path, tmp_path):
