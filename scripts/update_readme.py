@@ -285,7 +285,7 @@ PAGES: dict[str, dict[str, Part]] = {
             name: Part(benchmark_bridge.markdown_table, (name,))
             for name in (
                 *("benchmark_bridge_static", "benchmark_bridge", "benchmark_bridge_by_mpnet"),
-                *("benchmark_bridge_before", "benchmark_bridge_by_mpnet_before", "benchmark_bridge_mpnet"),
+                *("benchmark_bridge_by_mpnet_before", "benchmark_bridge_mpnet"),
             )
         },
         "token_tables": Part(token_tables.markdown_table, ("benchmark_token_tables",)),
