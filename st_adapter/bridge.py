@@ -83,6 +83,11 @@ class Bridge:
             )
         parts = {"matrix": self.matrix, "bias": self.bias}
         if self.units is not None:
+            if self.of_length:
+                raise ValueError(
+                    "The bridge has units and is one of vectors of any length, but how near a vector is to a known one "
+                    "is told of directions. Leave out of_length, or the units."
+                )
             parts["centres"] = self.units.centres
             if self.matrix.shape[1] != len(self.units.centres):
                 raise ValueError(

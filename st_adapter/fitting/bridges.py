@@ -140,7 +140,7 @@ def fit_bridge(
         ranked: (N, D) documents as the index compares them, to be ranked where these are too few.
         normalize: whether the documents' model gives vectors of unit length.
         affine: leave radial basis functions out, which take as much time as a static table needs for a query.
-        of_length: map the query model's vectors as they are and not their directions; with ``affine`` alone.
+        of_length: map the query model's vectors as they are and not their directions; implies ``affine``.
         seed: of the folds.
         show_progress_bar: one step per fold, to choose and then to map what it left out.
 
@@ -156,7 +156,7 @@ def fit_bridge(
     there, ends = _usable_kinds(queries, documents, of_length), _Ends(normalize, of_length)
     measured = "queries" if "queries" in there else "documents"
     choices: list[Texts] = [*there, *(["queries and documents"] if len(there) == 2 else [])]  # type: ignore[list-item]
-    candidates = _candidates(choices, there[measured], affine)
+    candidates = _candidates(choices, there[measured], affine or of_length)
     folds = list(_folds(there[measured].ours, seed))
     shown = functools.partial(tqdm, folds, unit="fold", disable=not show_progress_bar)
     scores = _agreements(there, measured, shown(desc="Choosing a bridge"), candidates, ranked, ends)

@@ -272,6 +272,9 @@ def test_units_that_do_not_fit_are_refused():
         Bridge(BRIDGE.matrix, BRIDGE.bias, True, UNITS)
     with pytest.raises(ValueError, match="The bridge's centres has 480 NaN or infinite values"):
         Bridge(torch.zeros(32, 40), BRIDGE.bias, True, RadialUnits(UNITS.centres / 0, 1.0))
+    with pytest.raises(ValueError, match="has units and is one of vectors of any length"):
+        Bridge(torch.zeros(32, 40), BRIDGE.bias, True, UNITS, of_length=True)
+    assert fit_bridge(bent_models(800, seed=0), None, normalize=True, of_length=True).bridge.units is None
 
 
 @pytest.mark.parametrize("units", [None, UNITS], ids=["affine", "units"])
