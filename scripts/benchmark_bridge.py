@@ -122,8 +122,10 @@ def speeds(material: Material, models: Mapping[str, SentenceTransformer]) -> dic
             }
             if title == STATIC:
                 encode[f"{title}, its part alone, in model2vec"] = by_model2vec(parts.queries)
-    speeds = {name: QuerySpeed.of(function, texts) for name, function in encode.items()}
-    return {name: {"single": round(speed.single, 1), "batch": round(speed.batch, 1)} for name, speed in speeds.items()}
+    measured = {name: QuerySpeed.of(function, texts) for name, function in encode.items()}
+    return {
+        name: {"single": round(speed.single, 1), "batch": round(speed.batch, 1)} for name, speed in measured.items()
+    }
 
 
 def by_sentence_transformers(model: SentenceTransformer) -> Callable[[list[str]], object]:

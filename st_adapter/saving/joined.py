@@ -35,19 +35,17 @@ class Joined(NamedTuple):
     queries: SentenceTransformer
 
 
-def join(
-    documents: SentenceTransformer, queries: SentenceTransformer, query_modules: Sequence[Module]
-) -> SentenceTransformer:
+def join(documents: SentenceTransformer, queries: SentenceTransformer, route: Sequence[Module]) -> SentenceTransformer:
     """One model in memory: ``encode_query`` is of the query model, ``encode_document`` and ``encode`` of the other.
 
     Args:
         documents: the model of the index; the result shares its modules.
-        queries: the query model, likewise.
-        query_modules: what maps its vectors into the space of the documents; see ``Bridge.fold``.
+        queries: the query model, whose prompts are kept.
+        route: its modules and those that map its vectors into the space of the documents; see ``query_route``.
     """
     router = Router(
         # The first route is the one that is asked for tokenizer and dimension.
-        sub_modules={"document": list(documents), "query": query_route(queries, query_modules)},
+        sub_modules={"document": list(documents), "query": list(route)},
         default_route="document",
         allow_empty_key=True,
     )
@@ -57,7 +55,7 @@ def join(
 
 
 def query_route(queries: SentenceTransformer, query_modules: Sequence[Module]) -> list[Module]:
-    """The query model's modules with what maps its vectors behind them.
+    """The query model's modules with what maps its vectors behind them; see ``Bridge.fold``.
 
     A matrix right behind a static table becomes part of a new table: the mean of mapped token vectors is the mapped
     mean. Of a text without a token the mean is zero, to which no bias is added then.
@@ -70,10 +68,9 @@ def query_route(queries: SentenceTransformer, query_modules: Sequence[Module]) -
     return [StaticEmbedding(queries[0].tokenizer, embedding_weights=table).eval(), *rest]
 
 
-def query_side(queries: SentenceTransformer, query_modules: Sequence[Module], similarity: str) -> SentenceTransformer:
+def query_side(queries: SentenceTransformer, route: Sequence[Module], similarity: str) -> SentenceTransformer:
     """The query model with what maps its vectors behind it, alone: every method of it embeds queries for the index."""
     names = [name for name, _ in queries.named_children()]
-    route = query_route(queries, query_modules)
     names += map(str, range(len(names), len(route)))
     alone = with_modules(queries, list(zip(names, route, strict=True)))
     prompt = prompt_of(queries, "query")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,20 @@ class JoinedModel:
     similarity: str
     sources: tuple[str | Path | None, str | Path | None] = (None, None)
 
+    @cached_property
+    def route(self) -> list[Module]:
+        """All modules that queries pass through."""
+        return query_route(self.queries, self.query_modules)
+
     def in_memory(self) -> SentenceTransformer:
         """Both in one, or the query model's part alone."""
         if self.documents is None:
             return self.queries_alone()
-        return join(self.documents, self.queries, self.query_modules)
+        return join(self.documents, self.queries, self.route)
 
     def queries_alone(self) -> SentenceTransformer:
         """The query model's part."""
-        return query_side(self.queries, self.query_modules, self.similarity)
+        return query_side(self.queries, self.route, self.similarity)
 
 
 def save_joined(
@@ -183,7 +189,7 @@ def _join(folder: Path, joined: JoinedModel) -> None:
             moved = _moved(side, router, route)
             structure[route] = list(moved)
             types |= moved
-    first, *others = query_route(joined.queries, joined.query_modules)
+    first, *others = joined.route
     if first is not joined.queries[0]:
         write_table(router / structure["query"][0], first.embedding.weight)
     for module in others[len(joined.queries) - 1 :]:

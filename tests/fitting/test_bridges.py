@@ -225,7 +225,8 @@ def test_folded_it_is_bridge_and_adapter(kind, normalize, units, of_length):
     modules = bridge.fold(adapter)
     torch.testing.assert_close(apply(modules, queries), adapter.transform(bridge(queries)), atol=1e-5, rtol=1e-4)
     names = [type(module).__name__ for module in modules]
-    assert names[:2] == ["Normalize", "Dense"] or (of_length and names[0] == "Dense")
+    first = ["Dense"] if of_length else ["Normalize", "Dense"]
+    assert names[: len(first)] == first
     assert names.count("Dense") == (3 if kind == "mlp" else 1) + (units is not None)
     assert bridge.input_dimension == 12 and bridge.padded(40).input_dimension == 12
     torch.testing.assert_close(bridge.padded(40)(queries)[:, :32], bridge(queries))
