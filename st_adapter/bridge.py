@@ -50,7 +50,7 @@ class RadialUnits(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Bridge:
-    """A map ``y = W h(x) + b`` from a query model's vectors x to those of the model that embedded the documents.
+    """A map ``y = W h(x) + L x + b`` from a query model's vectors x to those of the model that embedded the documents.
 
     The length of x plays no part, usually: it changes no ranking, and a map is easier to find between directions.
 
@@ -61,6 +61,7 @@ class Bridge:
         units: h; None where it is the direction of x, so that the map is affine.
         of_length: whether h is x itself, of any length: what a mean of token vectors takes for the map to be one of
             these vectors. There are no units then, and as the mean of no token is 0, y is 0 where x is.
+        beside: L, (D, E), beside units; None without any, as W is such a matrix itself, or for nothing.
 
     Example:
         >>> swap = Bridge(torch.tensor([[0.0, 2.0], [2.0, 0.0]]), torch.zeros(2), normalize=True)
@@ -73,6 +74,7 @@ class Bridge:
     normalize: bool
     units: RadialUnits | None = None
     of_length: bool = False
+    beside: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.matrix.ndim != 2 or self.bias.shape != self.matrix.shape[:1]:
@@ -94,6 +96,14 @@ class Bridge:
                     f"The bridge has a matrix of shape {tuple(self.matrix.shape)} and {len(self.units.centres)} units, "
                     "but a column for each of them is expected. Pass a matrix of shape (D, H)."
                 )
+        if self.beside is not None:
+            expected = (self.output_dimension, self.input_dimension)
+            if self.units is None or self.beside.shape != expected:
+                raise ValueError(
+                    f"The bridge has a matrix of shape {tuple(self.beside.shape)} beside its units, but one of "
+                    f"{expected} is expected, and none without units. Pass it as matrix where there are no units."
+                )
+            parts["matrix beside units"] = self.beside
         for name, weights in parts.items():
             check_finite(f"The bridge's {name}", weights)
 
@@ -121,12 +131,22 @@ class Bridge:
                 f"query_embeddings have shape {tuple(query_embeddings.shape)}, but this bridge expects (B, "
                 f"{self.input_dimension}). Embed the queries with the query model that it was made for."
             )
-        seen = query_embeddings.float() if self.of_length else nn.functional.normalize(query_embeddings.float())
-        blocks = (seen if self.units is None else self.units(seen) for seen in seen.split(_BLOCK_ROWS))
-        mapped = torch.cat([torch.addmm(self.bias, block, self.matrix.T) for block in blocks])
-        if self.of_length:
-            mapped = mapped * seen.any(dim=1, keepdim=True)
+        mapped = self.before_length(query_embeddings)
         return nn.functional.normalize(mapped) if self.normalize else mapped
+
+    def seen(self, query_embeddings: Tensor) -> Tensor:
+        """What of (B, E) queries is mapped: their directions, or themselves."""
+        return query_embeddings.float() if self.of_length else nn.functional.normalize(query_embeddings.float())
+
+    def before_length(self, query_embeddings: Tensor) -> Tensor:
+        """Map (B, E) queries to (B, D), before these are brought to unit length."""
+        seen = self.seen(query_embeddings)
+        mapped = torch.cat([self._mapped(block) for block in seen.split(_BLOCK_ROWS)])
+        return mapped * seen.any(dim=1, keepdim=True) if self.of_length else mapped
+
+    def _mapped(self, seen: Tensor) -> Tensor:
+        mapped = torch.addmm(self.bias, seen if self.units is None else self.units(seen), self.matrix.T)
+        return mapped if self.beside is None else torch.addmm(mapped, seen, self.beside.T)
 
     def fold(self, adapter: QueryAdapter) -> list[Module]:
         """Bridge and adapter behind it as stock modules for the place behind the query model's last one.
@@ -142,15 +162,30 @@ class Bridge:
             New float32 modules in eval mode, equal to ``adapter.transform(bridge(x))`` up to rounding.
         """
         first, *rest = adapter.fold()
+        units, matrix = self._units_and_matrix()
         if adapter.kind != "mlp" and not adapter.bias:
             weight = first.linear.weight.detach().double().cpu()
-            rest = [dense(weight @ self.matrix.double().cpu(), weight @ self.bias.double().cpu(), nn.Identity()), *rest]
+            rest = [dense(weight @ matrix.double().cpu(), weight @ self.bias.double().cpu(), nn.Identity()), *rest]
         else:
             between = [Normalize()] if self.normalize else []
-            rest = [dense(self.matrix, self.bias, nn.Identity()), *between, first, *rest]
-        units = [] if self.units is None else [dense(self.units.weight, self.units.bias, nn.Softplus())]
+            rest = [dense(matrix, self.bias, nn.Identity()), *between, first, *rest]
         before = [] if self.of_length else [Normalize()]
         return [module.to(self.matrix.device).eval() for module in (*before, *units, *rest)]
+
+    def _units_and_matrix(self) -> tuple[list[Module], Tensor]:
+        """The layer of units, if there are any, and the matrix behind it.
+
+        What is linear beside them goes through it as ``softplus(z) - softplus(-z)``, which is z.
+        """
+        if self.units is None:
+            return [], self.matrix
+        weight, bias, matrix = self.units.weight, self.units.bias, self.matrix
+        if self.beside is not None:
+            identity = torch.eye(self.output_dimension, device=matrix.device)
+            weight = torch.cat([weight, self.beside, -self.beside])
+            bias = nn.functional.pad(bias, (0, 2 * self.output_dimension))
+            matrix = torch.cat([matrix, identity, -identity], dim=1)
+        return [dense(weight, bias, nn.Softplus())], matrix
 
     def padded(self, dimension: int) -> Bridge:
         """The same with zeros behind its D dimensions up to ``dimension``, for documents that are truncated later."""
@@ -161,4 +196,5 @@ class Bridge:
             self.normalize,
             self.units,
             self.of_length,
+            None if self.beside is None else nn.functional.pad(self.beside, (0, 0, 0, missing)),
         )

@@ -31,6 +31,7 @@ ORDER = [
     "preparing",
     "made_to_measure",
     "query_model",
+    "bridging",
     "result",
     "deploying",
     "keeping",

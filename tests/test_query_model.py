@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,8 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 import st_adapter
-import st_adapter.query_model as query_model_run
+import st_adapter.bridging as bridging
+import st_adapter.run as run_module
 from problems import split_of, unit_rows
 from st_adapter import RetrievalDataset, embed, from_pretrained
 from st_adapter.cli.entry import main
@@ -40,6 +42,8 @@ from st_adapter.evidence.trec import write_trec
 from st_adapter.fitting import auto
 from st_adapter.fitting.bridges import fit_bridge
 from st_adapter.fitting.folds import labelled_split
+from st_adapter.fitting.taught_bridge import taught_by_both
+from st_adapter.query_model import better_bridge
 from st_adapter.saving.joined import parted
 from st_adapter.settings import RunOptions
 
@@ -226,7 +230,7 @@ def spied(monkeypatch):
         asked.append((documents, arguments))
         return fit_bridge(queries, documents, **arguments)
 
-    monkeypatch.setattr(query_model_run, "fit_bridge", fitted)
+    monkeypatch.setattr(bridging, "fit_bridge", fitted)
     return asked
 
 
@@ -249,10 +253,10 @@ def test_a_run_file_is_the_status_quo(pairs, documents, tiny_flat_model_path, da
     fits = []
 
     def fit(data, **kwargs):
-        fits.append(kwargs["reference"])
+        fits.append(kwargs.get("reference"))
         return auto.fit(data, **kwargs)
 
-    monkeypatch.setattr("st_adapter.run.fit", fit)
+    monkeypatch.setattr("st_adapter.query_model.fit", fit)
     embedded = embed(documents, dataset, cache_dir=tmp_path, show_progress_bar=False)
     lines = []
     for split in ("train", "dev", "test"):
@@ -271,7 +275,8 @@ def test_a_run_file_is_the_status_quo(pairs, documents, tiny_flat_model_path, da
     assert found.reference == RUN_FILE
     by_name = {system.name: system for system in found.systems["test"]}
     # Whatever they are compared with, queries are learned from as the documents' own model embeds them besides.
-    (reference,) = fits
+    reference, *others = [each for each in fits if each is not None]
+    assert all(each is reference for each in others)  # whatever the bridge
     torch.testing.assert_close(reference.queries.query_embeddings, labelled_split(embedded).query_embeddings)
     # The run is that of the status quo itself.
     assert by_name[RUN_FILE].means == pytest.approx(by_name[STATUS_QUO].means, abs=1e-9)
@@ -386,6 +391,73 @@ def test_a_static_query_model_is_fitted_to_the_texts_of_the_data(documents, data
     assert again.result.adapted_means["ndcg@10"] == pytest.approx(fitted.evaluation.adapted_means["ndcg@10"], abs=1e-6)
 
 
+def taught(monkeypatch):
+    """The documents that the bridges of the runs to come are taught on."""
+    asked = []
+
+    def found(bridge, queries, documents, **arguments):
+        asked.append(documents)
+        return taught_by_both(bridge, queries, documents, **arguments)
+
+    monkeypatch.setattr(bridging, "taught_by_both", found)
+    return asked
+
+
+@pytest.mark.parametrize("method", ["closed-form", "linear"])
+def test_behind_the_taught_bridge_all_is_as_behind_the_other(
+    documents, dataset, tiny_flat_model_path, tmp_path, monkeypatch, method
+):
+    monkeypatch.setattr(run_module, "better_bridge", lambda fits: len(fits) - 1)
+    options = RunOptions(non_inferior=0.95)
+    result = st_adapter.train(
+        documents,
+        dataset,
+        query_model=tiny_flat_model_path,
+        output_dir=tmp_path / "out",
+        cache_dir=tmp_path / "cache",
+        options=options,
+        **{**QUIET, "method": method},
+    )
+    found = result.results.query_model
+    assert found.bridge.name.endswith("taught by both models' rankings")
+    assert result.verdict.adopted
+    saved = SentenceTransformer(str(result.model_dir), device="cpu")
+    texts = dataset.query_texts[:5]
+    np.testing.assert_array_equal(saved.encode_document(texts), documents.encode_document(texts))
+    ours = SentenceTransformer(str(tiny_flat_model_path), device="cpu").encode_query(texts, convert_to_tensor=True)
+    expected = result.adapter.transform(result.base.bridge(ours.clone()))
+    np.testing.assert_allclose(saved.encode_query(texts), expected.detach().numpy(), atol=1e-5)
+    means = {system.name: system.means for system in found.systems["test"]}
+    assert means[WITH_LABELS]["ndcg@10"] == pytest.approx(result.evaluation.adapted_means["ndcg@10"])
+
+
+def test_of_two_bridges_that_passed_counts_first_and_then_the_gain():
+    fits = [
+        SimpleNamespace(adopted=adopted, verdict=SimpleNamespace(candidates=[SimpleNamespace(gain=gain)]))
+        for adopted, gain in [(False, 0.3), (True, 0.1), (True, 0.2), (False, 0.0)]
+    ]
+    assert better_bridge(fits) == 2
+    assert better_bridge(fits[:2]) == 1
+    assert better_bridge([fits[3], fits[0]]) == 1
+    assert better_bridge(fits[:1]) == 0
+
+
+@pytest.mark.parametrize("with_prompts", [True, False])
+def test_a_bridge_is_taught_what_the_query_model_finds_among_documents(
+    documents, pairs, dataset, tiny_flat_model_path, tmp_path, monkeypatch, with_prompts
+):
+    asked, other = taught(monkeypatch), SentenceTransformer(str(tiny_flat_model_path), device="cpu")
+    index, queries = (other, documents) if with_prompts else (documents, other)
+    st_adapter.train(index, dataset, query_model=queries, cache_dir=tmp_path, **QUIET)
+    (twins,) = asked
+    vectors = torch.nn.functional.normalize(queries.encode_document(pairs["document"].tolist(), convert_to_tensor=True))
+    assert len(twins.ours) == 120
+    torch.testing.assert_close((twins.ours @ vectors.T).max(dim=1).values, torch.ones(120))
+    as_queries = torch.nn.functional.normalize(queries.encode_query(pairs["document"].tolist(), convert_to_tensor=True))
+    nearest = (twins.ours @ as_queries.T).max(dim=1).values
+    assert bool((nearest < 0.9999).all()) == with_prompts
+
+
 def test_a_plain_matrix_is_asked_for(documents, dataset, tiny_flat_model_path, tmp_path, monkeypatch):
     asked, options = spied(monkeypatch), {**QUIET, "method": "linear"}
     st_adapter.train(documents, dataset, query_model=tiny_flat_model_path, cache_dir=tmp_path, **options)
@@ -404,7 +476,7 @@ def test_what_has_the_text_of_a_test_query_is_not_shown_to_a_bridge(documents, t
     }
     dataset = RetrievalDataset(queries, corpus, qrels)
     embedded = embed(documents, dataset, cache_dir=tmp_path, show_progress_bar=False)
-    shown = query_model_run._shown_to_bridge(embedded, dataset.query_texts)
+    shown = bridging._shown_to_bridge(embedded, dataset.query_texts)
     assert shown.tolist() == [False, False, False, False, True]
 
 

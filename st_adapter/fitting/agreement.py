@@ -9,6 +9,30 @@ from torch.nn.functional import normalize
 _DEPTH = 10
 
 
+def first_found(scores: Tensor) -> Tensor:
+    """Of (Q, N) scores the up to ten best documents, best first: (Q, K) int64."""
+    return scores.topk(min(_DEPTH, scores.shape[1]), dim=1).indices
+
+
+def average_overlap(found: Tensor, others: Tensor) -> Tensor:
+    """How alike rankings of the same depth are, (Q, K) documents each, best first: (Q,), 0-1.
+
+    That is for each depth the share of the documents up to there that both rankings have, averaged.
+
+    References:
+        Webber, Moffat & Zobel 2010, "A similarity measure for indefinite rankings"; 1 minus the intersection metric of
+        Fagin, Kumar & Sivakumar 2003, "Comparing top k lists".
+
+    Example:
+        >>> average_overlap(torch.tensor([[0, 1], [1, 0]]), torch.tensor([[0, 1], [0, 1]])).tolist()
+        [1.0, 0.5]
+    """
+    same = found.unsqueeze(2) == others.unsqueeze(1)  # (Q, K, K)
+    common = same.cumsum(dim=1).cumsum(dim=2).diagonal(dim1=1, dim2=2)  # (Q, K)
+    depths = torch.arange(1, common.shape[1] + 1, device=common.device)
+    return (common / depths).mean(dim=1)
+
+
 class Agreement:
     """What queries of the documents' model find first among some documents, to compare with what others find.
 
@@ -28,22 +52,12 @@ class Agreement:
     def of(self, ours: Tensor) -> float:
         """The mean average overlap, 0-1, of the rankings by (Q, D) other vectors of the queries with theirs.
 
-        That is for each depth from 1 to 10 the share of the documents up to there that both rankings have, averaged.
-
-        References:
-            Webber, Moffat & Zobel 2010, "A similarity measure for indefinite rankings"; 1 minus the intersection metric
-            of Fagin, Kumar & Sivakumar 2003, "Comparing top k lists".
-
         Example:
             >>> agreement = Agreement(torch.eye(2), torch.eye(2))
             >>> agreement.of(torch.eye(2)), agreement.of(torch.eye(2).flip(0))
             (1.0, 0.5)
         """
-        same = self._found(ours).unsqueeze(2) == self._first.unsqueeze(1)  # (Q, K, K)
-        common = same.cumsum(dim=1).cumsum(dim=2).diagonal(dim1=1, dim2=2)  # (Q, K)
-        depths = torch.arange(1, common.shape[1] + 1, device=common.device)
-        return float((common / depths).mean())
+        return float(average_overlap(self._found(ours), self._first).mean())
 
     def _found(self, queries: Tensor) -> Tensor:
-        scores = queries.float() @ self._documents.T  # the length of a query changes no ranking
-        return scores.topk(min(_DEPTH, len(self._documents)), dim=1).indices
+        return first_found(queries.float() @ self._documents.T)  # the length of a query changes no ranking

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from st_adapter.bridge import Bridge, RadialUnits
 from st_adapter.fitting.agreement import Agreement
+from st_adapter.fitting.closed_form import procrustes, ridge_between
 from st_adapter.fitting.folds import near_copies
 from st_adapter.storage.tensors import device_of_float64
 
@@ -33,7 +34,7 @@ _NUM_FOLDS = 5
 # Held-out texts of a fold that search; more would cost time and no longer change a choice.
 _MAX_MEASURED = 1000
 # With fewer queries their mean says little, and a fold of them nothing.
-_MIN_QUERIES = 50
+MIN_TEXTS = 50
 
 
 class Twins(NamedTuple):
@@ -101,9 +102,8 @@ class FittedBridge:
         num_documents: documents that it was fitted on.
         agreement: how alike, 0-1, texts that a fit had not seen rank documents to what they do as embedded by the other
             model; see ``Agreement``.
-        held_out: (T, D) the queries, each mapped by a bridge that was fitted in the same way on others, as queries to
-            come will be; None if there were no queries. What is fitted and tested behind the bridge takes these: with
-            those that it was fitted on, a bridge does better than it will.
+        mapped_by_others: (T, D) the queries, each mapped by a bridge that was fitted in the same way on others, before
+            it is brought to unit length; None if there were no queries.
     """
 
     bridge: Bridge
@@ -111,7 +111,16 @@ class FittedBridge:
     num_queries: int
     num_documents: int
     agreement: float
-    held_out: Tensor | None = None
+    mapped_by_others: Tensor | None = None
+
+    @property
+    def held_out(self) -> Tensor | None:
+        """``mapped_by_others`` as queries to come will be; what is fitted and tested behind the bridge takes these.
+
+        With those that it was fitted on, a bridge does better than it will.
+        """
+        mapped = self.mapped_by_others
+        return torch.nn.functional.normalize(mapped) if mapped is not None and self.bridge.normalize else mapped
 
 
 def fit_bridge(
@@ -157,7 +166,7 @@ def fit_bridge(
     measured = "queries" if "queries" in there else "documents"
     choices: list[Texts] = [*there, *(["queries and documents"] if len(there) == 2 else [])]  # type: ignore[list-item]
     candidates = _candidates(choices, there[measured], affine or of_length)
-    folds = list(_folds(there[measured].ours, seed))
+    folds = list(folds_of_texts(there[measured].ours, seed))
     shown = functools.partial(tqdm, folds, unit="fold", disable=not show_progress_bar)
     scores = _agreements(there, measured, shown(desc="Choosing a bridge"), candidates, ranked, ends)
     chosen = candidates[int(scores.argmax())]
@@ -169,7 +178,7 @@ def fit_bridge(
         num_queries=used.get("queries", 0),
         num_documents=used.get("documents", 0),
         agreement=float(scores.max()),
-        held_out=None
+        mapped_by_others=None
         if measured == "documents"
         else _mapped_by_others(there, shown(desc="Mapping queries"), chosen, bridge, ends),
     )
@@ -215,10 +224,10 @@ def _mapped_by_others(
 ) -> Tensor:
     """The queries, each mapped by a bridge that did not see it (stacking: Wolpert 1992, "Stacked generalization")."""
     queries = there["queries"]
-    mapped = of_all(queries.ours)  # of queries that are one and the same to the model there are no others
+    mapped = of_all.before_length(queries.ours)  # of queries that are one and the same to the model there are no others
     for train in folds:
         bridge = next(_bridges({**there, "queries": queries.subset(train)}, [chosen], ends))
-        mapped[~train] = bridge(queries.ours[~train])
+        mapped[~train] = bridge.before_length(queries.ours[~train])
     return mapped
 
 
@@ -228,7 +237,7 @@ def _usable_kinds(queries: Twins | None, documents: Twins | None, of_length: boo
     there = {name: twins for name, twins in kinds.items() if twins is not None}
     if not there:
         raise ValueError(
-            f"Fewer than {_MIN_QUERIES} texts are embedded by both models, so that no map between them can be found. "
+            f"Fewer than {MIN_TEXTS} texts are embedded by both models, so that no map between them can be found. "
             "Give more queries, or documents with their texts."
         )
     return there
@@ -236,13 +245,13 @@ def _usable_kinds(queries: Twins | None, documents: Twins | None, of_length: boo
 
 def _usable(twins: Twins | None, of_length: bool) -> Twins | None:
     """Directions of the query model or its vectors, and as float32; None of too few texts."""
-    if twins is None or len(twins.ours) < _MIN_QUERIES:
+    if twins is None or len(twins.ours) < MIN_TEXTS:
         return None
     ours = twins.ours.float()
     return Twins(ours if of_length else torch.nn.functional.normalize(ours), twins.theirs.float())
 
 
-def _folds(ours: Tensor, seed: int) -> Iterator[Tensor]:
+def folds_of_texts(ours: Tensor, seed: int) -> Iterator[Tensor]:
     """Which of (T, E) texts to fit on, (T,) bool; the others are held out, each together with its copies."""
     place = torch.randperm(len(ours), generator=torch.Generator().manual_seed(seed)).argsort()
     fold = (place // math.ceil(len(ours) / _NUM_FOLDS))[near_copies(ours).cpu()]
@@ -312,33 +321,3 @@ def _as_they_are(theirs: Tensor, ends: _Ends) -> Bridge:
     length = 1.0 if ends.normalize or ends.of_length else theirs.norm(dim=1).mean()
     matrix = torch.eye(theirs.shape[1], device=theirs.device) * length
     return Bridge(matrix, torch.zeros_like(theirs[0]), ends.normalize, of_length=ends.of_length)
-
-
-def procrustes(scatter: Tensor, cross: Tensor) -> Tensor:
-    """The rotation, times one scale, that maps x nearest to y: (D, E), with orthogonal rows or columns.
-
-    Args:
-        scatter: sum of ``x x'``, (E, E), of centred x.
-        cross: sum of ``y x'``, (D, E).
-
-    References:
-        Schönemann 1966, "A generalized solution of the orthogonal Procrustes problem".
-    """
-    left, singular, right = torch.linalg.svd(cross, full_matrices=False)
-    trace = scatter.trace()
-    rotation: Tensor = left @ right
-    return rotation * (singular.sum() / trace if trace > 0 else 1.0)
-
-
-def ridge_between(scatter: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    """The matrix (D, E) of ridge regression of y on x (Hoerl & Kennard 1970).
-
-    Args:
-        scatter: sum of ``x x'``, (E, E), of centred x.
-        cross: sum of ``y x'``, (D, E).
-        ridge: > 0, in units of the mean eigenvalue of ``scatter``.
-    """
-    penalty = ridge * scatter.trace().clamp(min=1e-12) / len(scatter)
-    identity = torch.eye(len(scatter), device=scatter.device)
-    solved: Tensor = torch.linalg.solve(scatter + penalty * identity, cross.T)
-    return solved.T

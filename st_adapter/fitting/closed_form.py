@@ -1,4 +1,4 @@
-"""Linear adapters that are solved for, not trained."""
+"""Linear adapters and maps between two models that are solved for, not trained."""
 
 from __future__ import annotations
 
@@ -74,3 +74,33 @@ def ridge_to_positives(pairs: LabelledPairs, corpus: Corpus, ridge: float) -> Te
 def mix(matrix: Tensor, share: float) -> Tensor:
     """Shrink a (D, D) map towards the identity: ``(1 - share) I + share * matrix``, with 0 <= share <= 1."""
     return (1 - share) * torch.eye(len(matrix), device=matrix.device) + share * matrix
+
+
+def procrustes(scatter: Tensor, cross: Tensor) -> Tensor:
+    """The rotation, times one scale, that maps x nearest to y: (D, E), with orthogonal rows or columns.
+
+    Args:
+        scatter: sum of ``x x'``, (E, E), of centred x.
+        cross: sum of ``y x'``, (D, E).
+
+    References:
+        Schönemann 1966, "A generalized solution of the orthogonal Procrustes problem".
+    """
+    left, singular, right = torch.linalg.svd(cross, full_matrices=False)
+    trace = scatter.trace()
+    rotation: Tensor = left @ right
+    return rotation * (singular.sum() / trace if trace > 0 else 1.0)
+
+
+def ridge_between(scatter: Tensor, cross: Tensor, ridge: float) -> Tensor:
+    """The matrix (D, E) of ridge regression of y on x (Hoerl & Kennard 1970).
+
+    Args:
+        scatter: sum of ``x x'``, (E, E), of centred x.
+        cross: sum of ``y x'``, (D, E).
+        ridge: > 0, in units of the mean eigenvalue of ``scatter``.
+    """
+    penalty = ridge * scatter.trace().clamp(min=1e-12) / len(scatter)
+    identity = torch.eye(len(scatter), device=scatter.device)
+    solved: Tensor = torch.linalg.solve(scatter + penalty * identity, cross.T)
+    return solved.T

@@ -11,7 +11,8 @@ from st_adapter import bridge as bridge_module
 from st_adapter.bridge import Bridge, RadialUnits
 from st_adapter.fitting import bridges
 from st_adapter.fitting.agreement import Agreement
-from st_adapter.fitting.bridges import Twins, fit_bridge, procrustes, ridge_between
+from st_adapter.fitting.bridges import Twins, fit_bridge
+from st_adapter.fitting.closed_form import procrustes, ridge_between
 from st_adapter.fitting.local import LocalUnits
 from st_adapter.fitting.maps import QueryMap, as_adapter
 
@@ -214,13 +215,19 @@ BRIDGE = Bridge(torch.randn(32, 12, generator=torch.Generator().manual_seed(1)),
 UNITS = RadialUnits(unit_rows(40, 12, seed=2), 0.8)
 
 
-@pytest.mark.parametrize(("units", "of_length"), [(None, False), (UNITS, False), (None, True)])
+BESIDE = unit_rows(32, 12, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("units", "of_length", "beside"),
+    [(None, False, None), (UNITS, False, None), (UNITS, False, BESIDE), (None, True, None)],
+)
 @pytest.mark.parametrize("kind", ["linear", "low_rank", "mlp"])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_folded_it_is_bridge_and_adapter(kind, normalize, units, of_length):
+def test_folded_it_is_bridge_and_adapter(kind, normalize, units, of_length, beside):
     adapter = make_adapter(kind, normalize=normalize)
     matrix = BRIDGE.matrix if units is None else torch.randn(32, 40, generator=torch.Generator().manual_seed(1))
-    bridge = Bridge(matrix, BRIDGE.bias, normalize, units, of_length)
+    bridge = Bridge(matrix, BRIDGE.bias, normalize, units, of_length, beside)
     queries = 3 * unit_rows(20, 12)
     modules = bridge.fold(adapter)
     torch.testing.assert_close(apply(modules, queries), adapter.transform(bridge(queries)), atol=1e-5, rtol=1e-4)
@@ -230,6 +237,20 @@ def test_folded_it_is_bridge_and_adapter(kind, normalize, units, of_length):
     assert names.count("Dense") == (3 if kind == "mlp" else 1) + (units is not None)
     assert bridge.input_dimension == 12 and bridge.padded(40).input_dimension == 12
     torch.testing.assert_close(bridge.padded(40)(queries)[:, :32], bridge(queries))
+
+
+def test_what_is_beside_units_is_added_to_what_they_give():
+    directions = unit_rows(5, 12)
+    matrix = torch.randn(32, 40, generator=torch.Generator().manual_seed(1))
+    bridge = Bridge(matrix, BRIDGE.bias, False, UNITS, beside=BESIDE)
+    expected = UNITS(directions).numpy() @ matrix.numpy().T + directions.numpy() @ BESIDE.numpy().T + 0.1
+    np.testing.assert_allclose(bridge(3 * directions).numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("units", "beside"), [(None, BESIDE), (UNITS, BESIDE.T)])
+def test_what_is_beside_units_needs_some_and_their_shape(units, beside):
+    with pytest.raises(ValueError, match=r"beside its units, but one of \(32, 12\) is expected"):
+        Bridge(BRIDGE.matrix if units is None else torch.randn(32, 40), BRIDGE.bias, True, units, beside=beside)
 
 
 def test_corrections_near_known_queries_see_vectors_of_unit_length():

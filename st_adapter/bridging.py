@@ -1,0 +1,239 @@
+"""From two models and a data set to the bridges between them, each with what it takes to fit and judge behind it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from st_adapter.data.cutting import text_key
+from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.corpus import Corpus, MemoryCorpus, comparable
+from st_adapter.embeddings.embedded import EmbeddedDataset
+from st_adapter.embeddings.embedding import as_encoder, embed_as_queries, embed_role, own_copies_of, stored_corpus
+from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.embeddings.roles import prompt_of
+from st_adapter.embeddings.store_corpus import StoreCorpus
+from st_adapter.embeddings.tolerance import is_normalized
+from st_adapter.errors import InputError
+from st_adapter.evaluation.run_file import Run, evaluate_run, read_run
+from st_adapter.evidence.split_results import HEADLINE_METRIC
+from st_adapter.evidence.systems import BRIDGE, RUN_FILE, STATUS_QUO
+from st_adapter.fitting.auto import Clock
+from st_adapter.fitting.bridges import FittedBridge, Twins, fit_bridge
+from st_adapter.fitting.folds import LABELLED_SPLITS, labelled_split
+from st_adapter.fitting.reference import Reference, found_by
+from st_adapter.fitting.taught_bridge import taught_by_both
+from st_adapter.made_to_measure import MadeToMeasure, SampledDocuments, made_to_measure
+from st_adapter.preparing import Data, checked_data, how_to_embed, prepared
+from st_adapter.query_model import Bridged
+from st_adapter.saving.query_base import Index, QueryModelBase
+from st_adapter.settings import Settings
+
+# Documents that both models embed for the bridge; more would take longer and no longer improve it.
+_MAX_DOCUMENTS = 4000
+_LOOKED_AT = 256  # whose lengths say whether documents have unit length
+
+
+class _Index(NamedTuple):
+    """The documents, and what is known of the model that they were embedded with."""
+
+    corpus: Corpus
+    normalized: bool
+    identity: EncoderIdentity
+
+
+def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings, clock: Clock) -> list[Bridged]:
+    """Embed what is there with both models, and fit the bridges between them that labels are to try.
+
+    Raises:
+        ValueError: queries have no texts, or the vectors of the documents are not there and neither is their model.
+    """
+    assert settings.method != "gradient"  # see check_query_model
+    if dataset.query_texts is None:
+        raise ValueError("The queries have no texts, so that no query model can embed them. Give their texts.")
+    status_quo = None
+    if base.status_quo is not None:
+        status_quo = prepared(base.status_quo, dataset, settings, clock)
+    index = _stored(dataset, base.device) if status_quo is None else _embedded(status_quo)
+    # Of two models on two devices, what is fitted lies on that of the documents' model.
+    device = base.device if status_quo is None else status_quo.embedded.query_embeddings.device
+    sampled = _sampled_documents(dataset, index.corpus, settings, device)
+    shown, made, to_measure = None, None, base.to_measure
+    if status_quo is not None:
+        shown = _shown_to_bridge(status_quo.embedded, dataset.query_texts)
+        if to_measure:
+            with clock("fitting the table"):
+                made = made_to_measure(base, status_quo, shown, sampled, settings)
+            base = base if made is None else made.base
+    with clock("embedding"):
+        ours, documents = _embedded_by_query_model(base, dataset.query_texts, sampled, made, settings)
+    queries = None
+    if status_quo is not None and shown is not None:
+        queries = Twins(ours, status_quo.embedded.query_embeddings).subset(shown)
+    run = None if settings.options.reference_run is None else read_run(settings.options.reference_run)
+    known, reference, behind = Index(index.identity, index.corpus.similarity), None, []
+    for found in _bridges(base, (queries, documents), sampled, made, index, settings, clock):
+        mapped = found.bridge(ours)
+        if found.held_out is not None and shown is not None:
+            mapped[shown] = found.held_out
+        if status_quo is not None:
+            data = replace(status_quo, embedded=replace(status_quo.embedded, query_embeddings=mapped))
+        else:
+            data = _data_of(dataset, mapped, index, settings)
+        with clock("measuring the reference"):
+            # That of the first, as there is one bridge alone where it is the reference.
+            reference = reference or _reference(data, status_quo, run, settings)
+        ends = base.with_bridge(found.bridge, known)
+        behind.append(Bridged(ends, data, found, status_quo, run, reference, settings, settings.method))
+    return behind
+
+
+def _bridges(
+    base: QueryModelBase,
+    twins: tuple[Twins | None, Twins | None],
+    sampled: SampledDocuments,
+    made: MadeToMeasure | None,
+    index: _Index,
+    settings: Settings,
+    clock: Clock,
+) -> list[FittedBridge]:
+    """The bridge that fits what both models embedded, and the same taught by both, if that is any better."""
+    queries, documents = twins
+    # A static table is to stay a lookup.
+    affine = made is not None or settings.method == "linear"
+    with clock("bridging"):
+        found = fit_bridge(
+            queries,
+            documents,
+            ranked=sampled.vectors,
+            normalize=index.normalized,
+            affine=affine,
+            of_length=affine and base.takes_map(sampled.vectors.shape[1]),
+            seed=settings.seed,
+            show_progress_bar=settings.show_progress_bar,
+        )
+    # What was distilled from the documents' model ranks nothing better than that.
+    if queries is None or documents is None or base.to_measure:
+        return [found]
+    with clock("embedding"):
+        documents = documents._replace(ours=_as_documents(base, sampled.texts, documents.ours, settings))
+    with clock("bridging"):
+        taught = taught_by_both(
+            found, queries, documents, seed=settings.seed, show_progress_bar=settings.show_progress_bar
+        )
+    return [found] if taught is None else [found, taught]
+
+
+def _embedded(status_quo: Data) -> _Index:
+    embedded = status_quo.embedded
+    identity = embedded.base_model or EncoderIdentity.unknown(embedded.dimension, embedded.normalized)
+    return _Index(embedded.corpus, embedded.normalized, identity)
+
+
+def _stored(dataset: RetrievalDataset, device: torch.device) -> _Index:
+    """Documents as they lie in a store or came with the data, whose model is not there."""
+    corpus: Corpus
+    if dataset.store is not None:
+        corpus = stored_corpus(dataset.store, "dot" if getattr(dataset.store, "metric", None) == "dot" else "cosine")
+    elif dataset.corpus_embeddings is not None:
+        corpus = MemoryCorpus(list(dataset.corpus["id"]), torch.from_numpy(dataset.corpus_embeddings).to(device))
+    else:
+        raise InputError(
+            "The documents have no vectors, and the model to embed them with was not given.",
+            python="Pass the model of the index first, or documents with their vectors.",
+            flags="Name the model of the index with --model, or a --corpus with vectors.",
+        )
+    normalized = is_normalized(corpus.rows(_sample(corpus, _LOOKED_AT, 0)), torch.float16)
+    return _Index(corpus, normalized, EncoderIdentity.unknown(corpus.dimension, normalized))
+
+
+def _data_of(dataset: RetrievalDataset, mapped: Tensor, index: _Index, settings: Settings) -> Data:
+    note = "The model of the documents was not given, so it was not checked whose vectors they are."
+    embedded = EmbeddedDataset(
+        query_ids=list(dataset.queries["id"]),
+        query_embeddings=mapped,
+        corpus=index.corpus,
+        qrels={},
+        normalized=index.normalized,
+        base_model=index.identity,
+        own_copies=own_copies_of(dataset, mapped, index.corpus),
+    )
+    return checked_data(replace(dataset, notes=(*dataset.notes, note)), embedded, settings.options)
+
+
+def _shown_to_bridge(embedded: EmbeddedDataset, texts: list[str]) -> Tensor:
+    """All queries but those that the outcome is measured on, of which nothing may have been learned: (Q,) bool.
+
+    What has the same text as one of these is as little shown.
+    """
+    hidden = [qrels.query_index for split, qrels in embedded.qrels.items() if split not in LABELLED_SPLITS]
+    keys = list(map(text_key, texts))
+    measured = {keys[row] for rows in hidden for row in rows.tolist()}
+    shown = torch.tensor([key not in measured for key in keys], dtype=torch.bool)
+    return shown.to(embedded.query_embeddings.device)
+
+
+def _sampled_documents(
+    dataset: RetrievalDataset, corpus: Corpus, settings: Settings, device: torch.device
+) -> SampledDocuments:
+    """Some documents as they lie in the index, with the texts that they have."""
+    rows = _sample(corpus, _MAX_DOCUMENTS, settings.seed)
+    if isinstance(corpus, StoreCorpus):
+        texts = corpus.texts(rows)
+    else:
+        given = dataset.document_texts
+        texts = None if given is None else [given[row] for row in rows.tolist()]
+    there = {place: text for place, text in enumerate(texts or ()) if text.strip()}
+    with_texts = torch.tensor(list(there), dtype=torch.int64, device=device)
+    return SampledDocuments(corpus.rows(rows).to(device), with_texts, list(there.values()))
+
+
+def _embedded_by_query_model(
+    base: QueryModelBase,
+    texts: list[str],
+    documents: SampledDocuments,
+    made: MadeToMeasure | None,
+    settings: Settings,
+) -> tuple[Tensor, Twins | None]:
+    """All queries and some documents as the query model embeds them: (Q, E), and the documents by both models."""
+    device = documents.vectors.device
+    ours = embed_as_queries(base.encoder, texts, **how_to_embed(settings)).to(device)
+    if made is not None:
+        ours = ours.index_copy(0, made.rows, made.queries)
+    if not documents.texts:
+        return ours, None
+    if made is None:
+        as_queries = embed_as_queries(base.encoder, documents.texts, **how_to_embed(settings)).to(device)
+    else:
+        # These alone: the table reads all of a text, and the documents' model only as far as it goes.
+        as_queries = made.documents
+    return ours, Twins(as_queries, documents.with_texts[: len(as_queries)])
+
+
+def _as_documents(base: QueryModelBase, texts: list[str], as_queries: Tensor, settings: Settings) -> Tensor:
+    """The sampled documents (M, D) as the query model embeds documents and compares them, if otherwise than queries."""
+    encoder = as_encoder(base.encoder, settings.batch_size, settings.precision)
+    vectors = as_queries
+    if prompt_of(base.model, "query") != prompt_of(base.model, "document"):
+        vectors = embed_role(encoder, "document", texts, settings.cache_dir, settings.show_progress_bar)
+    return comparable(vectors.to(as_queries.device), encoder.similarity)
+
+
+def _sample(corpus: Corpus, number: int, seed: int) -> Tensor:
+    return torch.randperm(len(corpus), generator=torch.Generator().manual_seed(seed))[:number]
+
+
+def _reference(data: Data, status_quo: Data | None, run: Run | None, settings: Settings) -> Reference:
+    """What candidates have to be better than, or no worse than allowed: the best-known way to search today."""
+    margin = settings.options.non_inferior
+    queries = None if status_quo is None else labelled_split(status_quo.embedded)
+    if run is not None:
+        measured = evaluate_run(labelled_split(data.embedded), run)
+        values = measured.base[HEADLINE_METRIC].tolist()
+        return Reference(RUN_FILE, dict(zip(measured.query_ids, values, strict=True)), margin, queries)
+    if status_quo is not None:
+        return Reference(STATUS_QUO, found_by(status_quo.embedded, settings.seed), margin, queries)
+    return Reference(BRIDGE, found_by(data.embedded, settings.seed), margin)
