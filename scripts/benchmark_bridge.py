@@ -226,20 +226,15 @@ def against(base: PerQuery, values: PerQuery) -> dict[str, Any]:
 def markdown_table(results: Mapping[str, Any]) -> str:
     """One row per data set and query model, means over the seeds that were run; from the content of the result file."""
     settings = results["settings"]
-    titles = [
-        "status quo",
-        "its adapter",
-        "bridge",
-        "taught bridge",
-        "with labels",
-        "gain [95 %] of the worst seed",
-        "verdicts",
-    ]
+    every = [run for entry in results["datasets"].values() for run in entry["runs"].values()]
+    ways = [way for way in WAYS if any(way in run for run in every)]
+    titles = ["its adapter" if way == "adapter" else way for way in ways]
+    titles += ["gain [95 %] of the worst seed", "verdicts"]
     lines = [f"| test nDCG@10 | queries by | {' | '.join(titles)} |", f"|---|---|{'---:|' * (len(titles) - 1)}---|"]
     for name, entry in results["datasets"].items():
         for query_model in dict.fromkeys(key.rpartition(", seed ")[0] for key in entry["runs"]):
             runs = [run for key, run in entry["runs"].items() if key.rpartition(", seed ")[0] == query_model]
-            cells = [mean_of([run[way]["mean"] for run in runs if way in run]) for way in WAYS]
+            cells = [mean_of([run[way]["mean"] for run in runs if way in run]) for way in ways]
             worst = min((run["with labels"] for run in runs), key=lambda found: float(found["difference"]))
             cells.append(f"{signed(worst['difference'])} {interval(worst['interval'])}")
             verdicts = [verdict(run) for run in runs]
