@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import Kind, QueryAdapter
 from st_adapter.bridging import bridged
+from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.roles import encode_as
 from st_adapter.evaluation.comparison import compare
@@ -50,7 +51,7 @@ from st_adapter.evaluation.evaluation import PerQuery, evaluate
 from st_adapter.evidence.systems import QuerySpeed, times
 from st_adapter.fitting.auto import Clock, fit
 from st_adapter.fitting.bridges import MAX_UNITS
-from st_adapter.query_model import Bridged, better_bridge
+from st_adapter.preparing import Data
 from st_adapter.saving.base import ModelBase
 from st_adapter.saving.joined import parted
 from st_adapter.saving.query_base import STATIC, Index, query_model_base
@@ -61,7 +62,7 @@ OUTPUT = ROOT / "scripts" / "results" / "benchmark_bridge.json"
 MARGIN = 0.01
 # Hidden units of corrections: one a labelled query.
 NUM_CORRECTIONS = 1000
-WAYS = ("status quo", "adapter", "bridge", "taught bridge", "with labels")
+WAYS = ("status quo", "adapter", "bridge", "with labels")
 
 
 def main() -> None:
@@ -95,12 +96,7 @@ def main() -> None:
                 if key not in entry["runs"]:
                     entry["runs"][key] = measure(material, name, query_model, model, own, seed)
                     write_results(arguments.output, results)
-                    print(
-                        name,
-                        key,
-                        {way: run["mean"] for way, run in entry["runs"][key].items() if way in WAYS},
-                        flush=True,
-                    )
+                    print(name, key, {way: entry["runs"][key][way]["mean"] for way in WAYS}, flush=True)
     write_results(arguments.output, results)
     print(markdown_table(results))
 
@@ -174,27 +170,24 @@ def measure(
     clock, options = Clock(), RunOptions(non_inferior=MARGIN)
     settings = Settings("auto", seed, 0.05, None, None, material.cache_dir, 32, "fp32", False, options)
     base = query_model_base(ModelBase(material.model), ModelBase(model), to_measure=query_model == STATIC)
-    pairs = bridged(base, material.dataset(name), settings, clock)
+    pair = bridged(base, material.dataset(name), settings, clock)
+    pseudo_queries = pair.pseudo_queries()
     with clock("fitting"):
-        fits = [without_test(pair).fit() for pair in pairs]
-    better = better_bridge(fits)
-    pair, found = pairs[better], fits[better]
+        found = fit(without_test(pair.data), pseudo_queries=pseudo_queries, seed=seed, reference=pair.reference)
     best = found.adapter or found.refused
     mapped = pair.data.embedded["test"]
-    without_labels = [evaluate(each.data.embedded["test"]) for each in pairs]
-    bridge = without_labels[better]
+    bridge = evaluate(mapped)
     status_quo = evaluate((pair.status_quo or pair.data).embedded["test"], own)
     ways: dict[str, PerQuery] = {
         "status quo": status_quo.base,
         "adapter": status_quo.adapted,
-        "bridge": without_labels[0].base,
-        **({"taught bridge": without_labels[1].base} if len(pairs) > 1 else {}),
+        "bridge": bridge.base,
         "with labels": evaluate(mapped, best, base=bridge).adapted,
     }
     gate = found.verdict.gate
     return {
         **{way: against(ways["status quo"], values) for way, values in ways.items()},
-        "with labels against bridge": against(bridge.base, ways["with labels"]),
+        "with labels against bridge": against(ways["bridge"], ways["with labels"]),
         "handed_over": found.adopted,
         "better": found.adopted and gate.reason.startswith("Better"),
         "reason": gate.reason,
@@ -206,11 +199,9 @@ def measure(
     }
 
 
-def without_test(pair: Bridged) -> Bridged:
-    """The same with data in which no mistake could let test in."""
-    embedded = pair.data.embedded
-    labelled = replace(embedded, qrels={split: embedded.qrels[split] for split in ("train", "dev")})
-    return replace(pair, data=replace(pair.data, embedded=labelled))
+def without_test(data: Data) -> EmbeddedDataset:
+    """The data in which no mistake could let test in."""
+    return replace(data.embedded, qrels={split: data.embedded.qrels[split] for split in ("train", "dev")})
 
 
 def against(base: PerQuery, values: PerQuery) -> dict[str, Any]:
@@ -226,15 +217,12 @@ def against(base: PerQuery, values: PerQuery) -> dict[str, Any]:
 def markdown_table(results: Mapping[str, Any]) -> str:
     """One row per data set and query model, means over the seeds that were run; from the content of the result file."""
     settings = results["settings"]
-    every = [run for entry in results["datasets"].values() for run in entry["runs"].values()]
-    ways = [way for way in WAYS if any(way in run for run in every)]
-    titles = ["its adapter" if way == "adapter" else way for way in ways]
-    titles += ["gain [95 %] of the worst seed", "verdicts"]
+    titles = ["status quo", "its adapter", "bridge", "with labels", "gain [95 %] of the worst seed", "verdicts"]
     lines = [f"| test nDCG@10 | queries by | {' | '.join(titles)} |", f"|---|---|{'---:|' * (len(titles) - 1)}---|"]
     for name, entry in results["datasets"].items():
         for query_model in dict.fromkeys(key.rpartition(", seed ")[0] for key in entry["runs"]):
             runs = [run for key, run in entry["runs"].items() if key.rpartition(", seed ")[0] == query_model]
-            cells = [mean_of([run[way]["mean"] for run in runs if way in run]) for way in ways]
+            cells = [fraction(sum(run[way]["mean"] for run in runs) / len(runs)) for way in WAYS]
             worst = min((run["with labels"] for run in runs), key=lambda found: float(found["difference"]))
             cells.append(f"{signed(worst['difference'])} {interval(worst['interval'])}")
             verdicts = [verdict(run) for run in runs]
@@ -246,10 +234,6 @@ def markdown_table(results: Mapping[str, Any]) -> str:
         f"or not worse by more than {fraction(settings['margin'])}, on held-out queries. On {results['device']}."
     )
     return "\n".join([*lines, "", note])
-
-
-def mean_of(values: Sequence[float]) -> str:
-    return fraction(sum(values) / len(values)) if values else ""
 
 
 def speed_table(results: Mapping[str, Any]) -> str:

@@ -236,7 +236,8 @@ def random_bridge(dimension: int, to_dimension: int, *, num_units: int | None, o
         else RadialUnits(torch.nn.functional.normalize(torch.randn(num_units, dimension)), 1.0)
     )
     matrix = torch.randn(to_dimension, num_units or dimension)
-    return Bridge(matrix, torch.randn(to_dimension) / 10, True, units, of_length)
+    beside = None if units is None else torch.randn(to_dimension, dimension)
+    return Bridge(matrix, torch.randn(to_dimension) / 10, True, units, of_length, beside)
 
 
 def several_adapters(

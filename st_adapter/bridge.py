@@ -14,6 +14,8 @@ from st_adapter.storage.tensors import check_finite
 
 # Queries that are mapped at once: each is a row of all units.
 _BLOCK_ROWS = 2**14
+# Times what goes through softplus unchanged: small numbers would be lost beside log 2 in half precision.
+_CARRIED = 20.0
 
 
 class RadialUnits(NamedTuple):
@@ -181,8 +183,8 @@ class Bridge:
             return [], self.matrix
         weight, bias, matrix = self.units.weight, self.units.bias, self.matrix
         if self.beside is not None:
-            identity = torch.eye(self.output_dimension, device=matrix.device)
-            weight = torch.cat([weight, self.beside, -self.beside])
+            identity = torch.eye(self.output_dimension, device=matrix.device) / _CARRIED
+            weight = torch.cat([weight, _CARRIED * self.beside, -_CARRIED * self.beside])
             bias = nn.functional.pad(bias, (0, 2 * self.output_dimension))
             matrix = torch.cat([matrix, identity, -identity], dim=1)
         return [dense(weight, bias, nn.Softplus())], matrix

@@ -1,4 +1,4 @@
-"""From two models and a data set to the bridges between them, each with what it takes to fit and judge behind it."""
+"""From two models and a data set to the bridge between them, with what it takes to fit and judge behind it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from st_adapter.data.cutting import text_key
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.unlabelled import queries_alone
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus, comparable
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.embedding import as_encoder, embed_as_queries, embed_role, own_copies_of, stored_corpus
@@ -21,11 +22,11 @@ from st_adapter.errors import InputError
 from st_adapter.evaluation.run_file import Run, evaluate_run, read_run
 from st_adapter.evidence.split_results import HEADLINE_METRIC
 from st_adapter.evidence.systems import BRIDGE, RUN_FILE, STATUS_QUO
-from st_adapter.fitting.auto import Clock
+from st_adapter.fitting.auto import Clock, has_few_labels
 from st_adapter.fitting.bridges import FittedBridge, Twins, fit_bridge
 from st_adapter.fitting.folds import LABELLED_SPLITS, labelled_split
 from st_adapter.fitting.reference import Reference, found_by
-from st_adapter.fitting.taught_bridge import taught_by_both
+from st_adapter.fitting.taught_bridge import can_be_taught, taught_by_both
 from st_adapter.made_to_measure import MadeToMeasure, SampledDocuments, made_to_measure
 from st_adapter.preparing import Data, checked_data, how_to_embed, prepared
 from st_adapter.query_model import Bridged
@@ -45,8 +46,8 @@ class _Index(NamedTuple):
     identity: EncoderIdentity
 
 
-def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings, clock: Clock) -> list[Bridged]:
-    """Embed what is there with both models, and fit the bridges between them that labels are to try.
+def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings, clock: Clock) -> Bridged:
+    """Embed what is there with both models, and fit the bridge between them.
 
     Raises:
         ValueError: queries have no texts, or the vectors of the documents are not there and neither is their model.
@@ -54,6 +55,8 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
     assert settings.method != "gradient"  # see check_query_model
     if dataset.query_texts is None:
         raise ValueError("The queries have no texts, so that no query model can embed them. Give their texts.")
+    given = settings.options.unlabelled_queries
+    further = [] if given is None else queries_alone(given)
     status_quo = None
     if base.status_quo is not None:
         status_quo = prepared(base.status_quo, dataset, settings, clock)
@@ -61,70 +64,103 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
     # Of two models on two devices, what is fitted lies on that of the documents' model.
     device = base.device if status_quo is None else status_quo.embedded.query_embeddings.device
     sampled = _sampled_documents(dataset, index.corpus, settings, device)
-    shown, made, to_measure = None, None, base.to_measure
+    shown, made = None, None
     if status_quo is not None:
         shown = _shown_to_bridge(status_quo.embedded, dataset.query_texts)
-        if to_measure:
+        if base.to_measure:
             with clock("fitting the table"):
                 made = made_to_measure(base, status_quo, shown, sampled, settings)
-            base = base if made is None else made.base
+    known = base if made is None else made.base
     with clock("embedding"):
-        ours, documents = _embedded_by_query_model(base, dataset.query_texts, sampled, made, settings)
+        ours, documents = _embedded_by_query_model(known, dataset.query_texts, sampled, made, settings)
     queries = None
     if status_quo is not None and shown is not None:
         queries = Twins(ours, status_quo.embedded.query_embeddings).subset(shown)
+        with clock("embedding"):
+            queries = _with_further(known, queries, _not_hidden(further, dataset.query_texts, shown), settings)
+    found = _bridge(known, (queries, documents), sampled, made, index.normalized, settings, clock)
+    # A static query model has all it knows from the documents' model.
+    if queries is not None and documents is not None and not base.to_measure and _says_little(status_quo, settings):
+        found = _taught(known, found, queries, documents, sampled.texts, settings, clock)
+    mapped = found.bridge(ours)
+    if found.held_out is not None and shown is not None:
+        mapped[shown] = found.held_out[: int(shown.sum())]
+    if status_quo is not None:
+        data = replace(status_quo, embedded=replace(status_quo.embedded, query_embeddings=mapped))
+    else:
+        data = _data_of(dataset, mapped, index, settings)
     run = None if settings.options.reference_run is None else read_run(settings.options.reference_run)
-    known, reference, behind = Index(index.identity, index.corpus.similarity), None, []
-    for found in _bridges(base, (queries, documents), sampled, made, index, settings, clock):
-        mapped = found.bridge(ours)
-        if found.held_out is not None and shown is not None:
-            mapped[shown] = found.held_out
-        if status_quo is not None:
-            data = replace(status_quo, embedded=replace(status_quo.embedded, query_embeddings=mapped))
-        else:
-            data = _data_of(dataset, mapped, index, settings)
-        with clock("measuring the reference"):
-            # That of the first, as there is one bridge alone where it is the reference.
-            reference = reference or _reference(data, status_quo, run, settings)
-        ends = base.with_bridge(found.bridge, known)
-        behind.append(Bridged(ends, data, found, status_quo, run, reference, settings, settings.method))
-    return behind
+    with clock("measuring the reference"):
+        reference = _reference(data, status_quo, run, settings)
+    known = known.with_bridge(found.bridge, Index(index.identity, index.corpus.similarity))
+    return Bridged(known, data, found, status_quo, run, reference, settings, settings.method)
 
 
-def _bridges(
+def _bridge(
     base: QueryModelBase,
     twins: tuple[Twins | None, Twins | None],
     sampled: SampledDocuments,
     made: MadeToMeasure | None,
-    index: _Index,
+    normalize: bool,
     settings: Settings,
     clock: Clock,
-) -> list[FittedBridge]:
-    """The bridge that fits what both models embedded, and the same taught by both, if that is any better."""
+) -> FittedBridge:
     queries, documents = twins
     # A static table is to stay a lookup.
     affine = made is not None or settings.method == "linear"
     with clock("bridging"):
-        found = fit_bridge(
+        return fit_bridge(
             queries,
             documents,
             ranked=sampled.vectors,
-            normalize=index.normalized,
+            normalize=normalize,
             affine=affine,
             of_length=affine and base.takes_map(sampled.vectors.shape[1]),
             seed=settings.seed,
             show_progress_bar=settings.show_progress_bar,
         )
-    # What was distilled from the documents' model ranks nothing better than that.
-    if queries is None or documents is None or base.to_measure:
-        return [found]
+
+
+def _says_little(status_quo: Data | None, settings: Settings) -> bool:
+    """Whether there are no labels or few, so that what the query model knows itself counts more than they do."""
+    if settings.options.without_labels or status_quo is None:
+        return True
+    return has_few_labels(labelled_split(status_quo.embedded))
+
+
+def _taught(
+    base: QueryModelBase,
+    found: FittedBridge,
+    queries: Twins,
+    documents: Twins,
+    texts: list[str],
+    settings: Settings,
+    clock: Clock,
+) -> FittedBridge:
+    """The bridge, taught by both models if that is any better."""
+    if not can_be_taught(found, documents):
+        return found
     with clock("embedding"):
-        documents = documents._replace(ours=_as_documents(base, sampled.texts, documents.ours, settings))
+        documents = documents._replace(ours=_as_documents(base, texts, documents.ours, settings))
     with clock("bridging"):
-        taught = taught_by_both(
-            found, queries, documents, seed=settings.seed, show_progress_bar=settings.show_progress_bar
-        )
-    return [found] if taught is None else [found, taught]
+        bar = settings.show_progress_bar
+        return taught_by_both(found, queries, documents, seed=settings.seed, show_progress_bar=bar) or found
+
+
+def _not_hidden(texts: list[str], queries: list[str], shown: Tensor) -> list[str]:
+    """Further queries that have the text of none of which nothing may be learned."""
+    hidden = {text_key(text) for text, may in zip(queries, shown.tolist(), strict=True) if not may}
+    return [text for text in texts if text_key(text) not in hidden]
+
+
+def _with_further(base: QueryModelBase, queries: Twins, texts: list[str], settings: Settings) -> Twins:
+    """Queries by both models, with those of further texts behind them."""
+    if not texts:
+        return queries
+    assert base.status_quo is not None  # or there were no queries by it
+    encoders = (base.encoder, base.status_quo.encoder)
+    by_each = (embed_as_queries(encoder, texts, **how_to_embed(settings)) for encoder in encoders)
+    return Twins(*(torch.cat([given, more.to(given.device)]) for given, more in zip(queries, by_each, strict=True)))
 
 
 def _embedded(status_quo: Data) -> _Index:
@@ -229,6 +265,8 @@ def _sample(corpus: Corpus, number: int, seed: int) -> Tensor:
 def _reference(data: Data, status_quo: Data | None, run: Run | None, settings: Settings) -> Reference:
     """What candidates have to be better than, or no worse than allowed: the best-known way to search today."""
     margin = settings.options.non_inferior
+    if settings.options.without_labels:
+        return Reference(STATUS_QUO, {}, margin)
     queries = None if status_quo is None else labelled_split(status_quo.embedded)
     if run is not None:
         measured = evaluate_run(labelled_split(data.embedded), run)

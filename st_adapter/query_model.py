@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,7 +28,7 @@ from st_adapter.evidence.systems import (
     SystemResults,
     side_by_side,
 )
-from st_adapter.fitting.auto import FitResult, fit, starts_from_pseudo_queries
+from st_adapter.fitting.auto import fit, starts_from_pseudo_queries
 from st_adapter.fitting.bridges import FittedBridge
 from st_adapter.fitting.folds import labelled_split
 from st_adapter.fitting.reference import Reference
@@ -63,8 +62,10 @@ class Bridged:
     method: FitMethod
 
     def pseudo_queries(self) -> EmbeddedSplit | None:
-        """What few labels start from."""
+        """What few labels start from; none without any."""
         embedded = self.data.embedded
+        if self.settings.options.without_labels:
+            return None
         if not starts_from_pseudo_queries(labelled_split(embedded), self.method):
             return None
         made = pseudo_queries_from(self.data.texts, self.settings.seed)
@@ -73,18 +74,6 @@ class Bridged:
         vectors = embed_as_queries(self.base.encoder, made.texts, **how_to_embed(self.settings))
         mapped = self.found.bridge(vectors.to(self.found.bridge.matrix.device))
         return split_of_pseudo_queries(made, mapped, embedded)
-
-    def fit(self) -> FitResult:
-        """What the labels find behind the bridge; see ``fitting.auto.fit``."""
-        return fit(
-            self.data.embedded,
-            pseudo_queries=self.pseudo_queries(),
-            method=self.method,
-            seed=self.settings.seed,
-            alpha=self.settings.alpha,
-            show_progress_bar=self.settings.show_progress_bar,
-            reference=self.reference,
-        )
 
     def evaluate(self, split: str, adapter: QueryAdapter | None, seen_documents: Tensor) -> EvaluationResult:
         """The reference, as the base, and the query model on a split; without an adapter the reference alone."""
@@ -130,7 +119,7 @@ class Bridged:
 
     def _status_quo_adapter(self) -> QueryAdapter | None:
         """What the same labels do without a query model."""
-        if self.status_quo is None or self.base.status_quo is None:
+        if self.status_quo is None or self.base.status_quo is None or self.settings.options.without_labels:
             return None
         pseudo = pseudo_queries_of(self.base.status_quo.encoder, self.status_quo, self.settings)
         found = fit(
@@ -155,10 +144,14 @@ class Bridged:
             status_quo = evaluate(self.status_quo.embedded[split], own)
             systems |= {STATUS_QUO: status_quo.base, WITH_ADAPTER: status_quo.adapted}
         systems |= {BRIDGE: bridge.base, WITH_LABELS: evaluate(mapped, best, base=bridge).adapted}
+        if self.settings.options.without_labels:
+            systems = {name: values for name, values in systems.items() if name not in (WITH_ADAPTER, WITH_LABELS)}
         return side_by_side(self.reference.name, systems)
 
     def _speeds(self, best: QueryAdapter | None) -> dict[str, QuerySpeed]:
         texts = list(dict.fromkeys(self.data.texts.query_texts or ()))
+        if not texts:
+            return {}
         models = {"speed": None if best is None else self.base.adapted(best)}
         models["status_quo_speed"] = None if self.base.documents is None else self.base.documents.model
         return {
@@ -166,8 +159,3 @@ class Bridged:
             for name, model in models.items()
             if model is not None
         }
-
-
-def better_bridge(fits: Sequence[FitResult]) -> int:
-    """Which of several bridges labels find most behind, as held-out queries say; of what passed, if anything did."""
-    return max(range(len(fits)), key=lambda place: (fits[place].adopted, fits[place].verdict.candidates[0].gain))

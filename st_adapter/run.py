@@ -32,14 +32,14 @@ from st_adapter.evidence.record import record_of
 from st_adapter.evidence.results import Results, SelectionResults, described
 from st_adapter.evidence.split_results import HEADLINE_METRIC, SplitResults
 from st_adapter.fitting.arguments import AdapterTrainingArguments
-from st_adapter.fitting.auto import Clock, FitResult, fit
+from st_adapter.fitting.auto import Clock, fit
 from st_adapter.fitting.folds import LABELLED_SPLITS
 from st_adapter.fitting.maps import QueryMap, as_adapter
 from st_adapter.fitting.prior import prior_of, taught_map
-from st_adapter.fitting.reference import DeployedAdapter
+from st_adapter.fitting.reference import DeployedAdapter, Reference
 from st_adapter.keeping import finished
 from st_adapter.preparing import Data, prepared, pseudo_queries_of, soft_targets_of
-from st_adapter.query_model import Bridged, better_bridge
+from st_adapter.query_model import Bridged
 from st_adapter.result import Result
 from st_adapter.saving.base import Base, Kept, ModelBase, base_of
 from st_adapter.saving.query_base import STATIC, QueryModelBase, query_model_base, static_query_model
@@ -156,21 +156,25 @@ def _run(base: Base, dataset: RetrievalDataset, settings: Settings, in_use: InUs
     school = opened_school(settings, base.device)
     clock, options, pair = Clock(), settings.options, None
     if isinstance(base, QueryModelBase):
-        pair, fitted = _behind_a_bridge(base, dataset, settings, clock)
+        pair = bridged(base, dataset, settings, clock)
         base, data = pair.base, pair.data
     else:
         data = prepared(base, dataset, settings, clock)
-        deployed = None
-        if in_use is not None:
-            deployed, data = in_use.compared_on(data, splits_to_compare_on(settings))
-        with clock("embedding"):
-            pseudo_queries = pseudo_queries_of(base.encoder, data, settings)
-        soft_targets = None
-        if school is not None:
-            with clock("teaching"):
-                soft_targets = soft_targets_of(base.encoder, data, school, settings)
-        with clock("fitting"):
-            fitted = _fitted(base, data, (pseudo_queries, soft_targets), settings, deployed)
+    deployed = None
+    if in_use is not None:
+        deployed, data = in_use.compared_on(data, splits_to_compare_on(settings))
+    with clock("embedding"):
+        pseudo_queries = pair.pseudo_queries() if pair else pseudo_queries_of(base.encoder, data, settings)
+    soft_targets = None
+    if school is not None:
+        with clock("teaching"):
+            soft_targets = soft_targets_of(base.encoder, data, school, settings)
+    with clock("fitting"):
+        if pair is not None and options.without_labels:
+            fitted = _bridge_alone(pair)
+        else:
+            against = deployed if pair is None else pair.reference
+            fitted = _fitted(base, data, (pseudo_queries, soft_targets), settings, against)
     with clock("evaluating"):
         evaluations = _evaluations(data, fitted, pair)
         splits = _splits(data, fitted, evaluations, pair)
@@ -192,31 +196,15 @@ def _run(base: Base, dataset: RetrievalDataset, settings: Settings, in_use: InUs
     return finished(result, settings, clock)
 
 
-def _behind_a_bridge(
-    base: QueryModelBase, dataset: RetrievalDataset, settings: Settings, clock: Clock
-) -> tuple[Bridged, _Fitted]:
-    """What labels find behind the better of the bridges to a query model."""
-    pairs = bridged(base, dataset, settings, clock)
-    with clock("fitting"):
-        fits = [pair.fit() for pair in pairs]
-    better = better_bridge(fits)
-    return pairs[better], _tested(fits[better])
-
-
-def _tested(found: FitResult, soft_targets: SoftTargets | None = None) -> _Fitted:
-    teaching = None if soft_targets is None else soft_targets.teaching
-    selection = SelectionResults.of(found, teaching)
-    return _Fitted(found.adapter, selection, list(LABELLED_SPLITS), best=found.adapter or found.refused)
-
-
 def _fitted(
     base: Base,
     data: Data,
     without_labels: tuple[EmbeddedSplit | None, SoftTargets | None],
     settings: Settings,
-    deployed: DeployedAdapter | None,
+    against: Reference | DeployedAdapter | None,
 ) -> _Fitted:
     pseudo_queries, soft_targets = without_labels
+    deployed = against if isinstance(against, DeployedAdapter) else None
     if settings.options.without_labels:
         return _fitted_without_labels(pseudo_queries, soft_targets, data.embedded, settings)
     if settings.method == "gradient":
@@ -229,9 +217,13 @@ def _fitted(
         seed=settings.seed,
         alpha=settings.alpha,
         show_progress_bar=settings.show_progress_bar,
+        reference=against if isinstance(against, Reference) else None,
         deployed=deployed,
     )
-    return _or_deployed(_tested(found, soft_targets), deployed)
+    best = found.adapter or found.refused
+    teaching = None if soft_targets is None else soft_targets.teaching
+    fitted = _Fitted(found.adapter, SelectionResults.of(found, teaching), list(LABELLED_SPLITS), best=best)
+    return _or_deployed(fitted, deployed)
 
 
 def _or_deployed(fitted: _Fitted, deployed: DeployedAdapter | None) -> _Fitted:
@@ -240,6 +232,14 @@ def _or_deployed(fitted: _Fitted, deployed: DeployedAdapter | None) -> _Fitted:
         return fitted
     fitted = replace(fitted, selection=fitted.selection.with_caution(deployed.caution))
     return fitted if fitted.adapter is not None else replace(fitted, adapter=deployed.adapter, deployed=True)
+
+
+def _bridge_alone(pair: Bridged) -> _Fitted:
+    """The bridge with nothing behind it; nothing says whether it helps."""
+    embedded, found = pair.data.embedded, pair.found
+    selection = SelectionResults(chosen="bridge", gate=None, num_texts=found.num_queries + found.num_documents)
+    adapter = QueryAdapter(embedded.dimension, normalize=embedded.normalized, base_model=embedded.base_model)
+    return _Fitted(adapter.to(embedded.query_embeddings.device), selection, [], best=adapter)
 
 
 def _fitted_without_labels(

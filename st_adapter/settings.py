@@ -44,10 +44,11 @@ class RunOptions:
         opened_with: settings that the model was opened with and its files do not say, such as ``truncate_dim``, for
             results, report and model card.
         script: the script that makes the model, for the model card.
-        without_labels: learn from portions of the documents alone; the judgements of the data take no part in it. What
-            comes of it is not tested, and is handed over all the same.
-        unlabelled_queries: queries that users have and nobody has judged, for a teacher: texts, or whatever holds a
-            column of queries; those of the data that no split judges are taken in any case.
+        without_labels: learn from portions of the documents alone, or with a query model from what both models find;
+            the judgements of the data take no part in it. What comes of it is not tested, and is handed over all the
+            same.
+        unlabelled_queries: queries that users have and nobody has judged, for a teacher or a query model: texts, or
+            whatever holds a column of queries; those of the data that no split judges are taken in any case.
         allow_other_vectors: go on where the vectors that came with the data, or lie in a store, are not the model's.
         non_inferior: with a query model: how much worse than the status quo, in nDCG@10, is good enough; 0: only what
             is better is handed over.
@@ -114,12 +115,6 @@ def check_settings(settings: Settings) -> None:
             flags="Leave out --method, or --without-labels.",
         )
     check_learns_from_teacher(settings.method, settings.teacher)
-    if settings.teacher is None and settings.options.unlabelled_queries is not None:
-        raise InputError(
-            "There are queries without labels, but no teacher, and nothing else learns from them.",
-            python="Give teacher=..., or leave unlabelled_queries out.",
-            flags="Add --teacher MODEL, or leave out --unlabelled-queries.",
-        )
     check_seed_and_level(settings.seed, settings.alpha)
 
 
@@ -141,6 +136,27 @@ def check_query_model(settings: Settings, given: bool, with_base: bool) -> None:
             python="Pass the base model first, or, for documents with vectors, query_model.",
             flags="Name one with --model.",
         )
+    if not given and settings.teacher is None and options.unlabelled_queries is not None:
+        raise InputError(
+            "There are queries without labels, but no teacher and no query model, and nothing else learns from them.",
+            python="Give teacher=... or query_model=..., or leave unlabelled_queries out.",
+            flags="Add --teacher MODEL or --query-model MODEL, or leave out --unlabelled-queries.",
+        )
+    if given and not with_base and (options.without_labels or options.unlabelled_queries is not None):
+        name = "without_labels" if options.without_labels else "unlabelled_queries"
+        raise InputError(
+            "What a query model learns of queries without labels it learns from the model of the documents, which was "
+            "not given.",
+            python=f"Pass the model of the index first, or leave {name} out.",
+            flags=f"Name the model of the index with --model, or leave --{name.replace('_', '-')} out.",
+        )
+    if given and options.without_labels and (options.non_inferior or options.reference_run is not None):
+        name = "non_inferior" if options.non_inferior else "reference_run"
+        raise InputError(
+            "What the status quo is compared with was said of, but without labels nothing is compared.",
+            python=f"Leave {name} or without_labels out.",
+            flags=f"Leave --{name.replace('_', '-')} or --without-labels out.",
+        )
     if not given and (options.non_inferior or options.reference_run is not None):
         name = "non_inferior" if options.non_inferior else "reference_run"
         raise InputError(
@@ -155,12 +171,11 @@ def check_query_model(settings: Settings, given: bool, with_base: bool) -> None:
             python="Leave teacher or query_model out.",
             flags="Leave --teacher or --query-model out.",
         )
-    if given and (options.without_labels or settings.method == "gradient"):
-        name = "without_labels" if options.without_labels else "method='gradient'"
+    if given and settings.method == "gradient":
         raise InputError(
-            "A query model is chosen by labels among what fits in folds give.",
-            python=f"Leave {name} out.",
-            flags="Leave --without-labels and --method gradient out.",
+            "What is fitted behind a query model is chosen among what fits in folds give.",
+            python="Leave method='gradient' out.",
+            flags="Leave --method gradient out.",
         )
 
 

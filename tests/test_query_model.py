@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,6 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 import st_adapter
 import st_adapter.bridging as bridging
-import st_adapter.run as run_module
 from problems import split_of, unit_rows
 from st_adapter import RetrievalDataset, embed, from_pretrained
 from st_adapter.cli.entry import main
@@ -39,11 +37,10 @@ from st_adapter.evidence.systems import (
     side_by_side,
 )
 from st_adapter.evidence.trec import write_trec
-from st_adapter.fitting import auto
+from st_adapter.fitting import auto, bridges
 from st_adapter.fitting.bridges import fit_bridge
 from st_adapter.fitting.folds import labelled_split
 from st_adapter.fitting.taught_bridge import taught_by_both
-from st_adapter.query_model import better_bridge
 from st_adapter.saving.joined import parted
 from st_adapter.settings import RunOptions
 
@@ -253,10 +250,10 @@ def test_a_run_file_is_the_status_quo(pairs, documents, tiny_flat_model_path, da
     fits = []
 
     def fit(data, **kwargs):
-        fits.append(kwargs.get("reference"))
+        fits.append(kwargs["reference"])
         return auto.fit(data, **kwargs)
 
-    monkeypatch.setattr("st_adapter.query_model.fit", fit)
+    monkeypatch.setattr("st_adapter.run.fit", fit)
     embedded = embed(documents, dataset, cache_dir=tmp_path, show_progress_bar=False)
     lines = []
     for split in ("train", "dev", "test"):
@@ -275,8 +272,7 @@ def test_a_run_file_is_the_status_quo(pairs, documents, tiny_flat_model_path, da
     assert found.reference == RUN_FILE
     by_name = {system.name: system for system in found.systems["test"]}
     # Whatever they are compared with, queries are learned from as the documents' own model embeds them besides.
-    reference, *others = [each for each in fits if each is not None]
-    assert all(each is reference for each in others)  # whatever the bridge
+    (reference,) = fits
     torch.testing.assert_close(reference.queries.query_embeddings, labelled_split(embedded).query_embeddings)
     # The run is that of the status quo itself.
     assert by_name[RUN_FILE].means == pytest.approx(by_name[STATUS_QUO].means, abs=1e-9)
@@ -320,8 +316,13 @@ def test_what_does_not_go_together_is_refused_before_anything_is_embedded(docume
     query_model = tiny_flat_model_path
     for options, arguments, message in (
         (RunOptions(non_inferior=0.01), {}, "there is no query model"),
-        (RunOptions(), {"query_model": query_model, "method": "gradient"}, "is chosen by labels"),
-        (RunOptions(without_labels=True), {"query_model": query_model}, "is chosen by labels"),
+        (RunOptions(), {"query_model": query_model, "method": "gradient"}, "is chosen among what fits in folds give"),
+        (RunOptions(unlabelled_queries=["a"]), {}, "no teacher and no query model"),
+        (
+            RunOptions(without_labels=True, non_inferior=0.01),
+            {"query_model": query_model},
+            "without labels nothing is compared. Leave non_inferior or without_labels out",
+        ),
         (RunOptions(non_inferior=1.5), {"query_model": query_model}, "non_inferior is 1.5"),
         (
             RunOptions(),
@@ -333,6 +334,9 @@ def test_what_does_not_go_together_is_refused_before_anything_is_embedded(docume
             st_adapter.train(documents, dataset, options=options, show_progress_bar=False, **arguments)
     with pytest.raises(ValueError, match="There is no model"):
         st_adapter.train(None, dataset)
+    for options in (RunOptions(without_labels=True), RunOptions(unlabelled_queries=["a"])):
+        with pytest.raises(ValueError, match="learns from the model of the documents, which was not given"):
+            st_adapter.train(None, dataset, query_model=query_model, options=options)
     with pytest.raises(ValueError, match="The documents have no vectors"):
         st_adapter.train(None, dataset, query_model=query_model, show_progress_bar=False)
     encoder = FunctionEncoder(len, len, name="x")
@@ -372,8 +376,9 @@ def test_a_static_query_model_is_fitted_to_the_texts_of_the_data(documents, data
     old = torch.randn(tokenizer.get_vocab_size(), 16, generator=torch.Generator().manual_seed(0))
     SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=old)]).save_pretrained(str(place))
     options = {"cache_dir": tmp_path, "options": RunOptions(non_inferior=0.95), **QUIET}
-    asked = spied(monkeypatch)
+    asked, lessons = spied(monkeypatch), taught(monkeypatch)
     fitted = st_adapter.train(documents, dataset, query_model="static", **options)
+    assert not lessons  # it has all it knows from the documents' model
     as_it_was = st_adapter.train(documents, dataset, query_model=str(place), **options)
     agreements = [result.results.query_model.bridge.agreement for result in (fitted, as_it_was)]
     assert agreements[0] > agreements[1] + 0.02
@@ -403,43 +408,94 @@ def taught(monkeypatch):
     return asked
 
 
-@pytest.mark.parametrize("method", ["closed-form", "linear"])
-def test_behind_the_taught_bridge_all_is_as_behind_the_other(
-    documents, dataset, tiny_flat_model_path, tmp_path, monkeypatch, method
+@pytest.mark.parametrize("few", [400, 95, 10])
+def test_a_bridge_is_taught_where_there_are_few_labels(
+    documents, dataset, tiny_flat_model_path, tmp_path, monkeypatch, few
 ):
-    monkeypatch.setattr(run_module, "better_bridge", lambda fits: len(fits) - 1)
-    options = RunOptions(non_inferior=0.95)
+    asked = taught(monkeypatch)
+    monkeypatch.setattr(auto, "_FEW", few)
+    result = st_adapter.train(documents, dataset, query_model=tiny_flat_model_path, cache_dir=tmp_path, **QUIET)
+    assert len(asked) == (few == 400)  # the data have 95
+    assert ("taught" in result.results.query_model.bridge.name) == (few == 400)
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_without_labels_the_taught_bridge_is_handed_over_and_nothing_is_tested(
+    pairs, tiny_prompt_model_path, tiny_flat_model_path, tmp_path, capsys, monkeypatch, units
+):
+    monkeypatch.setattr(bridges, *(("_METHODS", ()) if units else ("_RIDGES_OF_UNITS", ())))
+    corpus, log = tmp_path / "corpus.csv", tmp_path / "log.txt"
+    pd.DataFrame({"text": pairs["document"]}).to_csv(corpus, index=False)
+    log.write_text("\n".join(pairs["query"]))
+    words = ["train", "--without-labels", "--model", str(tiny_prompt_model_path), "--corpus", str(corpus)]
+    words += ["--query-model", str(tiny_flat_model_path), "--unlabelled-queries", str(log)]
+    places = ["--output-dir", str(tmp_path / "out"), "--cache-dir", str(tmp_path / "cache"), "--device", "cpu"]
+    assert main([*words, *places]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Not tested" in printed
+    assert "learned from 240 texts that both models embed without any label" in printed
+    results = Results.read(tmp_path / "out" / "results.json")
+    found = results.query_model.bridge
+    assert found.name.endswith("taught by both models' rankings") and ("radial" in found.name) == units
+    assert (found.num_queries, found.num_documents) == (120, 120)
+    assert results.adopted and not results.verdict.tested and results.selection.num_texts == 240
+    documents, ours = (
+        SentenceTransformer(str(path), device="cpu") for path in (tiny_prompt_model_path, tiny_flat_model_path)
+    )
+    saved = SentenceTransformer(str(tmp_path / "out" / "model"), device="cpu")
+    texts = pairs["query"].tolist()[:20]
+    np.testing.assert_array_equal(saved.encode_document(texts), documents.encode_document(texts))
+    # A query is where both models have it more than where it was.
+    by_both = [
+        model.encode_query(texts) @ model.encode_document(pairs["document"].tolist()).T for model in (documents, ours)
+    ]
+    ranked = saved.encode_query(texts) @ documents.encode_document(pairs["document"].tolist()).T
+    assert np.corrcoef(ranked.ravel(), sum(by_both).ravel())[0, 1] > 0.5
+    card = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "texts that both models embed" in card
+
+
+def test_judgements_take_no_part_without_labels_but_say_how_well_it_does(
+    documents, dataset, tiny_flat_model_path, tmp_path
+):
+    options = RunOptions(without_labels=True)
     result = st_adapter.train(
         documents,
         dataset,
         query_model=tiny_flat_model_path,
-        output_dir=tmp_path / "out",
-        cache_dir=tmp_path / "cache",
+        cache_dir=tmp_path,
+        show_progress_bar=False,
         options=options,
-        **{**QUIET, "method": method},
     )
-    found = result.results.query_model
-    assert found.bridge.name.endswith("taught by both models' rankings")
-    assert result.verdict.adopted
-    saved = SentenceTransformer(str(result.model_dir), device="cpu")
-    texts = dataset.query_texts[:5]
-    np.testing.assert_array_equal(saved.encode_document(texts), documents.encode_document(texts))
-    ours = SentenceTransformer(str(tiny_flat_model_path), device="cpu").encode_query(texts, convert_to_tensor=True)
-    expected = result.adapter.transform(result.base.bridge(ours.clone()))
-    np.testing.assert_allclose(saved.encode_query(texts), expected.detach().numpy(), atol=1e-5)
-    means = {system.name: system.means for system in found.systems["test"]}
-    assert means[WITH_LABELS]["ndcg@10"] == pytest.approx(result.evaluation.adapted_means["ndcg@10"])
+    assert result.results.fitted_on == [] and result.results.held_out == "test"
+    assert "of test" in result.verdict.measured
+    systems = {system.name: system.means["ndcg@10"] for system in result.results.query_model.systems["test"]}
+    assert list(systems) == [STATUS_QUO, BRIDGE]
+    assert systems[BRIDGE] == pytest.approx(result.evaluation.adapted_means["ndcg@10"])
+    assert "Bridge: " in str(result)
 
 
-def test_of_two_bridges_that_passed_counts_first_and_then_the_gain():
-    fits = [
-        SimpleNamespace(adopted=adopted, verdict=SimpleNamespace(candidates=[SimpleNamespace(gain=gain)]))
-        for adopted, gain in [(False, 0.3), (True, 0.1), (True, 0.2), (False, 0.0)]
-    ]
-    assert better_bridge(fits) == 2
-    assert better_bridge(fits[:2]) == 1
-    assert better_bridge([fits[3], fits[0]]) == 1
-    assert better_bridge(fits[:1]) == 0
+def test_queries_without_labels_are_shown_to_a_bridge_unless_test_has_them(
+    documents, dataset, tiny_flat_model_path, tmp_path, monkeypatch
+):
+    asked = []
+
+    def fitted(queries, twins, **arguments):
+        asked.append(queries)
+        return fit_bridge(queries, twins, **arguments)
+
+    monkeypatch.setattr(bridging, "fit_bridge", fitted)
+    cut = dataset.with_cut()
+    hidden = set(cut.qrels["test"]["query_id"])
+    tested = next(text for each, text in zip(cut.queries["id"], cut.query_texts, strict=True) if each in hidden)
+    options = RunOptions(unlabelled_queries=["what is in the attic", tested.upper(), "who has the key"])
+    st_adapter.train(documents, dataset, query_model=tiny_flat_model_path, cache_dir=tmp_path, options=options, **QUIET)
+    (queries,) = asked
+    assert len(queries.ours) == len(queries.theirs) == 95 + 2
+    ours = SentenceTransformer(str(tiny_flat_model_path), device="cpu")
+    for model, vectors in ((ours, queries.ours), (documents, queries.theirs)):
+        expected = model.encode_query(["what is in the attic", "who has the key"])
+        np.testing.assert_allclose(vectors[-2:], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("with_prompts", [True, False])

@@ -103,7 +103,9 @@ def test_queries_without_labels_are_nothing_without_a_teacher(files, capsys):
     folder, command = files
     words = ["--data", str(folder / "pairs.csv"), "--unlabelled-queries", str(folder / "log.txt")]
     assert cli.main([*command[:-2], *words]) == 2
-    assert "Add --teacher MODEL, or leave out --unlabelled-queries" in " ".join(capsys.readouterr().err.split())
+    assert "Add --teacher MODEL or --query-model MODEL, or leave out --unlabelled-queries" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_a_teacher_reads_texts(tiny_model, tiny_cross_encoder_path, tmp_path):

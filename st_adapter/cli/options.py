@@ -109,12 +109,13 @@ class FittingOptions:
     fail_if_not_better: Flag = False
     """Exit with status 3 unless the verdict is to deploy it."""
     without_labels: Flag = False
-    """Learn from the documents of --corpus alone, or with a teacher, and keep the outcome untested."""
+    """Learn from the documents of --corpus alone, or with a teacher or a query model, and keep the outcome untested."""
     teacher: Text = None
     """A CrossEncoder or a stronger embedding model, Hub id or folder, from whose scores for queries without labels is
     learned as well."""
     unlabelled_queries: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    """Queries that users have and nobody has judged, for --teacher: a text file, one a line, or a table."""
+    """Queries that users have and nobody has judged, for --teacher or --query-model: a text file, one a line, or a
+    table."""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class SelectionResults:
         num_steps: of a gradient run: how many there were.
         num_documents: documents that the fit saw, if that were not all; see ``pooled``.
         num_pseudo_queries: without labels: portions of documents that were learned from.
+        num_texts: without labels, of a query model: texts that both models embed.
         teaching: the teacher, if there was one, and what it scored.
         against_deployed: the adapter in use, if there was one: its tests on the same held-out queries.
     """
@@ -59,6 +60,7 @@ class SelectionResults:
     num_steps: int | None = None
     num_documents: int | None = None
     num_pseudo_queries: int | None = None
+    num_texts: int | None = None
     teaching: Teaching | None = None
     against_deployed: AgainstDeployed | None = None
 
@@ -73,10 +75,12 @@ class SelectionResults:
         taught = "" if self.teaching is None else f" {self.teaching.sentence}"
         if self.gate is not None:
             return f"{self.gate.reason}{taught}"
-        portions = f"{counted(self.num_pseudo_queries or 0, 'portion')} of the documents"
+        learned_from, other = f"{counted(self.num_pseudo_queries or 0, 'portion')} of the documents", "base model"
+        if self.num_texts is not None:
+            learned_from, other = f"{counted(self.num_texts, 'text')} that both models embed", "status quo"
         return (
-            f"It was learned from {'a teacher' if taught else portions} without any label, so that nothing says "
-            f"whether it is better than the base model.{taught}"
+            f"It was learned from {'a teacher' if taught else learned_from} without any label, so that nothing says "
+            f"whether it is better than the {other}.{taught}"
         )
 
     @classmethod

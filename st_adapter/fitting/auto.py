@@ -292,8 +292,13 @@ def _refitted(
 
 def starts_from_pseudo_queries(labelled: EmbeddedSplit, method: FitMethod) -> bool:
     """Whether a fit on the labels of a corpus, as it was given, takes what pseudo-queries say for its start."""
-    few = len(labelled.query_ids) < _FEW and len(labelled.corpus) <= MAX_DOCUMENTS
+    few = has_few_labels(labelled) and len(labelled.corpus) <= MAX_DOCUMENTS
     return few and method == "auto" and _can_be_corrected(labelled)
+
+
+def has_few_labels(labelled: EmbeddedSplit) -> bool:
+    """Whether there are so few labelled queries that what is learned without labels counts."""
+    return len(labelled.query_ids) < _FEW
 
 
 def check_learns_from_teacher(method: Method, teacher: object) -> None:

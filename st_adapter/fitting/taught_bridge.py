@@ -11,7 +11,7 @@ from torch.nn.functional import kl_div
 from tqdm.auto import tqdm
 
 from st_adapter.bridge import Bridge
-from st_adapter.fitting.agreement import average_overlap, first_found
+from st_adapter.fitting.agreement import Agreement, average_overlap, first_found
 from st_adapter.fitting.bridges import MIN_TEXTS, FittedBridge, Twins, folds_of_texts
 from st_adapter.fitting.closed_form import ridge_between
 
@@ -31,12 +31,19 @@ class _Lesson(NamedTuple):
     Attributes:
         seen: (Q, 2D) queries as the bridge and as the query model's own ranking map them.
         queries: by both models.
-        documents: likewise.
+        documents: likewise; those of the index of unit length, or of that size on the mean.
     """
 
     seen: Tensor
     queries: Twins
     documents: Twins
+
+    @classmethod
+    def of(cls, mapped: Tensor, by_own: Tensor, queries: Twins, documents: Twins) -> tuple[_Lesson, list[Tensor]]:
+        """Queries (Q, D) as either maps them, brought to the same size, and these sizes."""
+        sizes = [_size(mapped), _size(by_own)]
+        seen = torch.cat([mapped / sizes[0], by_own / sizes[1]], dim=1)
+        return cls(seen, queries, documents._replace(theirs=documents.theirs / _size(documents.theirs))), sizes
 
     def loss(self, matrix: Tensor, rows: Tensor) -> Tensor:
         """Divergence of what a map (D, 2D) finds from what both models together do, the mean over some queries."""
@@ -50,6 +57,26 @@ class _Lesson(NamedTuple):
         """How alike the map ranks the documents to both models together, the sum over some queries."""
         found = first_found(self.seen[rows] @ matrix.T @ self.documents.theirs.T)
         return float(average_overlap(found, first_found(self._taught(rows))).sum())
+
+    def mixed(self, share: float) -> Tensor:
+        """The map (D, 2D) that adds a share of the query model's own ranking to the bridge."""
+        identity = torch.eye(self.seen.shape[1] // 2, device=self.seen.device)
+        return torch.cat([identity, share * identity], dim=1)
+
+    def learned(self, rows: Tensor, seed: int) -> Tensor:
+        """The averaged iterate (D, 2D) of a short run on some of the queries."""
+        start = self.mixed(_SHARE)
+        matrix, averaged = start.clone().requires_grad_(), start.clone()
+        optimizer = torch.optim.AdamW([matrix], lr=_LEARNING_RATE, weight_decay=0.0)
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(_STEPS):
+            batch = rows[torch.randint(len(rows), (_BATCH_SIZE,), generator=generator).to(rows.device)]
+            loss = self.loss(matrix, batch) + _PENALTY * (matrix - start).square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            averaged.lerp_(matrix.detach(), 1 - _EMA_DECAY)
+        return averaged
 
     def _taught(self, rows: Tensor) -> Tensor:
         """The scores of both models, which count the same: (B, N), in units of their spread within a query."""
@@ -83,37 +110,48 @@ def taught_by_both(
         >>> taught_by_both(fit_bridge(twins, None, normalize=True), twins, twins) is None
         True
     """
-    if found.mapped_by_others is None or len(documents.ours) < MIN_TEXTS:
+    plain = found.mapped_by_others
+    if plain is None or not can_be_taught(found, documents):
         return None
+    queries, documents = (Twins(*(vectors.float() for vectors in twins)) for twins in (queries, documents))
+    queries = queries._replace(ours=found.bridge.seen(queries.ours))
     own = _own_ranking(documents)
-    queries = Twins(found.bridge.seen(queries.ours), queries.theirs)
-    parts = [found.mapped_by_others, queries.ours @ own.T]
-    sizes = [part.square().sum(dim=1).mean().sqrt().clamp_min(1e-6) for part in parts]
-    seen = torch.cat([part / size for part, size in zip(parts, sizes, strict=True)], dim=1)
-    lesson = _Lesson(seen, queries, documents)
-    identity = torch.eye(len(own), device=own.device)
-    untaught, start = (torch.cat([identity, share * identity], dim=1) for share in (0.0, _SHARE))
-    mapped, better = torch.zeros_like(found.mapped_by_others), 0.0
+    lesson, sizes = _Lesson.of(plain, queries.ours @ own.T, queries, documents)
+    mapped, better = plain.clone(), 0.0
     folds = list(folds_of_texts(queries.ours, seed))
     with tqdm(total=len(folds) + 1, desc="Teaching the bridge", unit="fold", disable=not show_progress_bar) as progress:
         for train in folds:
             held = (~train).nonzero().squeeze(1)
-            matrix = _distilled(lesson, start, train.nonzero().squeeze(1), seed)
-            mapped[held] = seen[held] @ matrix.T
+            matrix = lesson.learned(train.nonzero().squeeze(1), seed)
+            # As long as what the bridge gives: what is fitted behind it knows lengths.
+            mapped[held] = lesson.seen[held] @ matrix.T * sizes[0]
             measured = held[:_MAX_MEASURED]
-            better += lesson.overlap(matrix, measured) - lesson.overlap(untaught, measured)
+            better += lesson.overlap(matrix, measured) - lesson.overlap(lesson.mixed(0.0), measured)
             progress.update()
-        matrix = _distilled(lesson, start, torch.arange(len(mapped), device=mapped.device), seed)
+        matrix = lesson.learned(torch.arange(len(mapped), device=mapped.device), seed)
         progress.update()
     if better <= 0:
         return None
-    of_bridge, of_own = (part / size for part, size in zip(matrix.chunk(2, dim=1), sizes, strict=True))
+    of_bridge, of_own = matrix.chunk(2, dim=1)
     return replace(
         found,
-        bridge=_mixed(found.bridge, of_bridge, of_own @ own),
+        bridge=_mixed(found.bridge, of_bridge, of_own @ own * (sizes[0] / sizes[1])),
         name=f"{found.name}, taught by both models' rankings",
+        num_queries=len(queries.ours),
+        num_documents=len(documents.ours),
+        agreement=Agreement(queries.theirs[:_MAX_MEASURED], documents.theirs).of(mapped[:_MAX_MEASURED]),
         mapped_by_others=mapped,
     )
+
+
+def can_be_taught(found: FittedBridge, documents: Twins | None) -> bool:
+    """Whether there are queries that the bridge was fitted on, and documents that both models embedded."""
+    return found.mapped_by_others is not None and documents is not None and len(documents.ours) >= MIN_TEXTS
+
+
+def _size(vectors: Tensor) -> Tensor:
+    """The root of the mean square length of (n, D) vectors."""
+    return vectors.square().sum(dim=1).mean().sqrt().clamp_min(1e-6)
 
 
 def _own_ranking(documents: Twins) -> Tensor:
@@ -126,21 +164,6 @@ def _in_spreads(scores: Tensor) -> Tensor:
     """Scores (Q, N) less their mean, in units of their spread within the query."""
     centred = scores - scores.mean(dim=1, keepdim=True)
     return centred / centred.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-6)
-
-
-def _distilled(lesson: _Lesson, start: Tensor, rows: Tensor, seed: int) -> Tensor:
-    """The averaged iterate (D, 2D) of a short run from a start, on some of the queries."""
-    matrix = start.clone().requires_grad_()
-    averaged, generator = start.clone(), torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW([matrix], lr=_LEARNING_RATE, weight_decay=0.0)
-    for _ in range(_STEPS):
-        batch = rows[torch.randint(len(rows), (_BATCH_SIZE,), generator=generator).to(rows.device)]
-        loss = lesson.loss(matrix, batch) + _PENALTY * (matrix - start).square().sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        averaged.lerp_(matrix.detach(), 1 - _EMA_DECAY)
-    return averaged
 
 
 def _mixed(bridge: Bridge, of_bridge: Tensor, of_vectors: Tensor) -> Bridge:

@@ -5,6 +5,7 @@ import torch
 
 from problems import unit_rows
 from st_adapter.fitting import bridges
+from st_adapter.fitting.agreement import Agreement
 from st_adapter.fitting.bridges import FittedBridge, Twins, fit_bridge
 from st_adapter.fitting.taught_bridge import taught_by_both
 
@@ -45,7 +46,9 @@ def test_of_a_stronger_query_model_more_is_kept_than_the_other_models_vectors_sa
     held_out = found_first(taught.held_out, documents, relevant)
     assert held_out == pytest.approx(after, abs=0.1)
     assert taught.name == f"{found.name}, taught by both models' rankings"
-    assert (taught.num_queries, taught.num_documents) == (found.num_queries, found.num_documents)
+    assert (taught.num_queries, taught.num_documents) == (300, 400)
+    alike = Agreement(unseen.theirs, documents.theirs).of(taught.bridge(unseen.ours))
+    assert taught.agreement == pytest.approx(alike, abs=0.1)
     torch.testing.assert_close(taught.held_out.norm(dim=1), torch.ones(300))
 
 
@@ -72,6 +75,20 @@ def test_the_map_of_queries_to_come_is_near_to_those_of_the_folds(kind):
     assert taught.bridge.of_length == (kind == "of length")
     cosines = (taught.bridge(queries.ours) * taught.held_out).sum(dim=1)
     assert cosines.mean() > 0.95
+
+
+@pytest.mark.parametrize("length", [1.0, 6.0])
+def test_it_is_as_long_as_the_bridge_whatever_the_length_of_the_documents(length):
+    queries, documents, _ = stronger_model()
+    queries, documents = (Twins(each.ours, each.theirs * length) for each in (queries, documents))
+    found = fit_bridge(queries, documents, normalize=False)
+    taught = taught_by_both(found, queries, documents)
+    as_before, now = (each.bridge(queries.ours).norm(dim=1).mean() for each in (found, taught))
+    assert now == pytest.approx(float(as_before), rel=0.5)
+    assert taught.held_out.norm(dim=1).mean() == pytest.approx(float(now), rel=0.1)
+    unit = stronger_model()
+    plain = taught_by_both(fit_bridge(unit[0], unit[1], normalize=False), unit[0], unit[1])
+    torch.testing.assert_close(taught.held_out / length, plain.held_out, rtol=1e-2, atol=1e-3)
 
 
 def test_no_query_is_mapped_by_what_it_taught():

@@ -58,7 +58,8 @@ def base_of_two(documents, queries, normalize=True, in_units=False, of_length=Fa
     dimension = queries.get_embedding_dimension()
     units = RadialUnits(unit_rows(40, dimension), 0.8) if in_units else None
     matrix = torch.randn(32, 40 if in_units else dimension, generator=generator)
-    bridge = Bridge(matrix, 0.1 * torch.randn(32, generator=generator), normalize, units, of_length)
+    beside = 0.3 * unit_rows(32, dimension, seed=1) if in_units else None
+    bridge = Bridge(matrix, 0.1 * torch.randn(32, generator=generator), normalize, units, of_length, beside)
     return base.with_bridge(bridge, Index(identity_of(documents), "cosine"))
 
 
