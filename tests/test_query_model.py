@@ -451,8 +451,11 @@ def test_without_labels_the_taught_bridge_is_handed_over_and_nothing_is_tested(
     ]
     ranked = saved.encode_query(texts) @ documents.encode_document(pairs["document"].tolist()).T
     assert np.corrcoef(ranked.ravel(), sum(by_both).ravel())[0, 1] > 0.5
-    card = (tmp_path / "out" / "model" / "README.md").read_text()
-    assert "texts that both models embed" in card
+    np.testing.assert_allclose(np.linalg.norm(saved.encode_query(texts), axis=1), 1, atol=1e-5)
+    card, page = (tmp_path / "out" / name for name in ("model/README.md", "report.html"))
+    assert "texts that both models embed" in card.read_text()
+    repeat = f"st-adapter train --model {tiny_prompt_model_path.name} --without-labels --corpus corpus.csv --seed 0"
+    assert f"{repeat} --query-model {tiny_flat_model_path.name} --unlabelled-queries QUERIES" in page.read_text()
 
 
 def test_judgements_take_no_part_without_labels_but_say_how_well_it_does(

@@ -37,7 +37,9 @@ def test_the_saved_model_opens_and_leaves_documents_alone(finished, tiny_model):
         tiny_model, documents_alone(DOCUMENTS, {"id": "uuid"}), cache_dir=finished.parent / "cache",
         show_progress_bar=False, options=RunOptions(without_labels=True),
     )  # fmt: skip
-    assert_adapted(SentenceTransformer(str(finished / "model"), device="cpu"), tiny_model, result.adapter)
+    saved = SentenceTransformer(str(finished / "model"), device="cpu")
+    assert_adapted(saved, tiny_model, result.adapter)
+    assert result.adapter.normalize == (len(tiny_model) == 3)  # as the model does that ends in Normalize
     assert not result.verdict.tested and result.verdict.sentence.startswith(
         "Not tested, too little data to tell: label about 100 queries. It was learned from 80 portions"
     )

@@ -120,12 +120,14 @@ def embed_texts(
         documents = embedding.side("document", dataset.document_texts, dataset.corpus_embeddings)
         corpus = MemoryCorpus(list(dataset.corpus["id"]), documents.vectors, encoder.similarity)
     sides = [queries] if documents is None else [queries, documents]
+    # Without labels there may be no query, which says nothing.
+    lengths_of = [side.vectors for side in sides if len(side.vectors)]
     return EmbeddedDataset(
         query_ids=list(dataset.queries["id"]),
         query_embeddings=queries.vectors,
         corpus=corpus,
         qrels={},
-        normalized=embedding.identity.normalized and all(is_normalized(each.vectors, encoder.dtype) for each in sides),
+        normalized=embedding.identity.normalized and all(is_normalized(each, encoder.dtype) for each in lengths_of),
         base_model=embedding.identity,
         own_copies=own_copies_of(dataset, queries.vectors, corpus),
         long_texts=_long_texts(embedding.identity.max_seq_length, [each.num_cut for each in sides]),

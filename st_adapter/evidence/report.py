@@ -265,10 +265,11 @@ def _command(results: Results) -> str:
         words = ["st-adapter", "demo"]
     else:
         model = "none" if _base_name(results) == UNKNOWN_MODEL else _base_name(results)
-        words = ["st-adapter", "train", "--model", _quoted(model), "--data", _quoted(data)]
-        options |= {"--method": results.method, "--alpha": f"{results.alpha:g}"}
-        pair = results.query_model
-        options |= {} if pair is None else {"--query-model": pair.model.name, "--non-inferior": f"{pair.margin:g}"}
+        tested = results.selection.tested
+        words = ["st-adapter", "train", "--model", _quoted(model)]
+        words += ["--data", _quoted(data)] if tested else ["--without-labels", "--corpus", _quoted(data)]
+        options |= {"--method": results.method, "--alpha": f"{results.alpha:g}"} if tested else {}
+        options |= _further_models(results)
         defaults = AdapterTrainingArguments().to_dict()
         for name, value in (results.arguments or {}).items():
             if name not in ("output_dir", "seed", "disable_tqdm") and value != defaults.get(name):
@@ -277,6 +278,18 @@ def _command(results: Results) -> str:
     words += [_flag(name) for name, value in results.opened_with.items() if value is True]
     options |= {_flag(name): str(value) for name, value in results.opened_with.items() if value is not True}
     return " ".join([*words, *(f"{name} {_quoted(value)}" for name, value in options.items())])
+
+
+def _further_models(results: Results) -> dict[str, str]:
+    """Flags of a query model or a teacher; what queries without labels came from is not known."""
+    pair, teaching, tested = results.query_model, results.selection.teaching, results.selection.tested
+    options: dict[str, str] = {}
+    if pair is not None:
+        options |= {"--query-model": pair.model.name} | ({"--non-inferior": f"{pair.margin:g}"} if tested else {})
+    if teaching is not None:
+        options["--teacher"] = teaching.teacher
+    unlabelled = (pair.bridge.num_queries if pair else 0) + (teaching.num_queries if teaching else 0)
+    return options | ({"--unlabelled-queries": "QUERIES"} if unlabelled and not tested else {})
 
 
 def _flag(name: str) -> str:
