@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import benchmark_bridge
+import benchmark_bridge_unlabelled
 import benchmark_fine_tuning
 import benchmark_index
 import benchmark_label_curve
@@ -287,6 +288,10 @@ PAGES: dict[str, dict[str, Part]] = {
                 *("benchmark_bridge_static", "benchmark_bridge", "benchmark_bridge_by_mpnet"),
                 *("benchmark_bridge_by_mpnet_before", "benchmark_bridge_mpnet"),
             )
+        },
+        **{
+            name: Part(benchmark_bridge_unlabelled.markdown_table, (name,))
+            for name in ("benchmark_bridge_unlabelled", "benchmark_bridge_unlabelled_by_mpnet")
         },
         "token_tables": Part(token_tables.markdown_table, ("benchmark_token_tables",)),
         "query_speed": Part(benchmark_bridge.speed_table, ("benchmark_query_speed",)),
