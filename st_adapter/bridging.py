@@ -148,7 +148,7 @@ def _taught(
 
 
 def _not_hidden(texts: list[str], queries: list[str], shown: Tensor) -> list[str]:
-    """Further queries that have the text of none of which nothing may be learned."""
+    """Further queries, less those with the text of a query that nothing may be learned from."""
     hidden = {text_key(text) for text, may in zip(queries, shown.tolist(), strict=True) if not may}
     return [text for text in texts if text_key(text) not in hidden]
 
