@@ -138,14 +138,17 @@ class Bridged:
         mapped = self.data.embedded[split]
         bridge = evaluate(mapped)
         systems: dict[str, PerQuery] = {}
+        labels = not self.settings.options.without_labels
         if self.reference.name == RUN_FILE:
             systems[RUN_FILE] = evaluated.base
         if self.status_quo is not None:
             status_quo = evaluate(self.status_quo.embedded[split], own)
-            systems |= {STATUS_QUO: status_quo.base, WITH_ADAPTER: status_quo.adapted}
-        systems |= {BRIDGE: bridge.base, WITH_LABELS: evaluate(mapped, best, base=bridge).adapted}
-        if self.settings.options.without_labels:
-            systems = {name: values for name, values in systems.items() if name not in (WITH_ADAPTER, WITH_LABELS)}
+            systems[STATUS_QUO] = status_quo.base
+            if labels:
+                systems[WITH_ADAPTER] = status_quo.adapted
+        systems[BRIDGE] = bridge.base
+        if labels:
+            systems[WITH_LABELS] = evaluate(mapped, best, base=bridge).adapted
         return side_by_side(self.reference.name, systems)
 
     def _speeds(self, best: QueryAdapter | None) -> dict[str, QuerySpeed]:

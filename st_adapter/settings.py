@@ -150,21 +150,7 @@ def check_query_model(settings: Settings, given: bool, with_base: bool) -> None:
             python=f"Pass the model of the index first, or leave {name} out.",
             flags=f"Name the model of the index with --model, or leave --{name.replace('_', '-')} out.",
         )
-    if given and options.without_labels and (options.non_inferior or options.reference_run is not None):
-        name = "non_inferior" if options.non_inferior else "reference_run"
-        raise InputError(
-            "What the status quo is compared with was said of, but without labels nothing is compared.",
-            python=f"Leave {name} or without_labels out.",
-            flags=f"Leave --{name.replace('_', '-')} or --without-labels out.",
-        )
-    if not given and (options.non_inferior or options.reference_run is not None):
-        name = "non_inferior" if options.non_inferior else "reference_run"
-        raise InputError(
-            "What the status quo is compared with was said of, but there is no query model, and an adapter has to be "
-            "better than its base model.",
-            python=f"Pass query_model, or leave {name} out.",
-            flags=f"Add --query-model, or leave --{name.replace('_', '-')} out.",
-        )
+    _check_compared(options, given)
     if given and settings.teacher is not None:
         raise InputError(
             "A teacher and a query model came together, and what a teacher says is learned by an adapter of one model.",
@@ -176,6 +162,27 @@ def check_query_model(settings: Settings, given: bool, with_base: bool) -> None:
             "What is fitted behind a query model is chosen among what fits in folds give.",
             python="Leave method='gradient' out.",
             flags="Leave --method gradient out.",
+        )
+
+
+def _check_compared(options: RunOptions, given: bool) -> None:
+    """Check what was said of the comparison with the status quo, if anything was."""
+    if not options.non_inferior and options.reference_run is None:
+        return
+    name = "non_inferior" if options.non_inferior else "reference_run"
+    flag = f"--{name.replace('_', '-')}"
+    if not given:
+        raise InputError(
+            "What the status quo is compared with was said of, but there is no query model, and an adapter has to "
+            "be better than its base model.",
+            python=f"Pass query_model, or leave {name} out.",
+            flags=f"Add --query-model, or leave {flag} out.",
+        )
+    if options.without_labels:
+        raise InputError(
+            "What the status quo is compared with was said of, but without labels nothing is compared.",
+            python=f"Leave {name} or without_labels out.",
+            flags=f"Leave {flag} or --without-labels out.",
         )
 
 

@@ -220,11 +220,11 @@ def test_the_model_of_stored_vectors_need_not_be_there(pairs, documents, tiny_fl
 
 
 def spied(monkeypatch):
-    """What the bridges of the runs to come are fitted on: documents with texts, and the other arguments."""
+    """What the bridges of the runs to come are fitted on: documents with texts, and all other arguments."""
     asked = []
 
     def fitted(queries, documents, **arguments):
-        asked.append((documents, arguments))
+        asked.append((documents, {"queries": queries, **arguments}))
         return fit_bridge(queries, documents, **arguments)
 
     monkeypatch.setattr(bridging, "fit_bridge", fitted)
@@ -481,19 +481,14 @@ def test_judgements_take_no_part_without_labels_but_say_how_well_it_does(
 def test_queries_without_labels_are_shown_to_a_bridge_unless_test_has_them(
     documents, dataset, tiny_flat_model_path, tmp_path, monkeypatch
 ):
-    asked = []
-
-    def fitted(queries, twins, **arguments):
-        asked.append(queries)
-        return fit_bridge(queries, twins, **arguments)
-
-    monkeypatch.setattr(bridging, "fit_bridge", fitted)
+    asked = spied(monkeypatch)
     cut = dataset.with_cut()
     hidden = set(cut.qrels["test"]["query_id"])
     tested = next(text for each, text in zip(cut.queries["id"], cut.query_texts, strict=True) if each in hidden)
     options = RunOptions(unlabelled_queries=["what is in the attic", tested.upper(), "who has the key"])
     st_adapter.train(documents, dataset, query_model=tiny_flat_model_path, cache_dir=tmp_path, options=options, **QUIET)
-    (queries,) = asked
+    ((_, arguments),) = asked
+    queries = arguments["queries"]
     assert len(queries.ours) == len(queries.theirs) == 95 + 2
     ours = SentenceTransformer(str(tiny_flat_model_path), device="cpu")
     for model, vectors in ((ours, queries.ours), (documents, queries.theirs)):

@@ -31,7 +31,7 @@ class _Lesson(NamedTuple):
     Attributes:
         seen: (Q, 2D) queries as the bridge and as the query model's own ranking map them.
         queries: by both models.
-        documents: likewise; those of the index of unit length, or of that size on the mean.
+        documents: likewise; those of the index less their mean, which ranks nothing, and about as long as cosines need.
     """
 
     seen: Tensor
@@ -43,20 +43,21 @@ class _Lesson(NamedTuple):
         """Queries (Q, D) as either maps them, brought to the same size, and these sizes."""
         sizes = [_size(mapped), _size(by_own)]
         seen = torch.cat([mapped / sizes[0], by_own / sizes[1]], dim=1)
-        return cls(seen, queries, documents._replace(theirs=documents.theirs / _size(documents.theirs))), sizes
+        centred = documents.theirs - documents.theirs.mean(dim=0)
+        return cls(seen, queries, documents._replace(theirs=centred / _size(documents.theirs))), sizes
 
     def loss(self, matrix: Tensor, rows: Tensor) -> Tensor:
         """Divergence of what a map (D, 2D) finds from what both models together do, the mean over some queries."""
-        # What all documents have in common ranks nothing.
-        documents = self.documents.theirs - self.documents.theirs.mean(dim=0)
-        scores = self.seen[rows] @ matrix.T @ documents.T * _SCALE
         targets = (_SHARPNESS * self._taught(rows)).softmax(dim=1)
-        return kl_div(scores.log_softmax(dim=1), targets, reduction="batchmean")
+        return kl_div((_SCALE * self._scores(matrix, rows)).log_softmax(dim=1), targets, reduction="batchmean")
 
-    def overlap(self, matrix: Tensor, rows: Tensor) -> float:
-        """How alike the map ranks the documents to both models together, the sum over some queries."""
-        found = first_found(self.seen[rows] @ matrix.T @ self.documents.theirs.T)
-        return float(average_overlap(found, first_found(self._taught(rows))).sum())
+    def gained(self, matrix: Tensor, rows: Tensor) -> float:
+        """How much more than the bridge a map ranks as both models together do, the sum over some queries."""
+        right = first_found(self._taught(rows))
+        learned, bridge = (
+            average_overlap(first_found(self._scores(each, rows)), right).sum() for each in (matrix, self.mixed(0.0))
+        )
+        return float(learned - bridge)
 
     def mixed(self, share: float) -> Tensor:
         """The map (D, 2D) that adds a share of the query model's own ranking to the bridge."""
@@ -77,6 +78,9 @@ class _Lesson(NamedTuple):
             optimizer.step()
             averaged.lerp_(matrix.detach(), 1 - _EMA_DECAY)
         return averaged
+
+    def _scores(self, matrix: Tensor, rows: Tensor) -> Tensor:
+        return self.seen[rows] @ matrix.T @ self.documents.theirs.T
 
     def _taught(self, rows: Tensor) -> Tensor:
         """The scores of both models, which count the same: (B, N), in units of their spread within a query."""
@@ -125,8 +129,7 @@ def taught_by_both(
             matrix = lesson.learned(train.nonzero().squeeze(1), seed)
             # As long as what the bridge gives: what is fitted behind it knows lengths.
             mapped[held] = lesson.seen[held] @ matrix.T * sizes[0]
-            measured = held[:_MAX_MEASURED]
-            better += lesson.overlap(matrix, measured) - lesson.overlap(lesson.mixed(0.0), measured)
+            better += lesson.gained(matrix, held[:_MAX_MEASURED])
             progress.update()
         matrix = lesson.learned(torch.arange(len(mapped), device=mapped.device), seed)
         progress.update()
