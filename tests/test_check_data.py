@@ -55,6 +55,15 @@ def test_the_same_flags_as_train(pairs_file, capsys):
     assert "query = 'answer', document = 'question'" in mapped
 
 
+@pytest.mark.parametrize("flags", [("--memory", "1GB"), ("--ray-address", "local")])
+def test_flags_of_a_folder_of_vectors_are_refused_without_one_as_train_refuses_them(
+    flags, pairs_file, tiny_model_path, capsys
+):
+    asked = f"{flags[0]} is for a --corpus that st-adapter embed wrote, but there is none"
+    assert asked in said_by(capsys, "check-data", pairs_file, *flags, status=2)
+    assert asked in said_by(capsys, "train", "--model", tiny_model_path, "--data", pairs_file, *flags, status=2)
+
+
 def test_logs_say_how_they_were_read(tmp_path, capsys):
     log = [
         {"q": f"{n}?", "d": f"D{n + m}", "vues": 20, "clics": 15 * (m == 0), "rang": m + 1}

@@ -62,6 +62,17 @@ def test_results_card_and_report_say_that_nothing_was_tested(finished):
         ([], "alone, but --corpus is missing"),
         (["--corpus", "nowhere.csv"], "There is no nowhere.csv. Without labels, --corpus expects a file or folder"),
         (["--corpus", "{documents}", "--method", "linear"], "Leave out --method, or --without-labels"),
+        (["--corpus", "{documents}", "--memory", "4GB"], "--memory is for labels, or for documents that are vectors"),
+        (["--corpus", "{documents}", "--ray-address", "local"], "--ray-address is for labels"),
+        (["--corpus", "{documents}", "--relevant-from", "2"], "--relevant-from is for labels"),
+        (["--corpus", "{documents}", "--ignore-columns", "uuid"], "--ignore-columns is for labels"),
+        (["--corpus", "{documents}", "--split-by", "document"], "--split-by is for labels"),
+        (["--corpus", "{documents}", "--drop-leaks"], "--drop-leaks is for labels"),
+        (["--corpus", "{documents}", "--paraphrase-threshold", ".5"], "--paraphrase-threshold is for labels"),
+        (["--corpus", "{documents}", "--allow-other-vectors"], "--allow-other-vectors is for labels"),
+        (["--corpus", "{documents}", "--query-column", "body"], "maps the role 'query', but this data has"),
+        (["--corpus", "{documents}", "--columns", "labels.query=body"], "the role 'labels.query', but this data"),
+        (["--corpus", "{documents}", "--title-column", "name"], "'title' to 'name', which is not there. Found the"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused_before_anything_is_embedded(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,16 +32,10 @@ class CheckDataOptions(DataOptions):
 
     def source(self) -> DataOptions:
         """The data, wherever they were named."""
-        return DataOptions(
-            model=self.model,
-            data=self.data or self.path,
-            labels=self.labels,
-            queries=self.queries,
-            corpus=self.corpus,
-        )
+        return replace(self, data=self.data or self.path, path=None)
 
     def check(self) -> None:
         """See whether the flags belong together."""
         if self.path is not None and self.data is not None:
             raise ValueError(f"--data came with {self.path}, which says the same. Give one of them.")
-        self.source().check()
+        DataOptions.check(self.source())

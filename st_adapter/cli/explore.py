@@ -64,7 +64,7 @@ def _dataset(options: ExploreOptions, results: Results) -> RetrievalDataset:
     if options.data is not None or options.labels is not None:
         return load_dataset(options, options.reading, **how)
     if options.corpus is not None and not results.selection.tested:
-        return load_documents(options.corpus, options.reading)
+        return load_documents(options.corpus, options, options.reading)
     if name == DATASET_NAME:
         return standard_library_dataset(results.seed)
     apart = results.data.corpus or options.corpus

@@ -50,11 +50,20 @@ def load_for_training(options: TrainOptions) -> RetrievalDataset:
     reading, corpus = options.reading, options.corpus
     if not options.fitting.without_labels or corpus is None:
         return load_dataset(options, reading, seed=options.seed, split_by=reading.split_by)
-    return load_documents(corpus, reading)
+    return load_documents(corpus, options, reading)
 
 
-def load_documents(corpus: str, reading: ColumnOptions) -> RetrievalDataset:
+def load_documents(corpus: str, where: DataOptions, reading: ColumnOptions) -> RetrievalDataset:
     """The documents of a file or folder, without labels."""
+    unused = [name for name in ("memory", "ray_address") if getattr(where, name) is not None]
+    # A column that is none of documents is refused with the table in sight.
+    how_read = [each for each in fields(reading) if not each.name.endswith("_column") and each.name != "columns"]
+    unused += [each.name for each in how_read if getattr(reading, each.name) != each.default]
+    if unused:
+        raise ValueError(
+            f"--{unused[0].replace('_', '-')} is for labels, or for documents that are vectors already, but there are "
+            "texts of documents alone. Leave it out."
+        )
     if not Path(corpus).exists():
         raise ValueError(f"There is no {corpus}. Without labels, --corpus expects a file or folder of documents.")
     columns = {name.removeprefix("corpus."): column for name, column in _columns(reading).items()}

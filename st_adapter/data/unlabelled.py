@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from st_adapter.data.columns import CORPUS_COLUMNS, PAIR_COLUMNS, QUERIES_COLUMNS, find_columns
+from st_adapter.data.columns import CORPUS_COLUMNS, PAIR_COLUMNS, QUERIES_COLUMNS, check_mapping, find_columns
 from st_adapter.data.dataset import RetrievalDataset, as_texts
 from st_adapter.data.files import format_of
 from st_adapter.data.judgements import merged
@@ -33,7 +33,8 @@ def documents_alone(source: DataSource, columns: Mapping[str, str] | None = None
         name: of the data, for results and card.
 
     Raises:
-        ValueError: there is no column of texts, or no document; a text or an id is none, or one id has two texts.
+        ValueError: there is no column of texts, or no document; a text or an id is none, or one id has two texts; a
+            role or its column is not there.
 
     Example:
         >>> documents_alone(pd.DataFrame({"text": ["How to fit. It takes seconds.", "How to save."]})).num_documents
@@ -42,6 +43,7 @@ def documents_alone(source: DataSource, columns: Mapping[str, str] | None = None
     if isinstance(source, (str, os.PathLike)) and is_vector_folder(source):
         raise ValueError(f"{source} holds vectors without texts, but texts are expected. Name the file they came from.")
     frame = read_table(source)
+    check_mapping(columns or {}, _TEXTS, [frame])
     found = find_columns(frame, _TEXTS, columns or {}, " in corpus", optional=("id", "title"))
     column = found["text"][0]
     frame = frame.assign(**{column: [cell.strip() if isinstance(cell, str) else cell for cell in frame[column]]})
