@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -86,7 +87,7 @@ def made_to_measure(
     fitted = fit_token_table(old.to(vectors.device), samples, documents.vectors[:MAX_TEXTS])
     held_out = dict(zip(kinds, fitted.held_out, strict=True))
     return MadeToMeasure(
-        base.with_queries(ModelBase(with_table(static, fitted.table, settings.cache_dir))),
+        replace(base, queries=ModelBase(with_table(static, fitted.table, settings.cache_dir)), to_measure=False),
         rows[: len(held_out.get(0, ()))],
         held_out.get(0, vectors[:0]),
         held_out.get(1, vectors[:0]),

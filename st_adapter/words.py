@@ -83,6 +83,16 @@ def signed(value: float, decimals: int = 3, minus: str = "−") -> str:
     return f"+{text}" if float(text) > 0 else text.replace("-", minus)
 
 
+def signed_in_ascii(value: float) -> str:
+    """The same with a hyphen for the minus, for sentences that are read in terminals and files as well.
+
+    Example:
+        >>> signed_in_ascii(0.5), signed_in_ascii(-0.25)
+        ('+.500', '-.250')
+    """
+    return signed(value, minus="-")
+
+
 def metric_name(metric: str) -> str:
     """A metric as it is written in text.
 

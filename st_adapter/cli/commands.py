@@ -139,8 +139,6 @@ def demo(options: DemoOptions) -> int:
         print_changes(console, result.results.test.examples, result.evaluation)
     return 0
 
-    return 0
-
 
 def check(options: CheckOptions) -> int:
     """Compare what a stack embeds with what the saved model does."""

@@ -15,7 +15,7 @@ from st_adapter.evidence.tables import print_candidates
 from st_adapter.evidence.terminal import Terminal, escape
 from st_adapter.result import Result
 from st_adapter.saving.folder import read_saved
-from st_adapter.words import documents_searched, signed
+from st_adapter.words import documents_searched, signed_in_ascii
 
 console = Terminal()
 
@@ -53,17 +53,15 @@ def print_result(result: Result) -> None:
     if result.adapter_dir is not None:
         console.print("Use the adapter on query embeddings of the base model, as NumPy arrays or tensors:")
         path = os.path.relpath(result.adapter_dir)
-        console.print(
-            f"  adapter = QueryAdapter.from_pretrained({path!r})", highlight=False, soft_wrap=True, markup=False
-        )
-        console.print("  adapter.transform(query_embeddings)", highlight=False, soft_wrap=True)
+        print_code(f"adapter = QueryAdapter.from_pretrained({path!r})")
+        print_code("adapter.transform(query_embeddings)")
     if result.model_dir is not None:
         console.print("Use the model with plain Sentence Transformers:")
         path = os.path.relpath(result.model_dir)
-        console.print(f"  model = SentenceTransformer({path!r})", highlight=False, soft_wrap=True, markup=False)
+        print_code(f"model = SentenceTransformer({path!r})")
         # Of a model for queries alone every method embeds queries.
         documents = "" if read_saved(result.model_dir).layout == "twin" else ", model.encode_document(documents)"
-        console.print(f"  model.encode_query(queries){documents}", highlight=False, soft_wrap=True)
+        print_code(f"model.encode_query(queries){documents}")
 
 
 def print_curve(curve: LearningCurve, labelled_only: bool) -> None:
@@ -81,7 +79,7 @@ def print_curve(curve: LearningCurve, labelled_only: bool) -> None:
     console.print(curve.sentence, markup=False)
     more = curve.doubling
     if more is not None and more.expected_before is not None and more.came is not None:
-        expected, came = (signed(gain, minus="-") for gain in (more.expected_before, more.came))
+        expected, came = (signed_in_ascii(gain) for gain in (more.expected_before, more.came))
         console.print(
             f"The same estimate without the largest size: {expected} for the last step, which brought {came}.",
             style="dim",

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from st_adapter.embeddings.corpus import Corpus, Similarity, comparable
+from st_adapter.embeddings.corpus import Similarity, comparable
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.search import TopK, merged, search
 from st_adapter.stores.folder import VectorFolder
 
 
-class DiskCorpus(Corpus):
+class DiskCorpus:
     """The documents of a folder of vectors, of which a block at a time lies in memory; the search is exact.
 
     Args:
@@ -30,7 +30,7 @@ class DiskCorpus(Corpus):
         if not folder.count:
             raise ValueError(f"{folder.address} holds no vectors. Embed some documents to it.")
         self.folder = folder
-        self._similarity = similarity
+        self.similarity = similarity
 
     def __repr__(self) -> str:
         return f"DiskCorpus({self.folder.address}: {len(self):,} documents, {self.dimension} dimensions)"
@@ -44,11 +44,6 @@ class DiskCorpus(Corpus):
     def dimension(self) -> int:
         """D, the number of dimensions."""
         return self.folder.dimension
-
-    @property
-    def similarity(self) -> Similarity:
-        """``cosine`` or ``dot``."""
-        return self._similarity
 
     @property
     def most_bytes(self) -> int:
@@ -108,4 +103,4 @@ class DiskCorpus(Corpus):
 
     def _comparable(self, vectors: Tensor) -> Tensor:
         # As MemoryCorpus does: what has unit length up to rounding stays as it is.
-        return vectors if self.folder.normalized else comparable(vectors, self._similarity)
+        return vectors if self.folder.normalized else comparable(vectors, self.similarity)

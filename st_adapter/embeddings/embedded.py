@@ -87,6 +87,13 @@ class EmbeddedSplit:
         keys = keys[~torch.isin(keys, judged)].sort().values
         return OwnCopies(keys // num_documents, keys % num_documents)
 
+    @property
+    def judged(self) -> Tensor:
+        """Which queries have a relevant document, and so count in a mean: (Q,) bool."""
+        judged = torch.zeros(len(self.query_ids), dtype=torch.bool, device=self.query_embeddings.device)
+        judged[self.qrels.query_index[self.qrels.relevance > 0]] = True
+        return judged
+
     def subset(self, kept: Tensor) -> EmbeddedSplit:
         """The split without the queries (and their judgements) for which ``kept``, (Q,) bool, is False."""
         judged = kept[self.qrels.query_index]

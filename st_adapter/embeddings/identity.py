@@ -24,6 +24,7 @@ from st_adapter.embeddings.origin import origin_of
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS, fixed_texts
 from st_adapter.embeddings.roles import encode_as, prompt_of
 from st_adapter.embeddings.tolerance import is_normalized, relative_distances, same_within
+from st_adapter.storage.records import built
 
 _PROBE_NUMBERS = 32
 UNKNOWN_MODEL = "the model of the stored vectors"
@@ -94,29 +95,17 @@ class EncoderIdentity:
         Raises:
             ValueError: a field is missing, unknown, or of another type.
         """
-        maybe_text, whole = (str, type(None)), (int, type(None))
-        first: dict[str, Any] = {
-            "name": str,
-            "revision": maybe_text,
-            "weights_sha256": maybe_text,
-            "dtype": str,
-            "dimension": int,
-            "query_prompt": str,
-            "normalized": bool,
-        }
-        # Version 0.1 wrote the first seven alone.
-        types = {**first, "max_seq_length": whole, "fingerprint": maybe_text, "probes": maybe_text}
-        if (
-            not isinstance(content, dict)
-            or not set(first) <= set(content) <= set(types)
-            or not all(isinstance(value, types[name]) for name, value in content.items())
-            or any(isinstance(content.get(name), bool) for name in ("dimension", "max_seq_length"))
-        ):
+        names = {each.name: None for each in dataclasses.fields(cls)}
+        try:
+            if isinstance(content, dict) and not set(content) <= set(names):
+                raise ValueError("It has other fields.")
+            # Version 0.1 wrote the first seven alone.
+            described: EncoderIdentity = built(cls, content)
+        except ValueError as error:
             raise ValueError(
-                f"base_model is {str(content)[:200]}, but the fields {', '.join(types)} of a base model are expected. "
+                f"base_model is {str(content)[:200]}, but the fields {', '.join(names)} of a base model are expected. "
                 "Save the adapter again."
-            )
-        described = cls(**content)
+            ) from error
         described._probe_vectors()
         return described
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from st_adapter.embeddings.corpus import Corpus, Similarity, check_vectors, comparable
+from st_adapter.embeddings.corpus import Similarity, check_vectors, comparable
 from st_adapter.embeddings.search import TopK
 from st_adapter.embeddings.tolerance import is_normalized
 from st_adapter.stores.store import MissingDocuments, Rows, Store, Vectors
@@ -20,7 +20,7 @@ _QUERIES_AT_ONCE = 256
 _LOOKED_AT = 256
 
 
-class StoreCorpus(Corpus):
+class StoreCorpus:
     """The documents of a store, which are read and never written.
 
     Their ids are read once, and their vectors when they are asked for.
@@ -36,13 +36,13 @@ class StoreCorpus(Corpus):
 
     def __init__(self, store: Store, similarity: Similarity) -> None:
         self.store = store
-        self._similarity = similarity
-        self._ids = store.ids()
-        if not self._ids:
+        self.similarity = similarity
+        self.ids: Sequence[str] = store.ids()
+        if not self.ids:
             raise ValueError(f"{store.address} holds no documents. Fill it first, or name another collection.")
-        if len(self._row_of) < len(self._ids):
+        if len(self._row_of) < len(self.ids):
             raise ValueError(
-                f"{store.address} holds {len(self._ids):,} documents under {len(self._row_of):,} ids. Every document "
+                f"{store.address} holds {len(self.ids):,} documents under {len(self._row_of):,} ids. Every document "
                 "needs an id of its own: name the field that holds it with ?id=FIELD."
             )
         self._check_metric()
@@ -51,26 +51,16 @@ class StoreCorpus(Corpus):
         return f"StoreCorpus({self.store.address}: {len(self):,} documents, {self.dimension} dimensions)"
 
     @property
-    def ids(self) -> Sequence[str]:
-        """N ids, row by row."""
-        return self._ids
-
-    @property
     def dimension(self) -> int:
         """D, the number of dimensions."""
         return self.store.dimension
 
-    @property
-    def similarity(self) -> Similarity:
-        """``cosine`` or ``dot``."""
-        return self._similarity
-
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.ids)
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
-        return {one: row for row, one in enumerate(self._ids)}
+        return {one: row for row, one in enumerate(self.ids)}
 
     def stored(self, index: Tensor) -> Vectors:
         """The vectors (n, D) of (n,) int64 rows as they lie in the store."""
@@ -85,7 +75,7 @@ class StoreCorpus(Corpus):
         return [text for number, texts in parts for text in (texts or [""] * number)]
 
     def _fetched(self, index: Tensor) -> Iterator[Rows]:
-        ids = [self._ids[row] for row in index.tolist()]
+        ids = [self.ids[row] for row in index.tolist()]
         for start in range(0, len(ids), _IDS_AT_ONCE):
             try:
                 found = self.store.fetch(ids[start : start + _IDS_AT_ONCE])
@@ -99,7 +89,7 @@ class StoreCorpus(Corpus):
 
     def rows(self, index: Tensor) -> Tensor:
         """The vectors (n, D) of (n,) int64 rows, of unit length if the similarity is the cosine."""
-        return comparable(torch.from_numpy(self.stored(index)).to(index.device), self._similarity)
+        return comparable(torch.from_numpy(self.stored(index)).to(index.device), self.similarity)
 
     def search(self, query_embeddings: Tensor, k: int) -> TopK:
         """The k best documents of each of (Q, D) queries, as the store finds them; -1 where it finds fewer."""
@@ -125,13 +115,13 @@ class StoreCorpus(Corpus):
     def _check_metric(self) -> None:
         """Other measures rank alike where all vectors have unit length."""
         metric = self.store.metric
-        if metric == self._similarity:
+        if metric == self.similarity:
             return
         number = min(_LOOKED_AT, len(self))
         rows = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:number]
         if not is_normalized(torch.from_numpy(self.stored(rows)), torch.float16):
             raise ValueError(
-                f"{self.store.address} compares by {metric}, the model by {self._similarity}, and its vectors are not "
+                f"{self.store.address} compares by {metric}, the model by {self.similarity}, and its vectors are not "
                 "of unit length, so it ranks in another way than the model. Make an index that compares by "
-                f"{self._similarity}, or store unit vectors."
+                f"{self.similarity}, or store unit vectors."
             )

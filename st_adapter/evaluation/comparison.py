@@ -14,7 +14,7 @@ from st_adapter.evaluation.statistics import (
     bootstrap_intervals,
     two_sided_p_values,
 )
-from st_adapter.words import counted, fraction, metric_name, signed
+from st_adapter.words import counted, fraction, metric_name, signed_in_ascii
 
 # Said wherever p-values of comparisons are shown.
 P_VALUE_IN_WORDS = "p: the chance of a difference at least as large by luck alone, if both were equally good."
@@ -78,7 +78,7 @@ class Comparison:
         interval = "" if shown is None else f", 95 % interval {fraction(shown.low)} to {fraction(shown.high)}"
         return (
             f"better on {self.wins:,} of {counted(self.num_queries, 'query', 'queries')}, "
-            f"worse on {self.losses:,}; {signed(self.difference, minus='-')} {metric_name(self.metric)}{interval}"
+            f"worse on {self.losses:,}; {signed_in_ascii(self.difference)} {metric_name(self.metric)}{interval}"
         )
 
 

@@ -184,8 +184,7 @@ def _split_of(embedded: EmbeddedSplit | EmbeddedDataset, split: str | None) -> E
 
 def _judged(split: EmbeddedSplit) -> Tensor:
     """Which queries have a relevant document: (Q,) bool."""
-    judged = torch.zeros(len(split.query_ids), dtype=torch.bool, device=split.query_embeddings.device)
-    judged[split.qrels.query_index[split.qrels.relevance > 0]] = True
+    judged = split.judged
     if not judged.any():
         raise ValueError(
             f"No query of the split {split.name!r} has a relevant document, so there is nothing to measure. "

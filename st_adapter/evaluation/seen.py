@@ -29,11 +29,7 @@ def seen_documents(embedded: EmbeddedDataset, fitted_on: Sequence[str]) -> Tenso
     """
     seen = torch.zeros(len(embedded.corpus), dtype=torch.bool, device=embedded.query_embeddings.device)
     for split in fitted_on:
-        if split not in embedded.qrels:
-            raise ValueError(
-                f"There is no split {split!r}; this data set has {list(embedded.qrels)}. Name the splits of the fit."
-            )
-        qrels = embedded.qrels[split]
+        qrels = embedded[split].qrels
         seen[qrels.corpus_index[qrels.relevance > 0]] = True
     return seen
 

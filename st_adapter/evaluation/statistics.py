@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
-from st_adapter.words import counted, fraction, signed
+from st_adapter.words import counted, fraction, signed_in_ascii
 
 # The interval of a mean over fewer queries is not shown to people: so few do not tell how they vary.
 MIN_INTERVAL_QUERIES = 20
@@ -287,5 +287,5 @@ def _not_passed(gain: float, interval: Interval | None, against: str, alpha: flo
 
 def _figures(gain: float, number: int, interval: Interval | None) -> str:
     queries = counted(number, "held-out query", "held-out queries")
-    ends = "" if interval is None else f", 95 % interval {' to '.join(signed(end, minus='-') for end in interval)}"
-    return f"{signed(gain, minus='-')} nDCG@10 on {queries}{ends}"
+    ends = "" if interval is None else f", 95 % interval {' to '.join(map(signed_in_ascii, interval))}"
+    return f"{signed_in_ascii(gain)} nDCG@10 on {queries}{ends}"

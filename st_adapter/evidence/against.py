@@ -25,7 +25,7 @@ from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence.changes import LargestChanges, largest_changes
 from st_adapter.evidence.index_evaluation import IndexEvaluation, evaluate_indexes
 from st_adapter.evidence.indexes import check_index
-from st_adapter.evidence.saved import Measured, in_place_of, measured_with, query_texts, with_judged_queries
+from st_adapter.evidence.saved import Measured, in_place_of, measured_with, query_texts
 from st_adapter.evidence.split_results import HEADLINE_METRIC
 from st_adapter.evidence.trec import write_trec
 from st_adapter.evidence.verdict import RunVerdict
@@ -170,7 +170,7 @@ def _both(
     ready: Measured, other: SentenceTransformer, task: str | None, embedding: dict[str, Any]
 ) -> tuple[EmbeddedSplit, Tensor]:
     """The queries that count, and the (Q, D) vectors that the other model has for them."""
-    split, joined = with_judged_queries(ready.split), parted(other)
+    split, joined = ready.split.subset(ready.split.judged), parted(other)
     if joined is not None:
         return split, embed_as_queries(joined.queries, query_texts(ready.dataset, split), **embedding)
     base, modules = detach(other, task)

@@ -24,7 +24,7 @@ from st_adapter.fitting.maps import as_adapter
 from st_adapter.fitting.portfolio import fit_candidate
 from st_adapter.fitting.reference import Hurdle
 from st_adapter.storage.records import plain
-from st_adapter.words import fraction, signed
+from st_adapter.words import fraction, signed, signed_in_ascii
 
 _METRIC = "ndcg@10"
 _ALPHA = 0.05
@@ -124,14 +124,14 @@ class LearningCurve:
         """The outcome in plain words."""
         last = self.points[-1]
         words = [
-            f"With {last.num_queries:,} labelled queries: {_signed(last.gain)} nDCG@10 on {self.num_dev_queries:,} dev "
-            f"queries, 95 % interval {_ends(last.interval)}."
+            f"With {last.num_queries:,} labelled queries: {signed_in_ascii(last.gain)} nDCG@10 on "
+            f"{self.num_dev_queries:,} dev queries, 95 % interval {_ends(last.interval)}."
         ]
         if self.doubling is None:
             words.append(f"What more labels would bring cannot be estimated from fewer than {_MIN_FITTED} sizes.")
         else:
             more = self.doubling
-            words.append(f"Twice as many would bring about {_signed(more.gain)} more ({_ends(more.interval)}).")
+            words.append(f"Twice as many would bring about {signed_in_ascii(more.gain)} more ({_ends(more.interval)}).")
         if not self.adopted:
             words.append("The test against the base model on the training queries does not call this recipe better.")
         return " ".join(words)
@@ -339,8 +339,4 @@ def _rise(ratio: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
 
 
 def _ends(interval: Interval) -> str:
-    return f"{_signed(interval.low)} to {_signed(interval.high)}"
-
-
-def _signed(gain: float) -> str:
-    return signed(gain, minus="-")
+    return f"{signed_in_ascii(interval.low)} to {signed_in_ascii(interval.high)}"

@@ -6,7 +6,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,14 @@ _STYLE: Any = {
 }
 
 
+def _alone(height: float, draw: Callable[..., None], *what: Any) -> Figure:
+    """A figure of one drawing, so many inches high."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        draw(figure.add_subplot(), *what)
+        return figure
+
+
 def differences_figure(rows: Sequence[tuple[str, Comparison]], palette: Palette = LIGHT) -> Figure:
     """Adapted minus base with its 95 % interval, one row per comparison; of fewer than 20 queries a dot alone.
 
@@ -72,18 +80,12 @@ def differences_figure(rows: Sequence[tuple[str, Comparison]], palette: Palette 
         rows: label, and the comparison that it names.
         palette: colours.
     """
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 0.9 + 0.36 * len(rows)), layout="constrained")
-        _draw_differences(figure.add_subplot(), rows, palette)
-        return figure
+    return _alone(0.9 + 0.36 * len(rows), _draw_differences, rows, palette)
 
 
 def levels_figure(rows: Sequence[tuple[str, Comparison]], palette: Palette = LIGHT) -> Figure:
     """Base and adapted side by side, one row per comparison."""
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 1.2 + 0.5 * len(rows)), layout="constrained")
-        _draw_levels(figure.add_subplot(), rows, palette)
-        return figure
+    return _alone(1.2 + 0.5 * len(rows), _draw_levels, rows, palette)
 
 
 def ranks_figure(base_rr: Sequence[float], adapted_rr: Sequence[float], palette: Palette = LIGHT) -> Figure:
@@ -94,10 +96,7 @@ def ranks_figure(base_rr: Sequence[float], adapted_rr: Sequence[float], palette:
         adapted_rr: (Q,) the same of the adapted model.
         palette: colours.
     """
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 3.7), layout="constrained")
-        _draw_ranks(figure.add_subplot(), base_rr, adapted_rr, palette)
-        return figure
+    return _alone(3.7, _draw_ranks, base_rr, adapted_rr, palette)
 
 
 def learning_curve_figure(curve: LearningCurve, palette: Palette = LIGHT) -> Figure:
@@ -107,10 +106,7 @@ def learning_curve_figure(curve: LearningCurve, palette: Palette = LIGHT) -> Fig
         curve: what to draw.
         palette: colours.
     """
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 3.3), layout="constrained")
-        _draw_learning_curve(figure.add_subplot(), curve, palette)
-        return figure
+    return _alone(3.3, _draw_learning_curve, curve, palette)
 
 
 def summary_figure(

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import jinja2
+
 from st_adapter.demo import DATASET_NAME
 from st_adapter.embeddings.identity import UNKNOWN_MODEL
 from st_adapter.evaluation.comparison import P_VALUE_IN_WORDS, Comparison
@@ -150,7 +152,6 @@ class _Shown:
 
 
 def _write_page(shown: _Shown, path: Path) -> Path:
-    plots, jinja2 = _plots(), _jinja2()
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -160,9 +161,7 @@ def _write_page(shown: _Shown, path: Path) -> Path:
     )
     environment.filters |= {"fraction": fraction, "signed": signed}
     environment.globals |= {"documents_searched": documents_searched, "own_copies_left_out": own_copies_left_out}
-    page = environment.get_template(_TEMPLATE).render(
-        **_content(shown), figures=_figures(shown, plots, jinja2.utils.markupsafe.Markup)
-    )
+    page = environment.get_template(_TEMPLATE).render(**_content(shown), figures=_figures(shown, _plots()))
     # Texts of others may hold halves of characters, which UTF-8 cannot.
     write_text(path, page.encode("utf-8", "replace").decode())
     return path
@@ -173,16 +172,6 @@ def _plots() -> ModuleType:
     from st_adapter.evidence import plots
 
     return plots
-
-
-def _jinja2() -> ModuleType:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ImportError(
-            'The report needs Jinja, which is not installed. Run `pip install "st-adapter[report]"`.'
-        ) from error
-    return jinja2
 
 
 def _content(shown: _Shown) -> dict[str, Any]:
@@ -219,16 +208,15 @@ class _Figure(NamedTuple):
     name: str
     title: str
     caption: str
-    svg: Any
+    svg: str
 
 
-def _figures(shown: _Shown, plots: ModuleType, markup: Any) -> list[_Figure]:
+def _figures(shown: _Shown, plots: ModuleType) -> list[_Figure]:
     """The figures of the page; those there is nothing to draw for are left out."""
     figures = []
 
     def add(figure: Any, name: str, title: str, caption: str) -> None:
-        # The only markup that is not escaped: it comes from matplotlib, and no text of the data goes into it.
-        figures.append(_Figure(name, title, caption, markup(plots.inline_svg(figure, name, title))))
+        figures.append(_Figure(name, title, caption, plots.inline_svg(figure, name, title)))
 
     if shown.pictured:
         caption = "Means over the queries with a 95 % interval; right of the line the adapted model is better."

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
@@ -188,15 +187,8 @@ def _by_query_model(
     split: EmbeddedSplit, queries: SentenceTransformer, dataset: RetrievalDataset, **embedding: Any
 ) -> tuple[EmbeddedSplit, Callable[[Tensor], Tensor]]:
     """The queries of a split that count, and what stands for a map of their vectors: those of another model."""
-    split = with_judged_queries(split)
+    split = split.subset(split.judged)
     return split, in_place_of(embed_as_queries(queries, query_texts(dataset, split), **embedding))
-
-
-def with_judged_queries(split: EmbeddedSplit) -> EmbeddedSplit:
-    """A split without the queries that have no relevant document, and count in no mean."""
-    judged = torch.zeros(len(split.query_ids), dtype=torch.bool, device=split.query_embeddings.device)
-    judged[split.qrels.query_index[split.qrels.relevance > 0]] = True
-    return split.subset(judged)
 
 
 def query_texts(dataset: RetrievalDataset, split: EmbeddedSplit) -> list[str]:

@@ -18,7 +18,7 @@ from st_adapter.evidence.systems import SYSTEM_METRICS, QueryModelResults
 from st_adapter.evidence.terminal import escape
 from st_adapter.evidence.verdict import RunVerdict
 from st_adapter.saving.record import TABLE_METRICS
-from st_adapter.words import documents_searched, own_copies_left_out, signed, whole
+from st_adapter.words import documents_searched, own_copies_left_out, signed_in_ascii, whole
 
 _SHOWN_CANDIDATES = 6
 _SHOWN_CHANGES = 4
@@ -72,7 +72,7 @@ def print_indexes(
             escape(evaluation.index),
             f"{compared.base:.3f}",
             f"{compared.adapted:.3f}",
-            _short(compared.difference),
+            signed_in_ascii(compared.difference),
             _certainty(compared)[0],
             *(f"{recall:.3f}" for recall in (evaluation.base_recall, evaluation.adapted_recall)),
             style="" if shown is None else "green" if shown.low > 0 else "red" if shown.high < 0 else "",
@@ -97,7 +97,7 @@ def print_systems(console: Console, found: QueryModelResults, but: Collection[st
         for system in systems:
             compared, cells = system.compared, [f"{system.means[metric]:.3f}" for metric in SYSTEM_METRICS]
             if compared is not None:
-                cells += [_short(compared.difference), *_certainty(compared)]
+                cells += [signed_in_ascii(compared.difference), *_certainty(compared)]
             table.add_row(escape(system.name.removeprefix("the ")), *cells)
         console.print(table)
     console.print(
@@ -155,7 +155,10 @@ def print_changes(
         for example in examples:
             ranks = ("> 100" if each is None else whole(each) for each in (example.base_rank, example.adapted_rank))
             table.add_row(
-                escape(shortened(example.query, _CONSOLE_CHARACTERS)), *ranks, _short(example.difference), style=style
+                escape(shortened(example.query, _CONSOLE_CHARACTERS)),
+                *ranks,
+                signed_in_ascii(example.difference),
+                style=style,
             )
     if changes.gains or changes.losses:
         console.print(table)
@@ -167,11 +170,7 @@ def print_verdict(console: Console, verdict: RunVerdict) -> None:
     console.print(f"[{style}]{escape(verdict.headline)}[/{style}] {escape(verdict.why)}", highlight=False)
 
 
-def _short(difference: float) -> str:
-    return signed(difference, minus="-")
-
-
-def _certainty(compared: Comparison, written: Callable[[float], str] = _short) -> tuple[str, str]:
+def _certainty(compared: Comparison, written: Callable[[float], str] = signed_in_ascii) -> tuple[str, str]:
     """The cells of interval and p; of fewer queries than an interval is shown of, both are empty."""
     if compared.shown_interval is None:
         return "-", "-"

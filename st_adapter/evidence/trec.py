@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from st_adapter.embeddings.embedded import EmbeddedSplit
@@ -49,14 +48,12 @@ def write_trec(split: EmbeddedSplit, folder: str | Path, adapter: Adapter | None
         >>> [path.name for path in write_trec(embedded["test"], "runs", adapter)]
         ['qrels', 'base.run', 'adapted.run']
     """
-    kept = torch.zeros(len(split.query_ids), dtype=torch.bool, device=split.query_embeddings.device)
-    kept[split.qrels.query_index[split.qrels.relevance > 0]] = True
-    if not kept.any():
+    if not split.judged.any():
         raise ValueError(
             f"No query of the split {split.name!r} has a relevant document, so there is no run to write. "
             "Check the relevance scores: > 0 is relevant."
         )
-    split = split.subset(kept)
+    split = split.subset(split.judged)
     _check_ids("query ids", split.query_ids)
     _check_ids("corpus ids", split.corpus.ids)
     check_whole_relevance(split.qrels.relevance.tolist())

@@ -10,7 +10,7 @@ from st_adapter.evaluation.comparison import Comparison
 from st_adapter.evaluation.power import effect_size, queries_missing, queries_needed
 from st_adapter.evaluation.statistics import MIN_INTERVAL_QUERIES, Gate
 from st_adapter.storage.records import plain
-from st_adapter.words import MOST_ESTIMATED, counted, fraction, roughly, signed
+from st_adapter.words import MOST_ESTIMATED, counted, fraction, roughly, signed_in_ascii
 
 Decision = Literal["deploy", "do not deploy", "too little data to tell"]
 # What is said of a run without labels, where there is nothing to compute a number from.
@@ -176,13 +176,13 @@ def _queries(held_out: HeldOut) -> str:
 def _too_few(held_out: HeldOut) -> str:
     compared = held_out.compared
     verb = "is" if compared.num_queries == 1 else "are"
-    return f"{_queries(held_out)} {verb} too few to check that ({_signed(compared.difference)} on average)"
+    return f"{_queries(held_out)} {verb} too few to check that ({signed_in_ascii(compared.difference)} on average)"
 
 
 def _figures(compared: Comparison) -> str:
-    ends = " to ".join(map(_signed, compared.interval))
+    ends = " to ".join(map(signed_in_ascii, compared.interval))
     sides = f"from {fraction(compared.base)} to {fraction(compared.adapted)}"
-    return f"{_signed(compared.difference)} nDCG@10, {sides}, 95 % interval {ends}"
+    return f"{signed_in_ascii(compared.difference)} nDCG@10, {sides}, 95 % interval {ends}"
 
 
 def _how_many(gate: Gate, number: int) -> str:
@@ -196,7 +196,3 @@ def _how_many(gate: Gate, number: int) -> str:
     if needed > number:
         return f" ({what} takes {roughly(needed)} to show)"
     return f" ({what} shows on {roughly(needed)} four times in five, so it may be smaller here)"
-
-
-def _signed(difference: float) -> str:
-    return signed(difference, minus="-")

@@ -25,12 +25,7 @@ def within_class_whitening(pairs: LabelledPairs, corpus: Corpus, ridge: float) -
 
     Returns:
         (D, D): apply it as ``q @ W.T``. The identity if every document equals its query.
-
-    Raises:
-        ValueError: ``ridge`` is not above 0.
     """
-    if not ridge > 0:
-        raise ValueError(f"ridge is {ridge}, but has to be above 0: with few pairs the scatter cannot be inverted.")
     queries = torch.nn.functional.normalize(pairs.queries)
     differences = torch.nn.functional.normalize(corpus.rows(pairs.documents)) - queries[pairs.rows]  # (P, D)
     scatter = differences.T @ (differences * pairs.weights.unsqueeze(1)) / pairs.weights.sum()
@@ -56,12 +51,7 @@ def ridge_to_positives(pairs: LabelledPairs, corpus: Corpus, ridge: float) -> Te
 
     Returns:
         (D, D): apply it as ``q @ W.T``.
-
-    Raises:
-        ValueError: ``ridge`` is not above 0.
     """
-    if not ridge > 0:
-        raise ValueError(f"ridge is {ridge}, but has to be above 0: with few pairs the map would not be determined.")
     queries = torch.nn.functional.normalize(pairs.queries)[pairs.rows]  # (P, D)
     documents = torch.nn.functional.normalize(corpus.rows(pairs.documents))
     weighted = queries.T * pairs.weights

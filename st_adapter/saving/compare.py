@@ -115,26 +115,37 @@ def check_layout(saved: SentenceTransformer, compared: Compared, routes: Routes,
         for name in ("encode_query", *(["encode"] if layout != "document" else [])):
             _check_queries(name, encoded(saved, name, texts), compared, adapter)
     if layout == "query":
-        before, after = compared.vectors["encode_document"], encoded(saved, "encode_document", compared.texts)
-        if not torch.equal(before, after):
-            raise ValueError(
-                f"encode_document of the saved model differs from the base model in memory by up to "
-                f"{largest_difference(before, after):.1e}, but the same vectors are expected. Report this."
-            )
+        check_documents(saved, "encode_document", compared, "the base model in memory")
 
 
 def _check_queries(name: str, found: Tensor, compared: Compared, adapter: QueryAdapter) -> None:
     base = compared.vectors["encode_query"]
     with torch.no_grad():
-        queries = adapter.transform(base.to(next(adapter.parameters()).device)).cpu().float()
-    tolerance = query_tolerance(compared.model.dtype)
-    difference = largest_difference(queries, found.cpu())
-    if not difference <= tolerance * max(1.0, queries.abs().max().item()):
+        expected = adapter.transform(base.to(next(adapter.parameters()).device)).cpu().float()
+    check_queries(
+        f"{name} of the saved model differs from the adapter on the base model in memory",
+        found,
+        expected,
+        compared.model.dtype,
+        "The adapter's weights may be too large to be exact: train it with a lower learning rate or a higher penalty.",
+    )
+
+
+def check_documents(saved: SentenceTransformer, name: str, compared: Compared, whose: str) -> None:
+    """Check that a method of a saved model embeds documents bit for bit as it did."""
+    before, after = compared.vectors[name], encoded(saved, name, compared.texts)
+    if not torch.equal(before, after):
         raise ValueError(
-            f"{name} of the saved model differs from the adapter on the base model in memory by up to "
-            f"{difference:.1e}, but at most {tolerance:.0e} is expected. The adapter's weights may be too large "
-            "to be exact: train it with a lower learning rate or a higher penalty."
+            f"{name} of the saved model differs from {whose} by up to {largest_difference(before, after):.1e}, but the "
+            "same vectors are expected. Report this."
         )
+
+
+def check_queries(what: str, found: Tensor, expected: Tensor, dtype: torch.dtype | None, advice: str) -> None:
+    """Check that (T, D) query vectors are those expected, as exactly as the model's dtype allows."""
+    tolerance, difference = query_tolerance(dtype), largest_difference(expected, found.cpu())
+    if not difference <= tolerance * max(1.0, expected.abs().max().item()):
+        raise ValueError(f"{what} by up to {difference:.1e}, but at most {tolerance:.0e} is expected. {advice}")
 
 
 def reopened(folder: Path, model: SentenceTransformer, *, as_named: bool = False) -> SentenceTransformer:

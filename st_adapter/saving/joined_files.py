@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
 
@@ -18,7 +17,7 @@ from st_adapter.embeddings.roles import Role
 from st_adapter.saving.attach import check_adapters_fit
 from st_adapter.saving.base_files import find_base_files
 from st_adapter.saving.card import base_metadata
-from st_adapter.saving.compare import Compared, encoded, largest_difference, query_tolerance, reopened
+from st_adapter.saving.compare import Compared, check_documents, check_queries, encoded, reopened
 from st_adapter.saving.declared_settings import in_float32
 from st_adapter.saving.folder import SavedRoute, card_of, copy_as, read_saved, write_config
 from st_adapter.saving.joined import join, query_route, query_side
@@ -274,18 +273,9 @@ def _check(folder: Path, expected: SentenceTransformer, documents: Compared | No
     saved = reopened(folder, (documents or queries).model, as_named=documents is not None)
     if documents is not None:
         for name in ("encode_document", "encode"):
-            before, after = documents.vectors[name], encoded(saved, name, documents.texts)
-            if not torch.equal(before, after):
-                raise ValueError(
-                    f"{name} of the saved model differs from the model of the documents by up to "
-                    f"{largest_difference(before, after):.1e}, but the same vectors are expected. Report this."
-                )
+            check_documents(saved, name, documents, "the model of the documents")
     texts: dict[Role, list[str]] = {**queries.texts, "document": queries.texts["query"]}
-    right, tolerance = encoded(expected, "encode_query", texts).float(), query_tolerance(queries.model.dtype)
+    right = encoded(expected, "encode_query", texts).float().cpu()
     for name in ("encode_query", *(["encode"] if documents is None else [])):
-        difference = largest_difference(right, encoded(saved, name, texts))
-        if not difference <= tolerance * max(1.0, right.abs().max().item()):
-            raise ValueError(
-                f"{name} of the saved model differs from the one in memory by up to {difference:.1e}, but at most "
-                f"{tolerance:.0e} is expected. Report this."
-            )
+        what, found = f"{name} of the saved model differs from the one in memory", encoded(saved, name, texts)
+        check_queries(what, found, right, queries.model.dtype, "Report this.")

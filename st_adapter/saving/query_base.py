@@ -143,10 +143,6 @@ class QueryModelBase(Base):
         """The same, once the bridge is fitted."""
         return replace(self, bridge=bridge, index=index)
 
-    def with_queries(self, queries: ModelBase) -> QueryModelBase:
-        """The same with a query model whose table was fitted to the data."""
-        return replace(self, queries=queries, to_measure=False)
-
     def takes_map(self, dimension: int) -> bool:
         """Whether a matrix to the documents' D dimensions can become part of the query model, which is a static table.
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Module, Normalize
+from sentence_transformers.base.modules import Dense, Normalize
 
 from st_adapter.embeddings.roles import Role, prompt_of
+from st_adapter.evaluation.hits import adapt
 from st_adapter.saving.attach import detach, with_modules
 from st_adapter.saving.joined import parted
 from st_adapter.saving.tasks import check_task_of, tasks_of
@@ -96,7 +97,7 @@ class Explanations:
                 if model.get_embedding_dimension() == dimension:
                     yield Candidate("unmapped", prompt, self._embed(model, texts, prompt).float().cpu().numpy())
             for other, modules in self._others.items():
-                yield Candidate("other", prompt, self._kept(_adapted(vectors["base"], modules)), other)
+                yield Candidate("other", prompt, self._kept(adapt(modules, vectors["base"])), other)
 
     def _kept(self, vectors: torch.Tensor) -> Vectors:
         kept: Vectors = vectors[:, : self.dimension].float().cpu().numpy()
@@ -104,15 +105,15 @@ class Explanations:
 
     def _of_one(self, texts: list[str], prompt: str) -> Mapping[Treatment, torch.Tensor]:
         base = self._embed(self.base, texts, prompt)
-        adapted = _adapted(base, self._query_modules)
+        adapted = adapt(self._query_modules, base)
         vectors: dict[Treatment, torch.Tensor] = {
             "base": base,
             "adapted": adapted,
-            "twice": _adapted(adapted, self._query_modules),
+            "twice": adapt(self._query_modules, adapted),
         }
         if self._unnormalized is not None:
             bare = self._embed(self._unnormalized, texts, prompt)
-            vectors["unnormalized"] = _adapted(bare, self._query_modules)
+            vectors["unnormalized"] = adapt(self._query_modules, bare)
         return vectors
 
     def _of_two(self, texts: list[str], prompt: str) -> Mapping[Treatment, torch.Tensor]:
@@ -126,14 +127,6 @@ class Explanations:
     def _embed(self, model: SentenceTransformer, texts: list[str], prompt: str) -> torch.Tensor:
         vectors: torch.Tensor = model.encode(texts, prompt=prompt, convert_to_tensor=True, show_progress_bar=False)
         return vectors
-
-
-@torch.inference_mode()
-def _adapted(vectors: torch.Tensor, query_modules: Iterable[Module]) -> torch.Tensor:
-    features = {"sentence_embedding": vectors}
-    for module in query_modules:
-        features = module(features)
-    return features["sentence_embedding"]
 
 
 def _in_front_of_maps(queries: SentenceTransformer) -> list[SentenceTransformer]:

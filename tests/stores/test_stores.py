@@ -230,7 +230,7 @@ def test_a_store_that_ranks_otherwise_than_the_model_is_refused():
 def test_documents_that_go_after_their_ids_were_read(kind, addresses):
     store = open_store(addresses(kind))
     corpus = StoreCorpus(store, "cosine")
-    corpus._ids = ["gone", *corpus.ids[1:]]  # as if it had been deleted since
+    corpus.ids = ["gone", *corpus.ids[1:]]  # as if it had been deleted since
     for read in (corpus.rows, corpus.texts):
         with pytest.raises(
             ValueError, match=r"was changed after its ids were read.* 1 of 3 ids, the first: \['gone'\]"

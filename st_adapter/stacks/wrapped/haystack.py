@@ -26,11 +26,6 @@ def query_vector(embedding: Any, text: str) -> list[float]:
     return vector
 
 
-def adapted(embedding: Any, adapt: Callable[[Any], Any]) -> Any:
-    """The same with an adapter behind it."""
-    return AdaptedTextEmbedder(embedding, adapt)
-
-
 @component
 class AdaptedTextEmbedder:
     """A text embedder of Haystack.
@@ -66,3 +61,6 @@ class AdaptedTextEmbedder:
 def _warm_up(embedding: Any) -> None:
     if hasattr(embedding, "warm_up"):
         embedding.warm_up()
+
+
+adapted = AdaptedTextEmbedder

@@ -14,11 +14,6 @@ def query_vector(embedding: Embeddings, text: str) -> list[float]:
     return vector
 
 
-def adapted(embedding: Embeddings, adapt: Callable[[Any], Any]) -> Embeddings:
-    """The same with an adapter on its queries."""
-    return AdaptedEmbeddings(embedding, adapt)
-
-
 class AdaptedEmbeddings(Embeddings):  # type: ignore[misc]  # langchain_core is skipped by mypy
     """Embeddings of LangChain; documents pass through.
 
@@ -53,3 +48,6 @@ class AdaptedEmbeddings(Embeddings):  # type: ignore[misc]  # langchain_core is 
         """Embed documents as the base model does."""
         vectors: list[list[float]] = await self._embedding.aembed_documents(texts)
         return vectors
+
+
+adapted = AdaptedEmbeddings

@@ -15,11 +15,6 @@ def query_vector(embedding: BaseEmbedding, text: str) -> list[float]:
     return vector
 
 
-def adapted(embedding: BaseEmbedding, adapt: Callable[[Any], Any]) -> BaseEmbedding:
-    """The same with an adapter on its queries."""
-    return AdaptedBaseEmbedding(embedding, adapt)
-
-
 class AdaptedBaseEmbedding(BaseEmbedding):  # type: ignore[misc]  # llama_index is skipped by mypy
     """An embedding of LlamaIndex; documents pass through.
 
@@ -71,3 +66,6 @@ class AdaptedBaseEmbedding(BaseEmbedding):  # type: ignore[misc]  # llama_index 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         vectors: list[list[float]] = await self._embedding.aget_text_embedding_batch(texts)
         return vectors
+
+
+adapted = AdaptedBaseEmbedding
