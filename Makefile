@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs stacks clean
+.PHONY: help demo test slow check format docs stacks clean
 
 help:
 	@echo "make demo    learn to search the Python standard library in plain English, and keep the model"
 	@echo "make test    run the tests"
+	@echo "make slow    run the notebook, and the pages in a browser"
 	@echo "make check   formatting, lint, types and tests, as CI runs them"
 	@echo "make format  format the code"
 	@echo "make docs    build the documentation in site/"
@@ -28,7 +29,10 @@ demo: $(VENV)/.installed
 	$(BIN)/st-adapter demo --output-dir demo
 
 test: $(VENV)/.installed
-	$(PYTEST)
+	$(PYTEST) -m "not slow"
+
+slow: $(VENV)/.installed
+	$(PYTEST) -m slow
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

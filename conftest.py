@@ -199,6 +199,7 @@ def _names_of_examples(request: pytest.FixtureRequest) -> None:
     if isinstance(request.node, pytest.DoctestItem):
         names = request.getfixturevalue("doctest_namespace")
         names.update(request.getfixturevalue("_example_data"))
-        model = SentenceTransformer(str(request.getfixturevalue("tiny_flat_model_path")), device="cpu")
-        names.update(model=model, adapter=QueryAdapter(32), st_adapter=st_adapter)
+        if any("model" in example.source for example in request.node.dtest.examples):
+            names["model"] = SentenceTransformer(str(request.getfixturevalue("tiny_flat_model_path")), device="cpu")
+        names.update(adapter=QueryAdapter(32), st_adapter=st_adapter)
         request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))

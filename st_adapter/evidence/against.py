@@ -25,7 +25,14 @@ from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence.changes import LargestChanges, largest_changes
 from st_adapter.evidence.index_evaluation import IndexEvaluation, evaluate_indexes
 from st_adapter.evidence.indexes import check_index
-from st_adapter.evidence.saved import Measured, in_place_of, measured_with, query_texts
+from st_adapter.evidence.saved import (
+    Measured,
+    behind_whole_vectors,
+    in_place_of,
+    measured_with,
+    query_texts,
+    reads_beyond,
+)
 from st_adapter.evidence.split_results import HEADLINE_METRIC
 from st_adapter.evidence.trec import write_trec
 from st_adapter.evidence.verdict import RunVerdict
@@ -174,6 +181,8 @@ def _both(
     if joined is not None:
         return split, embed_as_queries(joined.queries, query_texts(ready.dataset, split), **embedding)
     base, modules = detach(other, task)
+    if reads_beyond(base, modules):
+        return split, behind_whole_vectors(base, modules, query_texts(ready.dataset, split), **embedding)
     if identity_of(ready.documents).difference(identity_of(base)) is None:
         vectors = split.query_embeddings  # also of queries that came as vectors
     else:

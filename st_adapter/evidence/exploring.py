@@ -122,10 +122,13 @@ def _sides(model: SentenceTransformer, results: Results) -> Sides:
             "Explore a run with both models."
         )
     base, modules = detach(model)
+    kept = base.get_embedding_dimension()
 
     def by_modules(text: str) -> tuple[Tensor, Tensor]:
-        vector = encode_as(base, "query", [text])
-        return vector[0], adapt(modules, vector.float())[0] if modules else vector[0]
+        # Sentence Transformers truncates behind the modules, which may read more than is kept.
+        with base.truncate_embeddings(None):
+            vector = encode_as(base, "query", [text])
+        return vector[0, :kept], adapt(modules, vector.float())[0, :kept] if modules else vector[0, :kept]
 
     return Sides(base, by_modules)
 

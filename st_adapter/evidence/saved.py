@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from st_adapter.choices import PARAPHRASE_THRESHOLD
@@ -18,7 +20,7 @@ from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.embeddings.embedding import embed_as_queries, judged_by
 from st_adapter.embeddings.given_check import embed_to_measure
 from st_adapter.embeddings.long_texts import LongTexts
-from st_adapter.evaluation.hits import Adapter
+from st_adapter.evaluation.hits import Adapter, adapt
 from st_adapter.evaluation.seen import seen_documents
 from st_adapter.evidence.changes import LargestChanges
 from st_adapter.evidence.index_evaluation import IndexEvaluation, evaluate_indexes
@@ -31,6 +33,9 @@ from st_adapter.saving.joined import parted
 from st_adapter.saving.tasks import check_task_of
 from st_adapter.storage.records import plain
 from st_adapter.storage.writing import check_writable, write_json
+
+# Of directions: rounding in half precision stays below, and an adapter of any use does not.
+_SAME_DIRECTION = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +184,10 @@ def measured_with(
     measured, adapter = embedded[split], cast(Adapter, query_modules)
     if joined is not None:
         measured, adapter = _by_query_model(measured, joined.queries, dataset, **embedding)
+    elif reads_beyond(base, query_modules):
+        measured = measured.subset(measured.judged)
+        vectors = behind_whole_vectors(base, query_modules, query_texts(dataset, measured), **embedding)
+        adapter = in_place_of(vectors.to(measured.query_embeddings.device))
     seen = seen_documents(embedded, fitted_on) if fitted_on else None
     return Measured(base, dataset, measured, adapter, seen)
 
@@ -189,6 +198,37 @@ def _by_query_model(
     """The queries of a split that count, and what stands for a map of their vectors: those of another model."""
     split = split.subset(split.judged)
     return split, in_place_of(embed_as_queries(queries, query_texts(dataset, split), **embedding))
+
+
+def reads_beyond(base: SentenceTransformer, query_modules: Sequence[Module]) -> bool:
+    """Whether query modules read what the base model, opened with a ``truncate_dim``, cuts off its vectors.
+
+    Sentence Transformers truncates behind them. Of an adapter that was trained on truncated vectors, the direction of
+    what is kept does not depend on the rest.
+    """
+    kept, whole = base.get_embedding_dimension(), _whole_dimension(base)
+    if not query_modules or kept == whole:
+        return False
+    drawn = torch.randn(8, whole, generator=torch.Generator().manual_seed(0)).to(base.device, base.dtype)
+    blind = drawn * (torch.arange(whole, device=base.device) < kept)
+    found = (adapt(query_modules, vectors)[:, :kept].float() for vectors in (drawn, blind))
+    one, other = map(torch.nn.functional.normalize, found)
+    return bool((one - other).norm(dim=1).max() > _SAME_DIRECTION)
+
+
+def behind_whole_vectors(
+    base: SentenceTransformer, query_modules: Sequence[Module], texts: list[str], **embedding: Any
+) -> Tensor:
+    """Queries as a truncated model with an adapter embeds them: (Q, D), cut behind the query modules."""
+    kept = base.get_embedding_dimension()
+    with base.truncate_embeddings(None):
+        vectors = embed_as_queries(base, texts, **embedding)
+    return adapt(query_modules, vectors)[:, :kept]
+
+
+def _whole_dimension(base: SentenceTransformer) -> int:
+    with base.truncate_embeddings(None):
+        return int(base.get_embedding_dimension() or 0)
 
 
 def query_texts(dataset: RetrievalDataset, split: EmbeddedSplit) -> list[str]:

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import pytrec_eval
 import torch
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, attach, cli, save_adapter, save_pretrained
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.splits import UNCUT
 from st_adapter.embeddings.embedding import embed
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.statistics import gate
@@ -102,6 +104,34 @@ def test_against_its_own_base_model_it_is_what_evaluate_says(places, dataset, ba
     (alone,) = evaluate_saved(new, dataset, cache_dir=places / "cache", show_progress_bar=False)
     assert found.evaluations[0].result.comparisons == alone.result.comparisons
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"qrels", "base.run", "adapted.run"}
+
+
+def test_a_truncated_model_is_measured_as_sentence_transformers_runs_it(places, dataset, base):
+    """It truncates behind the adapter, which reads all dimensions."""
+    new, old = (
+        SentenceTransformer(str(places / name / "model"), truncate_dim=6, device="cpu") for name in ("new", "old")
+    )
+    qrels = {
+        q: {d: 1} for q, d in zip(*(dataset.judgements(UNCUT)[name] for name in ("query_id", "corpus_id")), strict=True)
+    }
+
+    def by_stock(model):
+        scores = model.similarity(
+            model.encode_query(dataset.query_texts), model.encode_document(dataset.document_texts)
+        )
+        run = {
+            query_id: dict(zip(dataset.corpus["id"], row, strict=True))
+            for query_id, row in zip(dataset.queries["id"], scores.tolist(), strict=True)
+        }
+        found = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"}).evaluate(run)
+        return [found[query_id]["ndcg_cut_10"] for query_id in dataset.queries["id"]]
+
+    options = {"cache_dir": places / "cache", "show_progress_bar": False}
+    found = evaluate_saved(new, dataset, **options)[0].result
+    np.testing.assert_allclose(found.adapted["ndcg@10"], by_stock(new), atol=1e-6)
+    against = compared(places, dataset, new, old).evaluations[0].result
+    np.testing.assert_allclose(against.adapted["ndcg@10"], by_stock(new), atol=1e-6)
+    np.testing.assert_allclose(against.base["ndcg@10"], by_stock(old), atol=1e-6)
 
 
 def test_queries_that_came_as_vectors_are_mapped_by_both(base, dataset, places, expected):
