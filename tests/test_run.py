@@ -365,6 +365,23 @@ def test_evaluation_uses_all_of_other_data(finished, pairs_file, tmp_path, capsy
     assert "Pass --seed to have the data cut as for training" in " ".join(capsys.readouterr().err.split())
 
 
+def test_data_of_the_training_are_not_cut_by_another_seed(finished, pairs_file, tmp_path, capsys):
+    assert evaluated(finished, pairs_file, tmp_path, "--seed", "7") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--seed 7 cuts 'pairs.csv' otherwise than seed 0 of the training did" in said and "Leave --seed out" in said
+    assert evaluated(finished, pairs_file, tmp_path, "--seed", "7", "--split", "all")["num_queries"] == 80
+
+
+def test_a_seed_changes_nothing_about_splits_that_were_given(pairs_file, tiny_model_path, tmp_path):
+    frame = pd.read_csv(pairs_file).assign(split=["train"] * 50 + ["dev"] * 10 + ["test"] * 20)
+    frame.to_csv(tmp_path / "pairs.csv", index=False)
+    command = ["train", "--model", str(tiny_model_path), "--data", str(tmp_path / "pairs.csv")]
+    assert cli.main([*command, "--output-dir", str(tmp_path / "out"), "--method", "closed-form"]) == 0
+    by_seed = [evaluated(tmp_path / "out", tmp_path / "pairs.csv", tmp_path, *seed) for seed in ((), ("--seed", "7"))]
+    without, given = ({**found, "seed": None} for found in by_seed)
+    assert without == given and without["comparisons"]["unseen"]
+
+
 def test_evaluation_of_a_test_split_alone(finished, pairs_file, tmp_path):
     folder = tmp_path / "held-out"
     folder.mkdir()

@@ -102,8 +102,7 @@ def _how(options: EvaluateOptions, data: _Data, recorded: TrainingRecord | None)
     return {
         "task": options.task,
         "indexes": options.index,
-        # With another seed the data may be cut in another way.
-        "fitted_on": data.fitted_on if data.seed == trained.seed else [],
+        "fitted_on": data.fitted_on if _cut_alike(data.dataset, data.seed, trained) else [],
         "run_dir": options.run_dir,
         **options.embedding.arguments(),
         "paraphrase_threshold": trained.paraphrase_threshold or PARAPHRASE_THRESHOLD,
@@ -134,7 +133,19 @@ def _data_to_evaluate_on(options: EvaluateOptions, recorded: TrainingRecord | No
     seed = trained.seed or 0 if seed is None else seed
     if "dev" not in dataset.qrels and {"train", UNCUT} & set(dataset.qrels):
         dataset = load_dataset(options, options.reading, seed=seed, split_by=trained.split_by)
-    return _Data(dataset, dataset.split_to_evaluate(options.split), seed, fitted_on)
+    split = dataset.split_to_evaluate(options.split)
+    if of_training and split != UNCUT and not _cut_alike(dataset, seed, trained):
+        raise ValueError(
+            f"--seed {seed} cuts {dataset.name!r} otherwise than seed {trained.seed or 0} of the training did, so that "
+            f"queries which the adapter was fitted on would stand in the split {split!r}. Leave --seed out; if these "
+            "are other data of the same name, --split all uses every query."
+        )
+    return _Data(dataset, split, seed, fitted_on)
+
+
+def _cut_alike(dataset: RetrievalDataset, seed: int | None, trained: TrainingRecord) -> bool:
+    """Whether the splits of the data that a model was trained on are those of its training."""
+    return dataset.cut is None or seed == (trained.seed or 0)
 
 
 def _notes(options: EvaluateOptions, data: _Data, recorded: TrainingRecord | None) -> list[str]:
@@ -167,15 +178,17 @@ def _notes(options: EvaluateOptions, data: _Data, recorded: TrainingRecord | Non
             f"The adapter was fitted on the split{'s' if len(fitted) > 1 else ''} {listed(fitted)}: of these queries "
             "the figures say how well it fits, no more."
         )
-    return notes + _notes_on_other(options, dataset, split)
+    return notes + _notes_on_other(options, data)
 
 
-def _notes_on_other(options: EvaluateOptions, dataset: RetrievalDataset, split: str) -> list[str]:
+def _notes_on_other(options: EvaluateOptions, data: _Data) -> list[str]:
     """The same of what is compared with."""
     if options.against is None:
         return []
     other = saved_training(model_path(options.against), task=options.task)
-    if other is None or other.data != dataset.name or split not in (*other.fitted_on, UNCUT):
+    if other is None or other.data != data.dataset.name:
+        return []
+    if data.split not in (*other.fitted_on, UNCUT) and _cut_alike(data.dataset, data.seed, other):
         return []
     return [f"{options.against} was fitted on data of the same name, so that it may know some of the queries."]
 
