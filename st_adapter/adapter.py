@@ -186,6 +186,11 @@ class QueryAdapter(StoredAdapter):
             ValueError: not a floating-point matrix with D columns.
 
         """
+        if not isinstance(query_embeddings, np.ndarray | Tensor):
+            raise ValueError(
+                f"query_embeddings are a {type(query_embeddings).__name__}, but a tensor or array of shape (B, "
+                f"{self.input_dimension}) is expected. Pass np.asarray(query_embeddings, dtype='float32')."
+            )
         if not isinstance(query_embeddings, np.ndarray):
             return self._transform(query_embeddings)
         given = query_embeddings.astype(np.float32) if query_embeddings.dtype.kind == "f" else query_embeddings

@@ -57,6 +57,7 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
         raise ValueError("The queries have no texts, so that no query model can embed them. Give their texts.")
     given = settings.options.unlabelled_queries
     further = [] if given is None else queries_alone(given)
+    run = _reference_run(dataset, settings)
     status_quo = None
     if base.status_quo is not None:
         status_quo = prepared(base.status_quo, dataset, settings, clock)
@@ -89,11 +90,24 @@ def bridged(base: QueryModelBase, dataset: RetrievalDataset, settings: Settings,
         data = replace(status_quo, embedded=replace(status_quo.embedded, query_embeddings=mapped))
     else:
         data = _data_of(dataset, mapped, index, settings)
-    run = None if settings.options.reference_run is None else read_run(settings.options.reference_run)
     with clock("measuring the reference"):
         reference = _reference(data, status_quo, run, settings)
     known = known.with_bridge(found.bridge, Index(index.identity, index.corpus.similarity))
     return Bridged(known, data, found, status_quo, run, reference, settings, settings.method)
+
+
+def _reference_run(dataset: RetrievalDataset, settings: Settings) -> Run | None:
+    """The run file of the status quo, if there is one, after a look at whether it is of these data."""
+    path = settings.options.reference_run
+    if path is None:
+        return None
+    run = read_run(path)
+    if run.keys().isdisjoint(dataset.queries["id"]):
+        raise ValueError(
+            f"{path} has none of the queries of the data; its first id is {next(iter(run), '')!r}. Name the run of "
+            "these queries, under the ids that they have in the data."
+        )
+    return run
 
 
 def _bridge(

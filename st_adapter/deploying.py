@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.fingerprint import data_fingerprint, query_keys
 from st_adapter.embeddings.encoder import Encoder
+from st_adapter.embeddings.identity import identity_of
 from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.statistics import Gate, gate
@@ -91,13 +92,34 @@ class InUse:
 
 
 def base_and_deployed(model: SentenceTransformer | Encoder, settings: Settings) -> tuple[Base, InUse | None]:
-    """The base of a model or encoder, and the adapter that is on it, if there is one."""
+    """The base of a model or encoder, and the adapter that is on it, if there is one.
+
+    Raises:
+        InputError: the base is not as it was when the adapter was fitted.
+    """
     if not isinstance(model, SentenceTransformer):
         return base_of(model, settings.options.base_model), None
     apart = taken_apart(model)
+    if apart.adapter is not None:
+        _check_opened_alike(apart.base, apart.adapter)
     # The base model's files lie where it was saved with its adapter.
     files = settings.options.base_model if apart.folder is None else None
     return base_of(apart.base, files), InUse.of(apart)
+
+
+def _check_opened_alike(base: SentenceTransformer, adapter: QueryAdapter) -> None:
+    bound_to, identity = adapter.base_model, identity_of(base)
+    difference = bound_to and bound_to.difference(identity)
+    if adapter.input_dimension != identity.dimension:
+        difference = f"the adapter takes {adapter.input_dimension} dimensions, and the base gives {identity.dimension}"
+    if difference:
+        raise InputError(
+            f"The model has an adapter already, which is for its base model as that was opened then: {difference}. "
+            "Opened otherwise, the two cannot be compared.",
+            python="Open it with the prompts and dimensions of then, or pass the base model.",
+            flags="Give --query-prompt, --document-prompt and --truncate-dim as then, or name the base model with "
+            "--model.",
+        )
 
 
 def check_deployed(settings: Settings, in_use: InUse | None, with_query_model: bool) -> None:

@@ -124,7 +124,7 @@ def train(
         >>> result.save_pretrained("saved").name
         'saved'
     """
-    folder, options = None if output_dir is None else Path(output_dir), options or RunOptions()
+    folder, options = None if output_dir is None else Path(output_dir), RunOptions() if options is None else options
     how = (method, seed, alpha, args, folder, cache_dir, batch_size, precision, show_progress_bar, options)
     settings = Settings(*how, teacher=teacher)
     check_settings(settings)

@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from sentence_transformers import SentenceTransformer
 
-from st_adapter.choices import PARAPHRASE_THRESHOLD, Method, Precision
+from st_adapter.choices import PARAPHRASE_THRESHOLD, Method, Precision, check_choice
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.sources import DataSource
 from st_adapter.data.unlabelled import queries_alone
@@ -94,6 +94,11 @@ def check_settings(settings: Settings) -> None:
     Raises:
         ValueError: settings do not fit together, or the folder is of something else.
     """
+    if not isinstance(settings.options, RunOptions):
+        name = type(settings.options).__name__
+        raise ValueError(f"options are a {name}, but RunOptions are expected. Pass RunOptions(...).")
+    check_choice("method", settings.method, get_args(Method))
+    check_choice("precision", settings.precision, get_args(Precision))
     if settings.output_dir is not None:
         output.check_output_folder(settings.output_dir)
     if settings.args is not None and settings.method != "gradient":
@@ -197,6 +202,8 @@ def opened(
     """
     if not isinstance(model, str | Path):
         return model
+    if model == "":
+        raise ValueError("The name of a model is empty. Name a Hub id or a folder.")
     alone = output.adapter_alone(str(model))
     if alone is not None:
         raise ValueError(

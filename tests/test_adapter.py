@@ -337,3 +337,8 @@ def test_the_two_dimensions_are_one_number_in_a_file() -> None:
     adapter = QueryAdapter(**golden)
     assert adapter.input_dimension == adapter.output_dimension == golden["embedding_dimension"] == 32
     assert list(adapter.get_config_dict()) == list(golden)
+
+
+def test_a_list_of_vectors_is_refused():
+    with pytest.raises(ValueError, match=r"query_embeddings are a list, but a tensor or array of shape \(B, 4\)"):
+        QueryAdapter(4).transform([[1.0, 0.0, 0.0, 0.0]])

@@ -357,3 +357,8 @@ def test_a_model_without_a_transformer_is_known_by_its_folder(tmp_path):
     model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, np.eye(3, dtype=np.float32))], device="cpu")
     model.save_pretrained(str(tmp_path / "table"))
     assert name_of(opening.open_model(str(tmp_path / "table"), EmbeddingOptions())) == "table"
+
+
+def test_a_run_that_handed_no_model_over_is_called_so(pairs_file, tmp_path, capsys):
+    (tmp_path / "results.json").write_text("{}")
+    assert "its last run handed no model over" in refused(capsys, "train", "--model", tmp_path, "--data", pairs_file)

@@ -263,3 +263,20 @@ def test_where_there_are_no_hard_links_files_are_copied(copied, monkeypatch):
     (copied.out / "current").write_text("../../etc\n")
     with pytest.raises(ValueError, match=r"names the run '../../etc', which is not in"):
         current_run(copied.out)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--query-prompt", "query: "), "the query prompts differ"),
+        (("--truncate-dim", "8"), "the adapter takes 32 dimensions, and the base gives 8"),
+    ],
+)
+def test_a_deployed_model_that_is_opened_otherwise_is_refused_before_anything_is_embedded(
+    flags, message, copied, tmp_path, capsys
+):
+    words = ["train", "--model", copied.out, "--data", copied.folder / "week2.csv", "--output-dir", tmp_path / "new"]
+    assert cli.main([str(word) for word in (*words, "--cache-dir", tmp_path / "cache", *flags)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert message in said and "Give --query-prompt, --document-prompt and --truncate-dim as then" in said
+    assert not (tmp_path / "new").exists() and not (tmp_path / "cache").exists()

@@ -23,6 +23,7 @@ from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.embeddings.function_encoder import FunctionEncoder
 from st_adapter.embeddings.origin import name_of
 from st_adapter.embeddings.static import distilled
+from st_adapter.evaluation.comparison import compare
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.run_file import evaluate_run, read_run
 from st_adapter.evidence.results import Results
@@ -305,6 +306,16 @@ def test_ways_are_compared_with_the_reference_by_hand():
     assert (two.compared.wins, two.compared.ties, two.compared.losses) == (2, 2, 0)
 
 
+def test_a_comparison_has_the_same_p_beside_other_ways_as_by_itself():
+    """Which queries the other metrics differ on decides which signs are drawn."""
+    draws = np.random.default_rng(0)
+    first = {name: draws.random(40) for name in ("ndcg@10", "mrr@10", "recall@10")}
+    second = {**{name: draws.random(40) for name in first}, "ndcg@10": first["ndcg@10"] + draws.normal(0.01, 0.05, 40)}
+    second["ndcg@10"][:15] = first["ndcg@10"][:15]
+    beside = side_by_side("a", {"a": first, "b": second})[1].compared
+    assert beside.p_value == compare(first, second)["ndcg@10"].p_value
+
+
 def test_speed_counts_queries():
     asked = []
     speed = QuerySpeed.of(lambda texts: asked.append(len(texts)), ["a", "b", "c"])
@@ -555,3 +566,58 @@ def test_without_model2vec_it_is_said_what_to_install(documents, dataset, tmp_pa
 def test_a_static_query_model_needs_the_model_it_is_distilled_from(dataset):
     with pytest.raises(ValueError, match="'static' is distilled from the model of the documents"):
         st_adapter.train(None, dataset, query_model="static")
+
+
+def test_what_says_how_a_model_is_opened_is_refused_where_there_is_none(pairs, tiny_flat_model_path, tmp_path, capsys):
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    words = [
+        "train",
+        "--model",
+        "none",
+        "--query-model",
+        str(tiny_flat_model_path),
+        "--data",
+        str(tmp_path / "pairs.csv"),
+    ]
+    given = (
+        ("--query-prompt", ""),
+        ("--document-prompt", "d: "),
+        ("--truncate-dim", "8"),
+        ("--max-seq-length", "9"),
+        ("--revision", "main"),
+        ("--base-url", "http://localhost"),
+        ("--trust-remote-code",),
+    )
+    for flag in given:
+        assert main([*words, *flag]) == 2
+        assert f"{flag[0]} says how --model is opened, but --model none" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is no file"),
+        ("not a run\n", "line 1, is 'not a run'"),
+        ("q900 Q0 d1 1 0.5 x\n", "has none of the queries of the data"),
+    ],
+)
+def test_a_run_file_is_read_before_anything_is_embedded(
+    content, message, documents, dataset, tiny_flat_model_path, tmp_path
+):
+    if content is not None:
+        (tmp_path / "some.run").write_text(content)
+    options = RunOptions(reference_run=tmp_path / "some.run")
+    how = {"query_model": tiny_flat_model_path, "cache_dir": tmp_path / "cache", "options": options, **QUIET}
+    with pytest.raises(ValueError, match=message):
+        st_adapter.train(documents, dataset, **how)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_query_model_with_an_adapter_is_called_by_its_own_name(
+    documents, dataset, tiny_flat_model_path, tmp_path, capsys
+):
+    adapted = st_adapter.attach(
+        SentenceTransformer(str(tiny_flat_model_path), device="cpu"), st_adapter.QueryAdapter(32)
+    )
+    with pytest.raises(ValueError, match="The query model has an adapter or routes already.*as query_model"):
+        st_adapter.train(documents, dataset, query_model=adapted, cache_dir=tmp_path, **QUIET)

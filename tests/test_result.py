@@ -153,3 +153,28 @@ def test_what_is_wrong_is_said_before_anything_is_embedded(tiny_model, pairs_fil
         with pytest.raises(ValueError, match=message):
             train(tiny_model, given.pop("dataset"), **given, **unused)
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"method": "Linear"},
+            "method is 'Linear', but one of .'auto', 'linear', 'closed-form', 'gradient'. is expected",
+        ),
+        ({"precision": "float16"}, "precision is 'float16', but one of .'fp32', 'bf16', 'fp16'. is expected"),
+        ({"seed": "0"}, "seed is '0', but has to be a whole number from 0"),
+        ({"seed": 1.5}, "seed is 1.5, but has to be a whole number"),
+        ({"seed": 2**70}, "but has to be a whole number from 0 to 4294967295"),
+        ({"seed": True}, "seed is True, but has to be a whole number"),
+        ({"batch_size": 8.0}, "batch_size is 8.0, but has to be a whole number of at least 1"),
+        ({"query_model": ""}, "The name of a model is empty"),
+        ({"teacher": ""}, "The name of the teacher is empty"),
+        ({"options": {"drop_leaks": True}}, "options are a dict, but RunOptions are expected"),
+    ],
+)
+def test_settings_of_another_kind_are_refused_before_anything_is_embedded(options, message, tiny_model, tmp_path):
+    pairs = pd.DataFrame({"query": [f"where is {n}" for n in range(40)], "document": [f"{n}, here" for n in range(40)]})
+    with pytest.raises(ValueError, match=message):
+        train(tiny_model, pairs, cache_dir=tmp_path / "cache", show_progress_bar=False, **options)
+    assert not (tmp_path / "cache").exists()

@@ -17,7 +17,7 @@ from st_adapter.data.unlabelled import documents_alone
 from st_adapter.embeddings.openai_encoder import OpenAIEncoder
 from st_adapter.embeddings.origin import remember_origin
 from st_adapter.errors import InputError
-from st_adapter.evidence.output_folder import adapter_alone, model_path
+from st_adapter.evidence.output_folder import RESULTS_FILE, adapter_alone, current_run, model_path
 from st_adapter.saving.attach import check_base
 from st_adapter.saving.declared_sizes import check_sizes
 from st_adapter.saving.deployed import taken_apart
@@ -138,7 +138,7 @@ def open_query_model(model: str | None, options: EmbeddingOptions) -> SentenceTr
     """Open the model that is to embed queries; the flags for prompts, sizes and revisions are --model's."""
     if model is None or model == STATIC:
         return model
-    return open_model(model, EmbeddingOptions(device=options.device))
+    return open_model(model_path(model), EmbeddingOptions(device=options.device))
 
 
 def _open_endpoint(model: str, options: EmbeddingOptions) -> OpenAIEncoder:
@@ -212,6 +212,11 @@ def _check_model_name(model: str, options: EmbeddingOptions) -> None:
     if folder.is_dir():
         if options.revision is not None:
             raise ValueError(f"--revision {options.revision} is for models on the Hub, but {model} is a folder.")
+        if (current_run(folder) / RESULTS_FILE).is_file():
+            raise ValueError(
+                f"{model} is the output of st-adapter train, and its last run handed no model over: its verdict was "
+                "not to deploy one. `st-adapter list` shows its runs, and `st-adapter report` the figures."
+            )
         if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
             raise ValueError(
                 f"The folder {model} holds no model: there is neither a modules.json nor a config.json in it. Name the "

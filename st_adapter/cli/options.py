@@ -198,7 +198,7 @@ class TrainOptions(DataOptions):
 
     def check(self) -> None:
         """See whether the flags belong together; without labels, there are documents alone."""
-        self.querying.check(self.model)
+        self.querying.check(self.model, {**self.embedding.opened_with(), "base_url": self.embedding.base_url})
         if not self.fitting.without_labels:
             return super().check()
         given = [f"--{name}" for name in ("data", "labels", "queries") if getattr(self, name) is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -25,11 +26,23 @@ class QueryModelOptions:
     reference_run: Annotated[Path | None, UNSAID] = None
     """TREC run file of how the queries are searched today, to compare with instead of --model's own queries."""
 
-    def check(self, model: str) -> None:
-        """See whether a query model is there where --model is none.
+    def check(self, model: str, opened_with: Mapping[str, object]) -> None:
+        """See whether a query model is there where --model is none, and nothing was said of what is not there.
+
+        Args:
+            model: what --model names.
+            opened_with: flags of how it is opened, by their names in Python; None where one was not given.
 
         Raises:
             ValueError: it is not.
         """
-        if model == NO_MODEL and self.query_model is None:
+        if model != NO_MODEL:
+            return
+        if self.query_model is None:
             raise ValueError(f"--model {NO_MODEL} came without --query-model, so that nothing embeds queries. Add it.")
+        given = [f"--{name.replace('_', '-')}" for name, value in opened_with.items() if value is not None]
+        if given:
+            raise ValueError(
+                f"{given[0]} says how --model is opened, but --model {NO_MODEL} opens none, and a query model is "
+                "opened as it is. Leave it out."
+            )

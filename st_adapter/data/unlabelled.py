@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from st_adapter.data.columns import CORPUS_COLUMNS, PAIR_COLUMNS, QUERIES_COLUMNS, check_mapping, find_columns
@@ -66,8 +67,8 @@ def queries_alone(source: DataSource | Sequence[str]) -> list[str]:
     """Queries without labels, such as those of a log, each once.
 
     Args:
-        source: texts; a text file, with one in each line; or a table as ``RetrievalDataset.load`` takes it, with a
-            column of queries under a usual name, or with one column.
+        source: texts, in a list, series or array; a text file, with one in each line; or a table as
+            ``RetrievalDataset.load`` takes it, with a column of queries under a usual name, or with one column.
 
     Raises:
         ValueError: there is no such file, no column of queries, or no query; or one is no text.
@@ -89,7 +90,7 @@ def queries_alone(source: DataSource | Sequence[str]) -> list[str]:
 
 
 def _cells(source: DataSource | Sequence[str]) -> list[object]:
-    if isinstance(source, Sequence) and not isinstance(source, str):
+    if isinstance(source, Sequence | pd.Series | np.ndarray) and not isinstance(source, str):
         return list(source)
     if isinstance(source, str | os.PathLike) and (path := Path(source)).is_file() and format_of(path) is None:
         return list(decoded(path.read_bytes())[0].splitlines())

@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
+from st_adapter.choices import check_choice
 from st_adapter.embeddings.search import TopK, search
 from st_adapter.errors import InputError
 
@@ -64,8 +65,8 @@ class MemoryCorpus:
         stands_for: (N,) how many documents of a larger corpus each one stands for, >= 1; None: each for itself.
 
     Raises:
-        ValueError: ids and matrix do not fit together, or a vector is not finite; or, when documents are asked for, the
-            matrix was written into since.
+        ValueError: ids and matrix do not fit together, a vector is not finite, or the similarity is another; or, when
+            documents are asked for, the matrix was written into since.
 
     Example:
         >>> corpus = MemoryCorpus(["a", "b"], torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
@@ -80,6 +81,7 @@ class MemoryCorpus:
     _written: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_choice("similarity", self.similarity, get_args(Similarity))
         embeddings = self.embeddings.float()
         check_vectors("corpus", self.ids, embeddings)
         if self.similarity == "cosine":

@@ -142,8 +142,8 @@ class SentenceTransformerEncoder(Encoder):
                 f"This model runs on the {model.get_backend()!r} backend, whose weights cannot be read to tell its "
                 "cached vectors from those of another model. Load it with backend='torch' for training."
             )
-        if batch_size < 1:
-            raise setting_error("batch_size", batch_size, "at least 1", flag="--embedding-batch-size")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise setting_error("batch_size", batch_size, "a whole number of at least 1", flag="--embedding-batch-size")
         self.model = model
         self.batch_size = batch_size
         self.precision = precision

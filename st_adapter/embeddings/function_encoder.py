@@ -105,8 +105,8 @@ def check_settings(similarity: str, batch_size: int) -> None:
             f"similarity is {similarity!r}, but an adapter needs one that is linear in the query: 'cosine' or 'dot'. "
             "Pass the one that the index compares by."
         )
-    if batch_size < 1:
-        raise setting_error("batch_size", batch_size, "at least 1", flag="--embedding-batch-size")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise setting_error("batch_size", batch_size, "a whole number of at least 1", flag="--embedding-batch-size")
 
 
 def checked_vectors(vectors: Any, texts: Sequence[str], name: str, dimension: int | None = None) -> Tensor:

@@ -166,6 +166,8 @@ def open_teacher(
 
 def _opened(name: str | Path, device: torch.device | str | None) -> TeacherModel:
     where = None if device is None else str(device)
+    if name == "":
+        raise InputError("The name of the teacher is empty.", python="Name one.", flags="Name one with --teacher.")
     try:
         if _is_cross_encoder(str(name)):
             return CrossEncoder(str(name), device=where)

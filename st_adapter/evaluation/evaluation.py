@@ -141,14 +141,16 @@ def evaluate(
         Both sides, per query.
 
     Raises:
-        ValueError: no query of the split has a relevant document, the adapter has another dimension,
-            ``seen_documents`` has another number of documents, or ``base`` is of something else.
+        ValueError: there are no cut-offs, no query of the split has a relevant document, the adapter has another
+            dimension, ``seen_documents`` has another number of documents, or ``base`` is of something else.
 
     Example:
         >>> evaluate(embedded["test"], adapter).compare("ndcg@10").difference  # an untrained adapter
         0.0
     """
     start = time.perf_counter()
+    if isinstance(ks, int) or not ks:
+        raise ValueError(f"ks is {ks!r}, but a sequence of cut-offs is expected. Pass some, such as (1, 10).")
     chosen = _split_of(embedded, split)
     judged = _judged(chosen)
     kept = judged.cpu().numpy()

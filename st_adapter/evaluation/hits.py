@@ -37,7 +37,7 @@ def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
         if isinstance(adapter, QueryAdapter):
             features = adapter(features, task="query")
         elif callable(adapter):
-            return adapter(query_embeddings)
+            return torch.as_tensor(adapter(query_embeddings), dtype=torch.float32, device=query_embeddings.device)
         else:
             for module in adapter:
                 features = module(features)

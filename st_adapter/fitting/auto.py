@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.choices import FitMethod, Method
+from st_adapter.choices import FitMethod, Method, check_choice
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.soft_targets import SoftTargets
@@ -121,6 +122,7 @@ def fit(
         >>> fit(embedded, method="closed-form").adopted
         False
     """
+    check_choice("method", method, get_args(FitMethod))
     check_seed_and_level(seed, alpha)
     check_learns_from_teacher(method, soft_targets)
     clock, given, start = Clock(), labelled_split(embedded), None
@@ -313,8 +315,8 @@ def check_learns_from_teacher(method: Method, teacher: object) -> None:
 
 def check_seed_and_level(seed: int, alpha: float) -> None:
     """Refuse before any work what would fail after it."""
-    if seed < 0:
-        raise setting_error("seed", seed, "at least 0")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise setting_error("seed", seed, "a whole number from 0 to 4294967295")
     if not 0 < alpha < 1:
         raise setting_error("alpha", alpha, "a level of a test, between 0 and 1")
 

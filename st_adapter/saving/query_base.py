@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
 from torch import Tensor
 
 from st_adapter.adapter import QueryAdapter
@@ -197,12 +198,18 @@ def query_model_base(status_quo: Base | None, queries: Base, *, to_measure: bool
         to_measure: whether it is that of ``static_query_model``, whose table is yet to be fitted to the data.
 
     Raises:
-        ValueError: the query model is no Sentence Transformers model.
+        ValueError: the query model is no Sentence Transformers model, or has an adapter already.
     """
     if not isinstance(queries, ModelBase):
         raise InputError(
             f"The query model is a {type(queries.encoder).__name__}, but what is saved is made of its modules.",
             python="Pass a SentenceTransformer, a Hub id or a folder as query_model.",
             flags="Name a Sentence Transformers model with --query-model.",
+        )
+    if any(isinstance(module, Router | QueryAdapter) for module in queries.model.modules()):
+        raise InputError(
+            "The query model has an adapter or routes already, but queries go through one model and one adapter.",
+            python="Pass the model that it was made from as query_model.",
+            flags="Name the model that it was made from with --query-model.",
         )
     return QueryModelBase(status_quo, queries, to_measure=to_measure)

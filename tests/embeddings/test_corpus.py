@@ -109,3 +109,9 @@ def test_a_copy_is_a_corpus_of_its_own(copied):
     assert again.stands_for is not None and torch.equal(again.stands_for, corpus.stands_for)
     corpus.embeddings[0] = 0
     assert again.embeddings[0].tolist() == pytest.approx([0.6, 0.8])
+
+
+@pytest.mark.parametrize("similarity", ["Cosine", "cos_sim", "l2", None])
+def test_another_similarity_is_refused(similarity):
+    with pytest.raises(ValueError, match="but one of .'cosine', 'dot'. is expected"):
+        MemoryCorpus(["a"], torch.eye(1), similarity)

@@ -183,6 +183,8 @@ def test_queries_are_read_from_texts_lines_and_tables(tmp_path):
         tmp_path / "log.csv",
         tmp_path / "log.parquet",
         ["how to fit ", "how to save"],
+        pd.Series(["how to fit", "how to save"], index=[7, 3]),
+        np.array(["how to fit", "how to save"]),
     ):
         assert queries_alone(source) == ["how to fit", "how to save"]
 

@@ -173,6 +173,19 @@ def test_a_function_of_the_vectors_counts_as_an_adapter_and_a_base_is_searched_o
             evaluate(**{"embedded": split, "base": of_base, **changes})
 
 
+@pytest.mark.parametrize("form", [lambda found: found.double(), lambda found: found.numpy()])
+def test_what_a_function_gives_may_be_of_another_kind(form):
+    split, matrix = random_split(2), torch.eye(8).roll(1, 0)
+    right = evaluate(split, lambda queries: queries @ matrix.T).adapted["ndcg@10"]
+    assert evaluate(split, lambda queries: form(queries @ matrix.T)).adapted["ndcg@10"].tolist() == right.tolist()
+
+
+@pytest.mark.parametrize("ks", [10, ()])
+def test_cut_offs_are_a_sequence(ks):
+    with pytest.raises(ValueError, match="but a sequence of cut-offs is expected"):
+        evaluate(random_split(2), ks=ks)
+
+
 def test_results_print_short():
     embedded = labelled_dataset()
     assert repr(embedded) == (

@@ -104,3 +104,11 @@ def test_many_pairs_are_learned_from_for_longer_and_held_back_less(monkeypatch):
     assert result.adopted and any("60 steps" in each.name for each in result.verdict.candidates)
     test = evaluate(embedded["test"], result.adapter)
     assert test.adapted_means["ndcg@10"] > test.base_means["ndcg@10"] + 0.05
+
+
+@pytest.mark.parametrize("method", ["nonsense", "Linear", "gradient"])
+def test_a_method_that_is_none_of_a_fit_is_refused(method):
+    with pytest.raises(
+        ValueError, match=f"method is '{method}', but one of .'auto', 'linear', 'closed-form'. is expected"
+    ):
+        fit(rotated_problem(), method=method)
