@@ -20,10 +20,12 @@ from st_adapter.fitting.verdict import AgainstDeployed, CandidateResult
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.records import built, plain
 from st_adapter.storage.writing import write_json
-from st_adapter.words import counted
+from st_adapter.words import counted, signed_in_ascii
 
 _MOST_GAIN = 10  # an interval of an estimate may reach beyond what nDCG can
 _MAX_BYTES = 1 << 30
+# A candidate that was rejected is told of where it gains so much more in nDCG@10 than the one that was chosen.
+_CLEARLY_MORE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,20 @@ class SelectionResults:
         return (
             f"It was learned from {'a teacher' if taught else learned_from} without any label, so that nothing says "
             f"whether it is better than the {other}.{taught}"
+        )
+
+    @property
+    def passed_over(self) -> str:
+        """Which candidate gains clearly more than the chosen one and was rejected all the same; empty if none."""
+        candidates = self.candidates or []
+        best = max((each for each in candidates if each.rejected), key=lambda each: each.gain, default=None)
+        if best is None or candidates[0].rejected or best.gain < candidates[0].gain + _CLEARLY_MORE:
+            return ""
+        parts = {"for documents asked for before": best.gain_seen, "for new documents": best.gain_unseen}
+        said = ", ".join(f"{signed_in_ascii(gain)} {part}" for part, gain in parts.items() if gain is not None)
+        return (
+            f"Passed over, as it is clearly worse on one of the parts or on dev: {best.name}, which gains "
+            f"{signed_in_ascii(best.gain)} on the whole ({said})."
         )
 
     @classmethod

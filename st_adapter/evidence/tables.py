@@ -126,6 +126,8 @@ def print_candidates(console: Console, selection: SelectionResults) -> None:
     table.caption = f"{hidden} more in {RESULTS_FILE}" if hidden > 0 else None
     console.print(table)
     console.print("p: the chance that by luck alone the best of them gains as much.", style="dim")
+    if selection.passed_over:
+        console.print(escape(selection.passed_over), style="dim")
     if selection.num_documents is not None:
         console.print(
             f"Gains are estimated on {whole(selection.num_documents)} documents that stand for the whole corpus.",

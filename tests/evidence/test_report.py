@@ -176,6 +176,21 @@ def test_a_gradient_run_is_measured_on_test_and_names_its_settings(finished, tmp
     assert "/secret" not in page.text and "--kind" not in page.text
 
 
+def test_a_candidate_that_gains_more_and_is_passed_over_is_named(finished, tmp_path):
+    def with_rejected(gain):
+        def change(results):
+            chosen, other = results["selection"]["candidates"][:2]
+            chosen.update(gain=0.03, rejected=False)
+            other.update(name="bold", gain=gain, gain_seen=0.2, gain_unseen=-0.05, rejected=True)
+            results["selection"]["candidates"] = [chosen, other]
+
+        return change
+
+    said = "bold, which gains +.160 on the whole (+.200 for documents asked for before, -.050 for new documents)."
+    assert said in remade(finished, tmp_path, with_rejected(0.16)).text
+    assert "Passed over" not in remade(finished, tmp_path, with_rejected(0.035)).text
+
+
 def test_a_curve_of_other_data_is_not_shown(finished, tmp_path):
     curve = json.loads((finished / "learning_curve.json").read_text())
     for key, value in (("data", "other"), ("base_model", {**curve["base_model"], "name": "other"})):
