@@ -19,14 +19,17 @@ os.environ.update(
     }
 )
 
+import functools  # noqa: E402
 import gc  # noqa: E402
 import json  # noqa: E402
 import shutil  # noqa: E402
 import string  # noqa: E402
+import types  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+import jinja2  # noqa: E402
 import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -41,6 +44,7 @@ from hub_double.client import HubClient  # noqa: E402
 from hub_double.server import HubServer  # noqa: E402
 from st_adapter import EmbeddedDataset, QueryAdapter, RetrievalDataset, embed  # noqa: E402
 from st_adapter.fitting import portfolio  # noqa: E402
+from st_adapter.saving import save  # noqa: E402
 
 pytest.register_assert_rewrite("problems")
 # No test asserts a time. The same examples are tried every time; `--hypothesis-profile=default` draws new ones.
@@ -158,6 +162,19 @@ def whole_effort() -> Iterator[portfolio.Effort]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(portfolio, "_EFFORT", whole._replace(checkpoints=(10, 30)))
         yield whole
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _saved_in_no_time() -> Iterator[None]:
+    """What takes most of the time of saving a tiny model, done once or not at all.
+
+    Each card compiles the same template, and garbage is collected among all that the tests hold, for Windows's sake.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(jinja2.Environment, "compile", functools.cache(jinja2.Environment.compile))
+        if os.name != "nt":
+            patched.setattr(save, "gc", types.SimpleNamespace(collect=lambda: 0))
+        yield
 
 
 @pytest.fixture(scope="session")

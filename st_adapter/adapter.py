@@ -184,16 +184,11 @@ class QueryAdapter(StoredAdapter):
 
         Raises:
             ValueError: not a floating-point matrix with D columns.
-
         """
-        if not isinstance(query_embeddings, np.ndarray | Tensor):
-            raise ValueError(
-                f"query_embeddings are a {type(query_embeddings).__name__}, but a tensor or array of shape (B, "
-                f"{self.input_dimension}) is expected. Pass np.asarray(query_embeddings, dtype='float32')."
-            )
-        if not isinstance(query_embeddings, np.ndarray):
+        if isinstance(query_embeddings, Tensor):
             return self._transform(query_embeddings)
-        given = query_embeddings.astype(np.float32) if query_embeddings.dtype.kind == "f" else query_embeddings
+        given = np.asarray(query_embeddings)  # or a list, which some clients give
+        given = given.astype(np.float32) if given.dtype.kind == "f" else given
         with torch.no_grad():
             return self._transform(torch.as_tensor(given, device=next(self.parameters()).device)).cpu().numpy()
 

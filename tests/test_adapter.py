@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -339,6 +340,8 @@ def test_the_two_dimensions_are_one_number_in_a_file() -> None:
     assert list(adapter.get_config_dict()) == list(golden)
 
 
-def test_a_list_of_vectors_is_refused():
-    with pytest.raises(ValueError, match=r"query_embeddings are a list, but a tensor or array of shape \(B, 4\)"):
-        QueryAdapter(4).transform([[1.0, 0.0, 0.0, 0.0]])
+def test_a_list_of_vectors_is_taken_as_an_array():
+    adapter, vectors = QueryAdapter.from_matrix(torch.eye(3).roll(1, 0)), [[1.0, 0.0, 0.0], [0.0, 0.6, 0.8]]
+    np.testing.assert_array_equal(adapter.transform(vectors), adapter.transform(np.array(vectors)))
+    with pytest.raises(ValueError, match=r"query_embeddings have shape \(2,\)"):
+        adapter.transform([1.0, 2.0])

@@ -313,7 +313,7 @@ def refused(capsys, *words):
         (["--revision", "main", "--trust-remote-code"], "--revision, --trust-remote-code came with"),
         (["--max-seq-length", "8"], "--max-seq-length came with --model openai:acme/letters"),
         (["--onnx"], "no model to write as ONNX. Leave --onnx out."),
-        (["--embedding-batch-size", "0"], "--embedding-batch-size is 0, but has to be at least 1."),
+        (["--embedding-batch-size", "0"], "--embedding-batch-size is 0, but has to be a whole number of at least 1."),
         (["--truncate-dim", "0"], "--truncate-dim is 0, but has to be at least 1."),
         (["--device", "cpu"], "--device came with --model openai:acme/letters"),
     ],

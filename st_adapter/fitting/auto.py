@@ -122,9 +122,7 @@ def fit(
         >>> fit(embedded, method="closed-form").adopted
         False
     """
-    check_choice("method", method, get_args(FitMethod))
-    check_seed_and_level(seed, alpha)
-    check_learns_from_teacher(method, soft_targets)
+    _check_arguments(method, seed, alpha, soft_targets)
     clock, given, start = Clock(), labelled_split(embedded), None
     with clock("choosing documents"):
         labelled = seen_by_fit(given, seed)
@@ -301,6 +299,12 @@ def starts_from_pseudo_queries(labelled: EmbeddedSplit, method: FitMethod) -> bo
 def has_few_labels(labelled: EmbeddedSplit) -> bool:
     """Whether there are so few labelled queries that what is learned without labels counts."""
     return len(labelled.query_ids) < _FEW
+
+
+def _check_arguments(method: FitMethod, seed: int, alpha: float, soft_targets: SoftTargets | None) -> None:
+    check_choice("method", method, get_args(FitMethod))
+    check_seed_and_level(seed, alpha)
+    check_learns_from_teacher(method, soft_targets)
 
 
 def check_learns_from_teacher(method: Method, teacher: object) -> None:

@@ -182,7 +182,7 @@ def unused_port():
     ("options", "message"),
     [
         ({"similarity": "euclidean"}, "similarity is 'euclidean'"),
-        ({"batch_size": 0}, "batch_size is 0, but has to be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0, but has to be a whole number of at least 1"),
         ({"dimensions": 0}, "dimensions is 0, but has to be at least 1"),
         ({"client": object()}, "Both base_url and client came"),
     ],
