@@ -113,6 +113,8 @@ def check_settings(settings: Settings) -> None:
         )
     if not 0 <= settings.options.non_inferior < 1:
         raise setting_error("non_inferior", settings.options.non_inferior, "a difference in nDCG@10, from 0 to below 1")
+    if not 0 < settings.options.paraphrase_threshold <= 1:
+        raise setting_error("paraphrase_threshold", settings.options.paraphrase_threshold, "above 0 and at most 1")
     if settings.options.without_labels and settings.method != "auto":
         raise InputError(
             f"Method {settings.method!r} learns from labels, and none are to be used.",

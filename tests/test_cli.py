@@ -251,6 +251,10 @@ def test_flags_that_the_model_does_not_allow(flag, value, message, tiny_model_pa
         (["train", "--alpha", "2"], "--alpha is 2.0, but has to be"),
         (["train", "--seed", "-1"], "--seed is -1, but has to be"),
         (["train", "--embedding-batch-size", "0"], "--embedding-batch-size is 0, but has to be"),
+        (
+            ["train", "--paraphrase-threshold", "5"],
+            "--paraphrase-threshold is 5.0, but has to be above 0",
+        ),
         (["train", "--rank", "8"], "--rank came with --method auto"),
         (["train", "--method", "gradient", "--num-train-epochs", "0"], "--num-train-epochs is 0, but has to be"),
         (["train", "--method", "gradient", "--resume-from-checkpoint"], "Train with --save-strategy epoch"),
