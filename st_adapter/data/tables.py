@@ -109,7 +109,7 @@ def _frame_of_rows(rows: Sequence[Any]) -> pd.DataFrame:
 
 
 def read_mapping(parts: Mapping[str, Any], name: str) -> Tables:
-    """Read a mapping of split -> pairs, or one of corpus, queries and qrels (one table, or split -> table)."""
+    """Read a mapping of split -> pairs, or one of corpus, queries and qrels (judgements, or split -> judgements)."""
     if not parts:
         raise ValueError(
             "The data set holds no table at all. Give one table per split, such as {'train': ..., 'test': ...}."
@@ -123,12 +123,11 @@ def read_mapping(parts: Mapping[str, Any], name: str) -> Tables:
             "query_id, corpus_id and score, or one such table per split."
         )
     qrels = parts[judgements]
-    tabular = (pd.DataFrame, datasets.Dataset)
-    by_split = isinstance(qrels, Mapping) and all(isinstance(table, tabular) for table in qrels.values())
-    tables = qrels if by_split else {NO_SPLIT: _judged(qrels)}
+    by_split = isinstance(qrels, Mapping) and all(map(_are_judgements, qrels.values()))
+    tables = qrels if by_split else {NO_SPLIT: qrels}
     unused = sorted(set(parts) - {"corpus", "queries", judgements})
     return Tables(
-        {str(split): as_frame(table) for split, table in tables.items()},
+        {str(split): as_frame(_judged(table)) for split, table in tables.items()},
         {part: _texts(parts[part]) for part in ("queries", "corpus")},
         name,
         notes=(f"Parts left unused: {listed(unused)}.",) if unused else (),
@@ -142,6 +141,13 @@ def _texts(table: Any) -> pd.DataFrame:
     rows = [{"id": given, **(text if isinstance(text, Mapping) else {"text": text})} for given, text in table.items()]
     frame: pd.DataFrame = pd.DataFrame(rows, dtype=object)
     return frame
+
+
+def _are_judgements(value: Any) -> bool:
+    """Whether these are judgements of a split, not of one query."""
+    if isinstance(value, Mapping):
+        return len(value) > 0 and all(isinstance(judged, Mapping | list | tuple | set) for judged in value.values())
+    return isinstance(value, pd.DataFrame | datasets.Dataset)
 
 
 def _judged(table: Any) -> Any:

@@ -186,7 +186,7 @@ class EmbeddedDataset:
             queries: Q ids, and their (Q, D) vectors of NumPy or PyTorch.
             corpus: N ids, and their (N, D) vectors.
             qrels: query id -> document id -> relevance, query id -> relevant ids, a table of ``query_id``,
-                ``corpus_id`` and ``relevance``, or split -> such a table.
+                ``corpus_id`` and ``relevance``, or split -> any of these.
             similarity: ``cosine`` or ``dot``, how a query is compared with a document.
             seed: of the splits, if none are given; queries are cut by their ids.
             split_by: what stays on one side of a cut; see ``RetrievalDataset.load``.

@@ -967,6 +967,10 @@ def test_dictionaries_of_ids(wrap, tmp_path):
     dataset = RetrievalDataset.load(parts, cut_into=())
     assert judged(dataset, "all") == {(q, d): 1.0 for q, d in (("a?", "A"), ("a?", "T B"), ("b?", "T B"), ("c?", "C"))}
     refused({**parts, "relevant_docs": {"1": "x"}}, "judgements of query '1' are 'x', a str. Expected the ids")
+    by_split = {"train": {"1": wrap(["x", "y"])}, "dev": {"2": wrap(["y"])}, "test": {"3": wrap(["z"])}}
+    dataset = RetrievalDataset.load({**parts, "relevant_docs": by_split})
+    assert judged(dataset, "train") == {("a?", "A"): 1.0, ("a?", "T B"): 1.0}
+    assert judged(dataset, "dev") == {("b?", "T B"): 1.0} and judged(dataset, "test") == {("c?", "C"): 1.0}
 
 
 def test_what_llama_index_saves(tmp_path):
