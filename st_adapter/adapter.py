@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sentence_transformers.base.modules import Dense, Module, Normalize
 from torch import Tensor, nn
 
@@ -169,14 +169,14 @@ class QueryAdapter(StoredAdapter):
     def transform(self, query_embeddings: Tensor) -> Tensor: ...
 
     @overload
-    def transform(self, query_embeddings: NDArray[Any]) -> NDArray[np.float32]: ...
+    def transform(self, query_embeddings: ArrayLike) -> NDArray[np.float32]: ...
 
-    def transform(self, query_embeddings: Tensor | NDArray[Any]) -> Tensor | NDArray[np.float32]:
+    def transform(self, query_embeddings: Tensor | ArrayLike) -> Tensor | NDArray[np.float32]:
         """What ``forward`` does for a query, on plain tensors or arrays.
 
         Args:
             query_embeddings: (B, D) floating point, as the base model gives them; a tensor on the adapter's device, or
-                an array. Half precision is computed in the adapter's own dtype.
+                an array or lists. Half precision is computed in the adapter's own dtype.
 
         Returns:
             (B, D): a tensor of the input's dtype, differentiable in the weights, or, of an array, a float32 array. With
@@ -187,7 +187,7 @@ class QueryAdapter(StoredAdapter):
         """
         if isinstance(query_embeddings, Tensor):
             return self._transform(query_embeddings)
-        given = np.asarray(query_embeddings)  # or a list, which some clients give
+        given = np.asarray(query_embeddings)
         given = given.astype(np.float32) if given.dtype.kind == "f" else given
         with torch.no_grad():
             return self._transform(torch.as_tensor(given, device=next(self.parameters()).device)).cpu().numpy()

@@ -1,6 +1,7 @@
 """What can be chosen both in Python and on the command line, declared without importing anything heavy."""
 
-from typing import Literal
+import numbers
+from typing import Any, Literal
 
 Method = Literal["auto", "linear", "closed-form", "gradient"]
 FitMethod = Literal["auto", "linear", "closed-form"]
@@ -10,6 +11,11 @@ Precision = Literal["fp32", "bf16", "fp16"]
 # What duplicate finders for encoders of this kind start from (semhash: 0.9). Set high on purpose: dropping a query that
 # only resembles another costs a label for nothing, while a looser paraphrase that goes uncounted is still a new query.
 PARAPHRASE_THRESHOLD = 0.9
+
+
+def as_whole(value: Any) -> Any:
+    """A whole number of NumPy as one of Python, which JSON can hold; all else as it is."""
+    return int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else value
 
 
 def check_whole(name: str, value: object) -> None:

@@ -116,9 +116,9 @@ def _check_opened_alike(base: SentenceTransformer, adapter: QueryAdapter) -> Non
         raise InputError(
             f"The model has an adapter already, which is for its base model as that was opened then: {difference}. "
             "Opened otherwise, the two cannot be compared.",
-            python="Open it with the prompts and dimensions of then, or pass the base model.",
-            flags="Give --query-prompt, --document-prompt and --truncate-dim as then, or name the base model with "
-            "--model.",
+            python="Open it as it was then, or pass the base model.",
+            flags="Open it as then, by leaving out or adding flags such as --query-prompt, --truncate-dim and "
+            "--max-seq-length, or name the base model with --model.",
         )
 
 

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.bridging import bridged
-from st_adapter.choices import Method, Precision
+from st_adapter.choices import Method, Precision, as_whole
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES
 from st_adapter.deploying import InUse, base_and_deployed, beside_deployed, check_deployed, splits_to_compare_on
@@ -125,6 +125,7 @@ def train(
         'saved'
     """
     folder, options = None if output_dir is None else Path(output_dir), RunOptions() if options is None else options
+    seed, batch_size = as_whole(seed), as_whole(batch_size)
     how = (method, seed, alpha, args, folder, cache_dir, batch_size, precision, show_progress_bar, options)
     settings = Settings(*how, teacher=teacher)
     check_settings(settings)

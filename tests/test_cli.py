@@ -365,4 +365,8 @@ def test_a_model_without_a_transformer_is_known_by_its_folder(tmp_path):
 
 def test_a_run_that_handed_no_model_over_is_called_so(pairs_file, tmp_path, capsys):
     (tmp_path / "results.json").write_text("{}")
-    assert "its last run handed no model over" in refused(capsys, "train", "--model", tmp_path, "--data", pairs_file)
+    # Models carry files of any name.
+    (tmp_path / "modules.json").write_text("[]")
+    assert "the run" not in refused(capsys, "train", "--model", tmp_path, "--data", pairs_file)
+    (tmp_path / "modules.json").unlink()
+    assert "the run in use saved no model" in refused(capsys, "train", "--model", tmp_path, "--data", pairs_file)

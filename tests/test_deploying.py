@@ -278,5 +278,5 @@ def test_a_deployed_model_that_is_opened_otherwise_is_refused_before_anything_is
     words = ["train", "--model", copied.out, "--data", copied.folder / "week2.csv", "--output-dir", tmp_path / "new"]
     assert cli.main([str(word) for word in (*words, "--cache-dir", tmp_path / "cache", *flags)]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert message in said and "Give --query-prompt, --document-prompt and --truncate-dim as then" in said
+    assert message in said and "Open it as then, by leaving out or adding flags such as --query-prompt" in said
     assert not (tmp_path / "new").exists() and not (tmp_path / "cache").exists()

@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 import st_adapter
 import st_adapter.bridging as bridging
 from problems import split_of, unit_rows
-from st_adapter import RetrievalDataset, embed, from_pretrained
+from st_adapter import QueryAdapter, RetrievalDataset, embed, from_pretrained
 from st_adapter.cli.entry import main
 from st_adapter.cli.tables import print_result
 from st_adapter.embeddings.fingerprint import model_fingerprint
@@ -614,10 +614,18 @@ def test_a_run_file_is_read_before_anything_is_embedded(
 
 
 def test_a_query_model_with_an_adapter_is_called_by_its_own_name(
-    documents, dataset, tiny_flat_model_path, tmp_path, capsys
+    documents, dataset, pairs, tiny_flat_model_path, tmp_path, capsys, monkeypatch
 ):
     adapted = st_adapter.attach(
         SentenceTransformer(str(tiny_flat_model_path), device="cpu"), st_adapter.QueryAdapter(32)
     )
     with pytest.raises(ValueError, match="The query model has an adapter or routes already.*as query_model"):
         st_adapter.train(documents, dataset, query_model=adapted, cache_dir=tmp_path, **QUIET)
+    st_adapter.save_pretrained(
+        SentenceTransformer(str(tiny_flat_model_path), device="cpu"), QueryAdapter(32), tmp_path / "m"
+    )
+    words = ["train", "--model", str(tiny_flat_model_path), "--query-model", str(tmp_path / "m"), "--data", "pairs.csv"]
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert "Name the model that it was made from with --query-model" in " ".join(capsys.readouterr().err.split())

@@ -167,6 +167,7 @@ def test_what_is_wrong_is_said_before_anything_is_embedded(tiny_model, pairs_fil
         ({"seed": 1.5}, "seed is 1.5, but has to be a whole number"),
         ({"seed": 2**70}, "but has to be a whole number from 0 to 4294967295"),
         ({"seed": True}, "seed is True, but has to be a whole number"),
+        ({"batch_size": True}, "batch_size is True, but has to be a whole number"),
         ({"batch_size": 8.0}, "batch_size is 8.0, but has to be a whole number of at least 1"),
         ({"query_model": ""}, "The name of a model is empty"),
         ({"teacher": ""}, "The name of the teacher is empty"),

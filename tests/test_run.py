@@ -4,6 +4,7 @@ import json
 import shutil
 
 import ir_measures
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -368,12 +369,24 @@ def test_evaluation_uses_all_of_other_data(finished, pairs_file, tmp_path, capsy
 def test_data_of_the_training_are_not_cut_by_another_seed(finished, pairs_file, tmp_path, capsys):
     assert evaluated(finished, pairs_file, tmp_path, "--seed", "7") == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "--seed 7 cuts 'pairs.csv' otherwise than seed 0 of the training did" in said and "Leave --seed out" in said
-    assert evaluated(finished, pairs_file, tmp_path, "--seed", "7", "--split", "all")["num_queries"] == 80
+    assert "--seed 7 cuts 'pairs.csv' otherwise than seed 0 did for the training" in said and "Leave --seed out" in said
+    assert evaluated(finished, pairs_file, tmp_path, "--seed", "7", "--split", "all") == 2, "nor are these all new"
+    assert evaluated(finished, pairs_file, tmp_path, "--seed", "0")["num_queries"] < 80
 
 
-def test_a_seed_changes_nothing_about_splits_that_were_given(pairs_file, tiny_model_path, tmp_path):
-    frame = pd.read_csv(pairs_file).assign(split=["train"] * 50 + ["dev"] * 10 + ["test"] * 20)
+def test_data_are_cut_by_the_seed_that_cut_them_whatever_the_one_of_the_run(pairs_file, tiny_model, tmp_path):
+    dataset = RetrievalDataset.load(str(pairs_file), seed=3)
+    how = {"method": "closed-form", "cache_dir": tmp_path / "cache", "show_progress_bar": False, "alpha": 0.99}
+    train(tiny_model, dataset, seed=np.int64(1), output_dir=tmp_path / "out", **how)
+    found = evaluated(tmp_path / "out", pairs_file, tmp_path)
+    assert set(found["per_query"]["query_ids"]) == set(dataset.qrels["test"]["query_id"])
+    assert evaluated(tmp_path / "out", pairs_file, tmp_path, "--seed", "3")["seed"] == 3
+    assert evaluated(tmp_path / "out", pairs_file, tmp_path, "--seed", "1") == 2
+
+
+@pytest.mark.parametrize("dev", ["dev", "train"])
+def test_a_seed_changes_nothing_about_splits_that_were_given(dev, pairs_file, tiny_model_path, tmp_path):
+    frame = pd.read_csv(pairs_file).assign(split=["train"] * 50 + [dev] * 10 + ["test"] * 20)
     frame.to_csv(tmp_path / "pairs.csv", index=False)
     command = ["train", "--model", str(tiny_model_path), "--data", str(tmp_path / "pairs.csv")]
     assert cli.main([*command, "--output-dir", str(tmp_path / "out"), "--method", "closed-form"]) == 0

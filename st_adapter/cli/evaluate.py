@@ -102,7 +102,7 @@ def _how(options: EvaluateOptions, data: _Data, recorded: TrainingRecord | None)
     return {
         "task": options.task,
         "indexes": options.index,
-        "fitted_on": data.fitted_on if _cut_alike(data.dataset, data.seed, trained) else [],
+        "fitted_on": data.fitted_on,
         "run_dir": options.run_dir,
         **options.embedding.arguments(),
         "paraphrase_threshold": trained.paraphrase_threshold or PARAPHRASE_THRESHOLD,
@@ -130,22 +130,29 @@ def _data_to_evaluate_on(options: EvaluateOptions, recorded: TrainingRecord | No
     seed = options.seed
     if seed is None and not of_training:
         return _Data(dataset, dataset.split_to_evaluate(options.split), None, fitted_on)
-    seed = trained.seed or 0 if seed is None else seed
+    seed = _split_seed(trained) if seed is None else seed
     if "dev" not in dataset.qrels and {"train", UNCUT} & set(dataset.qrels):
         dataset = load_dataset(options, options.reading, seed=seed, split_by=trained.split_by)
     split = dataset.split_to_evaluate(options.split)
-    if of_training and split != UNCUT and not _cut_alike(dataset, seed, trained):
+    if fitted_on and not _cut_alike(dataset, split, trained):
         raise ValueError(
-            f"--seed {seed} cuts {dataset.name!r} otherwise than seed {trained.seed or 0} of the training did, so that "
-            f"queries which the adapter was fitted on would stand in the split {split!r}. Leave --seed out; if these "
-            "are other data of the same name, --split all uses every query."
+            f"--seed {seed} cuts {dataset.name!r} otherwise than seed {_split_seed(trained)} did for the training, so "
+            "that queries which the adapter was fitted on would count as new. Leave --seed out; if these are other "
+            "data of the same name, give them another one."
         )
     return _Data(dataset, split, seed, fitted_on)
 
 
-def _cut_alike(dataset: RetrievalDataset, seed: int | None, trained: TrainingRecord) -> bool:
-    """Whether the splits of the data that a model was trained on are those of its training."""
-    return dataset.cut is None or seed == (trained.seed or 0)
+def _split_seed(trained: TrainingRecord) -> int:
+    return trained.seed or 0 if trained.split_seed is None else trained.split_seed
+
+
+def _cut_alike(dataset: RetrievalDataset, split: str, trained: TrainingRecord) -> bool:
+    """Whether a split of the data that a model was trained on is the one of its training."""
+    cut = dataset.cut
+    if cut is None or (split not in cut.splits and split != UNCUT):
+        return True
+    return (cut.seed, cut.by) == (_split_seed(trained), trained.split_by)
 
 
 def _notes(options: EvaluateOptions, data: _Data, recorded: TrainingRecord | None) -> list[str]:
@@ -188,7 +195,7 @@ def _notes_on_other(options: EvaluateOptions, data: _Data) -> list[str]:
     other = saved_training(model_path(options.against), task=options.task)
     if other is None or other.data != data.dataset.name:
         return []
-    if data.split not in (*other.fitted_on, UNCUT) and _cut_alike(data.dataset, data.seed, other):
+    if data.split not in (*other.fitted_on, UNCUT) and _cut_alike(data.dataset, data.split, other):
         return []
     return [f"{options.against} was fitted on data of the same name, so that it may know some of the queries."]
 

@@ -60,7 +60,8 @@ def explore(options: ExploreOptions) -> int:
 def _dataset(options: ExploreOptions, results: Results) -> RetrievalDataset:
     """The data of the run, from the flags or from where its results say that they were."""
     name = results.data.name
-    how = {"seed": results.seed, "split_by": results.data.split_by or "query"}
+    seed = results.seed if results.data.split_seed is None else results.data.split_seed
+    how = {"seed": seed, "split_by": results.data.split_by or "query"}
     if options.data is not None or options.labels is not None:
         return load_dataset(options, options.reading, **how)
     if options.corpus is not None and not results.selection.tested:

@@ -59,7 +59,7 @@ def load_documents(corpus: str, where: DataOptions, reading: ColumnOptions) -> R
     # A column that is none of documents is refused with the table in sight.
     how_read = [each for each in fields(reading) if not each.name.endswith("_column") and each.name != "columns"]
     unused += [each.name for each in how_read if getattr(reading, each.name) != each.default]
-    if unused:
+    if unused and not is_vector_folder(corpus):  # which has no texts, whatever else was said
         raise ValueError(
             f"--{unused[0].replace('_', '-')} is for labels, or for documents that are vectors already, but there are "
             "texts of documents alone. Leave it out."
@@ -212,12 +212,12 @@ def _check_model_name(model: str, options: EmbeddingOptions) -> None:
     if folder.is_dir():
         if options.revision is not None:
             raise ValueError(f"--revision {options.revision} is for models on the Hub, but {model} is a folder.")
-        if (current_run(folder) / RESULTS_FILE).is_file():
-            raise ValueError(
-                f"{model} is the output of st-adapter train, and its last run handed no model over: its verdict was "
-                "not to deploy one. `st-adapter list` shows its runs, and `st-adapter report` the figures."
-            )
         if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
+            if (current_run(folder) / RESULTS_FILE).is_file():
+                raise ValueError(
+                    f"{model} is the output of st-adapter train, but the run in use saved no model. `st-adapter list` "
+                    "shows the runs and their verdicts."
+                )
             raise ValueError(
                 f"The folder {model} holds no model: there is neither a modules.json nor a config.json in it. Name the "
                 "folder of a Sentence Transformers model, or a Hub id."

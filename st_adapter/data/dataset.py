@@ -29,7 +29,7 @@ from functools import cached_property
 import datasets
 import pandas as pd
 
-from st_adapter.choices import SplitBy
+from st_adapter.choices import SplitBy, as_whole
 from st_adapter.data.columns import ColumnsRead, without_columns
 from st_adapter.data.judgements import (
     check_relevant,
@@ -216,7 +216,7 @@ class RetrievalDataset:
             >>> RetrievalDataset.load(pd.DataFrame(pairs)).splits
             ['train', 'dev', 'test']
         """
-        cut = Cut(tuple(cut_into), split_by, seed)
+        cut = Cut(tuple(cut_into), split_by, as_whole(seed))
         tables, named, store = read_parts(source, queries, corpus, columns or {})
         tables = without_columns(tables, ignore_columns)
         rows = lay_out(tables, named, documents_are_stored=store is not None, relevant_from=relevant_from)

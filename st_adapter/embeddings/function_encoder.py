@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from st_adapter.choices import as_whole
 from st_adapter.embeddings.corpus import Similarity
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.identity import EncoderIdentity
@@ -105,7 +106,7 @@ def check_settings(similarity: str, batch_size: int) -> None:
             f"similarity is {similarity!r}, but an adapter needs one that is linear in the query: 'cosine' or 'dot'. "
             "Pass the one that the index compares by."
         )
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if type(as_whole(batch_size)) is not int or batch_size < 1:
         raise setting_error("batch_size", batch_size, "a whole number of at least 1", flag="--embedding-batch-size")
 
 

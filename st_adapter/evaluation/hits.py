@@ -32,16 +32,18 @@ def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
         >>> torch.allclose(adapt(adapter, queries), queries, atol=1e-6)  # the identity before training
         True
     """
-    features: dict[str, Any] = {"sentence_embedding": query_embeddings}
     with torch.no_grad():
         if isinstance(adapter, QueryAdapter):
-            features = adapter(features, task="query")
-        elif callable(adapter):
+            return adapter.transform(query_embeddings)
+        if callable(adapter):
             return torch.as_tensor(adapter(query_embeddings), dtype=torch.float32, device=query_embeddings.device)
-        else:
-            for module in adapter:
-                features = module(features)
-    adapted: Tensor = features["sentence_embedding"]
+        # Those of a model in half precision take no other one.
+        dtypes = (parameter.dtype for module in adapter for parameter in module.parameters())
+        given = query_embeddings.to(next(dtypes, query_embeddings.dtype))
+        features: dict[str, Any] = {"sentence_embedding": given}
+        for module in adapter:
+            features = module(features)
+    adapted: Tensor = features["sentence_embedding"].to(query_embeddings.dtype)
     return adapted
 
 

@@ -28,6 +28,7 @@ from st_adapter.evidence.indexes import check_index
 from st_adapter.evidence.saved import (
     Measured,
     behind_whole_vectors,
+    check_whole_vectors,
     in_place_of,
     measured_with,
     query_texts,
@@ -182,6 +183,7 @@ def _both(
         return split, embed_as_queries(joined.queries, query_texts(ready.dataset, split), **embedding)
     base, modules = detach(other, task)
     if reads_beyond(base, modules):
+        check_whole_vectors(base, ready.dataset)
         return split, behind_whole_vectors(base, modules, query_texts(ready.dataset, split), **embedding)
     if identity_of(ready.documents).difference(identity_of(base)) is None:
         vectors = split.query_embeddings  # also of queries that came as vectors

@@ -41,6 +41,7 @@ class DataResults:
         corpus: the vector database that holds the documents; empty if they came with the data.
         train: the training split.
         split_by: what was kept on one side when the splits were cut; None if they were given.
+        split_seed: by which they were cut; that of the run if None, in results of earlier versions.
         long_texts: texts of which the model reads a part; None if it reads all of every text, or nothing tells.
         leaks: what stands in two splits, as ``LeakReport.to_dict`` writes it.
         fingerprint: hash of the content; see ``data_fingerprint``.
@@ -54,6 +55,7 @@ class DataResults:
     corpus: str = ""
     train: TrainSplitResults
     split_by: str | None
+    split_seed: int | None = None
     long_texts: LongTexts | None = None
     leaks: dict[str, Any]
     fingerprint: str = ""
@@ -77,6 +79,7 @@ class DataResults:
                 num_pairs=0 if train is None else train.num_pairs,
             ),
             split_by=dataset.cut.by if dataset.cut else None,
+            split_seed=dataset.cut.seed if dataset.cut else None,
             long_texts=long_texts,
             leaks=leaks.to_dict(max_pairs=_SHOWN_LEAKS),
             fingerprint=data_fingerprint(dataset),

@@ -185,6 +185,7 @@ def measured_with(
     if joined is not None:
         measured, adapter = _by_query_model(measured, joined.queries, dataset, **embedding)
     elif reads_beyond(base, query_modules):
+        check_whole_vectors(base, dataset)
         measured = measured.subset(measured.judged)
         vectors = behind_whole_vectors(base, query_modules, query_texts(dataset, measured), **embedding)
         adapter = in_place_of(vectors.to(measured.query_embeddings.device))
@@ -214,6 +215,16 @@ def reads_beyond(base: SentenceTransformer, query_modules: Sequence[Module]) -> 
     found = (adapt(query_modules, vectors)[:, :kept].float() for vectors in (drawn, blind))
     one, other = map(torch.nn.functional.normalize, found)
     return bool((one - other).norm(dim=1).max() > _SAME_DIRECTION)
+
+
+def check_whole_vectors(base: SentenceTransformer, dataset: RetrievalDataset) -> None:
+    """Refuse queries that came as vectors, and so are truncated already, where query modules read all of these."""
+    if dataset.query_texts is None:
+        kept, whole = base.get_embedding_dimension(), _whole_dimension(base)
+        raise ValueError(
+            f"The queries came as vectors of {kept} dimensions, but the adapter reads all {whole}, and what it gives "
+            "is truncated. Give the texts of the queries."
+        )
 
 
 def behind_whole_vectors(

@@ -83,6 +83,7 @@ class TrainingRecord:
         reason: the verdict: whether to deploy it and why, with the figures.
         seed: of the whole run.
         split_by: what was kept on one side when the splits were cut.
+        split_seed: by which they were cut; ``seed`` if None, in records of earlier versions.
         paraphrase_threshold: how near two queries are that count as paraphrases.
         fitted_on: the splits it was fitted on.
         arguments: settings of a gradient run.
@@ -107,6 +108,7 @@ class TrainingRecord:
     reason: str = ""
     seed: int | None = None
     split_by: Literal["query", "document"] = "query"
+    split_seed: int | None = None
     paraphrase_threshold: float | None = None
     fitted_on: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -180,7 +181,7 @@ def test_what_a_function_gives_may_be_of_another_kind(form):
     assert evaluate(split, lambda queries: form(queries @ matrix.T)).adapted["ndcg@10"].tolist() == right.tolist()
 
 
-@pytest.mark.parametrize("ks", [10, ()])
+@pytest.mark.parametrize("ks", [10, np.int64(10), (), np.array([], dtype=int)])
 def test_cut_offs_are_a_sequence(ks):
     with pytest.raises(ValueError, match="but a sequence of cut-offs is expected"):
         evaluate(random_split(2), ks=ks)

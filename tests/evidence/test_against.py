@@ -9,7 +9,7 @@ import pytrec_eval
 import torch
 from sentence_transformers import SentenceTransformer
 
-from st_adapter import QueryAdapter, attach, cli, save_adapter, save_pretrained
+from st_adapter import QueryAdapter, attach, cli, detach, save_adapter, save_pretrained
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.splits import UNCUT
 from st_adapter.embeddings.embedding import embed
@@ -132,6 +132,27 @@ def test_a_truncated_model_is_measured_as_sentence_transformers_runs_it(places, 
     against = compared(places, dataset, new, old).evaluations[0].result
     np.testing.assert_allclose(against.adapted["ndcg@10"], by_stock(new), atol=1e-6)
     np.testing.assert_allclose(against.base["ndcg@10"], by_stock(old), atol=1e-6)
+
+
+def test_truncated_query_vectors_are_too_little_for_an_adapter_that_reads_all(places, dataset):
+    new = SentenceTransformer(str(places / "new" / "model"), truncate_dim=6, device="cpu")
+    queries, documents = (
+        pd.DataFrame({"id": [f"{n}" for n in range(48)], "embedding": list(vectors)})
+        for vectors in (new.encode(dataset.query_texts), new.encode_document(dataset.document_texts))
+    )
+    qrels = pd.DataFrame({"query_id": queries["id"], "corpus_id": documents["id"]})
+    given = RetrievalDataset.load({"queries": queries, "corpus": documents, "qrels": qrels}, cut_into=())
+    with pytest.raises(ValueError, match="came as vectors of 6 dimensions, but the adapter reads all 32"):
+        evaluate_saved(new, given, cache_dir=places / "cache", show_progress_bar=False)
+
+
+def test_a_model_in_half_precision_is_measured(places, dataset):
+    new = SentenceTransformer(str(places / "new" / "model"), device="cpu", model_kwargs={"dtype": torch.float16})
+    found = evaluate_saved(new, dataset, cache_dir=places / "cache", show_progress_bar=False)[0].result
+    embedded = embed(detach(new)[0], dataset, cache_dir=places / "cache", show_progress_bar=False)
+    right = evaluate(embedded, lambda queries: new.encode_query(dataset.query_texts))
+    np.testing.assert_allclose(found.adapted["ndcg@10"], right.adapted["ndcg@10"], atol=1e-6)
+    assert len(set(found.adapted["ndcg@10"].tolist())) > 3
 
 
 def test_queries_that_came_as_vectors_are_mapped_by_both(base, dataset, places, expected):

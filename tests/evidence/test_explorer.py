@@ -22,7 +22,7 @@ from st_adapter import cli
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.errors import InputError
 from st_adapter.evidence.explorer import Explorer, KnownQuery, Material
-from st_adapter.evidence.exploring import explored
+from st_adapter.evidence.exploring import _sides, explored
 from st_adapter.evidence.results import Results
 from st_adapter.evidence.space import write_space
 from st_adapter.run import train
@@ -202,6 +202,14 @@ def test_both_sides_are_those_of_stock_sentence_transformers(finished, run, tiny
         assert [d.score for d in side] == pytest.approx(scores.sort(descending=True).values[:10].tolist(), abs=1e-5)
         assert side[0].text.startswith(texts[int(scores.argmax())][:20])
     assert answer.base[0].text.endswith(" …") and len(answer.base[0].text) <= 281
+
+
+def test_a_model_that_truncates_does_so_behind_its_adapter(finished, tiny_model_path):
+    folder = str(finished / "out" / "model")
+    model, base = (SentenceTransformer(path, truncate_dim=6, device="cpu") for path in (folder, str(tiny_model_path)))
+    sides = _sides(model, Results.read(finished / "out" / "results.json")).encode("the blue bird")
+    for side, queries in zip(sides, (base, model), strict=True):
+        np.testing.assert_allclose(side, queries.encode_query("the blue bird"), atol=1e-6)
 
 
 def test_other_data_are_refused(finished, run):

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from rich.console import Console
 from sentence_transformers import SentenceTransformer
 
 import chromium
@@ -17,6 +18,7 @@ from st_adapter.embeddings.embedding import embed
 from st_adapter.evidence.curve import learning_curve
 from st_adapter.evidence.report import write_report
 from st_adapter.evidence.results import CurveResults, Results, described
+from st_adapter.evidence.tables import print_candidates
 from st_adapter.run import train
 from st_adapter.settings import RunOptions
 
@@ -188,6 +190,12 @@ def test_a_candidate_that_gains_more_and_is_passed_over_is_named(finished, tmp_p
 
     said = "bold, which gains +.160 on the whole (+.200 for documents asked for before, -.050 for new documents)."
     assert said in remade(finished, tmp_path, with_rejected(0.16)).text
+    results = json.loads((finished / "results.json").read_text())
+    with_rejected(0.16)(results)
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    console = Console(record=True, width=200)
+    print_candidates(console, Results.read(tmp_path / "results.json").selection)
+    assert said in console.export_text()
     assert "Passed over" not in remade(finished, tmp_path, with_rejected(0.035)).text
 
 
