@@ -125,9 +125,8 @@ def train(
         'saved'
     """
     folder, options = None if output_dir is None else Path(output_dir), RunOptions() if options is None else options
-    seed, batch_size = as_whole(seed), as_whole(batch_size)
-    how = (method, seed, alpha, args, folder, cache_dir, batch_size, precision, show_progress_bar, options)
-    settings = Settings(*how, teacher=teacher)
+    how = (alpha, args, folder, cache_dir, as_whole(batch_size), precision, show_progress_bar, options)
+    settings = Settings(method, as_whole(seed), *how, teacher=teacher)
     check_settings(settings)
     check_query_model(settings, query_model is not None, model is not None)
     base, in_use = _base(model, query_model, settings)
