@@ -19,6 +19,9 @@ _REJECTED_BEYOND = 1.28
 _BEHIND = 10.0
 # A part of fewer queries says nothing of its own.
 _MIN_PART = 8
+# Nor does one that fewer of the queries to come are expected to be of: on documents that were all asked for before,
+# folds leave some queries without theirs, but what is fitted on all labels knows them.
+_LEAST_WEIGHT = 0.05
 
 
 class Scoreboard:
@@ -251,9 +254,10 @@ class Scoreboard:
         """Which rows of (2, C, Q) sums of gains are clearly negative, beyond a margin, on a part or on dev: (C,)."""
         rejected = np.zeros(gains.shape[1], dtype=bool)
         dev = counts.sum(axis=0) * self._in_dev, gains.sum(axis=0) * self._in_dev
-        for count, part in [*zip(counts, gains, strict=True), dev]:
+        weights = [1 - self.unseen_weight, self.unseen_weight, 1.0]
+        for weight, count, part in zip(weights, [*counts, dev[0]], [*gains, dev[1]], strict=True):
             there = count > 0
-            if count.sum() < _MIN_PART or there.sum() < 2:
+            if weight < _LEAST_WEIGHT or count.sum() < _MIN_PART or there.sum() < 2:
                 continue
             rejected |= clearly_worse(part[:, there] / count[there], part.sum(axis=1) / count.sum() + margin)
         return rejected

@@ -92,6 +92,17 @@ def test_a_candidate_that_loses_on_one_part_is_out_however_much_it_gains_on_the_
     assert not alone.gate.adopted and "Clearly worse" in alone.gate.reason
 
 
+@pytest.mark.parametrize(("unseen_weight", "is_out"), [(0.01, False), (0.049, False), (0.05, True), (1.0, True)])
+def test_a_part_that_hardly_any_query_to_come_is_of_puts_none_out(unseen_weight, is_out):
+    """A data set all of whose documents were asked for: what a fold does not know, the last fit does."""
+    spread = np.tile([0.9, 1.1], 10)
+    (candidate,) = board_of([spread], [-0.1 * spread], unseen_weight).verdict(0.05, 0).candidates
+    assert candidate.rejected is is_out
+    assert candidate.gain == pytest.approx(1 - 1.1 * unseen_weight)
+    (candidate,) = board_of([-0.1 * spread], [spread], 1 - unseen_weight).verdict(0.05, 0).candidates
+    assert candidate.rejected is is_out, "nor a part of known documents where nobody is expected to ask for these"
+
+
 def test_a_candidate_that_loses_on_dev_alone_is_out_whatever_the_other_queries_say():
     spread = np.tile([0.9, 1.1], 20)
     lost_on_dev = np.concatenate([spread[:30], -0.2 * spread[30:]])
