@@ -13,9 +13,14 @@ Precision = Literal["fp32", "bf16", "fp16"]
 PARAPHRASE_THRESHOLD = 0.9
 
 
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, of Python or NumPy."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def as_whole(value: Any) -> Any:
     """A whole number of NumPy as one of Python, which JSON can hold; all else as it is."""
-    return int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else value
+    return int(value) if is_whole(value) else value
 
 
 def check_whole(name: str, value: object) -> None:

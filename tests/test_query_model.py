@@ -616,14 +616,11 @@ def test_a_run_file_is_read_before_anything_is_embedded(
 def test_a_query_model_with_an_adapter_is_called_by_its_own_name(
     documents, dataset, pairs, tiny_flat_model_path, tmp_path, capsys, monkeypatch
 ):
-    adapted = st_adapter.attach(
-        SentenceTransformer(str(tiny_flat_model_path), device="cpu"), st_adapter.QueryAdapter(32)
-    )
+    base = SentenceTransformer(str(tiny_flat_model_path), device="cpu")
+    adapted = st_adapter.attach(base, QueryAdapter(32))
     with pytest.raises(ValueError, match="The query model has an adapter or routes already.*as query_model"):
         st_adapter.train(documents, dataset, query_model=adapted, cache_dir=tmp_path, **QUIET)
-    st_adapter.save_pretrained(
-        SentenceTransformer(str(tiny_flat_model_path), device="cpu"), QueryAdapter(32), tmp_path / "m"
-    )
+    st_adapter.save_pretrained(base, QueryAdapter(32), tmp_path / "m")
     words = ["train", "--model", str(tiny_flat_model_path), "--query-model", str(tmp_path / "m"), "--data", "pairs.csv"]
     pairs.to_csv(tmp_path / "pairs.csv", index=False)
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from st_adapter.choices import Precision, as_whole
+from st_adapter.choices import Precision, is_whole
 from st_adapter.embeddings.corpus import Similarity
 from st_adapter.embeddings.fingerprint import json_digest
 from st_adapter.embeddings.identity import EncoderIdentity, identity_of
@@ -122,6 +122,12 @@ def is_encoder(model: SentenceTransformer | Encoder) -> TypeGuard[Encoder]:
     return not isinstance(model, SentenceTransformer) and hasattr(type(model), "cache_key")
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Raise InputError if it is no whole number of at least 1."""
+    if not is_whole(batch_size) or batch_size < 1:
+        raise setting_error("batch_size", batch_size, "a whole number of at least 1", flag="--embedding-batch-size")
+
+
 class SentenceTransformerEncoder(Encoder):
     """A Sentence Transformers model with the way it is run.
 
@@ -142,8 +148,7 @@ class SentenceTransformerEncoder(Encoder):
                 f"This model runs on the {model.get_backend()!r} backend, whose weights cannot be read to tell its "
                 "cached vectors from those of another model. Load it with backend='torch' for training."
             )
-        if type(as_whole(batch_size)) is not int or batch_size < 1:
-            raise setting_error("batch_size", batch_size, "a whole number of at least 1", flag="--embedding-batch-size")
+        check_batch_size(batch_size)
         self.model = model
         self.batch_size = batch_size
         self.precision = precision

@@ -9,12 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from st_adapter.choices import as_whole
 from st_adapter.embeddings.corpus import Similarity
-from st_adapter.embeddings.encoder import Encoder
+from st_adapter.embeddings.encoder import Encoder, check_batch_size
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS
-from st_adapter.errors import setting_error
 
 # Takes T texts and gives T vectors of D numbers: lists, a NumPy array or a tensor.
 Encode = Callable[[list[str]], Any]
@@ -106,8 +104,7 @@ def check_settings(similarity: str, batch_size: int) -> None:
             f"similarity is {similarity!r}, but an adapter needs one that is linear in the query: 'cosine' or 'dot'. "
             "Pass the one that the index compares by."
         )
-    if type(as_whole(batch_size)) is not int or batch_size < 1:
-        raise setting_error("batch_size", batch_size, "a whole number of at least 1", flag="--embedding-batch-size")
+    check_batch_size(batch_size)
 
 
 def checked_vectors(vectors: Any, texts: Sequence[str], name: str, dimension: int | None = None) -> Tensor:

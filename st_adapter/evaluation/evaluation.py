@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -149,7 +149,7 @@ def evaluate(
         0.0
     """
     start = time.perf_counter()
-    if not isinstance(ks, Iterable) or len(ks) == 0:
+    if not isinstance(ks, Collection) or len(ks) == 0:
         raise ValueError(f"ks is {ks!r}, but a sequence of cut-offs is expected. Pass some, such as (1, 10).")
     chosen = _split_of(embedded, split)
     judged = _judged(chosen)

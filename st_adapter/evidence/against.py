@@ -27,18 +27,16 @@ from st_adapter.evidence.index_evaluation import IndexEvaluation, evaluate_index
 from st_adapter.evidence.indexes import check_index
 from st_adapter.evidence.saved import (
     Measured,
-    behind_whole_vectors,
-    check_whole_vectors,
+    embedded_anew,
     in_place_of,
     measured_with,
     query_texts,
-    reads_beyond,
 )
 from st_adapter.evidence.split_results import HEADLINE_METRIC
 from st_adapter.evidence.trec import write_trec
 from st_adapter.evidence.verdict import RunVerdict
 from st_adapter.saving.attach import attach, detach
-from st_adapter.saving.joined import documents_model, parted
+from st_adapter.saving.joined import documents_model
 from st_adapter.saving.tasks import check_task_of, tasks_of
 from st_adapter.storage.writing import check_writable
 
@@ -178,13 +176,11 @@ def _both(
     ready: Measured, other: SentenceTransformer, task: str | None, embedding: dict[str, Any]
 ) -> tuple[EmbeddedSplit, Tensor]:
     """The queries that count, and the (Q, D) vectors that the other model has for them."""
-    split, joined = ready.split.subset(ready.split.judged), parted(other)
-    if joined is not None:
-        return split, embed_as_queries(joined.queries, query_texts(ready.dataset, split), **embedding)
+    split = ready.split.subset(ready.split.judged)
+    anew = embedded_anew(other, ready.dataset, split, task=task, **embedding)
+    if anew is not None:
+        return split, anew
     base, modules = detach(other, task)
-    if reads_beyond(base, modules):
-        check_whole_vectors(base, ready.dataset)
-        return split, behind_whole_vectors(base, modules, query_texts(ready.dataset, split), **embedding)
     if identity_of(ready.documents).difference(identity_of(base)) is None:
         vectors = split.query_embeddings  # also of queries that came as vectors
     else:

@@ -37,7 +37,7 @@ def record_of(
         reason=results.verdict.sentence,
         seed=results.seed,
         split_by=dataset.cut.by if dataset.cut else "query",
-        split_seed=dataset.cut.seed if dataset.cut else None,
+        split_seed=results.data.split_seed,
         paraphrase_threshold=paraphrase_threshold,
         fitted_on=results.fitted_on,
         arguments=results.arguments or {},

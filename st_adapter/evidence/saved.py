@@ -28,7 +28,7 @@ from st_adapter.evidence.indexes import check_index
 from st_adapter.evidence.split_results import SplitResults
 from st_adapter.evidence.trec import write_trec
 from st_adapter.evidence.verdict import RunVerdict
-from st_adapter.saving.attach import detach
+from st_adapter.saving.attach import detach, whole_dimension
 from st_adapter.saving.joined import parted
 from st_adapter.saving.tasks import check_task_of
 from st_adapter.storage.records import plain
@@ -182,32 +182,48 @@ def measured_with(
         dataset = with_all_judged(dataset)
         embedded = judged_by(embedded, dataset)
     measured, adapter = embedded[split], cast(Adapter, query_modules)
-    if joined is not None:
-        measured, adapter = _by_query_model(measured, joined.queries, dataset, **embedding)
-    elif reads_beyond(base, query_modules):
-        check_whole_vectors(base, dataset)
-        measured = measured.subset(measured.judged)
-        vectors = behind_whole_vectors(base, query_modules, query_texts(dataset, measured), **embedding)
-        adapter = in_place_of(vectors.to(measured.query_embeddings.device))
+    judged = measured.subset(measured.judged)
+    vectors = embedded_anew(model, dataset, judged, task=task, **embedding)
+    if vectors is not None:
+        measured, adapter = judged, in_place_of(vectors)
     seen = seen_documents(embedded, fitted_on) if fitted_on else None
     return Measured(base, dataset, measured, adapter, seen)
 
 
-def _by_query_model(
-    split: EmbeddedSplit, queries: SentenceTransformer, dataset: RetrievalDataset, **embedding: Any
-) -> tuple[EmbeddedSplit, Callable[[Tensor], Tensor]]:
-    """The queries of a split that count, and what stands for a map of their vectors: those of another model."""
-    split = split.subset(split.judged)
-    return split, in_place_of(embed_as_queries(queries, query_texts(dataset, split), **embedding))
+def embedded_anew(
+    model: SentenceTransformer, dataset: RetrievalDataset, split: EmbeddedSplit, *, task: str | None, **embedding: Any
+) -> Tensor | None:
+    """The queries of a split by a saved model (Q, D) that are no map of what its base model makes of them.
+
+    They come from a query model, or are truncated behind the adapter. None for any other model.
+
+    Raises:
+        ValueError: the queries came as vectors alone.
+    """
+    joined = parted(model)
+    if joined is not None:
+        return embed_as_queries(joined.queries, query_texts(dataset, split), **embedding)
+    base, query_modules = detach(model, task)
+    if not _reads_beyond(base, query_modules):
+        return None
+    kept = base.get_embedding_dimension()
+    if dataset.query_texts is None:
+        raise ValueError(
+            f"The queries came as vectors of {kept} dimensions, but the adapter reads all {whole_dimension(base)}, and "
+            "what it gives is truncated. Give the texts of the queries."
+        )
+    with base.truncate_embeddings(None):
+        vectors = embed_as_queries(base, query_texts(dataset, split), **embedding)
+    return adapt(query_modules, vectors)[:, :kept]
 
 
-def reads_beyond(base: SentenceTransformer, query_modules: Sequence[Module]) -> bool:
+def _reads_beyond(base: SentenceTransformer, query_modules: Sequence[Module]) -> bool:
     """Whether query modules read what the base model, opened with a ``truncate_dim``, cuts off its vectors.
 
     Sentence Transformers truncates behind them. Of an adapter that was trained on truncated vectors, the direction of
     what is kept does not depend on the rest.
     """
-    kept, whole = base.get_embedding_dimension(), _whole_dimension(base)
+    kept, whole = base.get_embedding_dimension(), whole_dimension(base)
     if not query_modules or kept == whole:
         return False
     drawn = torch.randn(8, whole, generator=torch.Generator().manual_seed(0)).to(base.device, base.dtype)
@@ -215,31 +231,6 @@ def reads_beyond(base: SentenceTransformer, query_modules: Sequence[Module]) -> 
     found = (adapt(query_modules, vectors)[:, :kept].float() for vectors in (drawn, blind))
     one, other = map(torch.nn.functional.normalize, found)
     return bool((one - other).norm(dim=1).max() > _SAME_DIRECTION)
-
-
-def check_whole_vectors(base: SentenceTransformer, dataset: RetrievalDataset) -> None:
-    """Refuse queries that came as vectors, and so are truncated already, where query modules read all of these."""
-    if dataset.query_texts is None:
-        kept, whole = base.get_embedding_dimension(), _whole_dimension(base)
-        raise ValueError(
-            f"The queries came as vectors of {kept} dimensions, but the adapter reads all {whole}, and what it gives "
-            "is truncated. Give the texts of the queries."
-        )
-
-
-def behind_whole_vectors(
-    base: SentenceTransformer, query_modules: Sequence[Module], texts: list[str], **embedding: Any
-) -> Tensor:
-    """Queries as a truncated model with an adapter embeds them: (Q, D), cut behind the query modules."""
-    kept = base.get_embedding_dimension()
-    with base.truncate_embeddings(None):
-        vectors = embed_as_queries(base, texts, **embedding)
-    return adapt(query_modules, vectors)[:, :kept]
-
-
-def _whole_dimension(base: SentenceTransformer) -> int:
-    with base.truncate_embeddings(None):
-        return int(base.get_embedding_dimension() or 0)
 
 
 def query_texts(dataset: RetrievalDataset, split: EmbeddedSplit) -> list[str]:

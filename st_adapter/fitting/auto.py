@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.choices import FitMethod, Method, as_whole, check_choice
+from st_adapter.choices import FitMethod, Method, as_whole, check_choice, is_whole
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.soft_targets import SoftTargets
@@ -319,7 +319,7 @@ def check_learns_from_teacher(method: Method, teacher: object) -> None:
 
 def check_seed_and_level(seed: int, alpha: float) -> None:
     """Refuse before any work what would fail after it."""
-    if type(as_whole(seed)) is not int or not 0 <= seed < 2**32:
+    if not is_whole(seed) or not 0 <= seed < 2**32:
         raise setting_error("seed", seed, "a whole number from 0 to 4294967295")
     if not 0 < alpha < 1:
         raise setting_error("alpha", alpha, "a level of a test, between 0 and 1")

@@ -89,9 +89,7 @@ def route_modules(model: SentenceTransformer, routes: Routes) -> dict[str, list[
     folded: dict[int, list[Module]] = {}
     for adapter in routes.values():
         if adapter is not None and id(adapter) not in folded:
-            with model.truncate_embeddings(None):
-                dimension = model.get_embedding_dimension() or adapter.input_dimension
-            folded[id(adapter)] = adapter.padded(int(dimension)).fold()
+            folded[id(adapter)] = adapter.padded(whole_dimension(model) or adapter.input_dimension).fold()
     return {**{route: folded.get(id(each), untouched) for route, each in routes.items()}, DOCUMENT_ROUTE: untouched}
 
 
@@ -147,11 +145,16 @@ def detach(model: SentenceTransformer, task: str | None = None) -> tuple[Sentenc
         check_task_of(model, task)
     modules = [module for module in routes[task or QUERY_ROUTE] if not isinstance(module, Dropout)]
     base = with_modules(model, children[:-1])
-    with base.truncate_embeddings(None):
-        dimension = int(base.get_embedding_dimension())
+    dimension = whole_dimension(base)
     if modules and dimension > base.get_embedding_dimension():
         return base, [_Truncated(modules, dimension)]
     return base, modules
+
+
+def whole_dimension(model: SentenceTransformer) -> int:
+    """D of a model before it truncates; 0 if it does not say."""
+    with model.truncate_embeddings(None):
+        return int(model.get_embedding_dimension() or 0)
 
 
 def check_order(model: object, adapter: object) -> None:

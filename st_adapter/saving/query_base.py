@@ -22,6 +22,7 @@ from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.roles import encode_as
 from st_adapter.embeddings.static import distilled, is_static
 from st_adapter.errors import InputError
+from st_adapter.saving.attach import whole_dimension
 from st_adapter.saving.base import Base, Kept, ModelBase
 from st_adapter.saving.joined import check_joinable
 from st_adapter.saving.joined_files import JoinedModel, save_joined
@@ -155,8 +156,7 @@ class QueryModelBase(Base):
         """The documents' dimensions where Sentence Transformers has yet to truncate them, behind the last module."""
         if self.documents is None:
             return dimension
-        with self.documents.model.truncate_embeddings(None):
-            return int(self.documents.model.get_embedding_dimension() or dimension)
+        return whole_dimension(self.documents.model) or dimension
 
     def _joined(self, adapter: QueryAdapter) -> JoinedModel:
         if self.bridge is None or self.index is None:
