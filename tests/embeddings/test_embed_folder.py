@@ -3,7 +3,6 @@
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 
@@ -14,7 +13,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from problems import ROOT
+from elsewhere import embed_slowly, run_elsewhere, started_elsewhere, write_alone
 from st_adapter.data.texts import TextSource
 from st_adapter.embeddings import local_engine
 from st_adapter.embeddings.disk_corpus import DiskCorpus
@@ -117,39 +116,17 @@ def test_a_process_that_is_killed_costs_the_parts_in_work(tiny_flat_model_path, 
     assert everything(folder)[0] == IDS and np.allclose(everything(folder)[1], vectors, atol=1e-6)
 
 
-SCRIPT = """
-import sys
-import pandas as pd
-from sentence_transformers import SentenceTransformer
-from st_adapter.data.texts import TextSource
-from st_adapter.embeddings.embed_folder import FolderSettings, embed_to_folder
-
-model, data, output = sys.argv[1:]
-model = SentenceTransformer(model, device="cpu")
-encode = model.encode_document
-def slowly(texts, **options):
-    import time
-    time.sleep(0.2)
-    return encode(texts, **options)
-model.encode_document = slowly
-embed_to_folder(model, TextSource(data, "corpus"), output, FolderSettings(part_size=4, show_progress_bar=False))
-"""
-
-
 def test_a_run_that_was_killed_goes_on_where_it_was(tiny_flat_model_path, model, vectors, tmp_path, monkeypatch):
     TABLE.to_parquet(tmp_path / "texts.parquet")
     output = tmp_path / "v"
-    run = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tiny_flat_model_path), str(tmp_path / "texts.parquet"), str(output)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    run = started_elsewhere(embed_slowly, tiny_flat_model_path, tmp_path / "texts.parquet", output)
     while len(list(output.glob("part-*"))) < 3:
-        assert run.poll() is None
+        assert run.is_alive()
         time.sleep(0.02)
     with pytest.raises(ValueError, match="Another process writes to"):
         made(model, output, part_size=4)
     run.kill()
-    run.wait()
+    run.join()
     before = {path.name: path.stat().st_mtime_ns for path in output.glob("part-*")}
     assert 3 <= len(before) < 16
     with pytest.raises(ValueError, match="but it is not finished. Run st-adapter embed again"):
@@ -302,20 +279,8 @@ def test_vectors_that_are_none_are_not_written(model, tmp_path):
 
 
 def test_two_writers_wait_for_no_one(tmp_path):
-    with only_writer(tmp_path / "v"):
-        run = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "import sys; from pathlib import Path; from st_adapter.storage.manifest import only_writer\n"
-                "with only_writer(Path(sys.argv[1])): pass",
-                str(tmp_path / "v"),
-            ],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-    assert run.returncode == 1 and "Another process writes to" in run.stderr
+    with only_writer(tmp_path / "v"), pytest.raises(ValueError, match="Another process writes to"):
+        run_elsewhere(write_alone, tmp_path / "v")
     with only_writer(tmp_path / "v"):
         pass
 

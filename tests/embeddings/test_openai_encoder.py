@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 import sys
 import time
 
@@ -13,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from elsewhere import embed_by_api, started_elsewhere
 from openai_double import DIMENSION, MODEL, OpenAIServer, vector
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.embedding import embed
@@ -249,18 +248,6 @@ def test_another_model_under_the_same_name_is_noticed(server, tmp_path):
     np.testing.assert_array_equal(embedded.query_embeddings[0].numpy(), vector(dataset.queries["text"][0])[::-1])
 
 
-_KILLED = """
-import sys
-import pandas as pd
-from st_adapter import RetrievalDataset, embed
-from st_adapter.embeddings import OpenAIEncoder
-
-url, model, data, cache = sys.argv[1:]
-dataset = RetrievalDataset.load(pd.read_csv(data))
-embed(OpenAIEncoder(model, url, batch_size=10), dataset, cache_dir=cache, show_progress_bar=False)
-"""
-
-
 # The server answers so many texts and then no more; what it has answered by then must be on disk.
 @pytest.mark.parametrize("killed_after", [65, 125])
 def test_a_killed_run_goes_on_without_asking_for_a_text_twice(server, killed_after, tmp_path):
@@ -268,13 +255,13 @@ def test_a_killed_run_goes_on_without_asking_for_a_text_twice(server, killed_aft
     table.to_csv(tmp_path / "pairs.csv", index=False)
     cache = tmp_path / "cache"
     server.hold_after = killed_after
-    words = [sys.executable, "-c", _KILLED, server.url, MODEL, str(tmp_path / "pairs.csv"), str(cache)]
-    process = subprocess.Popen(words, env={**os.environ, "OPENAI_API_KEY": "some-key-0123456789"})
+    words = (server.url, MODEL, "some-key-0123456789", tmp_path / "pairs.csv", cache)
+    process = started_elsewhere(embed_by_api, *words)
     try:
         assert server.held.wait(60)
     finally:
         process.kill()
-        process.wait()
+        process.join()
     assert server.left.wait(60)
     server.hold_after = None
     texts = {*table["query"], *table["document"]}

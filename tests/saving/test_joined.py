@@ -1,9 +1,6 @@
 """Two models in one repository: opened by stock Sentence Transformers, taken apart, damaged, and refused."""
 
-import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertModel
 
+from elsewhere import encoded_by_stock, run_elsewhere
 from problems import TEXTS, hashes, make_adapter, unit_rows
 from st_adapter import QueryAdapter, detach, from_pretrained
 from st_adapter.bridge import Bridge, RadialUnits
@@ -83,27 +81,13 @@ def two(request, static_path, tiny_model_path, tiny_prompt_model_path, tmp_path_
     return base, adapter, folder
 
 
-@pytest.mark.parametrize("two", ["static"], indirect=True)  # another process takes its time
-def test_stock_sentence_transformers_opens_it_without_this_package(two, tmp_path):
+def test_stock_sentence_transformers_opens_it_without_this_package(two):
     base, adapter, folder = two
-    script = """
-import json, sys
-import numpy as np
-from sentence_transformers import SentenceTransformer
-folder, texts = json.loads(sys.argv[1])
-model = SentenceTransformer(folder, device="cpu")
-vectors = {name: getattr(model, name)(texts) for name in ("encode_query", "encode_document", "encode")}
-vectors["similarity"] = model.similarity(vectors["encode_query"], vectors["encode_document"]).numpy()
-assert "st_adapter" not in sys.modules
-np.savez("vectors.npz", **vectors)
-"""
-    subprocess.run([sys.executable, "-I", "-c", script, json.dumps([str(folder), TEXTS])], cwd=tmp_path, check=True)
-    vectors = np.load(tmp_path / "vectors.npz")
+    vectors = run_elsewhere(encoded_by_stock, folder, TEXTS)
     documents = base.documents.model
     np.testing.assert_allclose(vectors["encode_query"], right_queries(base, adapter), rtol=0, atol=1e-5)
     np.testing.assert_array_equal(vectors["encode_document"], documents.encode_document(TEXTS))
     np.testing.assert_array_equal(vectors["encode"], documents.encode(TEXTS))
-    assert vectors["similarity"].shape == (len(TEXTS), len(TEXTS))
 
 
 def test_in_memory_it_is_the_same(two):
@@ -204,9 +188,9 @@ def test_a_table_that_half_precision_cannot_hold_stays_as_it_is(static_path, tin
     np.testing.assert_allclose(opened(alone).encode(TEXTS), right_queries(base, adapter), rtol=0, atol=1e-5)
 
 
-def test_onnx_files_of_the_query_model_lie_beside_its_tokenizer(tiny_model_path, tiny_prompt_model_path, tmp_path):
-    queries = opened(tiny_model_path)
-    queries.path = tiny_model_path
+def test_onnx_files_of_the_query_model_lie_beside_its_tokenizer(tiny_flat_model_path, tiny_prompt_model_path, tmp_path):
+    queries = opened(tiny_flat_model_path)
+    queries.path = tiny_flat_model_path
     base, adapter = base_of_two(opened(tiny_prompt_model_path), queries), make_adapter("mlp")
     folder = base.save(adapter, tmp_path / "two", _Kept, onnx=True)
     np.testing.assert_array_equal(opened(folder).encode(TEXTS), base.documents.model.encode(TEXTS))

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +27,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertModel
 
 import st_adapter
+from elsewhere import encoded_by_stock, run_elsewhere
 from problems import (
     KINDS,
     TEXTS,
@@ -83,41 +82,12 @@ def test_saved_model_opens_without_this_package(tiny_model: SentenceTransformer,
     adapters = {kind: make_adapter(kind) for kind in KINDS} | {"corrected": as_adapter(corrected, normalized=True)}
     for kind, adapter in adapters.items():
         save_pretrained(tiny_model, adapter, tmp_path / kind)
-    script = """
-import importlib.abc, json, sys
-
-class Refuse(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "st_adapter":
-            raise ImportError("st_adapter is out of reach in this process")
-
-sys.meta_path.insert(0, Refuse())
-try:
-    import st_adapter
-except ImportError as error:
-    assert "out of reach" in str(error)
-else:
-    raise SystemExit("st_adapter was importable, so this shows nothing")
-
-import numpy as np
-from sentence_transformers import SentenceTransformer
-
-kinds, texts = json.loads(sys.argv[1])
-vectors = {}
-for kind in kinds:
-    model = SentenceTransformer(kind, device="cpu")
-    for name in ("encode_query", "encode_document", "encode"):
-        vectors[f"{kind}.{name}"] = getattr(model, name)(texts)
-assert "st_adapter" not in sys.modules
-np.savez("vectors.npz", **vectors)
-"""
-    subprocess.run([sys.executable, "-I", "-c", script, json.dumps([list(adapters), TEXTS])], cwd=tmp_path, check=True)
-    vectors = np.load(tmp_path / "vectors.npz")
     for kind, adapter in adapters.items():
+        vectors = run_elsewhere(encoded_by_stock, tmp_path / kind, TEXTS)
         queries = adapted_queries(adapter, tiny_model)
-        np.testing.assert_allclose(vectors[f"{kind}.encode_query"], queries, rtol=0, atol=1e-6)
-        np.testing.assert_array_equal(vectors[f"{kind}.encode_document"], tiny_model.encode_document(TEXTS))
-        np.testing.assert_array_equal(vectors[f"{kind}.encode"], tiny_model.encode(TEXTS))
+        np.testing.assert_allclose(vectors["encode_query"], queries, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(vectors["encode_document"], tiny_model.encode_document(TEXTS))
+        np.testing.assert_array_equal(vectors["encode"], tiny_model.encode(TEXTS))
 
 
 def test_base_files_are_kept_byte_for_byte(tiny_model_path: Path, tmp_path: Path) -> None:

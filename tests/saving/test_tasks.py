@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 from torch import nn
 
+from elsewhere import encoded_by_stock, run_elsewhere
 from hub_double.client import HubClient, HubClientError
 from hub_double.server import ALICE, HubServer
 from problems import TEXTS, apply, hashes, make_adapter, names
@@ -197,39 +196,18 @@ def test_what_is_saved_says_what_it_holds(saved: Path, with_default: Path, base:
     ]
 
 
-OPEN = """
-import json, sys
-import numpy, sentence_transformers
-texts, folders = json.loads(sys.argv[1])
-vectors = {}
-for number, folder in enumerate(folders):
-    model = sentence_transformers.SentenceTransformer(folder, device="cpu")
-    model.save(f"again-{number}")
-    again = sentence_transformers.SentenceTransformer(f"again-{number}", device="cpu")
-    for name, opened in ((f"saved-{number}", model), (f"again-{number}", again)):
-        for task in ("legal", "support"):
-            vectors[f"{name}.{task}"] = opened.encode(texts, task=task, prompt_name="query")
-        for method in ("encode_query", "encode_document", "encode"):
-            vectors[f"{name}.{method}"] = getattr(opened, method)(texts)
-assert "st_adapter" not in sys.modules
-numpy.savez("vectors.npz", **vectors)
-"""
-
-
 def test_stock_sentence_transformers_opens_it_and_saves_it_again(
     saved: Path, with_default: Path, base: SentenceTransformer, tmp_path: Path
 ) -> None:
-    words = json.dumps([TEXTS, [str(saved), str(with_default)]])
-    subprocess.run([sys.executable, "-I", "-c", OPEN, words], check=True, cwd=tmp_path)
-    vectors = np.load(tmp_path / "vectors.npz")
     by_default = adapted(base, adapters()["support"])
-    for number, (queries, tolerance) in enumerate([(base.encode_query(TEXTS), 0), (by_default, 1e-6)]):
-        for name in (f"saved-{number}", f"again-{number}"):
+    for folder, queries, tolerance in ((saved, base.encode_query(TEXTS), 0), (with_default, by_default, 1e-6)):
+        for again in (None, tmp_path / f"again-{folder.name}"):
+            vectors = run_elsewhere(encoded_by_stock, folder, TEXTS, ("legal", "support"), again)
             for task, adapter in adapters().items():
-                np.testing.assert_allclose(vectors[f"{name}.{task}"], adapted(base, adapter), rtol=0, atol=1e-6)
-            np.testing.assert_allclose(vectors[f"{name}.encode_query"], queries, rtol=0, atol=tolerance)
-            np.testing.assert_array_equal(vectors[f"{name}.encode_document"], base.encode_document(TEXTS))
-            np.testing.assert_array_equal(vectors[f"{name}.encode"], base.encode(TEXTS))
+                np.testing.assert_allclose(vectors[task], adapted(base, adapter), rtol=0, atol=1e-6)
+            np.testing.assert_allclose(vectors["encode_query"], queries, rtol=0, atol=tolerance)
+            np.testing.assert_array_equal(vectors["encode_document"], base.encode_document(TEXTS))
+            np.testing.assert_array_equal(vectors["encode"], base.encode(TEXTS))
 
 
 def test_one_adapter_is_taken_out_of_it(saved: Path, with_default: Path, base: SentenceTransformer) -> None:

@@ -16,7 +16,6 @@ from st_adapter.embeddings.identity import identity_of
 from st_adapter.saving import save_query_part
 from st_adapter.saving.base import ModelBase
 from st_adapter.saving.query_base import Index, query_model_base
-from st_adapter.stacks.llama_index import AdaptedEmbedding
 
 
 def opened(path, **kwargs):
@@ -77,6 +76,8 @@ def test_one_embedding_for_both_sides_is_right_with_its_setting(two):
     check = check_stack(two.folder, right.embed_query, right.embed_documents)
     assert check.ok
     assert max(check.query_distance, check.document_distance) < 1e-6
+    from st_adapter.stacks.llama_index import AdaptedEmbedding
+
     ours = AdaptedEmbedding(two.folder, device="cpu")
     assert check_stack(two.folder, ours.get_query_embedding, ours.get_text_embedding_batch).ok
     plain = OneForBoth(two.whole, prompt_name="query")

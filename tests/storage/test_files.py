@@ -4,8 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from elsewhere import new_event, started_elsewhere, write_folders
 from st_adapter.storage import writing
 from st_adapter.storage.paths import is_pickle
 from st_adapter.storage.reading import read_json, read_object
@@ -67,36 +66,21 @@ def test_old_leftovers_of_killed_runs_are_removed_and_young_ones_are_not(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == [".folder.saving-young", "folder"]
 
 
-WRITER = """
-import sys
-from pathlib import Path
-from st_adapter.storage.writing import folder_written_whole
-
-target = Path(sys.argv[1])
-print("ready", flush=True)
-for number in range(10**6):
-    with folder_written_whole(target) as folder:
-        for name in "ab":
-            (folder / name).write_text(str(number))
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_kill_9_at_any_moment_leaves_a_complete_folder(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     fill(target, "-1")
     found = set()
     for attempt in range(3):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(target)], stdout=subprocess.PIPE)
-        assert writer.stdout is not None
-        writer.stdout.readline()
+        ready = new_event()
+        writer = started_elsewhere(write_folders, target, ready)
+        assert ready.wait(60)
         # While the writer runs, the folder is looked at as often as possible; then the writer is killed.
         until = time.monotonic() + 0.3 + 0.037 * attempt
         while time.monotonic() < until:
             assert target.is_dir(), "there was a moment without the folder"
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-        writer.stdout.close()
+        writer.kill()
+        writer.join()
         contents = {path.name: path.read_text() for path in target.iterdir()}
         assert set(contents) == {"a", "b"} and len({*contents.values()}) == 1
         found |= {*contents.values()}

@@ -1,8 +1,6 @@
 """Vector databases, the real ones: what is read is what was written, and nothing is written."""
 
 import hashlib
-import os
-import subprocess
 import sys
 from contextlib import ExitStack
 
@@ -11,7 +9,7 @@ import pytest
 import torch
 from build_stores import BUILDERS
 
-from problems import ROOT
+from elsewhere import fill_store, read_store, run_elsewhere
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.stores import is_address, open_store
@@ -99,15 +97,6 @@ def test_a_search_finds_what_exact_search_finds(store):
     assert corpus.search(queries, 1000).indices.shape == (20, N)
 
 
-READ_ALL = """
-import sys, torch
-from st_adapter.embeddings.store_corpus import StoreCorpus
-from st_adapter.stores import open_store
-corpus = StoreCorpus(open_store(sys.argv[1]), "cosine")
-corpus.rows(torch.arange(len(corpus))), corpus.search(torch.eye(corpus.dimension), 3), corpus.texts(torch.arange(3))
-"""
-
-
 @pytest.mark.parametrize("kind", ["chroma", "faiss", "lancedb", "milvus", "qdrant"])
 def test_not_a_byte_is_written(kind, tmp_path):
     pytest.importorskip(_CLIENTS.get(kind, kind))
@@ -120,15 +109,10 @@ def test_not_a_byte_is_written(kind, tmp_path):
         )
         return {str(path.relative_to(tmp_path)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
-    rows = tmp_path.parent / f"{kind}.npz"
-    np.savez(rows, ids=np.array(IDS), vectors=VECTORS, texts=np.array(TEXTS))
-    path = os.pathsep.join([str(ROOT), str(ROOT / "scripts")])
-    options = {"capture_output": True, "text": True, "check": True, "env": {**os.environ, "PYTHONPATH": path}}
     # Each in a process of its own, so that nothing is written later.
-    fill = [str(ROOT / "scripts" / "build_stores.py"), kind, str(rows), str(tmp_path)]
-    made = subprocess.run([sys.executable, *fill], **options)
+    address = run_elsewhere(fill_store, kind, tmp_path, IDS, VECTORS, TEXTS)
     before = digests()
-    subprocess.run([sys.executable, "-c", READ_ALL, made.stdout.split()[-1]], **options)
+    run_elsewhere(read_store, address)
     assert before and digests() == before
 
 
