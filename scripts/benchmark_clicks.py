@@ -33,8 +33,8 @@ from benchmark_quality import (
 )
 
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.embeddings.embedded import EmbeddedDataset
-from st_adapter.embeddings.embedding import embed
 from st_adapter.evaluation.comparison import Comparison, compare
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 

@@ -36,7 +36,7 @@ from benchmark_quality import (
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.seen import seen_documents
-from st_adapter.evidence.curve import draw_labels
+from st_adapter.fitting.folds import draw_labels
 from st_adapter.fitting.prior import prior_of
 from st_adapter.words import fraction, signed
 

@@ -35,9 +35,10 @@ from transformers import get_linear_schedule_with_warmup
 
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.demo import demo_model_path, standard_library_dataset
+from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
-from st_adapter.embeddings.embedding import embed, embed_pseudo_queries
+from st_adapter.embeddings.embedding import embed_pseudo_queries
 from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.evaluation import comparison
 from st_adapter.evaluation.evaluation import evaluate

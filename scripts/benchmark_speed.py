@@ -47,9 +47,9 @@ from torch.utils.data import DataLoader, Dataset
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.demo import demo_model_path
+from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
-from st_adapter.embeddings.embedding import embed
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.hits import Adapter
 from st_adapter.fitting.arguments import AdapterTrainingArguments

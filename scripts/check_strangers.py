@@ -34,7 +34,7 @@ from fuzz_repository import FORGED, _forged
 from sentence_transformers import SentenceTransformer
 
 from st_adapter import QueryAdapter, RetrievalDataset, from_pretrained, save_pretrained, train
-from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.evidence import write_report
 from st_adapter.evidence.curve import learning_curve
 from st_adapter.evidence.output_folder import CURVE_FILE

@@ -33,8 +33,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.demo import demo_model_path
+from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
-from st_adapter.embeddings.embedding import as_encoder, embed, embed_pseudo_queries, judged_by
+from st_adapter.embeddings.embedding import as_encoder, embed_pseudo_queries, judged_by
 from st_adapter.embeddings.soft_targets import SoftTargets
 from st_adapter.embeddings.teacher import open_teacher
 from st_adapter.embeddings.teaching import School, ask_teacher

@@ -10,10 +10,10 @@ from sentence_transformers import SentenceTransformer
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.data.paraphrases import cut_splits
+from st_adapter.embeddings.checked_embedding import checked_given
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.embedding import as_encoder, embed_pseudo_queries, embed_texts, judged_by
 from st_adapter.embeddings.encoder import Encoder
-from st_adapter.embeddings.given_check import checked_given
 from st_adapter.embeddings.soft_targets import SoftTargets
 from st_adapter.embeddings.teaching import School, ask_teacher
 from st_adapter.fitting.auto import Clock, starts_from_pseudo_queries

@@ -25,10 +25,11 @@ from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.checkpoint import checksums, read_checkpoint, write_checkpoint
 from st_adapter.fitting.gradient import GradientFit
 from st_adapter.fitting.training_data import EvalDataset, TrainDataset, training_data
-from st_adapter.saving.attach import check_base
+from st_adapter.saving.attach import check_adapters_fit, check_base
 from st_adapter.saving.push import push_to_hub
 from st_adapter.saving.record import TrainingRecord, installed_versions
 from st_adapter.saving.save import save_pretrained
+from st_adapter.saving.tasks import routes_of
 from st_adapter.storage.writing import check_writable
 
 # The name of the run in a checkpoint; version 0.1 could have several.
@@ -83,20 +84,33 @@ class AdapterTrainer:
             check_writable(Path(args.output_dir), "output_dir")
         self.train_dataset, self.eval_dataset, self._check_texts = training_data(model, train_dataset, eval_dataset)
         self._fit = GradientFit(self.train_dataset, args, copy.deepcopy(adapter))
+        self._check_model()
+        self._started_elsewhere = adapter is not None
         self.adapter = copy.deepcopy(self._fit.averaged)
         self.state = TrainerState()
         self.control = TrainerControl()
         self._best: dict[str, Tensor] = {}
         progress = [] if args.disable_tqdm else [_Progress()]
-        stopping = EarlyStoppingCallback(args.early_stopping_patience)
+        self._stopping = EarlyStoppingCallback(args.early_stopping_patience)
         self.callback_handler = CallbackHandler(
-            [DefaultFlowCallback(), *progress, stopping, *(callbacks or [])],
+            [DefaultFlowCallback(), *progress, self._stopping, *(callbacks or [])],
             self._fit.adapter,
             None,
             self._fit.optimizer,
             None,
         )
         self.control = self.callback_handler.on_init_end(args, self.state, self.control)
+
+    def _check_model(self) -> None:
+        """Refuse now what saving would refuse when all is trained: vectors or an adapter of another model."""
+        adapter, theirs = self._fit.adapter, self.train_dataset.base_model
+        model = None if self.model is None else check_adapters_fit(self.model, routes_of(adapter))
+        for whose, ours in (("the adapter", adapter.base_model), ("the model", model)):
+            difference = None if ours is None or theirs is None else theirs.difference(ours)
+            if difference is not None:
+                raise ValueError(
+                    f"The embeddings are of {theirs}, but {whose} is of {ours}: {difference}. Embed with one model."
+                )
 
     def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         """Add a callback, as with ``transformers.Trainer``."""
@@ -113,7 +127,8 @@ class AdapterTrainer:
             ``TrainOutput(global_step, training_loss, metrics)``.
 
         Raises:
-            FloatingPointError: the loss is no longer a finite number; ``adapter`` then holds the best step so far.
+            FloatingPointError: the loss or an adapted query is no longer a finite number; ``adapter`` then holds the
+                best step so far.
             ValueError: there is no checkpoint, or it belongs to another run.
         """
         args = self.args
@@ -124,6 +139,10 @@ class AdapterTrainer:
         if resume_from_checkpoint:
             self._load_checkpoint(resume_from_checkpoint)
         self.control = self.callback_handler.on_train_begin(args, self.state, self.control)
+        # Where the run had stopped by itself it does not go on.
+        stopped = self._stopping.early_stopping_patience_counter >= args.early_stopping_patience
+        self.control.should_training_stop = bool(resume_from_checkpoint) and stopped
+        first = self.state.global_step
         if not resume_from_checkpoint:
             self._evaluate_step(adapted=False)
         while self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
@@ -132,10 +151,11 @@ class AdapterTrainer:
         if not torch.equal(checksums(documents), before):
             raise RuntimeError("The document embeddings changed while training. A callback must have written to them.")
         seconds = time.perf_counter() - start
+        steps_per_second = (self.state.global_step - first) / seconds
         metrics = {
             "train_runtime": seconds,
-            "train_samples_per_second": self.state.global_step * args.per_device_train_batch_size / seconds,
-            "train_steps_per_second": self.state.global_step / seconds,
+            "train_samples_per_second": steps_per_second * self._fit.sampler.batch_size,
+            "train_steps_per_second": steps_per_second,
             "train_loss": float(self._total_loss) / max(1, self.state.global_step),
         }
         self._log(metrics)
@@ -194,6 +214,11 @@ class AdapterTrainer:
         Args:
             output_dir: ``model`` in ``args.output_dir``, beside the checkpoints, if None.
         """
+        if self.model is None:
+            raise ValueError(
+                "The trainer has no model to save the adapter with. Pass the base model as model, or save the adapter "
+                "alone: trainer.best_adapter.save_pretrained(folder)."
+            )
         output_dir = output_dir or Path(self.args.output_dir) / "model"
         save_pretrained(
             self.model, self.best_adapter, output_dir, training=self._record(), check_texts=self._check_texts
@@ -216,8 +241,12 @@ class AdapterTrainer:
         )
 
     def _record(self) -> TrainingRecord:
+        arguments = self.args.hyperparameters()
+        if self._started_elsewhere:
+            arguments |= {name: getattr(self.adapter, name) for name in ("kind", "rank", "hidden_dim")}
+            arguments["start"] = "given"
         return TrainingRecord(
-            method="gradient", seed=self.args.seed, arguments=self.args.hyperparameters(), versions=installed_versions()
+            method="gradient", seed=self.args.seed, arguments=arguments, versions=installed_versions()
         )
 
     def _log_evaluate_save(self) -> None:
@@ -244,7 +273,10 @@ class AdapterTrainer:
         result = self._of_base
         if adapted:
             self.adapter.load_state_dict(self._fit.averaged.state_dict())
-            result = evaluate(self.eval_dataset, self.adapter, ks=(10,), base=self._of_base)
+            try:
+                result = evaluate(self.eval_dataset, self.adapter, ks=(10,), base=self._of_base)
+            except ValueError as error:
+                raise self._diverged(str(error)) from error
         metrics = {f"eval_{name}": value for name, value in result.adapted_means.items()}
         self._log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics=metrics)
@@ -263,13 +295,15 @@ class AdapterTrainer:
     def _finite_loss(self) -> float:
         loss = float(self._total_loss)
         if not math.isfinite(loss):
-            self._restore_best()
-            raise FloatingPointError(
-                f"The loss is {loss} at step {self.state.global_step}. The adapter of step "
-                f"{self.state.best_global_step} is kept. Train with a lower learning_rate "
-                f"(now {self.args.learning_rate}) or a lower scale (now {self.args.scale})."
-            )
+            raise self._diverged(f"The loss is {loss}.")
         return loss
+
+    def _diverged(self, found: str) -> FloatingPointError:
+        self._restore_best()
+        return FloatingPointError(
+            f"Step {self.state.global_step}: {found} The adapter of step {self.state.best_global_step} is kept. Train "
+            f"with a lower learning_rate (now {self.args.learning_rate}) or a lower scale (now {self.args.scale})."
+        )
 
     def _log(self, logs: dict[str, float]) -> None:
         logs = {**logs, "epoch": self.state.epoch or 0.0}
@@ -285,7 +319,7 @@ class AdapterTrainer:
         )
         callbacks = [c for c in self.callback_handler.callbacks if isinstance(c, ExportableState)]
         self.state.stateful_callbacks = {type(callback).__name__: callback.state() for callback in callbacks}
-        write_checkpoint(self.args, self.state, tensors)
+        write_checkpoint(self.args, self.state, tensors, self.adapter)
 
     def _data_checksums(self) -> Tensor:
         train, dev = self.train_dataset, self.eval_dataset
@@ -293,7 +327,7 @@ class AdapterTrainer:
         return checksums(documents, train.query_embeddings, dev.query_embeddings, *train.qrels, *dev.qrels)
 
     def _load_checkpoint(self, checkpoint: str | Path | bool) -> None:
-        tensors, state = read_checkpoint(checkpoint, self.args, self._data_checksums())
+        tensors, state = read_checkpoint(checkpoint, self.args, self._data_checksums(), self.adapter)
         state.max_steps, state.num_train_epochs = self.state.max_steps, self.state.num_train_epochs
         self.state = state
         self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}

@@ -259,7 +259,7 @@ def test_flags_that_the_model_does_not_allow(flag, value, message, tiny_model_pa
         (["train", "--method", "gradient", "--num-train-epochs", "0"], "--num-train-epochs is 0, but has to be"),
         (["train", "--method", "gradient", "--resume-from-checkpoint"], "Train with --save-strategy epoch"),
         (["learning-curve", "--num-draws", "0"], "--num-draws is 0, but has to be"),
-        (["learning-curve", "--sizes", "1", "2"], "--sizes is [1, 2], but has to be numbers from 2 to"),
+        (["learning-curve", "--sizes", "1", "2"], "--sizes is [1, 2], but has to be whole numbers of at least 2"),
     ],
 )
 def test_errors_name_flags(words, message, tiny_model_path, pairs_file, tmp_path, capsys):

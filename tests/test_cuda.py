@@ -6,11 +6,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from problems import rotated_problem, written_vectors
+from st_adapter.embeddings.checked_embedding import compare_sample, embed
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.disk_corpus import DiskCorpus
-from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.function_encoder import FunctionEncoder
-from st_adapter.embeddings.given_check import compare_sample
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import fit

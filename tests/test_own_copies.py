@@ -18,9 +18,9 @@ from st_adapter import cli
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.judgements import own_copies
+from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
-from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.own_copies import OwnCopies
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.hits import search_split

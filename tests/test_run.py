@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter import cli
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.fitting import portfolio
@@ -96,8 +96,19 @@ def test_the_learning_curve_joins_the_report(finished, pairs_file, tiny_model_pa
     )
     assert (finished / "learning_curve.png").is_file()
     assert curve["sentence"] in page.read_text() and "How many labels are enough" in page.read_text()
+    assert cli.main([*arguments, "--sizes", "20", "40"]) == 0
+    assert "How many labels are enough" in page.read_text(), "whatever the sizes"
+    other = tmp_path / "other" / pairs_file.name
+    other.parent.mkdir()
+    table = pd.read_csv(pairs_file)
+    table[table.columns[1]] = table[table.columns[1]].iloc[::-1].tolist()
+    table.to_csv(other, index=False)
+    capsys.readouterr()
+    assert cli.main([str(other) if word == str(pairs_file) else word for word in arguments]) == 0
+    assert "does not show the curve: it is of another base model or other data" in capsys.readouterr().out
+    assert "How many labels are enough" not in page.read_text()
     assert cli.main(["learning-curve", *arguments[1:5], "--sizes", "1"]) == 2
-    assert "--sizes is [1], but has to be numbers from 2 to" in capsys.readouterr().err.replace("\n", " ")
+    assert "--sizes is [1], but has to be whole numbers of at least 2" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_the_saved_model_reaches_the_reported_figures(finished, pairs_file, tmp_path, capsys):

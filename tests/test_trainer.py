@@ -6,15 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 from datasets import Dataset
+from sentence_transformers import SentenceTransformer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from problems import DIM, rotated_problem, with_wrong_labels
+from problems import DIM, dataset_of, rotated_problem, unit_rows, with_wrong_labels
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings import embedding as embeddings
+from st_adapter.embeddings.corpus import MemoryCorpus
+from st_adapter.embeddings.identity import identity_of
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting.arguments import AdapterTrainingArguments
+from st_adapter.saving.folder import read_saved
 from st_adapter.trainer import AdapterTrainer
 
 DEFAULTS = {
@@ -24,6 +28,12 @@ DEFAULTS = {
     "start": "identity",
     "per_device_train_batch_size": 64,
 }
+
+
+def of_32_dimensions():
+    """As many dimensions as the tiny models have."""
+    pairs = [(row, row, 1.0) for row in range(60)]
+    return dataset_of(unit_rows(60, 32), unit_rows(60, 32, seed=1), {"train": pairs[:40], "dev": pairs[40:]})
 
 
 def arguments(**changes):
@@ -122,7 +132,7 @@ def test_a_loss_that_is_no_number_keeps_the_best_step():
                     next(model.parameters()).fill_(float("nan"))
 
     trainer = AdapterTrainer(None, arguments(eval_strategy="steps", eval_steps=3), embedded, callbacks=[Poison()])
-    with pytest.raises(FloatingPointError, match=r"The loss is nan at step \d+. The adapter of step \d+ is kept"):
+    with pytest.raises(FloatingPointError, match=r"Step \d+: The loss is nan. The adapter of step \d+ is kept"):
         trainer.train()
     kept = evaluate(embedded["dev"], trainer.adapter).adapted_means["ndcg@10"]
     assert trainer.state.best_global_step > 0 and kept == pytest.approx(trainer.state.best_metric, abs=1e-12)
@@ -277,6 +287,76 @@ def test_what_cannot_be_trained_on_is_refused():
     with pytest.raises(ValueError, match=r"search different corpora"):
         other = rotated_problem(num_documents=150)
         AdapterTrainer(None, arguments(), embedded["train"], other["dev"])
+    turned = MemoryCorpus(list(embedded.corpus.ids), embedded.corpus.embeddings.flip(1))
+    with pytest.raises(ValueError, match=r"search different corpora"):
+        AdapterTrainer(None, arguments(), embedded["train"], replace(embedded["dev"], corpus=turned))
+
+
+def test_vectors_of_two_models_are_refused_before_anything_is_trained(tiny_model, tiny_flat_model_path):
+    here = identity_of(tiny_model)
+    other = replace(identity_of(SentenceTransformer(str(tiny_flat_model_path), device="cpu")), name="another")
+    embedded = replace(of_32_dimensions(), base_model=other)
+    with pytest.raises(ValueError, match=r"train_dataset holds vectors of .*another.* and eval_dataset of"):
+        AdapterTrainer(None, arguments(), embedded["train"], replace(embedded["dev"], base_model=here))
+    with pytest.raises(ValueError, match=r"belongs to the base model .*another"):
+        AdapterTrainer(tiny_model, arguments(), embedded)
+    bound = QueryAdapter(32, base_model=here)
+    with pytest.raises(ValueError, match=r"The embeddings are of .*another.*, but the adapter is of"):
+        AdapterTrainer(None, arguments(), embedded, adapter=bound)
+    with pytest.raises(ValueError, match=r"The trainer has no model to save the adapter with"):
+        AdapterTrainer(None, arguments(), embedded).save_model()
+    with pytest.raises(ValueError, match=r"eval_dataset is Dataset"):
+        AdapterTrainer(None, arguments(), embedded, Dataset.from_dict({"anchor": ["a"], "positive": ["b"]}))
+
+
+def test_queries_that_are_no_numbers_end_a_run_with_the_best_step():
+    embedded = rotated_problem()
+
+    class Poison(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            if state.global_step == 7:
+                with torch.no_grad():
+                    next(model.parameters()).fill_(3e38)  # finite, but what it gives is not
+
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "logging_steps": 1000}
+    trainer = AdapterTrainer(None, arguments(**settings, ema_decay=0.0), embedded, callbacks=[Poison()])
+    with pytest.raises(FloatingPointError, match=r"Step 7: The adapter gives NaN or infinite values .*step \d is kept"):
+        trainer.train()
+    assert evaluate(embedded["dev"], trainer.adapter).adapted_means["ndcg@10"] == pytest.approx(
+        trainer.state.best_metric
+    )
+
+
+@pytest.mark.parametrize("change", [{"kind": "mlp"}, {"bias": True}, {"normalize": False}])
+def test_a_run_goes_on_with_an_adapter_of_the_same_form(change, tmp_path):
+    embedded, args = rotated_problem(), arguments(save_strategy="epoch", num_train_epochs=2, output_dir=str(tmp_path))
+    AdapterTrainer(None, args, embedded, adapter=QueryAdapter(16)).train()
+    AdapterTrainer(None, args, embedded, adapter=QueryAdapter(16)).train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match="written with other settings: adapter"):
+        AdapterTrainer(None, args, embedded, adapter=QueryAdapter(16, **change)).train(resume_from_checkpoint=True)
+
+
+def test_a_run_that_had_stopped_does_not_go_on(tmp_path):
+    settings = {"save_strategy": "epoch", "early_stopping_patience": 1, "num_train_epochs": 30, "learning_rate": 0.3}
+    args, embedded = arguments(**settings, output_dir=str(tmp_path)), rotated_problem(noise=0.5)
+    first = AdapterTrainer(None, args, embedded)
+    first.train()
+    assert first.state.global_step < first.state.max_steps
+    again = AdapterTrainer(None, args, embedded)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == first.state.global_step
+    torch.testing.assert_close(again.adapter.state_dict(), first.adapter.state_dict(), rtol=0, atol=0)
+    again.train()
+    assert again.state.global_step > 0, "from the start once more"
+
+
+def test_the_record_tells_of_the_adapter_that_was_given(tiny_model, tmp_path):
+    given = QueryAdapter(32, kind="low_rank", rank=3)
+    trainer = AdapterTrainer(tiny_model, arguments(num_train_epochs=1), of_32_dimensions(), adapter=given)
+    trainer.train()
+    trainer.save_model(tmp_path / "model")
+    said = read_saved(tmp_path / "model").training.arguments
+    assert (said["kind"], said["rank"], said["start"]) == ("low_rank", 3, "given")
 
 
 @pytest.mark.parametrize(

@@ -293,8 +293,9 @@ class RetrievalDataset:
 
 def _assembled(rows: LaidOut, name: str, cut: Cut, store: Store | VectorFolder | None) -> RetrievalDataset:
     """The data set, without what is still to be cut."""
-    queries = merged(rows.queries, "query", "queries")
-    corpus = merged(rows.corpus, "document", "documents", by_text=rows.corpus_embeddings is None and store is None)
+    queries = merged(rows.queries, "query", "queries", vectors=rows.query_embeddings)
+    by_text = rows.corpus_embeddings is None and store is None
+    corpus = merged(rows.corpus, "document", "documents", by_text, rows.corpus_embeddings)
     texts, documents = queries.texts, corpus.texts
     qrels = resolved(rows.qrels, queries.ids, corpus.ids)
     notes = [*rows.notes, *(rows.relevance_notes or []), *queries.notes, *corpus.notes]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from st_adapter.data.cutting import text_key
 from st_adapter.data.layout import LaidOut
 from st_adapter.errors import InputError
+from st_adapter.stores.store import Vectors
 from st_adapter.words import counted, first_three
 
 
@@ -60,20 +61,20 @@ class Merged(NamedTuple):
         return self.table.set_index("id")["text"] if "text" in self.table else None
 
 
-def merged(frame: pd.DataFrame, singular: str, plural: str, by_text: bool = True) -> Merged:
-    """Keep one row per id and, where asked for, per text, the first; ids that stand for two texts are an error.
+def merged(
+    frame: pd.DataFrame, singular: str, plural: str, by_text: bool = True, vectors: Vectors | None = None
+) -> Merged:
+    """Keep one row per id and, where asked for, per text, the first; ids that stand for two are an error.
 
     Vectors that came with their ids are what an index holds: no document of it is dropped for having the text of
-    another one.
+    another one, and an id that stands for two vectors is an error as well.
     """
     frame = frame.reset_index(drop=True)
     once = frame.drop_duplicates()
-    torn = once["id"][once["id"].duplicated()].unique().tolist()
-    if torn:
-        raise ValueError(
-            f"{counted(len(torn), f'{singular} id')} given to several different texts: {first_three(torn)}. "
-            "Expected one text per id. Rename or remove the others."
-        )
+    _check_one_each(once["id"][once["id"].duplicated()], singular, "texts")
+    if vectors is not None:
+        first = pd.Series(once.index, index=once["id"]).loc[frame["id"]].to_numpy()
+        _check_one_each(frame["id"][(vectors[first] != vectors).any(axis=1)], singular, "vectors")
     notes = []
     if len(once) < len(frame):
         notes.append(f"{counted(len(frame) - len(once), 'repeated row')} of the {plural} read once.")
@@ -86,6 +87,15 @@ def merged(frame: pd.DataFrame, singular: str, plural: str, by_text: bool = True
     id_of_text = table.set_index("text")["id"]
     ids = dict(zip(once["id"], once["text"].map(id_of_text), strict=True))
     return Merged(table, ids, table.index.to_numpy(), notes)
+
+
+def _check_one_each(torn: pd.Series, singular: str, several: str) -> None:
+    ids = torn.unique().tolist()
+    if ids:
+        raise ValueError(
+            f"{counted(len(ids), f'{singular} id')} given to several different {several}: {first_three(ids)}. "
+            f"Expected one {several[:-1]} per id. Rename or remove the others."
+        )
 
 
 def resolved(qrels: pd.DataFrame, query_ids: Mapping[str, str], corpus_ids: Mapping[str, str]) -> pd.DataFrame:

@@ -108,6 +108,8 @@ def read_parts(
             else "figures come from the store's own search"
         )
         notes.append(f"{number} lie in {documents.store.address}: their vectors are read and none is embedded; {how}.")
+        if left_out := documents.store.without_vector:
+            notes.append(f"{counted(left_out, 'row')} of {documents.store.address} left out: without a vector.")
     else:
         texts["corpus"] = documents.frame
     return replace(tables, rows=rows, texts=texts, notes=tuple(notes)), rest, documents.store

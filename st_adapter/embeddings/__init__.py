@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from st_adapter.embeddings.checked_embedding import embed as embed
     from st_adapter.embeddings.corpus import Corpus as Corpus
     from st_adapter.embeddings.corpus import MemoryCorpus as MemoryCorpus
     from st_adapter.embeddings.disk_corpus import DiskCorpus as DiskCorpus
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
     from st_adapter.embeddings.embedded import EmbeddedDataset as EmbeddedDataset
     from st_adapter.embeddings.embedded import EmbeddedQrels as EmbeddedQrels
     from st_adapter.embeddings.embedded import EmbeddedSplit as EmbeddedSplit
-    from st_adapter.embeddings.embedding import embed as embed
     from st_adapter.embeddings.embedding import embed_pseudo_queries as embed_pseudo_queries
     from st_adapter.embeddings.encoder import Encoder as Encoder
     from st_adapter.embeddings.fingerprint import model_fingerprint as model_fingerprint
@@ -34,11 +34,12 @@ else:
     __getattr__, __dir__ = names_on_demand(
         __name__,
         {
+            "checked_embedding": ["embed"],
             "corpus": ["Corpus", "MemoryCorpus"],
             "disk_corpus": ["DiskCorpus"],
             "embed_folder": ["FolderSettings", "embed_to_folder"],
             "embedded": ["EmbeddedDataset", "EmbeddedQrels", "EmbeddedSplit"],
-            "embedding": ["embed", "embed_pseudo_queries"],
+            "embedding": ["embed_pseudo_queries"],
             "encoder": ["Encoder"],
             "fingerprint": ["model_fingerprint"],
             "function_encoder": ["FunctionEncoder"],

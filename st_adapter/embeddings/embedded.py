@@ -145,6 +145,7 @@ class EmbeddedDataset:
         own_copies: as in ``EmbeddedSplit``.
         long_texts: how many texts are longer than what the model reads; None if it reads all to the end, or if nothing
             tells.
+        notes: what was cut, merged or dropped, and with what vectors that came with the data were compared.
 
     Raises:
         ValueError: ids, vectors and indices do not fit together, or a vector is not finite.
@@ -158,6 +159,7 @@ class EmbeddedDataset:
     base_model: EncoderIdentity | None = None
     own_copies: OwnCopies | None = None
     long_texts: LongTexts | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "qrels", {split: _as_qrels(qrels) for split, qrels in self.qrels.items()})
@@ -204,13 +206,15 @@ class EmbeddedDataset:
         if dataset.query_embeddings is None or dataset.corpus_embeddings is None:
             raise ValueError("There are no vectors. Pass (ids, vectors) for queries and for corpus.")
         vectors = torch.from_numpy(dataset.query_embeddings)
+        dataset = cut_splits(dataset, vectors)
         documents = MemoryCorpus(list(dataset.corpus["id"]), torch.from_numpy(dataset.corpus_embeddings), similarity)
         return cls(
             query_ids=list(dataset.queries["id"]),
             query_embeddings=vectors,
             corpus=documents,
-            qrels=index_qrels(cut_splits(dataset, vectors), documents, vectors.device),
+            qrels=index_qrels(dataset, documents, vectors.device),
             normalized=is_normalized(vectors, torch.float32),
+            notes=dataset.notes,
         )
 
     def __getitem__(self, split: str) -> EmbeddedSplit:

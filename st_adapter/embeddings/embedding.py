@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from st_adapter.choices import Precision
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.paraphrases import cut_splits
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES, PseudoQueries, pseudo_queries
 from st_adapter.embeddings.cache import VectorCache
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus, Similarity
@@ -40,60 +39,10 @@ _SHARD_TEXTS = 2048
 _CHUNK_TEXTS = 256
 
 
-def embed(
-    model: SentenceTransformer | Encoder,
-    dataset: RetrievalDataset,
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    batch_size: int = 32,
-    precision: Precision = "fp32",
-    show_progress_bar: bool = True,
-) -> EmbeddedDataset:
-    """Embed every query and every document, each distinct text once; what came with vectors is not embedded.
-
-    Vectors are cached as Arrow files under a key made of everything that can be read of the model in memory (see
-    ``model_fingerprint``), the role, the prompt and the precision, and within it by text. Before cached vectors are
-    used, 32 of their texts, the longest among them, are embedded afresh and compared: if they differ, all are embedded
-    anew, with a warning. A second run embeds no more than these; a killed one goes on after its last finished shard.
-
-    Splits that are to be cut by document are cut here, with the paraphrases that the embeddings show.
-
-    Args:
-        model: base model, on the device it shall run on; its ``encode_query`` and ``encode_document`` are used. Or
-            another ``Encoder``, which says itself how it is run.
-        dataset: queries, corpus and judgements.
-        cache_dir: where the cache lies; ``st_adapter`` in ``HF_HOME`` if None. One that cannot be written to is read,
-            and what is new is kept in memory only, with a warning.
-        batch_size: texts per forward pass of a ``SentenceTransformer``, >= 1.
-        precision: ``bf16`` or ``fp16`` run the model under autocast (GPUs); vectors are kept in float32 all the same.
-        show_progress_bar: one bar for the queries, one for the documents, if there is anything to embed.
-
-    Returns:
-        Tensors on the model's device, rows in data set order.
-
-    Raises:
-        ValueError: the model is a cross-encoder or sparse, compares by Euclidean or Manhattan distance, has quantised
-            weights, or gives a vector that is not finite; ``cache_dir`` cannot be made; a cached file cannot be read.
-
-    Example:
-        >>> embedded = embed(model, dataset, cache_dir="cache", show_progress_bar=False)
-        >>> embedded["test"].query_embeddings.shape[1]
-        32
-    """
-    texts = embed_texts(
-        model,
-        dataset,
-        cache_dir=cache_dir,
-        batch_size=batch_size,
-        precision=precision,
-        show_progress_bar=show_progress_bar,
-    )
-    return judged_by(texts, cut_splits(dataset, texts.query_embeddings))
-
-
 def judged_by(texts: EmbeddedDataset, dataset: RetrievalDataset) -> EmbeddedDataset:
     """The texts of a data set, embedded, with its judgements."""
-    return replace(texts, qrels=index_qrels(dataset, texts.corpus, texts.query_embeddings.device))
+    qrels = index_qrels(dataset, texts.corpus, texts.query_embeddings.device)
+    return replace(texts, qrels=qrels, notes=dataset.notes)
 
 
 def embed_texts(
@@ -105,9 +54,9 @@ def embed_texts(
     precision: Precision = "fp32",
     show_progress_bar: bool = True,
 ) -> EmbeddedDataset:
-    """As ``embed``, but without judgements and splits: those are cut and indexed once it is known what to do with them.
+    """As ``embed``, but without judgements and splits, which are cut and indexed once it is known what to do with them.
 
-    See ``paraphrases.cut_splits`` and ``judged_by``.
+    See ``paraphrases.cut_splits`` and ``judged_by``; vectors that came with the data are not compared with the model.
     """
     encoder = as_encoder(model, batch_size, precision)
     embedding = _embedding(encoder, cache_dir, show_progress_bar)
@@ -162,7 +111,7 @@ def embed_pseudo_queries(
         only the labelled ones are at hand, or if fewer than 50 documents are long enough.
 
     Example:
-        >>> embedded = embed(model, dataset, cache_dir="cache", show_progress_bar=False)
+        >>> embedded = st_adapter.embed(model, dataset, cache_dir="cache", show_progress_bar=False)
         >>> embed_pseudo_queries(model, dataset, embedded, cache_dir="cache", show_progress_bar=False) is None
         True
     """

@@ -25,7 +25,7 @@ def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
         query_embeddings: (Q, D), as the base model gives them.
 
     Raises:
-        ValueError: the adapter has another dimension.
+        ValueError: the adapter has another dimension, or gives what is no number.
 
     Example:
         >>> queries = embedded["test"].query_embeddings
@@ -33,16 +33,27 @@ def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
         True
     """
     with torch.no_grad():
-        if isinstance(adapter, QueryAdapter):
-            return adapter.transform(query_embeddings)
-        if callable(adapter):
-            return torch.as_tensor(adapter(query_embeddings), dtype=torch.float32, device=query_embeddings.device)
-        # Those of a model in half precision take no other one.
-        dtypes = (parameter.dtype for module in adapter for parameter in module.parameters())
-        given = query_embeddings.to(next(dtypes, query_embeddings.dtype))
-        features: dict[str, Any] = {"sentence_embedding": given}
-        for module in adapter:
-            features = module(features)
+        adapted = _adapted(adapter, query_embeddings)
+    finite = adapted.isfinite().all(dim=-1)
+    if not finite.all():
+        raise ValueError(
+            f"The adapter gives NaN or infinite values for {int((~finite).sum()):,} of {len(adapted):,} queries, which "
+            "rank nothing. Look at its weights; an adapter that was trained needs a lower learning rate."
+        )
+    return adapted
+
+
+def _adapted(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
+    if isinstance(adapter, QueryAdapter):
+        return adapter.transform(query_embeddings)
+    if callable(adapter):
+        return torch.as_tensor(adapter(query_embeddings), dtype=torch.float32, device=query_embeddings.device)
+    # Those of a model in half precision take no other one.
+    dtypes = (parameter.dtype for module in adapter for parameter in module.parameters())
+    given = query_embeddings.to(next(dtypes, query_embeddings.dtype))
+    features: dict[str, Any] = {"sentence_embedding": given}
+    for module in adapter:
+        features = module(features)
     adapted: Tensor = features["sentence_embedding"].to(query_embeddings.dtype)
     return adapted
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.splits import UNCUT
+from st_adapter.embeddings.checked_embedding import compare_sample
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.embeddings.embedding import as_encoder, embed_as_queries
-from st_adapter.embeddings.given_check import compare_sample
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from st_adapter.choices import FitMethod
+from st_adapter.choices import FitMethod, check_choice, is_whole
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
 from st_adapter.errors import setting_error
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.statistics import Interval
 from st_adapter.fitting.auto import Clock, check_seed_and_level, fit_labelled
 from st_adapter.fitting.candidates import Candidate
-from st_adapter.fitting.folds import labelled_split, shown_by_dev
+from st_adapter.fitting.folds import draw_labels, labelled_split, shown_by_dev
 from st_adapter.fitting.maps import as_adapter
 from st_adapter.fitting.portfolio import fit_candidate
 from st_adapter.fitting.reference import Hurdle
@@ -178,18 +177,18 @@ def learning_curve(
         show_progress_bar: one step per fold while choosing, then one per size.
 
     Raises:
-        ValueError: a split is missing or has no relevant pair, or sizes, draws or seed are out of range.
+        ValueError: a split is missing or has no relevant pair, or an argument is out of its range.
 
     Example:
         >>> curve = learning_curve(embedded, sizes=[6, 11], num_draws=1, method="closed-form")
         >>> [point.num_queries for point in curve.points]
         [6, 11]
     """
-    check_seed_and_level(seed, _ALPHA)
+    check_curve(sizes, num_draws, seed, method)
     clock, embedded = Clock(), embedded.in_memory()
     labelled, expected = labelled_split(embedded, ["train"]), shown_by_dev(embedded)
     of_base = evaluate(labelled_split(embedded, ["dev"]), ks=[10])
-    all_sizes = _checked_sizes(sizes, num_draws, len(labelled.query_ids))
+    all_sizes = _checked_sizes(sizes, len(labelled.query_ids))
     with clock("choosing"):
         chosen = fit_labelled(
             labelled, expected, method=method, seed=seed, hurdle=Hurdle(_ALPHA), show_progress_bar=show_progress_bar
@@ -210,25 +209,6 @@ def learning_curve(
         method=method,
         seconds=clock.seconds,
     )
-
-
-def draw_labels(embedded: EmbeddedDataset, numbers: Mapping[str, int], seed: int) -> EmbeddedDataset:
-    """Keep a random subset of the queries of some splits; the other splits stay whole.
-
-    Args:
-        embedded: the data set.
-        numbers: split -> queries to keep; a split with fewer keeps them all.
-        seed: a larger draw with the same seed contains every smaller one, whatever the other numbers.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    qrels = dict(embedded.qrels)
-    for split, number in numbers.items():
-        rows = embedded.qrels[split].query_index
-        queries = rows.unique().cpu()
-        drawn = queries[torch.randperm(len(queries), generator=generator)[:number]].to(rows.device)
-        kept = torch.isin(rows, drawn)
-        qrels[split] = EmbeddedQrels(*(part[kept] for part in embedded.qrels[split]))
-    return replace(embedded, qrels=qrels)
 
 
 def _gains(
@@ -260,17 +240,34 @@ def _summarised(
     return points, _estimate(np.array(sizes, dtype=np.float64), means.mean(axis=1), resampled, room)
 
 
-def _checked_sizes(sizes: Sequence[int] | None, num_draws: int, num_queries: int) -> list[int]:
-    if num_draws < 1:
-        raise setting_error("num_draws", num_draws, "at least 1")
+def check_curve(sizes: Sequence[int] | None, num_draws: int, seed: int, method: FitMethod) -> None:
+    """Check what can be known of the arguments of ``learning_curve`` before there are data.
+
+    Raises:
+        ValueError: see there.
+    """
+    check_choice("method", method, get_args(FitMethod))
+    check_seed_and_level(seed, _ALPHA)
+    if not is_whole(num_draws) or num_draws < 1:
+        raise setting_error("num_draws", num_draws, "a whole number of at least 1")
+    if sizes is None:
+        return
+    if isinstance(sizes, str) or not isinstance(sizes, Iterable):
+        raise setting_error("sizes", sizes, "several whole numbers of at least 2")
+    each = list(sizes)
+    if not each or not all(is_whole(size) and size >= 2 for size in each):
+        raise setting_error("sizes", each, "whole numbers of at least 2, or left out")
+
+
+def _checked_sizes(sizes: Sequence[int] | None, num_queries: int) -> list[int]:
     if sizes is None:
         halved = {num_queries >> halvings for halvings in range(_NUM_HALVINGS + 1)}
         return sorted(size for size in halved if size >= _MIN_SIZE or size == num_queries)
-    wrong = [size for size in sizes if not 2 <= size <= num_queries]
-    if wrong or not sizes:
+    each = [int(size) for size in sizes]
+    if max(each) > num_queries:
         expected = f"numbers from 2 to {num_queries}, the number of labelled training queries, or left out"
-        raise setting_error("sizes", list(sizes), expected)
-    return sorted(set(sizes))
+        raise setting_error("sizes", each, expected)
+    return sorted(set(each))
 
 
 def _resampled_means(gains: NDArray[np.float64], seed: int) -> NDArray[np.float64]:

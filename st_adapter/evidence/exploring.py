@@ -13,9 +13,11 @@ from torch import Tensor
 
 from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.data.fingerprint import data_fingerprint
+from st_adapter.data.leaks import drop_leaks, find_leaks
+from st_adapter.embeddings.checked_embedding import embed_to_measure
 from st_adapter.embeddings.corpus import Corpus, comparable
 from st_adapter.embeddings.embedded import EmbeddedDataset
-from st_adapter.embeddings.given_check import embed_to_measure
 from st_adapter.embeddings.roles import encode_as, prompt_of
 from st_adapter.errors import InputError
 from st_adapter.evaluation.hits import adapt
@@ -87,6 +89,8 @@ def explored(
         allow_other_vectors=allow_other_vectors,
         **embedding,
     )
+    queries = _queries(embedded, ShownTexts(dataset, embedded.corpus), results)
+    _check_content(dataset, embedded, results, paraphrase_threshold)
     corpus, texts = embedded.corpus, ShownTexts(dataset, embedded.corpus)
     fitted_on = [split for split in results.fitted_on if split in embedded.qrels]
     seen = frozenset(seen_documents(embedded, fitted_on).nonzero().squeeze(1).tolist())
@@ -99,7 +103,7 @@ def explored(
         title=f"{results.base_model.name if results.base_model else 'The base model'} on {dataset.name or 'data'}",
         facts=_facts(dataset, results),
         ids=corpus.ids,
-        queries=_queries(embedded, texts, results),
+        queries=queries,
         seen=seen,
         encode=encode,
         search=corpus.search,
@@ -204,7 +208,24 @@ def _check_same(measured: Collection[str], embedded: EmbeddedDataset, results: R
         if missing
         else f"it had {results.data.num_documents:,} documents, and these data have {num_documents:,}"
     )
-    raise InputError(
+    raise _other_data(differ)
+
+
+def _check_content(
+    dataset: RetrievalDataset, embedded: EmbeddedDataset, results: Results, paraphrase_threshold: float
+) -> None:
+    """Refuse texts and judgements that are not those of the run, under whatever ids they come."""
+    known = results.data.fingerprint
+    if not known or data_fingerprint(dataset) == known:
+        return
+    # A run that dropped leaks kept the rest.
+    leaks = find_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
+    if data_fingerprint(drop_leaks(dataset, leaks)) != known:
+        raise _other_data("texts, vectors or judgements differ")
+
+
+def _other_data(differ: str) -> InputError:
+    return InputError(
         f"The run was on other data than these: {differ}.",
         python="Read the data of the run as they were then.",
         flags="Name the data that the run was made with, with the same flags.",

@@ -258,6 +258,7 @@ class CurveResults:
     Attributes:
         base_model: the base model, as ``described`` has it; None if the vectors do not say.
         data: name of the data set.
+        fingerprint: hash of its content; see ``data_fingerprint``.
         corpus_is_labelled_only: whether the corpus is just the documents of the pairs.
         opened_with: settings of the base model that its own files do not say.
         curve: what was measured.
@@ -265,13 +266,19 @@ class CurveResults:
 
     base_model: EncoderIdentity | None
     data: str
+    fingerprint: str = ""
     corpus_is_labelled_only: bool = False
     opened_with: dict[str, Any] = field(default_factory=dict)
     curve: LearningCurve
 
     def is_of(self, results: Results) -> bool:
-        """Whether it was measured with the base model and the training queries of a run."""
-        same = self.data == results.data.name and self.base_model == results.base_model
+        """Whether it was measured with the base model and the data of a run."""
+        if self.base_model != results.base_model:
+            return False
+        if self.fingerprint and results.data.fingerprint:
+            return self.fingerprint == results.data.fingerprint
+        # Of earlier versions there is no more to go by.
+        same = self.data == results.data.name
         return same and self.curve.points[-1].num_queries == results.data.train.num_queries
 
     def write(self, path: Path) -> None:

@@ -16,9 +16,9 @@ from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.every_judgement import with_all_judged
 from st_adapter.data.splits import UNCUT
+from st_adapter.embeddings.checked_embedding import embed_to_measure
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.embeddings.embedding import embed_as_queries, judged_by
-from st_adapter.embeddings.given_check import embed_to_measure
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.evaluation.hits import Adapter, adapt
 from st_adapter.evaluation.seen import seen_documents

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerState
 
+from st_adapter.adapter import QueryAdapter
 from st_adapter.errors import InputError
 from st_adapter.fitting.arguments import AdapterTrainingArguments
-from st_adapter.storage.writing import folder_written_whole
+from st_adapter.storage.writing import folder_written_whole, write_json
 
-_PREFIX = "checkpoint-"
+_PREFIX, _ADAPTER = "checkpoint-", "adapter"
 # Settings that may be others when a run goes on.
 _FREE = ("output_dir", "disable_tqdm", "num_train_epochs", "torch_compile")
 # Settings of version 0.1 that are gone, with what all runs do now.
@@ -29,22 +31,25 @@ _GONE = {
 }
 
 
-def write_checkpoint(args: AdapterTrainingArguments, state: TrainerState, tensors: dict[str, Tensor]) -> None:
+def write_checkpoint(
+    args: AdapterTrainingArguments, state: TrainerState, tensors: dict[str, Tensor], adapter: QueryAdapter
+) -> None:
     """Write ``checkpoint-<step>`` into the output folder.
 
     Args:
         args: settings of the run.
         state: place and log of the loop.
         tensors: adapters, optimizer, sampler, and what ``checksums`` gives for the data, as ``data``.
+        adapter: that is trained, whose form its weights do not tell.
     """
     with folder_written_whole(Path(args.output_dir) / f"{_PREFIX}{state.global_step}") as folder:
         save_file({k: v.contiguous().clone() for k, v in tensors.items()}, folder / "training_state.safetensors")
         state.save_to_json(str(folder / "trainer_state.json"))
-        (folder / "training_args.json").write_text(args.to_json_string(), encoding="utf-8")
+        write_json(folder / "training_args.json", {**args.to_dict(), _ADAPTER: _form(adapter)})
 
 
 def read_checkpoint(
-    checkpoint: str | Path | bool, args: AdapterTrainingArguments, data: Tensor
+    checkpoint: str | Path | bool, args: AdapterTrainingArguments, data: Tensor, adapter: QueryAdapter
 ) -> tuple[dict[str, Tensor], TrainerState]:
     """Read what ``write_checkpoint`` wrote.
 
@@ -52,9 +57,11 @@ def read_checkpoint(
         checkpoint: its folder; True for the newest one in the output folder.
         args: settings of the run that goes on.
         data: what ``checksums`` gives for its data.
+        adapter: of that run.
 
     Raises:
-        ValueError: there is no checkpoint, it cannot be read, or it was written with other data or settings.
+        ValueError: there is no checkpoint, it cannot be read, or it was written with other data, settings or
+            another form of adapter.
     """
     folder = _newest(Path(args.output_dir)) if checkpoint is True else Path(str(checkpoint))
     try:
@@ -68,7 +75,8 @@ def read_checkpoint(
             f"The checkpoint {folder} was written with other data. Resume with the data it was trained on."
         )
     changed = {name for name, value in args.to_dict().items() if written.get(name) != value and name not in _FREE}
-    changed |= {name for name, value in _GONE.items() if written.get(name, value) != value}
+    gone = {**_GONE, _ADAPTER: _form(adapter)}  # which earlier versions did not write
+    changed |= {name for name, value in gone.items() if written.get(name, value) != value}
     if changed:
         raise ValueError(
             f"The checkpoint {folder} was written with other settings: {', '.join(sorted(changed))}. "
@@ -80,6 +88,10 @@ def read_checkpoint(
 def checksums(*tensors: Tensor) -> Tensor:
     """A number for each tensor that differs where its values do: (n,) int64."""
     return torch.tensor([_checksum(values) for values in tensors])
+
+
+def _form(adapter: QueryAdapter) -> dict[str, Any]:
+    return {name: value for name, value in adapter.get_config_dict().items() if name != "base_model"}
 
 
 def _newest(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -47,6 +47,25 @@ class Fold(NamedTuple):
     def training(self, learned: EmbeddedSplit) -> EmbeddedSplit:
         """What is fitted on of all that is learned from: the Q queries, or these once more behind them."""
         return learned.subset(self.train.repeat(len(learned.query_ids) // len(self.train)))
+
+
+def draw_labels(embedded: EmbeddedDataset, numbers: Mapping[str, int], seed: int) -> EmbeddedDataset:
+    """Keep a random subset of the queries of some splits; the other splits stay whole.
+
+    Args:
+        embedded: the data set.
+        numbers: split -> queries to keep; a split with fewer keeps them all.
+        seed: a larger draw with the same seed contains every smaller one, whatever the other numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    qrels = dict(embedded.qrels)
+    for split, number in numbers.items():
+        rows = embedded.qrels[split].query_index
+        queries = rows.unique().cpu()
+        drawn = queries[torch.randperm(len(queries), generator=generator)[:number]].to(rows.device)
+        kept = torch.isin(rows, drawn)
+        qrels[split] = EmbeddedQrels(*(part[kept] for part in embedded.qrels[split]))
+    return replace(embedded, qrels=qrels)
 
 
 def labelled_split(embedded: EmbeddedDataset, splits: Sequence[str] = LABELLED_SPLITS) -> EmbeddedSplit:

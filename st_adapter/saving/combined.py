@@ -85,9 +85,10 @@ def _check_apart(target: Path, folders: Mapping[str, Path]) -> None:
 def _checked(task: str, folder: Path, any_class: bool) -> SavedModel:
     """What a saved model says of itself, if it has one adapter and all its files are right."""
     if not is_saved_model(folder):
-        raise ValueError(
-            f"For the task {task!r} came {folder}, which is no model that st-adapter saved. Pass the output folder of "
-            "`st-adapter train`, or the folder or Hub id of the model."
+        raise InputError(
+            f"For the task {task!r} came {folder}, which is no model that st-adapter saved.",
+            python="Pass the folder or Hub id of one: in what `train` wrote it is the folder `model`.",
+            flags="Pass the output folder of `st-adapter train`, or the folder or Hub id of the model.",
         )
     saved = check_saved(folder, any_class=any_class)
     reason = ""

@@ -15,6 +15,8 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.embeddings.origin import origin_object, remember_origin
 from st_adapter.embeddings.roles import Role
+from st_adapter.errors import setting_error
+from st_adapter.evidence.output_folder import model_path
 from st_adapter.saving.folder import CONFIG_FILE_NAME
 from st_adapter.stacks.diagnosis import FUNCTION, Side, StackProblem, look, problems_of_both
 from st_adapter.stacks.explanations import Explanations, Vectors
@@ -104,7 +106,8 @@ def check_stack(
     is for queries alone only these are checked, with a note.
 
     Args:
-        model: What ``save_pretrained`` or ``attach`` made: a folder, a Hub id or the model in memory.
+        model: What ``save_pretrained`` or ``attach`` made: a folder, also the output folder of ``train``, a Hub id or
+            the model in memory. Of a model without an adapter a note says so.
         embed_query: The stack's function for queries. It is called with a list of texts and returns one vector for
             each (array, tensor or nested list); a function of one text that returns one vector will do as well.
         embed_documents: The same for documents.
@@ -115,15 +118,15 @@ def check_stack(
             fp16 and bf16; int8 needs about 0.05. Smaller adapters are recognised all the same: the nearest wins.
 
     Raises:
-        ValueError: a function fails whatever it gets; fewer than two different texts; ``model`` is not made by this
-            package, or has adapters for several tasks and none of them is meant.
+        ValueError: a function fails whatever it gets; fewer than two different texts; ``tolerance`` is no distance;
+            ``model`` has adapters for several tasks and none of them is meant.
 
     Example:
         >>> adapted = st_adapter.attach(model, adapter)
         >>> check_stack(adapted, adapted.encode_query, adapted.encode_document).ok
         True
     """
-    _check_arguments(model, embed_query, embed_documents)
+    _check_arguments(model, embed_query, embed_documents, tolerance)
     _check_several("query", queries)
     _check_several("document", documents)
     opened = _opened(model)
@@ -148,8 +151,9 @@ def check_stack(
 def _opened(model: SentenceTransformer | str | Path) -> SentenceTransformer:
     if isinstance(model, SentenceTransformer):
         return model
-    opened = SentenceTransformer(str(model))
-    remember_origin(opened, model)
+    place = model_path(str(model))
+    opened = SentenceTransformer(place)
+    remember_origin(opened, place)
     return opened
 
 
@@ -175,7 +179,9 @@ def _checked_alone(
     )
 
 
-def _check_arguments(model: object, embed_query: object, embed_documents: object) -> None:
+def _check_arguments(model: object, embed_query: object, embed_documents: object, tolerance: float) -> None:
+    if not 0 <= tolerance <= 2:
+        raise setting_error("tolerance", tolerance, "a distance from 0 to 2")
     functions = all(
         callable(each) and not isinstance(each, SentenceTransformer) for each in (embed_query, embed_documents)
     )

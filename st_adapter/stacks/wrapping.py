@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS
+from st_adapter.evidence.output_folder import adapter_alone, model_path
 from st_adapter.storage.adapters import check_task
 
 # Where the classes of a stack are at home -> the file here that knows it.
@@ -37,7 +38,7 @@ def wrap(
 
     Args:
         embedding: what the stack embeds with now.
-        adapter: the adapter, or the folder or Hub id that it was saved to.
+        adapter: the adapter, or the folder or Hub id that it was saved to, also the output folder of ``train``.
         task: whose adapter, of a folder or Hub id with adapters for several tasks.
         allow_other_base: take a model whose vectors are not those that the adapter was fitted for.
 
@@ -52,7 +53,7 @@ def wrap(
     if isinstance(adapter, QueryAdapter):
         check_task(task, [], has_default=True)
     else:
-        adapter = QueryAdapter.from_pretrained(adapter, task=task)
+        adapter = QueryAdapter.from_pretrained(adapter_alone(str(adapter)) or model_path(str(adapter)), task=task)
     adapt = _one_by_one(adapter)
     if not allow_other_base:
         _check_model(adapter, lambda text: stack.query_vector(embedding, text))

@@ -20,12 +20,18 @@ class FaissStore:
         ValueError: the index keeps rounded vectors (PQ, SQ), or gives its vectors out under other ids (IVF).
     """
 
+    without_vector = 0
+
     def __init__(self, address: Address) -> None:
         try:
             import faiss
         except ImportError as error:
             raise extra_missing("FAISS", "index", error) from error
         self.address = f"faiss:{address.place}"
+        if address.collection:
+            raise ValueError(
+                f"{address.shown} names {address.collection!r}, but a file of FAISS is one index. Leave it out."
+            )
         if not Path(address.place).is_file():
             raise ValueError(f"{self.address} is no file. Name the file that faiss.write_index wrote.")
         try:
@@ -109,7 +115,10 @@ class FaissStore:
     def _read_names(self, file: str | None, numbers: NDArray[Any]) -> list[str]:
         if file is None:
             return [str(number) for number in numbers.tolist()]
-        names = Path(file).read_text(encoding="utf-8").splitlines()
+        try:
+            names = Path(file).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} cannot be read as ids in UTF-8, one a line: {error}") from error
         if len(names) != self.count or len(set(names)) != len(names):
             raise ValueError(
                 f"{file} has {len(names)} ids ({len(set(names))} different ones), but {self.address} holds "

@@ -39,6 +39,8 @@ class VectorFolder:
         ValueError: the folder is not finished, or a part is missing or cannot be read.
     """
 
+    without_vector = 0
+
     def __init__(self, folder: str | Path, *, memory: int = DEFAULT_MEMORY, ray_address: str | None = None) -> None:
         self.folder = Path(folder).expanduser()
         self.manifest = Manifest.read(self.folder)
@@ -55,6 +57,12 @@ class VectorFolder:
                 "same --output: only what is missing is embedded."
             )
         self.ids = Ids(pa.chunked_array([part.ids for part in self.parts], pa.string()))
+        # Who writes parts sees to it that no id comes twice, so that only a part that was copied can bring one.
+        begins: dict[str, Path] = {}
+        for part in self.parts:
+            other = begins.setdefault(str(part.ids[0]), part.path)
+            if other != part.path:
+                raise ValueError(f"{part.path} holds the vectors of {other} once more. Take one of them out.")
 
     def __repr__(self) -> str:
         return f"VectorFolder({str(self.folder)!r}: {self.count:,} vectors, {self.dimension} dimensions)"

@@ -15,12 +15,14 @@ from st_adapter.stores.store import (
     Metric,
     Rows,
     Vectors,
+    as_id,
     changed,
     extra_missing,
     in_order,
     lacks,
     text_field,
     texts_of,
+    vector_field,
     whole_numbers,
 )
 
@@ -52,11 +54,10 @@ class LanceStore:
         schema = self._table.schema
         self._text = text_field(schema.names, address.options.get("text"), self.address)
         vectors = [column.name for column in schema if pyarrow.types.is_fixed_size_list(column.type)]
-        self._vector = address.options.get("vector") or (vectors[0] if len(vectors) == 1 else "vector")
+        self._vector = vector_field(vectors, address.options.get("vector"), self.address, usual="vector")
         self._id = address.options.get("id", "id")
-        for column, there in ((self._vector, vectors), (self._id, schema.names)):
-            if column not in there:
-                raise lacks(self.address, "column", column, there)
+        if self._id not in schema.names:
+            raise lacks(self.address, "column", self._id, schema.names, "?id=COLUMN")
         self._quoted = pyarrow.types.is_string(schema.field(self._id).type) or pyarrow.types.is_large_string(
             schema.field(self._id).type
         )
@@ -65,6 +66,11 @@ class LanceStore:
     def count(self) -> int:
         """N."""
         return int(self._table.count_rows(self._there))
+
+    @property
+    def without_vector(self) -> int:
+        """Rows that have no vector, and so are no documents."""
+        return int(self._table.count_rows()) - self.count
 
     @property
     def dimension(self) -> int:
@@ -85,7 +91,7 @@ class LanceStore:
     def ids(self) -> list[str]:
         """All ids."""
         found = self._table.search().where(self._there).select([self._id]).to_arrow()
-        return [str(name) for name in found[self._id].to_pylist()]
+        return [as_id(name, self.address) for name in found[self._id].to_pylist()]
 
     def iterate(self, batch_size: int = 1024) -> Iterator[Rows]:
         """All rows."""

@@ -8,7 +8,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from st_adapter.errors import without_secrets
-from st_adapter.stores.store import Address, Hits, Metric, Rows, Vectors, changed, in_order, lacks, text_field
+from st_adapter.stores.store import (
+    Address,
+    Hits,
+    Metric,
+    Rows,
+    Vectors,
+    changed,
+    in_order,
+    lacks,
+    text_field,
+    vector_field,
+)
 
 # Neither server gives more for one request.
 MOST_HITS = 10_000
@@ -78,6 +89,12 @@ class LuceneStore(ABC):
         """N, documents with a vector."""
         return int(self._ask(self._client.count, index=self._index, body={"query": self._with_vector})["count"])
 
+    @property
+    def without_vector(self) -> int:
+        """Documents that have no vector, and so do not count."""
+        everything: dict[str, Any] = {"query": {"match_all": {}}}
+        return int(self._ask(self._client.count, index=self._index, body=everything)["count"]) - self.count
+
     def close(self) -> None:
         """Let go of the server."""
         self._client.close()
@@ -117,14 +134,12 @@ class LuceneStore(ABC):
     def _look_at(self, options: Mapping[str, str]) -> None:
         fields = _leaves(self._mapping().get("properties", {}))
         vectors = [name for name, settings in fields.items() if self._is_readable(settings)]
-        self._vector = options.get("vector") or (vectors[0] if len(vectors) == 1 else "embedding")
-        if self._vector not in vectors:
-            raise lacks(self.address, "searchable field of float vectors", self._vector, vectors)
+        self._vector = vector_field(vectors, options.get("vector"), self.address, usual="embedding")
         self._settings = fields[self._vector]
         self._text = text_field(fields, options.get("text"), self.address)
         self._id = options.get("id")
         if self._id is not None and self._id not in fields:
-            raise lacks(self.address, "field", self._id, list(fields))
+            raise lacks(self.address, "field", self._id, list(fields), "?id=FIELD")
         self._exact = None if self._id is None else self._exact_name(self._id, fields[self._id])
 
     def _mapping(self) -> dict[str, Any]:

@@ -21,17 +21,20 @@ from st_adapter.stores.store import (
     lacks,
     text_field,
     unreachable,
+    vector_field,
     whole_numbers,
 )
 
 _METRICS: dict[str, Metric] = {"COSINE": "cosine", "IP": "dot", "L2": "euclidean"}
-_PAGE = 1024
+_PAGE, _LOOKED_AT = 1024, 100
 # The server inside Milvus Lite turns away clients while another one of the process has been idle ("too many pings").
 _OPENINGS = 4
 
 
 class MilvusStore:
     """One collection of Milvus; see ``Store``. The fields are the primary key and the only vector, unless named."""
+
+    without_vector = 0
 
     def __init__(self, address: Address) -> None:
         try:
@@ -69,17 +72,17 @@ class MilvusStore:
         fields = described["fields"]
         names = [each["name"] for each in fields]
         if described.get("enable_dynamic_field"):
-            # Fields that no schema names: those of the first entity.
-            first = self._client.query(self._name, filter="", output_fields=["*"], limit=1)
-            names += [name for entity in first for name in entity if name not in names]
+            # Fields that no schema names: those of the first entities.
+            first = self._client.query(self._name, filter="", output_fields=["*"], limit=_LOOKED_AT)
+            names = list(dict.fromkeys([*names, *(name for entity in first for name in entity)]))
         self._text = text_field(names, address.options.get("text"), self.address)
         dense = (types.FLOAT_VECTOR, types.FLOAT16_VECTOR, types.BFLOAT16_VECTOR)
         vectors = {each["name"]: each for each in fields if each["type"] in dense}
-        self._vector = address.options.get("vector", next(iter(vectors), ""))
+        self._vector = vector_field(list(vectors), address.options.get("vector"), self.address)
         self._id = address.options.get("id") or next(each["name"] for each in fields if each.get("is_primary"))
-        for name, there in ((self._vector, list(vectors)), (self._id, [each["name"] for each in fields])):
-            if name not in there:
-                raise lacks(self.address, "field", name, there)
+        declared = [each["name"] for each in fields]
+        if self._id not in declared:
+            raise lacks(self.address, "field", self._id, declared, "?id=FIELD")
         self._size = int(vectors[self._vector]["params"]["dim"])
         self._quoted = next(each["type"] for each in fields if each["name"] == self._id) == types.VARCHAR
 

@@ -6,17 +6,18 @@ from importlib import import_module
 
 from st_adapter.stores.store import Address, Store
 
-# Scheme -> module and class; a client is imported when its store is opened.
-_STORES = {
-    "chroma": ("chroma", "ChromaStore"),
-    "qdrant": ("qdrant", "QdrantStore"),
-    "lancedb": ("lancedb", "LanceStore"),
-    "postgresql": ("postgres", "PostgresStore"),
-    "postgres": ("postgres", "PostgresStore"),
-    "milvus": ("milvus", "MilvusStore"),
-    "faiss": ("faiss", "FaissStore"),
-    "elasticsearch": ("elasticsearch", "ElasticsearchStore"),
-    "opensearch": ("opensearch", "OpenSearchStore"),
+_FIELDS = ("id", "vector", "text")
+# Scheme -> module, class and the options that it heeds; a client is imported when its store is opened.
+_STORES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "chroma": ("chroma", "ChromaStore", ()),
+    "qdrant": ("qdrant", "QdrantStore", _FIELDS),
+    "lancedb": ("lancedb", "LanceStore", _FIELDS),
+    "postgresql": ("postgres", "PostgresStore", _FIELDS),
+    "postgres": ("postgres", "PostgresStore", _FIELDS),
+    "milvus": ("milvus", "MilvusStore", _FIELDS),
+    "faiss": ("faiss", "FaissStore", ("ids",)),
+    "elasticsearch": ("elasticsearch", "ElasticsearchStore", _FIELDS),
+    "opensearch": ("opensearch", "OpenSearchStore", _FIELDS),
 }
 
 
@@ -32,16 +33,18 @@ def open_store(address: str) -> Store:
         address: ``chroma:FOLDER#COLLECTION``, ``qdrant:URL#COLLECTION``, ``lancedb:FOLDER#TABLE``,
             ``postgresql://USER@HOST/DATABASE#TABLE``, ``milvus:FILE#COLLECTION``, ``faiss:FILE``,
             ``elasticsearch:URL#INDEX`` or ``opensearch:URL#INDEX``; options after a ``?`` name the fields that hold
-            ``id``, ``vector`` and ``text``, where they are not the usual ones.
+            ``id``, ``vector`` and ``text``, where they are not the usual ones: of FAISS the file of ``ids``, of Chroma
+            nothing.
 
     Raises:
-        ValueError: the scheme, the place, the collection or a field does not exist.
+        ValueError: the scheme, the place, the collection, a field or an option does not exist.
         ConnectionError: a server cannot be reached.
         ImportError: the store's client is not installed.
     """
     parsed = Address.parse(address)
     if parsed.scheme not in _STORES:
         raise ValueError(f"There is no store {parsed.scheme!r}. Choose from {', '.join(sorted(_STORES))}.")
-    module, name = _STORES[parsed.scheme]
+    module, name, options = _STORES[parsed.scheme]
+    parsed.check_options(options)
     store: Store = getattr(import_module(f"st_adapter.stores.{module}"), name)(parsed)
     return store

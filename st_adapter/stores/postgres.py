@@ -15,12 +15,14 @@ from st_adapter.stores.store import (
     Metric,
     Rows,
     Vectors,
+    as_id,
     changed,
     extra_missing,
     in_order,
     lacks,
     text_field,
     unreachable,
+    vector_field,
     whole_numbers,
 )
 
@@ -73,15 +75,10 @@ class PostgresStore:
         columns = self._columns_of(address.collection)
         self._text = text_field(columns, address.options.get("text"), self.address)
         vectors = [name for name, kind in columns.items() if kind in _READABLE]
-        if "vector" not in address.options and len(vectors) > 1:
-            raise ValueError(
-                f"{self.address} has several vectors, {vectors}. Name one of them with #TABLE?vector=COLUMN."
-            )
-        self._vector = address.options.get("vector") or next(iter(vectors), "embedding")
+        self._vector = vector_field(vectors, address.options.get("vector"), self.address)
         self._id = address.options.get("id", "id")
-        for column, there in ((self._vector, vectors), (self._id, list(columns))):
-            if column not in there:
-                raise lacks(self.address, "column", column, there)
+        if self._id not in columns:
+            raise lacks(self.address, "column", self._id, list(columns), "?id=COLUMN")
         self._id_kind = columns[self._id]
         self._one("SELECT count(*) FROM (SELECT 1 FROM {table} LIMIT 1) AS readable")
 
@@ -89,6 +86,11 @@ class PostgresStore:
     def count(self) -> int:
         """N, rows with a vector."""
         return int(self._one("SELECT count({vector}) FROM {table}"))
+
+    @property
+    def without_vector(self) -> int:
+        """Rows that have no vector, and so are no documents."""
+        return int(self._one("SELECT count(*) FROM {table}")) - self.count
 
     @cached_property
     def dimension(self) -> int:
@@ -115,7 +117,7 @@ class PostgresStore:
     def ids(self) -> list[str]:
         """All ids."""
         rows = self._connection.execute(self._query("SELECT {id}::text FROM {table} WHERE {vector} IS NOT NULL"))
-        ids = [name for (name,) in rows]
+        ids = [as_id(name, self.address) for (name,) in rows]
         self._connection.rollback()
         return ids
 

@@ -10,17 +10,20 @@ from typing import Any
 from uuid import UUID
 
 from st_adapter.stores.store import (
+    TEXT_FIELDS,
     Address,
     Hits,
     Metric,
     Rows,
     Vectors,
+    as_id,
     changed,
     extra_missing,
     in_order,
     lacks,
     text_field,
     unreachable,
+    vector_field,
     whole_numbers,
 )
 
@@ -59,15 +62,18 @@ class QdrantStore:
             raise lacks(address.shown_place, "collection", self._name, names)
         given = self._client.get_collection(self._name).config.params.vectors
         named = given if isinstance(given, dict) else {"": given}
-        self._vector = self._options.get("vector", next(iter(named)))
-        if self._vector not in named:
-            raise lacks(self.address, "vector", self._vector, list(named))
+        self._vector = vector_field(list(named), self._options.get("vector"), self.address)
         self._settings = named[self._vector]
 
     @property
     def count(self) -> int:
         """N."""
         return int(self._client.count(self._name, count_filter=self._filter(), exact=True).count)
+
+    @property
+    def without_vector(self) -> int:
+        """Rows that have no vector, and so are no documents."""
+        return int(self._client.count(self._name, exact=True).count) - self.count
 
     @property
     def dimension(self) -> int:
@@ -84,8 +90,19 @@ class QdrantStore:
 
     @cached_property
     def _text(self) -> str | None:
-        first, _ = self._client.scroll(self._name, limit=1, with_payload=True)
-        return text_field(first[0].payload or {} if first else {}, self._options.get("text"), self.address)
+        first, _ = self._client.scroll(self._name, limit=_PAGE, with_payload=True)
+        fields = dict.fromkeys(name for point in first for name in point.payload or {})
+        # A payload has no schema, so that fields which the first points lack are looked for by name.
+        named = self._options.get("text")
+        wanted = TEXT_FIELDS if named is None else (named,)
+        further = [] if any(name in fields for name in wanted) else filter(self._has, wanted)
+        return text_field([*fields, *further], named, self.address)
+
+    def _has(self, field: str) -> bool:
+        """Whether a point has this in its payload."""
+        empty = self._models.IsEmptyCondition(is_empty=self._models.PayloadField(key=field))
+        found, _ = self._client.scroll(self._name, scroll_filter=self._models.Filter(must_not=[empty]), limit=1)
+        return bool(found)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -189,7 +206,7 @@ class QdrantStore:
                     "to use the points' own ids."
                 )
             found = found[name]
-        return str(found)
+        return as_id(found, self.address)
 
 
 def _point_id(name: str) -> int | str | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 from urllib.parse import parse_qsl
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,10 @@ class Store(Protocol):
     @property
     def count(self) -> int:
         """N."""
+
+    @property
+    def without_vector(self) -> int:
+        """Rows that have no vector, and so are none of the N documents."""
 
     @property
     def dimension(self) -> int:
@@ -119,7 +124,7 @@ class Address:
         """Take an address apart.
 
         Raises:
-            ValueError: it has no scheme, or an option that no store has.
+            ValueError: it has no scheme, or an option twice.
         """
         scheme, colon, rest = address.partition(":")
         place, _, collection = rest.partition("#")
@@ -130,11 +135,25 @@ class Address:
                 f"{shown!r} is no address of a vector store. Give one like chroma:FOLDER#COLLECTION or "
                 "postgresql://USER@HOST/DATABASE#TABLE."
             )
-        named = dict(parse_qsl(options, keep_blank_values=True))
-        unknown = sorted(set(named) - {"id", "vector", "text", "ids"})
-        if unknown:
-            raise ValueError(f"{shown!r} has the option {unknown[0]!r}, but a store takes id, vector, text and ids.")
+        pairs = parse_qsl(options, keep_blank_values=True)
+        named = dict(pairs)
+        for name, _ in pairs:
+            if [each for each, _ in pairs].count(name) > 1:
+                raise ValueError(f"{shown!r} has the option {name!r} twice. Leave one of them out.")
         return cls(scheme, place, collection, named)
+
+    def check_options(self, taken: Sequence[str]) -> None:
+        """Check that all options are some that the store heeds.
+
+        Raises:
+            ValueError: one is not; it would change nothing.
+        """
+        for name in self.options:
+            if name not in taken:
+                choice = " and ".join([", ".join(taken[:-1]), taken[-1]] if len(taken) > 1 else taken) or "none"
+                raise ValueError(
+                    f"{self.shown} came with the option {name!r}, but {self.scheme} takes {choice}. Leave it out."
+                )
 
     @property
     def shown_place(self) -> str:
@@ -219,6 +238,40 @@ def text_field(names: Iterable[str], given: str | None, address: str) -> str | N
     return given or next((name for name in TEXT_FIELDS if name in there), None)
 
 
+def vector_field(there: Sequence[str], given: str | None, address: str, usual: str | None = None) -> str:
+    """The field that holds the vector: the one that was named, the only one, or the usual one of several.
+
+    Raises:
+        ValueError: the named field is not there, there is none, or several and none of them is named.
+    """
+    if given is not None and given not in there:
+        raise lacks(address, "searchable field of float vectors", given, there, "?vector=FIELD")
+    if not there:
+        raise ValueError(f"{address} has no searchable field of float vectors. Name another collection.")
+    found = given or (there[0] if len(there) == 1 else usual)
+    if found is None or found not in there:
+        raise ValueError(f"{address} has several vectors, {list(there)}. Name one of them with ?vector=FIELD.")
+    return found
+
+
+def as_id(value: object, address: str) -> str:
+    """An id of a store as text.
+
+    Raises:
+        ValueError: it is neither a text nor a whole number.
+
+    Example:
+        >>> as_id(7, "chroma:folder#docs")
+        '7'
+    """
+    if isinstance(value, str | int | UUID) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(
+        f"{address} has a document with the id {value!r}, but a text or a whole number is expected. Name a field that "
+        "holds one in all documents with ?id=FIELD."
+    )
+
+
 def changed(address: str, expected: int, found: int) -> ValueError:
     """The error of a store that is written to while it is read."""
     return ValueError(
@@ -235,9 +288,10 @@ def unreachable(address: Address, error: Exception) -> ConnectionError:
     )
 
 
-def lacks(address: str, kind: str, name: str, there: Sequence[str]) -> ValueError:
-    """The error of a collection that does not exist."""
-    return ValueError(f"{address} has no {kind} {name!r}, only {list(there)[:10]}. Name one of these after the #.")
+def lacks(address: str, kind: str, name: str, there: Sequence[str], where: str = "after the #") -> ValueError:
+    """The error of a collection or field that does not exist; ``where`` it is named in an address."""
+    where = where if where.startswith("after") else f"with {where}"
+    return ValueError(f"{address} has no {kind} {name!r}, only {list(there)[:10]}. Name one of these {where}.")
 
 
 def extra_missing(store: str, extra: str, error: ImportError) -> ImportError:

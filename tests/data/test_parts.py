@@ -21,7 +21,7 @@ LABELS = pd.DataFrame({"query": [f"question {number}" for number in range(N)], "
 
 
 class Store:
-    address, count, dimension = "memory:", N, DIM
+    address, count, dimension, without_vector = "memory:", N, DIM, 0
 
     def fetch(self, ids):
         rows = {one: (VECTORS[row], f"document {row}") for row, one in enumerate(IDS)}
@@ -89,6 +89,10 @@ def test_documents_of_a_store_are_named_by_id():
     dataset = loaded(corpus=Store())
     assert pairs_of(dataset) == pairs_of(loaded())
     assert dataset.num_documents == N and "60 documents lie in memory:" in "".join(dataset.notes)
+    assert "without a vector" not in "".join(dataset.notes)
+    lacking = Store()
+    lacking.without_vector = 3
+    assert "3 rows of memory: left out: without a vector." in loaded(corpus=lacking).notes
     assert pairs_of(loaded(LABELS.rename(columns={"chunk_id": "whatever"}), Store())) == pairs_of(loaded())
     gone = LABELS.assign(chunk_id=[*IDS[:-4], "a", "b", "c", "d"])
     with pytest.raises(ValueError, match=r"no document for 4 of 60 ids, the first: \['a', 'b', 'c'\]"):
@@ -217,6 +221,23 @@ def test_from_arrays_keeps_given_splits_and_refuses_what_does_not_fit():
         EmbeddedDataset.from_arrays(queries=(ids, VECTORS[:, :3]), corpus=(IDS, VECTORS), qrels=splits)
     with pytest.raises(ValueError, match=r"not in the corpus: 'chunk-59'"):
         EmbeddedDataset.from_arrays(queries=(ids, VECTORS), corpus=(IDS[:-1], VECTORS[:-1]), qrels=splits)
+
+
+@pytest.mark.parametrize("name", ["chunk-0", "7"])
+def test_an_id_with_two_vectors_is_refused_and_what_was_done_is_noted(name):
+    ids, documents = [f"q{n}" for n in range(N)], [name, *IDS[1:]]
+    qrels = {one: [document] for one, document in zip(ids, documents, strict=True)}
+    for part, several in (("corpus", "document"), ("queries", "query")):
+        there = {"queries": (ids, VECTORS), "corpus": (documents, VECTORS)}
+        names, vectors = there[part]
+        again = int(name) if name.isdecimal() and part == "corpus" else names[0]
+        once_more = {**there, part: ([*names, again], np.concatenate([vectors, vectors[:1]]))}
+        embedded = EmbeddedDataset.from_arrays(**once_more, qrels=qrels)
+        assert any(note.startswith("1 repeated row of the ") for note in embedded.notes)
+        assert any("cut" in note for note in embedded.notes)
+        another = {**there, part: ([*names, again], np.concatenate([vectors, vectors[1:2]]))}
+        with pytest.raises(ValueError, match=f"1 {several} id given to several different vectors: '{names[0]}'"):
+            EmbeddedDataset.from_arrays(**another, qrels=qrels)
 
 
 def test_rows_of_a_store_come_in_the_order_asked_for():

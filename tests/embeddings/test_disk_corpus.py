@@ -14,10 +14,10 @@ from problems import written_vectors
 from st_adapter import RetrievalDataset, cli, embed
 from st_adapter.data.texts import TextSource
 from st_adapter.data.unlabelled import documents_alone
+from st_adapter.embeddings.checked_embedding import checked_given
 from st_adapter.embeddings.corpus import MemoryCorpus, blocks
 from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embed_folder import FolderSettings, embed_to_folder
-from st_adapter.embeddings.given_check import checked_given
 from st_adapter.embeddings.search import merged
 from st_adapter.storage.vector_parts import write_part
 from st_adapter.stores import folder as folders
@@ -194,9 +194,10 @@ def test_flags_of_embed_that_do_not_fit_are_refused(words, problem, tiny_flat_mo
 def test_documents_of_another_model_are_refused(tiny_model, tiny_flat_model_path, place):
     dataset = RetrievalDataset.load(place / "labels.csv", corpus=place / "documents")
     assert isinstance(dataset.store, VectorFolder) and dataset.num_documents == 80
-    embedded = embed(tiny_model, dataset, cache_dir=place / "cache", show_progress_bar=False)
+    how = {"cache_dir": place / "cache", "show_progress_bar": False}
     with pytest.raises(ValueError, match="The vectors of the documents cannot be used with this model.*Name that"):
-        checked_given(tiny_model, dataset, embedded)
+        embed(tiny_model, dataset, **how)
+    embedded = embed(tiny_model, dataset, allow_other_vectors=True, **how)
     notes = checked_given(tiny_model, dataset, embedded, allow_other=True).notes
     assert "the weights differ" in notes[-1]
     model = SentenceTransformer(str(tiny_flat_model_path), device="cpu")

@@ -14,8 +14,8 @@ from problems import corpus_of, qrels_of, split_of
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings import cache
 from st_adapter.embeddings import embedding as embeddings
+from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
-from st_adapter.embeddings.embedding import embed
 from st_adapter.embeddings.fingerprint import model_fingerprint
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.own_copies import OwnCopies

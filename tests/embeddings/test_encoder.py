@@ -13,7 +13,7 @@ from sentence_transformers import CrossEncoder
 from torch import Tensor
 
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import LongTexts, long_texts

@@ -7,9 +7,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.embeddings.checked_embedding import checked_given
 from st_adapter.embeddings.embedding import embed_texts
 from st_adapter.embeddings.encoder import SentenceTransformerEncoder
-from st_adapter.embeddings.given_check import checked_given
 from st_adapter.embeddings.index_check import compare_vectors
 from st_adapter.errors import InputError
 

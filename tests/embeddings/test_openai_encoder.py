@@ -14,7 +14,7 @@ import torch
 from elsewhere import embed_by_api, started_elsewhere
 from openai_double import DIMENSION, MODEL, OpenAIServer, vector
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.embeddings.openai_encoder import OpenAIEncoder
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS
 

@@ -5,7 +5,8 @@ import torch
 
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings import embedding
-from st_adapter.embeddings.embedding import embed, embed_pseudo_queries
+from st_adapter.embeddings.checked_embedding import embed
+from st_adapter.embeddings.embedding import embed_pseudo_queries
 from st_adapter.run import train
 
 

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 from problems import corpus_of, unit_rows
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.unlabelled import queries_alone
-from st_adapter.embeddings.embedding import as_encoder, embed
+from st_adapter.embeddings.checked_embedding import embed
+from st_adapter.embeddings.embedding import as_encoder
 from st_adapter.embeddings.soft_targets import SoftTargets, Teaching
 from st_adapter.embeddings.teacher import CrossEncoderTeacher, EmbeddingTeacher, Teacher, open_teacher
 from st_adapter.embeddings.teaching import School, ask_teacher

@@ -94,6 +94,17 @@ def test_an_adapter_of_another_dimension_is_refused():
         evaluate(random_split(0), QueryAdapter(16))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_adapted_queries_that_are_no_numbers_are_refused(value):
+    split = random_split(0)
+    broken = QueryAdapter(8)
+    with torch.no_grad():
+        broken.delta[0, 0] = value
+    for adapter in (broken, lambda queries: queries * value):
+        with pytest.raises(ValueError, match=rf"NaN or infinite values for \d+ of {len(split.query_ids)} queries"):
+            evaluate(split, adapter)
+
+
 def labelled_dataset():
     """Three documents: the first is a positive in train, the second only judged there, the third is new."""
     pairs = {

@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from st_adapter import QueryAdapter, attach, cli, detach, save_adapter, save_pretrained
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.splits import UNCUT
-from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.statistics import gate
 from st_adapter.evidence.against import compare_saved

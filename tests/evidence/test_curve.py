@@ -14,7 +14,8 @@ from scipy.optimize import curve_fit
 from problems import rotated_problem, with_wrong_labels
 from st_adapter.embeddings.embedded import EmbeddedQrels
 from st_adapter.evaluation.evaluation import evaluate
-from st_adapter.evidence.curve import draw_labels, learning_curve
+from st_adapter.evidence.curve import learning_curve
+from st_adapter.fitting.folds import draw_labels
 
 # The package has a function of the same name.
 module = importlib.import_module("st_adapter.evidence.curve")
@@ -87,11 +88,20 @@ def test_a_recipe_that_does_not_help_is_called_so(problem):
 
 def test_bad_requests_are_refused(problem):
     num_train = len(problem["train"].query_ids)
-    for sizes in ([], [1], [10, num_train + 1]):
-        with pytest.raises(ValueError, match=f"numbers from 2 to {num_train}, the number of labelled"):
+    with pytest.raises(ValueError, match=f"numbers from 2 to {num_train}, the number of labelled"):
+        learning_curve(problem, sizes=[10, num_train + 1])
+    for sizes in ([], [1], [2.5], "25", 50):
+        with pytest.raises(ValueError, match="whole numbers of at least 2"):
             learning_curve(problem, sizes=sizes)
-    with pytest.raises(ValueError, match="num_draws is 0"):
-        learning_curve(problem, num_draws=0)
+    for num_draws in (0, 2.5, "3"):
+        with pytest.raises(ValueError, match="num_draws is .*whole number of at least 1"):
+            learning_curve(problem, num_draws=num_draws)
+    with pytest.raises(ValueError, match="method is 'gradient', but one of"):
+        learning_curve(problem, method="gradient")
+    assert [
+        p.num_queries
+        for p in learning_curve(problem, sizes=np.array([10, 20]), num_draws=1, method="closed-form").points
+    ] == [10, 20]
     with pytest.raises(ValueError, match="seed is -1"):
         learning_curve(problem, seed=-1)
     with pytest.raises(ValueError, match="There is no split 'dev'"):

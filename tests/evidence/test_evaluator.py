@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evidence.evaluator import GradedRetrievalEvaluator
 from st_adapter.saving.attach import attach

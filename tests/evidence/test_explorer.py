@@ -225,6 +225,10 @@ def test_other_data_are_refused(finished, run):
     more = pd.concat([frame, frame[:1].assign(passage="more")])
     with pytest.raises(InputError, match="it had 81 documents, and these data have 82"):
         explored(model, RetrievalDataset.load(more), results, **options)
+    # The same queries in the same splits, with other documents under their ids.
+    turned = dataset.corpus.map(lambda row: {"text": row["text"][::-1]})
+    with pytest.raises(InputError, match="on other data than these: texts, vectors or judgements differ"):
+        explored(model, replace(dataset, corpus=turned), results, **options)
 
 
 def test_a_base_model_that_was_kept_is_on_both_sides(finished, tiny_model_path, run):

@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evidence.mteb import mteb_task
 from st_adapter.saving.save import save_pretrained

@@ -14,7 +14,7 @@ import chromium
 from problems import ROOT, attacking_pairs
 from st_adapter import cli
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.embeddings.embedding import embed
+from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.evidence.curve import learning_curve
 from st_adapter.evidence.report import write_report
 from st_adapter.evidence.results import CurveResults, Results, described

@@ -1,6 +1,7 @@
 """Every mistake that a stack can make is planted once and found; what is right is left alone."""
 
 import functools
+import shutil
 import sys
 
 import numpy as np
@@ -188,6 +189,14 @@ def test_a_right_stack_has_no_problem(form, model, saved):
     assert check.ok
     assert check.summary().startswith("Stack check: ok\n")
     assert max(check.query_distance, check.document_distance) < (0.01 if form == "tensor" else 1e-6)
+
+
+def test_an_output_folder_is_its_model_and_a_tolerance_is_a_distance(model, saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "out" / "model")
+    assert check_stack(tmp_path / "out", model.encode_query, model.encode_document).ok
+    for tolerance in (float("nan"), -1):
+        with pytest.raises(ValueError, match="tolerance is .*, but has to be a distance from 0 to 2"):
+            check_stack(saved, model.encode_query, model.encode_document, tolerance=tolerance)
 
 
 @settings(max_examples=20)

@@ -230,6 +230,8 @@ def test_another_model_is_refused(of_stack, adapter, tmp_path):
     other = of_stack("another ")
     with pytest.raises(ValueError, match="belongs to the base model 'toy' .* the same queries get other vectors"):
         wrap(other, save_adapter(adapter, tmp_path / "adapter"))
+    with pytest.raises(ValueError, match="belongs to the base model 'toy'"):
+        wrap(other, tmp_path)  # an output folder
     wrap(other, adapter, allow_other_base=True)
     wrap(other, QueryAdapter(DIMENSION))  # of which nobody knows what it belongs to
     with pytest.raises(ValueError, match="it gives 24 dimensions"):

@@ -55,9 +55,12 @@ def qdrant(tmp_path_factory):
         "within": lambda row: {"metadata": {"doc": f"d{row}"}, "page_content": f"text {row}"},
         "some": lambda row: {"doc": f"d{row}"} if row else {},
     }
+    payloads["late"] = lambda row: {"text": f"text {row}"} if row == 299 else {}
+    payloads["odd"] = lambda row: {"doc": [None, 1.5, True, [1], "d4"][row % 5]}
     for name, payload in payloads.items():
         opened.create_collection(name, vectors_config=one)
-        points = [models.PointStruct(id=row, vector=VECTORS[row].tolist(), payload=payload(row)) for row in range(9)]
+        rows = range(300 if name == "late" else 9)
+        points = [models.PointStruct(id=row, vector=VECTORS[row % 9].tolist(), payload=payload(row)) for row in rows]
         opened.upsert(name, points)
     opened.create_collection("named", vectors_config={"title": one, "body": one})
     vectors = [{"title": v.tolist(), **({"body": v.tolist()} if row % 3 == 0 else {})} for row, v in enumerate(VECTORS)]
@@ -75,6 +78,20 @@ def test_ids_in_a_payload_may_be_numbers(qdrant, opened):
         store.fetch(["x", "101", "3"])
 
 
+def test_a_text_is_found_wherever_the_first_one_is(qdrant, opened):
+    for options in ("", "?text=text"):
+        store = opened(f"{qdrant}#late{options}")
+        assert store.fetch(["299", "0"]).texts == ["text 299", ""]
+        store.close()
+    with pytest.raises(ValueError, match=r"has no field 'body', only \[\]"):
+        opened(f"{qdrant}#late?text=body").fetch(["299"])
+
+
+def test_ids_that_are_no_ids_are_named(qdrant, opened):
+    with pytest.raises(ValueError, match=r"#odd has a document with the id None, but a text or a whole number"):
+        opened(f"{qdrant}#odd?id=doc").ids()
+
+
 def test_ids_may_lie_deeper_in_a_payload(qdrant, opened):
     store = opened(f"{qdrant}#within?id=metadata.doc")
     assert store.ids() == [f"d{row}" for row in range(9)]
@@ -90,8 +107,10 @@ def test_points_without_the_named_id_are_named(qdrant, opened):
 
 
 def test_of_named_vectors_only_points_that_have_it_count(qdrant, opened):
+    with pytest.raises(ValueError, match=r"#named has several vectors, \['title', 'body'\]. Name one of them with"):
+        open_store(f"{qdrant}#named")
     store = opened(f"{qdrant}#named?vector=body")
-    assert (store.count, store.ids()) == (3, ["0", "3", "6"])
+    assert (store.count, store.ids(), store.without_vector) == (3, ["0", "3", "6"], 6)
     found = [(one, vector) for rows in store.iterate(2) for one, vector in zip(rows.ids, rows.vectors, strict=True)]
     assert [one for one, _ in found] == ["0", "3", "6"]
     np.testing.assert_allclose([vector for _, vector in found], VECTORS[[0, 3, 6]], atol=1e-6)
@@ -121,7 +140,7 @@ def lance(tmp_path_factory):
 def test_rows_without_a_vector_are_no_documents(lance, opened):
     store = opened(f"{lance}#gaps?id=docId")
     there = ["d0", "d2", "d3", "d4"]
-    assert (store.count, store.ids()) == (4, there)
+    assert (store.count, store.ids(), store.without_vector) == (4, there, 1)
     [rows] = store.iterate()
     assert (rows.ids, rows.texts) == (there, ["", "c", "", "e"]), "a text that is not there is no text 'None'"
     np.testing.assert_allclose(rows.vectors, VECTORS[[0, 2, 3, 4]], atol=1e-6)
@@ -281,7 +300,7 @@ def test_the_measure_is_that_of_the_columns_own_index(postgres, opened):
 
 
 def test_several_vectors_need_a_name(postgres):
-    with pytest.raises(ValueError, match=r"#two has several vectors, \['title', 'body'\]. Name one .*\?vector=COLUMN"):
+    with pytest.raises(ValueError, match=r"#two has several vectors, \['title', 'body'\]. Name one .*\?vector=FIELD"):
         open_store(f"{postgres}#two")
 
 

@@ -127,7 +127,14 @@ def test_not_a_byte_is_written(kind, tmp_path):
         ("milvus:nowhere.db#docs", ValueError, r"is no file"),
         ("faiss:nowhere.faiss", ValueError, r"is no file"),
         ("chroma:folder", ValueError, r"names no collection. Add it: chroma:folder#COLLECTION"),
-        ("lancedb:folder#docs?txt=body", ValueError, r"has the option 'txt', but a store takes id, vector, text"),
+        (
+            "lancedb:folder#docs?txt=body",
+            ValueError,
+            r"the option 'txt', but lancedb takes id, vector and text",
+        ),
+        ("chroma:folder#docs?id=doc", ValueError, r"came with the option 'id', but chroma takes none"),
+        ("faiss:folder#?id=ids.txt", ValueError, r"came with the option 'id', but faiss takes ids"),
+        ("lancedb:folder#docs?id=a&id=b", ValueError, r"has the option 'id' twice"),
         ("postgresql://me:secret@127.0.0.1:1/db#docs", ConnectionError, r"cannot be reached"),
     ],
 )

@@ -1,7 +1,8 @@
-"""Vectors that are there already are compared with the model before anything is done with them."""
+"""Embed a data set and cut it, after a look at whether vectors that came with it are the model's."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from st_adapter.choices import PARAPHRASE_THRESHOLD, Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
@@ -24,6 +26,61 @@ from st_adapter.errors import InputError
 from st_adapter.stores.store import Vectors
 
 
+def embed(
+    model: SentenceTransformer | Encoder,
+    dataset: RetrievalDataset,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    batch_size: int = 32,
+    precision: Precision = "fp32",
+    show_progress_bar: bool = True,
+    allow_other_vectors: bool = False,
+) -> EmbeddedDataset:
+    """Embed every query and every document, each distinct text once; what came with vectors is not embedded.
+
+    Vectors are cached as Arrow files under a key made of everything that can be read of the model in memory (see
+    ``model_fingerprint``), the role, the prompt and the precision, and within it by text. Before cached vectors are
+    used, 32 of their texts, the longest among them, are embedded afresh and compared: if they differ, all are embedded
+    anew, with a warning. A second run embeds no more than these; a killed one goes on after its last finished shard.
+
+    Splits that are to be cut by document are cut here, with the paraphrases that the embeddings show.
+
+    Args:
+        model: base model, on the device it shall run on; its ``encode_query`` and ``encode_document`` are used. Or
+            another ``Encoder``, which says itself how it is run.
+        dataset: queries, corpus and judgements.
+        cache_dir: where the cache lies; ``st_adapter`` in ``HF_HOME`` if None. One that cannot be written to is read,
+            and what is new is kept in memory only, with a warning.
+        batch_size: texts per forward pass of a ``SentenceTransformer``, >= 1.
+        precision: ``bf16`` or ``fp16`` run the model under autocast (GPUs); vectors are kept in float32 all the same.
+        show_progress_bar: one bar for the queries, one for the documents, if there is anything to embed.
+        allow_other_vectors: go on where vectors that came with the data, or lie elsewhere, are not the model's.
+
+    Returns:
+        Tensors on the model's device, rows in data set order.
+
+    Raises:
+        ValueError: the model is a cross-encoder or sparse, compares by Euclidean or Manhattan distance, has quantised
+            weights, or gives a vector that is not finite; ``cache_dir`` cannot be made; a cached file cannot be read;
+            vectors that came with the data are not the model's.
+
+    Example:
+        >>> embedded = embed(model, dataset, cache_dir="cache", show_progress_bar=False)
+        >>> embedded["test"].query_embeddings.shape[1]
+        32
+    """
+    return embed_to_measure(
+        model,
+        dataset,
+        paraphrase_threshold=PARAPHRASE_THRESHOLD,
+        allow_other_vectors=allow_other_vectors,
+        cache_dir=cache_dir,
+        batch_size=batch_size,
+        precision=precision,
+        show_progress_bar=show_progress_bar,
+    )[1]
+
+
 def embed_to_measure(
     model: SentenceTransformer | Encoder,
     dataset: RetrievalDataset,
@@ -32,7 +89,7 @@ def embed_to_measure(
     allow_other_vectors: bool,
     **embedding: Any,
 ) -> tuple[RetrievalDataset, EmbeddedDataset]:
-    """Embed data to measure a saved model on: vectors that came with them are checked, splits cut as for training.
+    """As ``embed``, with the data set as it was cut, and notes on what was compared.
 
     Args:
         model: what its documents are embedded with.
@@ -91,7 +148,7 @@ def checked_given(
         else:
             raise InputError(
                 f"The vectors of the {name} cannot be used with this model. {comparison.sentence}",
-                python="If it shall be so, pass options=RunOptions(allow_other_vectors=True).",
+                python="If it shall be so, pass allow_other_vectors=True, to `train` in options=RunOptions(...).",
                 flags="If it shall be so, add --allow-other-vectors.",
             )
     return replace(dataset, notes=(*dataset.notes, *notes)) if notes else dataset
