@@ -134,16 +134,17 @@ def test_list_shows_the_runs_and_rollback_goes_back(copied, capsys, monkeypatch)
     assert [[cell.strip() for cell in row[1:3]] for row in rows] == [["", first], ["", second], ["*", third]]
     assert [row[5].strip() for row in rows] == ["adopted", "deployed kept", "adopted"]
     everything = hashes(out / "versions")
+    del everything["in_use"]
 
     assert cli.main(["rollback", str(out)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert f"{first} is in use now in place of {third}, which is kept: adopted." in said
     assert current_run(out).name == first and hashes(out / "model") | {"current": first} == copied.in_use[0]
     assert (out / "results.json").read_bytes() == (out / "versions" / first / "results.json").read_bytes()
-    assert hashes(out / "versions") == everything, "nothing is deleted"
+    assert {name: one for name, one in hashes(out / "versions").items() if name != "in_use"} == everything
 
     for words, message in (
-        ([], "has no earlier run with a model or an adapter to go back to"),
+        ([], "has no run with a model or an adapter that was in use before the present one"),
         ([second], f"The run {second} left neither a model nor an adapter"),
         (["../.."], "has no version '../..'"),
     ):
@@ -152,6 +153,40 @@ def test_list_shows_the_runs_and_rollback_goes_back(copied, capsys, monkeypatch)
     assert rollback(out, third).is_current and hashes(out / "model") | {"current": third} == copied.in_use[2]
     with pytest.raises(ValueError, match=r"holds no run of `st-adapter train`"):
         versions_of(copied.folder)
+
+
+def run_like(out, run, later):
+    """One more run that left the same, so many seconds after the newest."""
+    name = f"{(date_of(run_names(out)[-1]) + timedelta(seconds=later)):%Y%m%dT%H%M%SZ}-0000000{later}"
+    shutil.copytree(run, out / "versions" / name)
+    return name
+
+
+def test_rollback_goes_to_what_was_in_use_before_and_not_to_what_was_gone_back_from(copied):
+    out, (first, _, third) = copied.out, [each.name for each in copied.runs]
+    assert rollback(out).name == first
+    fourth = run_like(out, copied.runs[2], 1)
+    never = run_like(out, copied.runs[2], 2)  # adopted, and then not deployed
+    output_folder.make_current(out, fourth)
+    assert rollback(out).name == first, f"not {third}, from which it was gone back"
+    output_folder.make_current(out, fourth)
+    output_folder.make_current(out, third)
+    assert [rollback(out).name, rollback(out).name] == [fourth, first]
+    assert never in run_names(out)
+    with pytest.raises(ValueError, match="was in use before the present one"):
+        rollback(out)
+    # A run that is named may be any; from there it goes back to where it came from.
+    assert (rollback(out, never).name, rollback(out).name) == (never, first)
+    # Of folders of an earlier version nothing else is known than which run is the newer one.
+    (out / "versions" / "in_use").unlink()
+    output_folder.make_current(out, fourth)
+    (out / "versions" / "in_use").unlink()
+    assert rollback(out).name == third
+
+
+def test_the_model_in_an_output_folder_is_no_output_folder(copied):
+    with pytest.raises(ValueError, match="model holds no run of `st-adapter train`"):
+        versions_of(copied.out / "model")
 
 
 def test_what_took_an_output_folder_takes_the_run_in_use(copied):

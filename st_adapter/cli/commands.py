@@ -34,7 +34,6 @@ from st_adapter.cli.reports import make_report
 from st_adapter.cli.reports import report as report
 from st_adapter.cli.tables import (
     console,
-    print_code,
     print_dataset,
     print_leaks,
     print_result,
@@ -169,5 +168,4 @@ def _push_trained(folder: Path, options: TrainOptions) -> None:
         words = error.for_command_line if isinstance(error, InputError) else str(error)
         again = f"st-adapter push {options.output_dir} {repo_id}"
         raise ValueError(f"{words} The model is saved: `{again}` uploads it without training.") from error
-    print_uploaded(url)
-    print_code(f"{'adapter = QueryAdapter.from_pretrained' if alone else 'model = SentenceTransformer'}({repo_id!r})")
+    print_uploaded(url, "adapter = QueryAdapter.from_pretrained" if alone else "model = SentenceTransformer")

@@ -7,11 +7,13 @@ from typing import Any
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.cli.options import PushOptions
-from st_adapter.cli.tables import print_code, print_uploaded
+from st_adapter.cli.tables import print_uploaded
 from st_adapter.evidence.output_folder import MODEL_FOLDER, adapter_alone, model_path
 from st_adapter.saving.alone import push_adapter, push_adapter_folder
 from st_adapter.saving.folder import CONFIG_FILE_NAME, is_saved_model, read_saved
 from st_adapter.saving.push import push_folder
+
+_ADAPTER = "adapter = QueryAdapter.from_pretrained"
 
 
 def push(options: PushOptions) -> int:
@@ -33,14 +35,14 @@ def push(options: PushOptions) -> int:
         if options.twin:
             raise ValueError(f"--twin is for whole models, but {alone} holds an adapter alone. Leave it out.")
         _check_no_task(options)
-        print_uploaded(push_adapter_folder(alone, options.repo_id, **common))
-        print_code(f"adapter = QueryAdapter.from_pretrained({options.repo_id!r})")
+        print_uploaded(push_adapter_folder(alone, options.repo_id, **common), _ADAPTER)
         return 0
     if not options.adapter_only:
         _check_no_task(options)
-        print_uploaded(push_folder(folder, options.repo_id, twin=options.twin, **common))
-        print_code(f"model = SentenceTransformer({options.repo_id!r})")
+        print_uploaded(push_folder(folder, options.repo_id, twin=options.twin, **common), "model = SentenceTransformer")
         return 0
+    if options.twin:
+        raise ValueError("--twin is for whole models, but --adapter-only leaves the base model out. Choose one.")
     saved = read_saved(folder)
     if saved.query_model is not None:
         raise ValueError(f"{folder} has no adapter by itself: its query model is part of it. Leave --adapter-only out.")
@@ -50,8 +52,7 @@ def push(options: PushOptions) -> int:
     task = options.task or saved.default_task
     training = saved.route(task).training
     adapter = QueryAdapter.from_pretrained(folder, task=task)
-    print_uploaded(push_adapter(adapter, options.repo_id, training=training, **common))
-    print_code(f"adapter = QueryAdapter.from_pretrained({options.repo_id!r})")
+    print_uploaded(push_adapter(adapter, options.repo_id, training=training, **common), _ADAPTER)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from urllib.parse import urlsplit
 
 from rich.table import Table
 
@@ -86,9 +87,12 @@ def print_curve(curve: LearningCurve, labelled_only: bool) -> None:
         )
 
 
-def print_uploaded(url: str) -> None:
-    """Where a model is now."""
+def print_uploaded(url: str, opens: str | None = None) -> None:
+    """Where a model is now, and what ``opens`` it, by its whole id: a name alone is one of the user's."""
     console.print(f"Uploaded: {escape(url)}", soft_wrap=True, highlight=False)
+    if opens is not None:
+        repo_id = "/".join(urlsplit(url).path.partition("/commit/")[0].split("/")[-2:])
+        print_code(f"{opens}({repo_id!r})")
 
 
 def print_code(line: str) -> None:

@@ -29,7 +29,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from st_adapter.data.cells import as_number
+from st_adapter.data.cells import as_ids, as_number
+from st_adapter.data.columns import CORPUS_COLUMNS, QUERIES_COLUMNS, find_columns
 from st_adapter.errors import InputError
 from st_adapter.words import counted, first_three
 
@@ -78,17 +79,11 @@ def read_clicks(
         InputError: a role was named and the table is no log, or no document is clicked often enough.
         ValueError: a count or a rank is none, or there are more clicks than impressions.
     """
-    keys = [c for role in ("query", "query_id", "document", "corpus_id", "split") for c in found.get(role, [])]
+    keys = [c for role in ("query", "query_id", "title", "document", "corpus_id", "split") for c in found.get(role, [])]
     if not _is_log(frame, found, keys):
-        named = [role for role in LOG_ROLES if role in columns]
-        if named:
-            raise InputError(
-                f"The role {named[0]!r} was named, but the table{where} is no log. Expected clicks with impressions, "
-                "or clicks of 0 and 1 with a rank; no score; one document a row; some of them shown without a click.",
-                python="Name these columns, or leave out 'clicks', 'impressions' and 'rank'.",
-                flags="Name these columns, or leave out --clicks-column, --impressions-column and --rank-column.",
-            )
+        _refuse_named(columns, where)
         return None
+    _check_least(relevant_from)
     log = _Log.read(frame, found, keys, where)
     eta, how = _propensity(log)
     rates = _Rates.of(log, eta, relevant_from)
@@ -115,6 +110,59 @@ def read_clicks(
     roles = {role: list(played) for role, played in found.items() if role not in LOG_ROLES}
     pairs = pairs[answered & (rates.relevant | rates.skipped)].reset_index(drop=True)
     return ClickJudgements(pairs, {**roles, "score": [_SCORE]}, notes)
+
+
+def _refuse_named(columns: Mapping[str, str], where: str) -> None:
+    named = [role for role in LOG_ROLES if role in columns]
+    if named:
+        raise InputError(
+            f"The role {named[0]!r} was named, but the table{where} is no log. Expected clicks with impressions, "
+            "or clicks of 0 and 1 with a rank; no score; one document a row; some of them shown without a click.",
+            python="Name these columns, or leave out 'clicks', 'impressions' and 'rank'.",
+            flags="Name these columns, or leave out --clicks-column, --impressions-column and --rank-column.",
+        )
+
+
+def _check_least(relevant_from: float | None) -> None:
+    if relevant_from is not None and not relevant_from > 0:
+        raise InputError(
+            f"The least click rate that counts is {relevant_from} %, but one counts only above 0.",
+            python="Give relevant_from a number above 0.",
+            flags="Give --relevant-from a number above 0.",
+        )
+
+
+def with_one_id_each(
+    frame: pd.DataFrame,
+    found: Mapping[str, list[str]],
+    texts: Mapping[str, pd.DataFrame],
+    columns: Mapping[str, str],
+    documents_are_stored: bool,
+) -> pd.DataFrame:
+    """A log in which equal texts have one id, so that their clicks are counted together.
+
+    Args:
+        frame: pairs of ids.
+        found: role -> columns that play it.
+        texts: the tables of the ``queries`` and of the ``corpus``.
+        columns: role -> column, as named by the user.
+        documents_are_stored: whether the documents' vectors lie elsewhere, where each is one of its own.
+    """
+    for part, usual, role in (("queries", QUERIES_COLUMNS, "query_id"), ("corpus", CORPUS_COLUMNS, "corpus_id")):
+        table = texts[part]
+        here = {name: column for name, column in columns.items() if column in table.columns}
+        its = find_columns(table, usual, here, f" in {part}", optional=("text",))
+        same: dict[str, str] = {}
+        # Documents that came with vectors stay apart.
+        if "text" in its and not (part == "corpus" and (documents_are_stored or "embedding" in its)):
+            cells = [table[column].tolist() for column in (*its.get("title", []), *its["text"])]
+            first: dict[str, str] = {}
+            for one, *text in zip(as_ids(table[its["id"][0]], part), *cells, strict=True):
+                same[one] = first.setdefault(repr(text), one)
+        [column] = found[role]
+        ids = [same.get(one, one) for one in as_ids(frame[column], "qrels")]
+        frame = frame.assign(**{str(column): pd.Series(ids, index=frame.index, dtype=object)})
+    return frame
 
 
 def wilson_lower(successes: Floats, trials: Floats) -> Floats:
@@ -194,9 +242,7 @@ class _Log:
             )
         ranks = None
         if "rank" in found:
-            ranks = _numbers(frame, found["rank"][0], where, at_least=0)
-            if ranks.min() < 1:
-                ranks = ranks + 1  # counted from 0
+            ranks = _ranks(_numbers(frame, found["rank"][0], where, at_least=0), impressions, where)
         pairs = frame.groupby(list(keys), dropna=False, sort=False).ngroup().to_numpy(dtype=np.int64)
         return cls(pairs, np.unique(pairs, return_index=True)[1], clicks, impressions, ranks)
 
@@ -237,10 +283,26 @@ def _is_log(frame: pd.DataFrame, found: Mapping[str, list[str]], keys: Sequence[
         return False
     if any(not pd.api.types.is_hashable(cell) for column in keys for cell in frame[column]):
         return False
-    clicks = [as_number(cell) for cell in frame[found["clicks"][0]].tolist()]
+    # A cell that is no number makes no other table of it, but an error.
+    clicks = np.array([as_number(cell) for cell in frame[found["clicks"][0]].tolist()], dtype=np.float64)
     if "impressions" in found:
-        return clicks != [as_number(cell) for cell in frame[found["impressions"][0]].tolist()]
-    return "rank" in found and set(clicks) == {0.0, 1.0}
+        shown = np.array([as_number(cell) for cell in frame[found["impressions"][0]].tolist()], dtype=np.float64)
+        return not np.array_equal(clicks, shown)
+    return "rank" in found and set(clicks[np.isfinite(clicks)].tolist()) == {0.0, 1.0}
+
+
+def _ranks(given: Floats, impressions: Floats, where: str) -> Floats:
+    """Ranks from 1; those of a log that counts them from 0 are known by what was shown at the top most often."""
+    below = given < 1
+    if not below.any():
+        return given
+    if impressions[below].sum() < impressions[(given >= 1) & (given < 2)].sum():
+        shown = [f"row {row}: {given[row]:g}" for row in np.flatnonzero(below)]
+        raise ValueError(
+            f"{counted(len(shown), 'row')} of the log{where} with a rank below 1, though most that it shows on top has "
+            f"rank 1: {first_three(shown)}. Expected ranks from 1, or all from 0. Mend these rows, or take them out."
+        )
+    return given + 1
 
 
 def _numbers(frame: pd.DataFrame, column: str, where: str, at_least: float) -> Floats:

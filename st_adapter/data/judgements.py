@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from st_adapter.data.cutting import text_key
 from st_adapter.data.layout import LaidOut
+from st_adapter.data.tables import NO_SPLIT
 from st_adapter.errors import InputError
 from st_adapter.stores.store import Vectors
 from st_adapter.words import counted, first_three
@@ -145,11 +146,14 @@ def without_lacking(qrels: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if not number:
         return qrels, []
     kept = qrels[best > 0]
-    if kept.empty:
+    emptied = [split for split in dict.fromkeys(qrels["split"]) if split not in set(kept["split"])]
+    if emptied or kept.empty:
+        of = f" of split {emptied[0]!r}" if emptied and emptied[0] != NO_SPLIT else ""
+        number = int(qrels["query_id"][qrels["split"] == emptied[0]].nunique()) if of else number
         raise InputError(
-            f"None of {counted(number, 'query', 'queries')} has a document that counts as relevant.",
-            python="Give a lower relevant_from.",
-            flags="Give a lower --relevant-from.",
+            f"None of {counted(number, 'query', 'queries')}{of} has a document that counts as relevant.",
+            python="Give a lower relevant_from, or leave these queries out.",
+            flags="Give a lower --relevant-from, or leave these queries out.",
         )
     return kept, [f"{counted(number, 'query', 'queries')} without a relevant document left out of all splits."]
 

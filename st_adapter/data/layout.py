@@ -22,7 +22,7 @@ from st_adapter.data.cells import (
     with_title,
     written_lists_read,
 )
-from st_adapter.data.clicks import LOG_ROLES, read_clicks
+from st_adapter.data.clicks import LOG_ROLES, read_clicks, with_one_id_each
 from st_adapter.data.columns import (
     CORPUS_COLUMNS,
     PAIR_COLUMNS,
@@ -36,6 +36,7 @@ from st_adapter.data.columns import (
 from st_adapter.data.labels import all_relevant_note, refuse_unused_labels
 from st_adapter.data.tables import Tables
 from st_adapter.data.vectors import as_vectors
+from st_adapter.errors import InputError
 from st_adapter.stores.store import Vectors
 from st_adapter.words import counted
 
@@ -99,7 +100,7 @@ def lay_out(
     roles = dict.fromkeys((*CORPUS_COLUMNS, *QRELS_COLUMNS) if tables.texts else PAIR_COLUMNS)
     check_mapping(columns, roles, (*tables.texts.values(), *tables.rows.values()))
     read: list[ColumnsRead] = []
-    split_tables = partial(_split_tables, tables, columns, relevant_from, read)
+    split_tables = partial(_split_tables, tables, columns, documents_are_stored, relevant_from, read)
     if tables.texts:
         laid = _from_beir(tables, columns, documents_are_stored, split_tables, read)
     else:
@@ -108,16 +109,32 @@ def lay_out(
 
 
 def _split_tables(
-    tables: Tables, columns: Mapping[str, str], relevant_from: float | None, read: list[ColumnsRead], notes: list[str]
+    tables: Tables,
+    columns: Mapping[str, str],
+    documents_are_stored: bool,
+    relevant_from: float | None,
+    read: list[ColumnsRead],
+    notes: list[str],
 ) -> Iterator[tuple[str, pd.DataFrame, dict[str, list[str]], str]]:
     """The table of each split, its columns by role and the words that say where it is; adds to `read` and the notes."""
     usual, kind = (QRELS_COLUMNS, "qrels") if tables.texts else (PAIR_COLUMNS, "split")
+    meanings: set[str] = set()
     for split, frame in tables.rows.items():
         where = f" in {kind} {split!r}" if split else " in qrels" if tables.texts else ""
         found = find_columns(frame, usual, columns, where)
         if split and len(tables.rows) > 1:
             found.pop("split", None)  # the names of the tables say it
+        if "clicks" in found and tables.texts:
+            frame = with_one_id_each(frame, found, tables.texts, columns, documents_are_stored)
         log = read_clicks(frame, found, columns, relevant_from, where)
+        meanings |= {"percent"} if log is not None else {"score"} & found.keys()
+        if relevant_from is not None and len(meanings) > 1:
+            raise InputError(
+                f"The least relevance that counts is {relevant_from:g}, which is a click rate in percent in one of the "
+                "tables, a log, and a score in another one.",
+                python="Leave relevant_from out, or make judgements of one of the two by yourself.",
+                flags="Leave --relevant-from out, or make judgements of one of the two by yourself.",
+            )
         labelled = {role: played for role, played in found.items() if role not in LOG_ROLES}
         read.append(ColumnsRead.of(labelled if log is None else found, where))
         if log is not None:

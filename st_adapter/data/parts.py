@@ -7,14 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from st_adapter.data.cells import as_ids, is_missing, laid_out
 from st_adapter.data.columns import CORPUS_COLUMNS, PAIR_COLUMNS, QRELS_COLUMNS, find_columns
-from st_adapter.data.files import read_file, readable_files
+from st_adapter.data.files import data_files, read_file
 from st_adapter.data.sources import DataSource, read_source
 from st_adapter.data.tables import Tables
 from st_adapter.data.vectors import table_of_arrays
@@ -115,16 +115,22 @@ def read_parts(
     return replace(tables, rows=rows, texts=texts, notes=tuple(notes)), rest, documents.store
 
 
-def read_table(source: DataSource) -> pd.DataFrame:
-    """One table of a file, a frame, or a folder of files that are parts of it.
+def read_table(source: DataSource, part: Literal["queries", "corpus"]) -> pd.DataFrame:
+    """One table of a file, a frame, or a folder of files that are parts of it; of a whole data set the part meant.
 
     Raises:
         ValueError: there is none, or there are several.
     """
     folder = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else None
-    parts = readable_files(folder) if folder is not None and folder.is_dir() else []
-    tables = [read_file(part) for part in parts] or [read_source(source)]
+    files = data_files(folder) if folder is not None and folder.is_dir() else {}
+    # Of a folder in BEIR form the other files are other tables.
+    chosen = (
+        files[part] if {"queries", "corpus"} <= set(files) else [path for paths in files.values() for path in paths]
+    )
+    tables = [read_file(path) for path in chosen] or [read_source(source)]
     if any(each.texts for each in tables):
+        if len(tables) == 1:
+            return tables[0].texts[part]
         raise ValueError("Queries with a corpus and judgements were given where one table is expected. Give the table.")
     return pd.concat([frame for each in tables for frame in each.rows.values()], ignore_index=True)
 
@@ -132,7 +138,7 @@ def read_table(source: DataSource) -> pd.DataFrame:
 def _query_table(queries: DataSource) -> pd.DataFrame:
     """The table of the queries; of a folder of vectors it is made of these."""
     if not isinstance(queries, (str, os.PathLike)) or not is_vector_folder(queries):
-        return read_table(queries)
+        return read_table(queries, "queries")
     folder = VectorFolder(Path(queries))
     if folder.manifest.role != "query":
         raise ValueError(f"{folder.address} holds documents, but queries are expected. Embed them with --role query.")
@@ -181,7 +187,7 @@ def _documents(
         return Documents(pd.DataFrame(), VectorFolder(Path(corpus)))
     if hasattr(corpus, "fetch"):
         return Documents(pd.DataFrame(), corpus)  # type: ignore[arg-type]
-    return Documents(_renamed(read_table(corpus), columns, "corpus"))
+    return Documents(_renamed(read_table(corpus, "corpus"), columns, "corpus"))
 
 
 def _with_corpus_ids(frame: pd.DataFrame, documents: Documents, columns: Mapping[str, str]) -> pd.DataFrame:

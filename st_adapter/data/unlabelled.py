@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from st_adapter.data.cells import check_texts
 from st_adapter.data.columns import CORPUS_COLUMNS, PAIR_COLUMNS, QUERIES_COLUMNS, check_mapping, find_columns
 from st_adapter.data.dataset import RetrievalDataset, as_texts
 from st_adapter.data.files import format_of
@@ -18,9 +20,10 @@ from st_adapter.data.parts import read_table
 from st_adapter.data.sources import DataSource
 from st_adapter.data.text_files import decoded
 from st_adapter.storage.manifest import is_vector_folder
+from st_adapter.words import listed
 
 _TEXTS = {role: CORPUS_COLUMNS[role] for role in ("id", "text", "title")}
-_QUERIES = {"query": tuple(dict.fromkeys((*PAIR_COLUMNS["query"], *QUERIES_COLUMNS["text"])))}
+_QUERIES = tuple(dict.fromkeys((*QUERIES_COLUMNS["text"], *PAIR_COLUMNS["query"])))
 # The column of ids that a table without any gets.
 _NUMBER = "number of the row"
 
@@ -43,7 +46,7 @@ def documents_alone(source: DataSource, columns: Mapping[str, str] | None = None
     """
     if isinstance(source, (str, os.PathLike)) and is_vector_folder(source):
         raise ValueError(f"{source} holds vectors without texts, but texts are expected. Name the file they came from.")
-    frame = read_table(source)
+    frame = read_table(source, "corpus")
     check_mapping(columns or {}, _TEXTS, [frame])
     found = find_columns(frame, _TEXTS, columns or {}, " in corpus", optional=("id", "title"))
     column = found["text"][0]
@@ -86,6 +89,7 @@ def queries_alone(source: DataSource | Sequence[str]) -> list[str]:
     queries = list(dict.fromkeys(filter(None, texts)))
     if not queries:
         raise ValueError("The queries without labels are none: there is no text. Give some, or leave them out.")
+    check_texts(queries, [repr(query[:60]) for query in queries], "queries without labels", ())
     return queries
 
 
@@ -93,8 +97,15 @@ def _cells(source: DataSource | Sequence[str]) -> list[object]:
     if isinstance(source, Sequence | pd.Series | np.ndarray) and not isinstance(source, str):
         return list(source)
     if isinstance(source, str | os.PathLike) and (path := Path(source)).is_file() and format_of(path) is None:
-        return list(decoded(path.read_bytes())[0].splitlines())
-    frame = read_table(source)
+        # str.splitlines() would also cut at characters that stand within a line.
+        return list(re.split(r"\r\n|\r|\n", decoded(path.read_bytes())[0]))
+    frame = read_table(source, "queries")
     if len(frame.columns) == 1:
         return list(frame.iloc[:, 0].dropna())
-    return list(frame[find_columns(frame, _QUERIES, {}, " in the queries without labels")["query"][0]].dropna())
+    found = find_columns(frame, {"query": _QUERIES}, {}, "", optional=("query",))
+    if "query" not in found:
+        raise ValueError(
+            f"No query column was found in the queries without labels: their columns are {listed(frame.columns)}. Give "
+            f"a table with one column, or call the one of the queries {_QUERIES[1]!r}."
+        )
+    return list(frame[found["query"][0]].dropna())

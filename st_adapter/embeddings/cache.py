@@ -195,6 +195,6 @@ def check_finite(texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
     if bad.any():
         first = [texts[row][:60] for row in np.flatnonzero(bad)[:3]]
         raise ValueError(
-            f"The base model gave NaN or infinite values for {int(bad.sum())} texts, the first: {first}. "
+            f"The model gave NaN or infinite values for {int(bad.sum())} texts, the first: {first}. "
             "Check these texts and the model's weights; with fp16 try bf16 or fp32."
         )

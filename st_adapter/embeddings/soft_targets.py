@@ -89,11 +89,7 @@ class SoftTargets:
             ValueError: a score is not finite.
         """
         corpus, documents = found
-        if not torch.isfinite(scores).all():
-            raise ValueError(
-                f"The teacher {printable(teaching.teacher)} gave scores that are NaN or infinite. Check its weights, "
-                "or name another one."
-            )
+        check_scores(scores, teaching.teacher)
         spread = scores.var(dim=1, correction=0).mean().sqrt().clamp_min(1e-12)
         rows = torch.arange(len(scores), device=scores.device)
         best = documents.gather(1, scores.argmax(dim=1, keepdim=True)).squeeze(1)
@@ -107,3 +103,12 @@ class SoftTargets:
             own_copies=OwnCopies(rows[:0], rows[:0]),
         )
         return cls(queries, documents, (scores / (_TEMPERATURE * spread)).softmax(dim=1), teaching)
+
+
+def check_scores(scores: Tensor, teacher: str) -> None:
+    """Raise ValueError if a score is not finite; who gave it is named."""
+    if not torch.isfinite(scores).all():
+        raise ValueError(
+            f"The teacher {printable(teacher)} gave scores that are NaN or infinite. Check its weights, or name "
+            "another one."
+        )

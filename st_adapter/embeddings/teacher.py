@@ -19,6 +19,7 @@ from st_adapter.embeddings.embedding import embed_role
 from st_adapter.embeddings.encoder import SentenceTransformerEncoder
 from st_adapter.embeddings.origin import name_of
 from st_adapter.embeddings.roles import Role
+from st_adapter.embeddings.soft_targets import check_scores
 from st_adapter.errors import InputError, printable
 from st_adapter.storage.reading import read_object
 
@@ -90,6 +91,7 @@ class CrossEncoderTeacher(Teacher):
                     pairs, activation_fn=torch.nn.Identity(), convert_to_tensor=True, show_progress_bar=False
                 )
                 parts.append(scores.float().cpu().view(len(rows), -1))
+                check_scores(parts[-1], self.name)
                 progress.update(len(pairs))
         return torch.cat(parts)
 
@@ -130,7 +132,10 @@ class EmbeddingTeacher(Teacher):
         return torch.stack([answers[row] @ query for query, row in zip(asked, places.cpu(), strict=True)])
 
     def _embedded(self, role: Role, texts: list[str]) -> Tensor:
-        vectors = embed_role(self._encoder, role, texts, self._cache_dir, self._show_progress_bar).cpu()
+        try:
+            vectors = embed_role(self._encoder, role, texts, self._cache_dir, self._show_progress_bar).cpu()
+        except ValueError as error:
+            raise ValueError(f"The teacher {printable(self.name)}: {error}") from error
         return comparable(vectors, self._encoder.similarity)
 
 

@@ -31,6 +31,9 @@ REPORT_FILE, REPORT_PICTURE = "report.html", "report.png"
 # Of data and base model, whichever run is in use: a report shows it if it is of the same.
 CURVE_FILE, CURVE_PICTURE = "learning_curve.json", "learning_curve.png"
 VERSIONS_FOLDER, CURRENT_FILE = "versions", "current"
+# In the folder of versions: the runs that were in use one after the other, a name a line, without those that were gone
+# back from. Earlier versions did not write it.
+_USED_FILE = "in_use"
 _OF_A_RUN = (RESULTS_FILE, REPORT_FILE, REPORT_PICTURE)
 _FOLDERS_OF_A_RUN = (MODEL_FOLDER, ALONE_FOLDER)
 _OTHERS = {CURVE_FILE, CURVE_PICTURE, CHECKPOINT_FOLDER, VERSIONS_FOLDER, CURRENT_FILE}
@@ -143,8 +146,23 @@ def take_in(output_dir: Path) -> None:
     write_text(output_dir / CURRENT_FILE, f"{name}\n")
 
 
+def were_in_use(output_dir: Path) -> list[str]:
+    """The runs that were in use before the present one, oldest first, without those that were gone back from."""
+    names, file = run_names(output_dir), output_dir / VERSIONS_FOLDER / _USED_FILE
+    current = current_run(output_dir).name
+    if not file.is_file():
+        return [name for name in names if name < current]
+    used = [name for name in file.read_text(encoding="utf-8").split() if name in names]
+    # Whoever was killed in between wrote the one and not the other.
+    return used[: used.index(current)] if current in used else used
+
+
 def make_current(output_dir: Path, name: str) -> None:
     """Let a run be the one in use, from one moment to the next."""
+    if (output_dir / CURRENT_FILE).exists():
+        before = [*were_in_use(output_dir), current_run(output_dir).name]
+        used = before[: before.index(name)] if name in before else before
+        write_text(output_dir / VERSIONS_FOLDER / _USED_FILE, "\n".join([*used, name, ""]))
     write_text(output_dir / CURRENT_FILE, f"{name}\n")
     run = current_run(output_dir)
     for each in _FOLDERS_OF_A_RUN:

@@ -15,8 +15,10 @@ from st_adapter.evidence.output_folder import (
     holds_model,
     make_current,
     run_names,
+    were_in_use,
 )
 from st_adapter.evidence.results import Results
+from st_adapter.saving.folder import is_saved_model
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Version:
         if results is None:
             return "unknown"
         if results.adopted:
-            return "adopted" if results.selection.tested else "not tested"
+            deployed = "adopted" if results.verdict.decision != "do not deploy" else "not deployed"
+            return deployed if results.selection.tested else "not tested"
         if results.query_model is not None:
             return "not handed over"
         return "deployed kept" if results.kept_deployed else "base kept"
@@ -78,7 +81,7 @@ def rollback(output_dir: str | Path, version: str | None = None) -> Version:
 
     Args:
         output_dir: that ``train`` wrote to.
-        version: name of the run; if None, the newest one before the present one that has a model or an adapter.
+        version: name of the run; if None, the one that was in use before, the last that has a model or an adapter.
 
     Returns:
         The run in use now.
@@ -89,11 +92,10 @@ def rollback(output_dir: str | Path, version: str | None = None) -> Version:
     folder = Path(output_dir)
     names = run_names(folder)
     if version is None:
-        versions = versions_of(folder)
-        before = versions[: [each.is_current for each in versions].index(True)] if names else []
-        chosen = next((each.name for each in reversed(before) if each.usable), None)
+        before = were_in_use(folder) if names else []
+        chosen = next((name for name in reversed(before) if holds_model(folder / VERSIONS_FOLDER / name)), None)
         if chosen is None:
-            raise ValueError(f"{folder} has no earlier run with a model or an adapter to go back to.")
+            raise ValueError(f"{folder} has no run with a model or an adapter that was in use before the present one.")
     elif version not in names:
         raise InputError(
             f"{folder} has no version {version[:80]!r}; it has {names or 'none'}.",
@@ -113,7 +115,7 @@ def rollback(output_dir: str | Path, version: str | None = None) -> Version:
 
 def _left_by_an_earlier_release(folder: Path) -> Version:
     results = _results(folder)
-    if results is None and not holds_model(folder):
+    if results is None and (is_saved_model(folder) or not holds_model(folder)):
         raise ValueError(f"{folder} holds no run of `st-adapter train`. Name the folder that it wrote to.")
     changed = (folder / RESULTS_FILE if results is not None else folder).stat().st_mtime
     return Version("", folder, datetime.fromtimestamp(changed, timezone.utc), results, True)

@@ -114,6 +114,72 @@ def test_a_log_by_id():
     assert judged(by_id, corpus=corpus, queries=queries) == judged(LOG)
 
 
+def test_documents_of_one_text_and_two_titles_are_two():
+    log = pd.DataFrame(
+        {
+            "query": "a?",
+            "title": ["Invoices", "Refunds"],
+            "document": "See below.",
+            "impressions": [100, 100],
+            "clicks": [60, 0],
+        }
+    )
+    lower = binomtest(60, 100).proportion_ci(method="wilson").low
+    expected = {("a?", "Invoices See below."): round(100 * lower), ("a?", "Refunds See below."): 0.0}
+    assert judged(log) == expected
+    assert "60 clicks and 200 impressions of 2 pairs" in notes_of(log)
+
+
+@settings(max_examples=8)
+@given(st.lists(st.sampled_from(["x", "y", "z"]), min_size=5, max_size=5))
+def test_clicks_of_equal_texts_are_counted_together_whatever_their_ids(sessions):
+    # Each row of the log is of a session of its own, and each document is there under two ids, 1 and "1".
+    log = LOG.loc[LOG.index.repeat(LOG["impressions"])].assign(impressions=1)
+    log["clicks"] = (log.groupby(level=0).cumcount() < log["clicks"]).astype(int)
+    log["query_id"] = [f"{sessions[row % 5]}{row % 7}{query}" for row, query in enumerate(log["query"])]
+    queries = log[["query_id", "query"]].drop_duplicates().rename(columns={"query_id": "id", "query": "text"})
+    log["doc_id"] = [1 + "ABC".index(one) + 3 * (row % 2) for row, one in enumerate(log["document"])]
+    log["doc_id"] = [one if row % 3 else str(one) for row, one in enumerate(log["doc_id"])]
+    corpus = pd.DataFrame({"id": range(1, 7), "text": list("ABCABC")})
+    log = log[["query_id", "doc_id", "impressions", "clicks"]]
+    dataset = RetrievalDataset.load(log, queries=queries, corpus=corpus, cut_into=())
+    texts = dict(zip(dataset.queries["id"], dataset.queries["text"], strict=True))
+    documents = dict(zip(dataset.corpus["id"], dataset.corpus["text"], strict=True))
+    rows = dataset.qrels["all"]
+    assert {(texts[r["query_id"]], documents[r["corpus_id"]]): r["relevance"] for r in rows} == judged(LOG)
+
+
+def test_a_rank_below_1_is_read_as_one_from_0_only_where_the_log_counts_so():
+    log = pd.concat([LOG] * 3, ignore_index=True).assign(rank=[1, 2, 3, 1, 2] * 3)
+    assert judged(log.assign(rank=log["rank"] - 1)) == judged(log)
+    for stray in (0, 0.5):
+        with pytest.raises(ValueError, match=rf"1 row of the log with a rank below 1, .*: 'row 4: {stray:g}'"):
+            judged(log.assign(rank=log["rank"].where(log.index != 4, stray).astype(float)))
+
+
+def test_clicks_and_impressions_that_are_no_numbers_are_no_judgements():
+    log = LOG.assign(impressions=[f"{n},0" for n in LOG["impressions"]], clicks=[f"{n},0" for n in LOG["clicks"]])
+    with pytest.raises(ValueError, match="6,0"):
+        judged(log)
+
+
+def test_the_least_relevance_is_no_percentage_and_a_grade_at_once(tmp_path):
+    LOG.to_csv(tmp_path / "train.csv", index=False)
+    graded = pd.DataFrame({"query": ["a?", "b?"], "document": ["A", "B"], "score": [3, 1]})
+    for split in ("dev", "test"):
+        graded.to_csv(tmp_path / f"{split}.csv", index=False)
+    assert RetrievalDataset.load(tmp_path).splits == ["train", "dev", "test"]
+    with pytest.raises(
+        InputError, match="which is a click rate in percent in one of the tables, a log, and a score in"
+    ):
+        RetrievalDataset.load(tmp_path, relevant_from=2)
+    for least in (0, float("nan")):
+        with pytest.raises(
+            InputError, match=r"The least click rate that counts is (0|nan) %, but one counts only above"
+        ):
+            judged(LOG, relevant_from=least)
+
+
 def test_unusual_names():
     log = LOG.rename(columns={"clicks": "nb_clics", "impressions": "vues"})
     with pytest.raises(InputError, match="no log|may say"):

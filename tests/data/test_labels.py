@@ -116,6 +116,12 @@ def test_relevant_from(source):
     assert sorted(relevant(dataset).values()) == [0.0] * 8 + [4.0] * 8 + [5.0] * 8
     assert "24 judgements above 0, but below 4, read as not relevant." in dataset.notes
     assert "8 queries without a relevant document left out of all splits." in dataset.notes
+    tables = {"train": source(rating=RATINGS), "test": source(rating=[2] * len(RATINGS))}
+    if source is pairs:
+        with pytest.raises(
+            InputError, match="None of 20 queries of split 'test' has a document that counts as relevant"
+        ):
+            RetrievalDataset.load(tables, columns={"score": "rating"}, relevant_from=4)
     assert not any(note.startswith("Every score") for note in dataset.notes)
 
 

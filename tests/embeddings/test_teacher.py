@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 from problems import corpus_of, unit_rows
 from st_adapter.data.dataset import RetrievalDataset
-from st_adapter.data.unlabelled import queries_alone
+from st_adapter.data.unlabelled import documents_alone, queries_alone
 from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.embeddings.embedding import as_encoder
 from st_adapter.embeddings.soft_targets import SoftTargets, Teaching
@@ -186,8 +186,28 @@ def test_queries_are_read_from_texts_lines_and_tables(tmp_path):
         ["how to fit ", "how to save"],
         pd.Series(["how to fit", "how to save"], index=[7, 3]),
         np.array(["how to fit", "how to save"]),
+        pd.DataFrame({"_id": ["1", "2"], "title": ["", "x"], "text": ["how to fit", "how to save"]}),
     ):
         assert queries_alone(source) == ["how to fit", "how to save"]
+    lines.write_bytes("a\x0b b\u2028c\r\nd\x85e".encode())
+    assert queries_alone(lines) == ["a\x0b b\u2028c", "d\x85e"], "a line ends where the file says so"
+
+
+def test_of_a_whole_data_set_one_side_is_read(tmp_path):
+    corpus = pd.DataFrame({"_id": ["d1", "d2"], "title": "", "text": ["A document. It is one.", "Another document."]})
+    queries = pd.DataFrame({"_id": ["q1", "q2"], "text": ["a query", "another query"]})
+    corpus.to_json(tmp_path / "corpus.jsonl", orient="records", lines=True)
+    queries.to_json(tmp_path / "queries.jsonl", orient="records", lines=True)
+    (tmp_path / "qrels").mkdir()
+    judged = pd.DataFrame({"query-id": ["q1"], "corpus-id": ["d1"], "score": [1]})
+    judged.to_csv(tmp_path / "qrels" / "test.tsv", sep="\t", index=False)
+    assert queries_alone(tmp_path) == ["a query", "another query"]
+    assert documents_alone(tmp_path).num_documents == 2
+    labels = pd.DataFrame({"query": ["a query", "one more"], "doc_id": ["d1", "d2"]})
+    assert RetrievalDataset.load(labels, corpus=tmp_path, cut_into=()).num_documents == 2
+    by_id = pd.DataFrame({"query_id": ["q1"], "doc_id": ["d1"]})
+    dataset = RetrievalDataset.load(by_id, queries=tmp_path, corpus=tmp_path, cut_into=())
+    assert (dataset.num_documents, len(dataset.queries)) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +215,7 @@ def test_queries_are_read_from_texts_lines_and_tables(tmp_path):
     [
         ([" "], "there is no text"),
         (["a", 3], "1 of the queries without labels are no texts, the first: 3"),
+        (["a", "how to \ud83d sort"], "1 queries without labels hold half a character"),
         (pd.DataFrame({"a": ["x"], "b": ["y"]}), "No query column was found in the queries without labels"),
         ("nowhere.txt", "'nowhere.txt' is no file or folder here"),
     ],

@@ -459,6 +459,10 @@ def test_push_from_the_command_line(hub_server: HubServer, hub_client: HubClient
     assert hub_server.repos["models", "alice/cli"].private
     again, also_said = hub_client.run(run_cli, ["push", str(saved), "alice/cli-adapter", "--adapter-only"], token=ALICE)
     assert again == 0 and "config.json" in hub_server.files("alice/cli-adapter")
+    _, named = hub_client.run(run_cli, ["push", str(saved), "a-name"], token=ALICE)
+    assert "SentenceTransformer('alice/a-name')" in named, "as it opens"
+    both, twice = hub_client.run(run_cli, ["push", str(saved), "alice/twice", "--adapter-only", "--twin"], token=ALICE)
+    assert both == 2 and "--twin is for whole models" in twice
     refused, why = hub_client.run(run_cli, ["push", str(saved), "bob/cli", "--token", ALICE])
     assert refused == 2 and "Trying again will not help" in why
     assert ALICE not in said + also_said + why
