@@ -363,10 +363,16 @@ def test_the_record_tells_of_the_adapter_that_was_given(tiny_model, tmp_path):
     ("change", "message"),
     [
         ({"learning_rate": -1.0}, r"learning_rate is -1.0, but has to be a number above 0"),
-        ({"num_train_epochs": 0}, r"num_train_epochs is 0, but has to be at least 1"),
+        ({"num_train_epochs": 0}, r"num_train_epochs is 0, but has to be a whole number of at least 1"),
         ({"ema_decay": 1.0}, r"ema_decay is 1.0"),
         ({"negatives": "all"}, r"negatives is 'all', but has to be one of corpus, given"),
         ({"kind": "conv"}, r"kind is 'conv'"),
+        ({"num_train_epochs": 1.5}, r"num_train_epochs is 1.5, but has to be a whole number"),
+        ({"learning_rate": "1e-3"}, r"learning_rate is '1e-3', but has to be a number above 0"),
+        ({"ema_decay": "0.9"}, r"ema_decay is '0.9', but has to be a number of at least 0 and below 1"),
+        ({"penalty": True}, r"penalty is True, but has to be a number"),
+        ({"seed": -1}, r"seed is -1, but has to be a whole number of at least 0"),
+        ({"torch_compile": "yes"}, r"torch_compile is 'yes', but has to be True or False"),
     ],
 )
 def test_settings_out_of_range_are_refused(change, message):

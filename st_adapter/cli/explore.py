@@ -40,6 +40,10 @@ def explore(options: ExploreOptions) -> int:
         if not sharing.overwrite:
             check_may_push_space(sharing.space, sharing.token)
     elif sharing.space_dir is None:
+        if not 0 < (options.page.port or 1) < 2**16:
+            raise ValueError(
+                f"--port is {options.page.port}, but a number from 1 to 65535 is expected. Give another one."
+            )
         _check_gradio()
     training = read_saved(model).training
     found = explored(
@@ -95,14 +99,12 @@ def _serve(found: Explored, options: ExploreOptions) -> None:
 
     blocks = page(Explorer(found.material))
     where = options.page
-    _, url, _ = blocks.launch(
-        server_name=where.host,
-        server_port=where.port,
-        inbrowser=where.open_browser,
-        quiet=True,
-        prevent_thread_lock=True,
-        **look(),
-    )
+    shown = {"inbrowser": where.open_browser, "quiet": True, "prevent_thread_lock": True, **look()}
+    try:
+        _, url, _ = blocks.launch(server_name=where.host, server_port=where.port, **shown)
+    except OSError as error:
+        place = where.host if where.port is None else f"{where.host}:{where.port}"
+        raise ValueError(f"The page cannot be served on {place}: {error} Give another --host or --port.") from error
     console.print(f"Open [bold]{escape(url)}[/bold] in a browser; Ctrl-C ends it.", soft_wrap=True, highlight=False)
     blocks.block_thread()
 

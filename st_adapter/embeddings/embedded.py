@@ -164,8 +164,13 @@ class EmbeddedDataset:
     def __post_init__(self) -> None:
         object.__setattr__(self, "qrels", {split: _as_qrels(qrels) for split, qrels in self.qrels.items()})
         _bring_into_form(self)
+        if len(set(self.query_ids)) < len(self.query_ids):
+            raise ValueError("Two queries have the same id. Give each an id of its own, and one row.")
         for split, qrels in self.qrels.items():
             _check_indices(split, qrels, len(self.query_ids), len(self.corpus))
+            pairs = torch.stack([qrels.query_index, qrels.corpus_index])
+            if pairs.unique(dim=1).shape[1] < pairs.shape[1]:
+                raise ValueError(f"{split!r} judges the same query and document twice. Pass one judgement of each.")
 
     def __repr__(self) -> str:
         judged = ", ".join(f"{split} {len(q.query_index.unique()):,}" for split, q in self.qrels.items())

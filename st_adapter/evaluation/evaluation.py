@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from st_adapter.choices import is_whole
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit, place_in_group
 from st_adapter.embeddings.search import Index
 from st_adapter.evaluation.comparison import Comparison, compare
@@ -149,8 +150,8 @@ def evaluate(
         0.0
     """
     start = time.perf_counter()
-    if not isinstance(ks, Collection) or len(ks) == 0:
-        raise ValueError(f"ks is {ks!r}, but a sequence of cut-offs is expected. Pass some, such as (1, 10).")
+    if not isinstance(ks, Collection) or len(ks) == 0 or not all(map(is_whole, ks)):
+        raise ValueError(f"ks is {ks!r}, but whole numbers, the cut-offs, are expected. Pass some, such as (1, 10).")
     chosen = _split_of(embedded, split)
     judged = _judged(chosen)
     kept = judged.cpu().numpy()

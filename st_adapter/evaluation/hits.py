@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -46,6 +47,11 @@ def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
 def _adapted(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
     if isinstance(adapter, QueryAdapter):
         return adapter.transform(query_embeddings)
+    if isinstance(adapter, str | os.PathLike) or not (callable(adapter) or isinstance(adapter, Sequence)):
+        raise ValueError(
+            f"The adapter is a {type(adapter).__name__}, but a QueryAdapter, a list of modules or a function of "
+            "vectors is expected. Of a result pass its .adapter, of a folder QueryAdapter.from_pretrained(folder)."
+        )
     if callable(adapter):
         return torch.as_tensor(adapter(query_embeddings), dtype=torch.float32, device=query_embeddings.device)
     # Those of a model in half precision take no other one.

@@ -42,12 +42,13 @@ def seen_queries(split: EmbeddedSplit, seen_documents: Tensor) -> NDArray[np.boo
         seen_documents: (N,) bool, from the function of this name.
 
     Raises:
-        ValueError: ``seen_documents`` has another number of documents.
+        ValueError: ``seen_documents`` has another number of documents, or is of something else than bools.
     """
-    if seen_documents.shape != (len(split.corpus),):
+    seen_documents = torch.as_tensor(seen_documents)
+    if seen_documents.shape != (len(split.corpus),) or seen_documents.dtype != torch.bool:
         raise ValueError(
-            f"seen_documents has shape {tuple(seen_documents.shape)}, but the corpus has {len(split.corpus)} "
-            "documents. Pass one bool per document of the same data set."
+            f"seen_documents has shape {tuple(seen_documents.shape)} of {seen_documents.dtype}, but the corpus has "
+            f"{len(split.corpus)} documents. Pass one bool per document of the same data set."
         )
     relevant = split.qrels.relevance > 0
     hit = seen_documents.to(relevant.device)[split.qrels.corpus_index] & relevant

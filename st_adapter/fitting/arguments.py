@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import numbers
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
+from st_adapter.choices import as_whole, is_whole
 from st_adapter.errors import setting_error
 
 if TYPE_CHECKING:
@@ -85,12 +88,17 @@ class AdapterTrainingArguments:
             "save_steps",
             "logging_steps",
         ):
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
+            value = getattr(self, name)
+            _require(self, name, is_whole(value) and value >= 1, "a whole number of at least 1")
+            object.__setattr__(self, name, as_whole(value))
+        _require(self, "seed", is_whole(self.seed) and self.seed >= 0, "a whole number of at least 0")
         for name in ("learning_rate", "scale"):
-            _require(self, name, 0 < getattr(self, name) < float("inf"), "a number above 0")
+            _require(self, name, 0 < _number(getattr(self, name)) < math.inf, "a number above 0")
         for name in ("penalty", "unlabelled_weight"):
-            _require(self, name, 0 <= getattr(self, name) < float("inf"), "a number of at least 0")
-        _require(self, "ema_decay", 0 <= self.ema_decay < 1, "at least 0 and below 1")
+            _require(self, name, 0 <= _number(getattr(self, name)) < math.inf, "a number of at least 0")
+        _require(self, "ema_decay", 0 <= _number(self.ema_decay) < 1, "a number of at least 0 and below 1")
+        for name in ("torch_compile", "disable_tqdm"):
+            _require(self, name, isinstance(getattr(self, name), bool), "True or False")
         for name in ("kind", "start", "negatives", "eval_strategy", "save_strategy"):
             choices = get_args(get_type_hints(AdapterTrainingArguments)[name])
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
@@ -144,6 +152,11 @@ class AdapterTrainingArguments:
     def to_json_string(self) -> str:
         """All settings as JSON."""
         return json.dumps(self.to_dict(), indent=2)
+
+
+def _number(value: object) -> float:
+    """A number as one, and nothing else: no text of one, and no truth value."""
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
 
 
 def _require(args: AdapterTrainingArguments, name: str, holds: bool, expected: str) -> None:

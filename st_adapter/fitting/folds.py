@@ -70,6 +70,10 @@ def draw_labels(embedded: EmbeddedDataset, numbers: Mapping[str, int], seed: int
 
 def labelled_split(embedded: EmbeddedDataset, splits: Sequence[str] = LABELLED_SPLITS) -> EmbeddedSplit:
     """The relevant pairs of some splits as one split, each pair once."""
+    if not isinstance(embedded, EmbeddedDataset):
+        raise ValueError(
+            f"An EmbeddedDataset is expected, but a {type(embedded).__name__} came. Pass what embed() gave."
+        )
     for split in splits:
         if not bool((embedded[split].qrels.relevance > 0).any()):
             raise ValueError(f"The split {split!r} has no relevant pair. Check the relevance scores: > 0 is relevant.")

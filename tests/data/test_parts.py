@@ -223,6 +223,14 @@ def test_from_arrays_keeps_given_splits_and_refuses_what_does_not_fit():
         EmbeddedDataset.from_arrays(queries=(ids, VECTORS), corpus=(IDS[:-1], VECTORS[:-1]), qrels=splits)
 
 
+def test_judgements_that_are_none_are_named():
+    ids = [f"q{n}" for n in range(N)]
+    some = {one: [document] for one, document in zip(ids, IDS, strict=True)}
+    for qrels, words in (({}, "The data set is empty"), ({"train": some, "dev": {}}, "'dev' is empty")):
+        with pytest.raises(ValueError, match=words):
+            EmbeddedDataset.from_arrays(queries=(ids, VECTORS), corpus=(IDS, VECTORS), qrels=qrels)
+
+
 @pytest.mark.parametrize("name", ["chunk-0", "7"])
 def test_an_id_with_two_vectors_is_refused_and_what_was_done_is_noted(name):
     ids, documents = [f"q{n}" for n in range(N)], [name, *IDS[1:]]

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from problems import corpus_of, dataset_of, random_split
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.corpus import MemoryCorpus
+from st_adapter.embeddings.embedded import EmbeddedQrels
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evaluation.hits import adapt
 from st_adapter.evaluation.metrics import run_metrics
 from st_adapter.evaluation.seen import seen_documents
+from st_adapter.fitting.auto import fit
 
 
 def as_dictionaries(split, queries):
@@ -149,8 +151,31 @@ def test_without_seen_documents_only_the_whole_is_compared():
         result.compare("ndcg@7")
     with pytest.raises(ValueError, match=r"There is no split 'dev'"):
         seen_documents(embedded, ["train", "dev"])
-    with pytest.raises(ValueError, match=r"seen_documents has shape \(2,\), but the corpus has 3 documents"):
+    with pytest.raises(ValueError, match=r"seen_documents has shape \(2,\) of torch.bool, but the corpus has 3"):
         evaluate(embedded["test"], seen_documents=torch.ones(2, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"seen_documents has shape \(3,\) of torch.int64"):
+        evaluate(embedded["test"], seen_documents=torch.arange(3))
+    as_array = evaluate(embedded["test"], seen_documents=np.array([True, False, False]))
+    assert as_array.seen.tolist() == evaluate(embedded["test"], seen_documents=torch.arange(3) < 1).seen.tolist()
+
+
+def test_what_is_no_adapter_and_what_is_there_twice_is_refused():
+    split = random_split(0)
+    for adapter, name in (("out/adapter", "str"), (object(), "object")):
+        with pytest.raises(
+            ValueError, match=rf"The adapter is a {name}, but a QueryAdapter.*Of a result pass its .adapter"
+        ):
+            evaluate(split, adapter)
+    embedded = labelled_dataset()
+    with pytest.raises(ValueError, match="'train' judges the same query and document twice"):
+        twice = EmbeddedQrels(*(torch.cat([part, part[:1]]) for part in embedded.qrels["train"]))
+        replace(embedded, qrels={"train": twice})
+    with pytest.raises(ValueError, match="Two queries have the same id"):
+        replace(embedded, query_ids=[embedded.query_ids[1], *embedded.query_ids[1:]])
+    with pytest.raises(ValueError, match="Two documents of the corpus have the same id"):
+        MemoryCorpus(["x", "x"], torch.eye(2))
+    with pytest.raises(ValueError, match="An EmbeddedDataset is expected, but a EmbeddedSplit came"):
+        fit(split)
 
 
 def test_a_data_set_is_evaluated_on_test_unless_another_split_is_named():
@@ -192,9 +217,9 @@ def test_what_a_function_gives_may_be_of_another_kind(form):
     assert evaluate(split, lambda queries: form(queries @ matrix.T)).adapted["ndcg@10"].tolist() == right.tolist()
 
 
-@pytest.mark.parametrize("ks", [10, np.int64(10), (), np.array([], dtype=int)])
+@pytest.mark.parametrize("ks", [10, np.int64(10), (), np.array([], dtype=int), (1.5,), ("10",), (None,), (True,)])
 def test_cut_offs_are_a_sequence(ks):
-    with pytest.raises(ValueError, match="but a sequence of cut-offs is expected"):
+    with pytest.raises(ValueError, match="but whole numbers, the cut-offs, are expected"):
         evaluate(random_split(2), ks=ks)
 
 

@@ -271,6 +271,10 @@ def told(capsys, *words):
     return " ".join(capsys.readouterr().err.split())
 
 
+def test_a_port_is_one(finished, capsys):
+    assert "--port is 99999, but a number from 1 to 65535" in told(capsys, finished / "out", "--port", "99999")
+
+
 def test_what_is_missing_is_said(finished, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "no results.json of a training run" in told(capsys, tmp_path, "--space-dir", tmp_path / "space")
