@@ -26,12 +26,14 @@ class Teaching:
         num_queries: queries without labels that it scored.
         num_pseudo_queries: portions of documents that it scored besides.
         num_documents: documents scored for each of them.
+        num_alike: queries without labels that were left out as copies or paraphrases of labelled ones.
     """
 
     teacher: str
     num_queries: int
     num_pseudo_queries: int
     num_documents: int
+    num_alike: int = 0
 
     @property
     def sentence(self) -> str:
@@ -42,7 +44,11 @@ class Teaching:
              self.num_pseudo_queries),
         )  # fmt: skip
         asked = " and ".join(words for words, number in parts if number)
-        return f"The teacher {printable(self.teacher)} scored {self.num_documents} documents each for {asked}."
+        alike = counted(self.num_alike, "query", "queries")
+        left_out = f" {alike} left out: like ones with labels." if self.num_alike else ""
+        return (
+            f"The teacher {printable(self.teacher)} scored {self.num_documents} documents each for {asked}.{left_out}"
+        )
 
 
 @dataclass(frozen=True)

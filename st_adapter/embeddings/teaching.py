@@ -110,7 +110,11 @@ def ask_teacher(
         vectors = embed_role(encoder, "query", texts, cache_dir, show_progress_bar)
         return labelled.removed_from(_Asked(texts, vectors))
 
-    users = asked(_unlabelled(dataset, school.queries, seed)[:_MAX_QUERIES])
+    # Those with the very text of a labelled query give their place to others; paraphrases are known once embedded.
+    unlabelled = _unlabelled(dataset, school.queries, seed)
+    new = [text for text in unlabelled if text_key(text) not in labelled.texts]
+    users = asked(new[:_MAX_QUERIES])
+    num_alike = len(unlabelled) - len(new) + len(new[:_MAX_QUERIES]) - len(users.texts)
     portions = asked(pseudo_queries(documents, seed).texts[: _MAX_QUERIES - len(users.texts)])
     queries = _Asked([*users.texts, *portions.texts], torch.cat([users.vectors, portions.vectors]))
     if len(queries.texts) < MIN_PSEUDO_QUERIES:
@@ -123,7 +127,7 @@ def ask_teacher(
     corpus = MemoryCorpus.of(embedded.corpus, embedded.query_embeddings.device)
     found = corpus.search(comparable(queries.vectors, corpus.similarity), _NUM_DOCUMENTS).indices
     scores = school.teacher.scores(queries.texts, documents, found).to(found.device)
-    teaching = Teaching(school.teacher.name, len(users.texts), len(portions.texts), found.shape[1])
+    teaching = Teaching(school.teacher.name, len(users.texts), len(portions.texts), found.shape[1], num_alike)
     return SoftTargets.of(queries.vectors, (corpus, found), scores, teaching, embedded.normalized)
 
 

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 from problems import corpus_of, unit_rows
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.unlabelled import documents_alone, queries_alone
+from st_adapter.embeddings import teaching
 from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.embeddings.embedding import as_encoder
 from st_adapter.embeddings.soft_targets import SoftTargets, Teaching
@@ -135,7 +136,8 @@ def test_only_queries_without_labels_are_asked_about_and_no_copy_of_a_labelled_o
     users, portions = teacher.queries[:41], teacher.queries[41:]
     assert set(users) == {*own, "how to open the log"}
     assert portions and set(portions) <= {text.partition(" It")[0] for text in NOTES}
-    assert soft.teaching == Teaching("inverted", 41, len(portions), 30)
+    assert soft.teaching == Teaching("inverted", 41, len(portions), 30, num_alike=2)
+    assert soft.teaching.sentence.endswith(" 2 queries left out: like ones with labels.")
     assert soft.documents.shape == soft.targets.shape == (41 + len(portions), 30)
     # Those are the base model's best documents, and the best to the teacher is the first of them in the corpus.
     best = embedded.corpus.search(torch.nn.functional.normalize(soft.queries.query_embeddings), 30).indices
@@ -158,6 +160,18 @@ def test_paraphrases_and_texts_of_labelled_queries_are_not_asked_about(tiny_mode
     )  # fmt: skip
     assert {f"my own {number} car" for number in range(50)} == {q for q in teacher.queries if q.startswith("my own")}
     assert "Where is  3" not in teacher.queries, "the text of a labelled query, though its vector is another one here"
+
+
+def test_copies_of_labelled_queries_do_not_take_the_places_of_others(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(teaching, "_MAX_QUERIES", 60)
+    dataset = notes([f"my own {number} car" for number in range(40)])
+    embedded = embed(tiny_model, dataset, cache_dir=tmp_path, show_progress_bar=False)
+    log = [f"where {blanks}is {row}" for blanks in (" ", "  ", "   ", "    ") for row in range(30)]
+    soft = ask_teacher(
+        School(Inverted(), log), as_encoder(tiny_model), (dataset, embedded), cache_dir=tmp_path,
+        threshold=0.9999, show_progress_bar=False,
+    )  # fmt: skip
+    assert (soft.teaching.num_queries, soft.teaching.num_alike) == (40, 120)
 
 
 def test_too_few_queries_are_refused(tiny_model, tmp_path):
