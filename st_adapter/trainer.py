@@ -21,15 +21,15 @@ from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedSplit
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
+from st_adapter.evaluation.hits import NotFiniteError
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.checkpoint import checksums, read_checkpoint, write_checkpoint
 from st_adapter.fitting.gradient import GradientFit
 from st_adapter.fitting.training_data import EvalDataset, TrainDataset, training_data
-from st_adapter.saving.attach import check_adapters_fit, check_base
+from st_adapter.saving.attach import check_base, check_has_model, check_trained_for
 from st_adapter.saving.push import push_to_hub
 from st_adapter.saving.record import TrainingRecord, installed_versions
 from st_adapter.saving.save import save_pretrained
-from st_adapter.saving.tasks import routes_of
 from st_adapter.storage.writing import check_writable
 
 # The name of the run in a checkpoint; version 0.1 could have several.
@@ -84,33 +84,22 @@ class AdapterTrainer:
             check_writable(Path(args.output_dir), "output_dir")
         self.train_dataset, self.eval_dataset, self._check_texts = training_data(model, train_dataset, eval_dataset)
         self._fit = GradientFit(self.train_dataset, args, copy.deepcopy(adapter))
-        self._check_model()
+        check_trained_for(model, self._fit.adapter, self.train_dataset.base_model)
         self._started_elsewhere = adapter is not None
         self.adapter = copy.deepcopy(self._fit.averaged)
         self.state = TrainerState()
         self.control = TrainerControl()
         self._best: dict[str, Tensor] = {}
         progress = [] if args.disable_tqdm else [_Progress()]
-        self._stopping = EarlyStoppingCallback(args.early_stopping_patience)
+        stopping = EarlyStoppingCallback(args.early_stopping_patience)
         self.callback_handler = CallbackHandler(
-            [DefaultFlowCallback(), *progress, self._stopping, *(callbacks or [])],
+            [DefaultFlowCallback(), *progress, stopping, *(callbacks or [])],
             self._fit.adapter,
             None,
             self._fit.optimizer,
             None,
         )
         self.control = self.callback_handler.on_init_end(args, self.state, self.control)
-
-    def _check_model(self) -> None:
-        """Refuse now what saving would refuse when all is trained: vectors or an adapter of another model."""
-        adapter, theirs = self._fit.adapter, self.train_dataset.base_model
-        model = None if self.model is None else check_adapters_fit(self.model, routes_of(adapter))
-        for whose, ours in (("the adapter", adapter.base_model), ("the model", model)):
-            difference = None if ours is None or theirs is None else theirs.difference(ours)
-            if difference is not None:
-                raise ValueError(
-                    f"The embeddings are of {theirs}, but {whose} is of {ours}: {difference}. Embed with one model."
-                )
 
     def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         """Add a callback, as with ``transformers.Trainer``."""
@@ -139,9 +128,8 @@ class AdapterTrainer:
         if resume_from_checkpoint:
             self._load_checkpoint(resume_from_checkpoint)
         self.control = self.callback_handler.on_train_begin(args, self.state, self.control)
-        # Where the run had stopped by itself it does not go on.
-        stopped = self._stopping.early_stopping_patience_counter >= args.early_stopping_patience
-        self.control.should_training_stop = bool(resume_from_checkpoint) and stopped
+        if any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in self._stopping):
+            self.control.should_training_stop = True  # where the run had stopped by itself it does not go on
         first = self.state.global_step
         if not resume_from_checkpoint:
             self._evaluate_step(adapted=False)
@@ -175,6 +163,12 @@ class AdapterTrainer:
         )
         self._total_loss = torch.zeros((), device=self._fit.sampler.device)
         self._logged_loss, self._logged_step = 0.0, 0
+        for each in self._stopping:
+            each.early_stopping_patience_counter = 0
+
+    @property
+    def _stopping(self) -> list[EarlyStoppingCallback]:
+        return [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
 
     def _step(self) -> None:
         """One step, with the callbacks around it."""
@@ -214,11 +208,7 @@ class AdapterTrainer:
         Args:
             output_dir: ``model`` in ``args.output_dir``, beside the checkpoints, if None.
         """
-        if self.model is None:
-            raise ValueError(
-                "The trainer has no model to save the adapter with. Pass the base model as model, or save the adapter "
-                "alone: trainer.best_adapter.save_pretrained(folder)."
-            )
+        check_has_model(self.model)
         output_dir = output_dir or Path(self.args.output_dir) / "model"
         save_pretrained(
             self.model, self.best_adapter, output_dir, training=self._record(), check_texts=self._check_texts
@@ -230,6 +220,7 @@ class AdapterTrainer:
         Returns:
             The URL of the commit on ``main``.
         """
+        check_has_model(self.model)
         return push_to_hub(
             self.model,
             self.best_adapter,
@@ -275,7 +266,7 @@ class AdapterTrainer:
             self.adapter.load_state_dict(self._fit.averaged.state_dict())
             try:
                 result = evaluate(self.eval_dataset, self.adapter, ks=(10,), base=self._of_base)
-            except ValueError as error:
+            except NotFiniteError as error:
                 raise self._diverged(str(error)) from error
         metrics = {f"eval_{name}": value for name, value in result.adapted_means.items()}
         self._log(metrics)

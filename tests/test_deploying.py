@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -182,6 +184,34 @@ def test_rollback_goes_to_what_was_in_use_before_and_not_to_what_was_gone_back_f
     output_folder.make_current(out, fourth)
     (out / "versions" / "in_use").unlink()
     assert rollback(out).name == third
+
+
+def test_a_folder_whose_run_in_use_was_deleted_is_put_right(copied):
+    out, (first, second, third) = copied.out, [each.name for each in copied.runs]
+    shutil.rmtree(out / "versions" / third)
+    with pytest.raises(ValueError, match=f"names the run '{third}', which is not in"):
+        current_run(out)
+    fourth = run_like(out, out / "versions" / first, 3)
+    assert rollback(out, fourth).is_current and rollback(out).name == first
+    # Killed between the two writes: the one file names what the other one does not yet.
+    (out / "versions" / "in_use").write_text(f"{first}\n{fourth}\n{second}\n")
+    (out / "current").write_text(f"{fourth}\n")
+    assert rollback(out).name == first
+    (out / "versions" / "in_use").write_bytes(b"\xff\xfe")
+    (out / "current").write_text(f"{fourth}\n")
+    with pytest.raises(ValueError, match="was in use before the present one"):
+        rollback(out)
+    (out / "versions" / "in_use").write_text("")
+    assert rollback(out).name == first, "as if there were no such file"
+
+
+def test_what_is_adopted_and_not_to_be_deployed_is_called_so(copied):
+    version = versions_of(copied.out)[0]
+    assert version.outcome == "adopted"
+    found = SimpleNamespace(
+        adopted=True, selection=version.results.selection, verdict=SimpleNamespace(decision="do not deploy")
+    )
+    assert replace(version, results=found).outcome == "not deployed"
 
 
 def test_the_model_in_an_output_folder_is_no_output_folder(copied):

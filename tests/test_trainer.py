@@ -298,13 +298,20 @@ def test_vectors_of_two_models_are_refused_before_anything_is_trained(tiny_model
     embedded = replace(of_32_dimensions(), base_model=other)
     with pytest.raises(ValueError, match=r"train_dataset holds vectors of .*another.* and eval_dataset of"):
         AdapterTrainer(None, arguments(), embedded["train"], replace(embedded["dev"], base_model=here))
-    with pytest.raises(ValueError, match=r"belongs to the base model .*another"):
+    with pytest.raises(ValueError, match=r"The embeddings are of .*another.*, but the model is of .*tiny"):
         AdapterTrainer(tiny_model, arguments(), embedded)
+    with pytest.raises(ValueError, match=r"The embeddings are of .*another.*, but the model is of .*tiny"):
+        AdapterTrainer(tiny_model, arguments(), embedded, adapter=QueryAdapter(32))
+    compared = MemoryCorpus(list(embedded.corpus.ids), embedded.corpus.embeddings, "dot")
+    with pytest.raises(ValueError, match=r"search different corpora"):
+        AdapterTrainer(None, arguments(), embedded["train"], replace(embedded["dev"], corpus=compared))
     bound = QueryAdapter(32, base_model=here)
     with pytest.raises(ValueError, match=r"The embeddings are of .*another.*, but the adapter is of"):
         AdapterTrainer(None, arguments(), embedded, adapter=bound)
     with pytest.raises(ValueError, match=r"The trainer has no model to save the adapter with"):
         AdapterTrainer(None, arguments(), embedded).save_model()
+    with pytest.raises(ValueError, match=r"The trainer has no model to save the adapter with"):
+        AdapterTrainer(None, arguments(), embedded).push_to_hub("user/name")
     with pytest.raises(ValueError, match=r"eval_dataset is Dataset"):
         AdapterTrainer(None, arguments(), embedded, Dataset.from_dict({"anchor": ["a"], "positive": ["b"]}))
 
@@ -343,11 +350,35 @@ def test_a_run_that_had_stopped_does_not_go_on(tmp_path):
     first.train()
     assert first.state.global_step < first.state.max_steps
     again = AdapterTrainer(None, args, embedded)
-    again.train(resume_from_checkpoint=True)
+    metrics = again.train(resume_from_checkpoint=True).metrics
     assert again.state.global_step == first.state.global_step
+    assert metrics["train_steps_per_second"] == metrics["train_samples_per_second"] == 0, "none were taken"
     torch.testing.assert_close(again.adapter.state_dict(), first.adapter.state_dict(), rtol=0, atol=0)
-    again.train()
-    assert again.state.global_step > 0, "from the start once more"
+    once_more = AdapterTrainer(None, args, embedded, adapter=QueryAdapter(16))
+    once_more.train()
+    epoch = once_more._fit.sampler.steps_per_epoch
+    assert once_more.train().global_step > epoch, "the count of evaluations without a new best begins anew"
+
+
+def test_callbacks_may_stop_a_run_and_what_they_raise_is_theirs(tmp_path):
+    class StopAtOnce(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            control.should_training_stop = True
+
+    class Break(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            trainer.eval_dataset.corpus.embeddings.mul_(1)
+
+    assert AdapterTrainer(None, arguments(), rotated_problem(), callbacks=[StopAtOnce()]).train().global_step == 0
+    trainer = AdapterTrainer(None, arguments(), rotated_problem(), callbacks=[Break()])
+    with pytest.raises(ValueError, match="written into"):
+        trainer.train()
+    # Patience of a user's own: a run that it had stopped does not go on either.
+    args = arguments(save_strategy="epoch", num_train_epochs=30, learning_rate=0.3, output_dir=str(tmp_path))
+    first = AdapterTrainer(None, args, rotated_problem(noise=0.5), callbacks=[EarlyStoppingCallback(1)])
+    first.train()
+    again = AdapterTrainer(None, args, rotated_problem(noise=0.5), callbacks=[EarlyStoppingCallback(1)])
+    assert again.train(resume_from_checkpoint=True).global_step == first.state.global_step < first.state.max_steps
 
 
 def test_the_record_tells_of_the_adapter_that_was_given(tiny_model, tmp_path):

@@ -40,7 +40,7 @@ def explore(options: ExploreOptions) -> int:
         if not sharing.overwrite:
             check_may_push_space(sharing.space, sharing.token)
     elif sharing.space_dir is None:
-        if not 0 < (options.page.port or 1) < 2**16:
+        if options.page.port is not None and not 0 < options.page.port < 2**16:
             raise ValueError(
                 f"--port is {options.page.port}, but a number from 1 to 65535 is expected. Give another one."
             )
@@ -104,7 +104,10 @@ def _serve(found: Explored, options: ExploreOptions) -> None:
         _, url, _ = blocks.launch(server_name=where.host, server_port=where.port, **shown)
     except OSError as error:
         place = where.host if where.port is None else f"{where.host}:{where.port}"
-        raise ValueError(f"The page cannot be served on {place}: {error} Give another --host or --port.") from error
+        raise ValueError(
+            f"The page cannot be served on {place}, which is in use or no address of this machine. Give another --host "
+            "or --port."
+        ) from error
     console.print(f"Open [bold]{escape(url)}[/bold] in a browser; Ctrl-C ends it.", soft_wrap=True, highlight=False)
     blocks.block_thread()
 

@@ -15,7 +15,7 @@ from st_adapter.data.fingerprint import data_fingerprint
 from st_adapter.embeddings.checked_embedding import embed_to_measure
 from st_adapter.embeddings.long_texts import long_texts
 from st_adapter.evidence import learning_curve as measure
-from st_adapter.evidence.curve import check_curve
+from st_adapter.evidence.curve import checked_curve
 from st_adapter.evidence.output_folder import CURVE_FILE, CURVE_PICTURE, RESULTS_FILE, current_run, shown_at
 from st_adapter.evidence.report import write_report
 from st_adapter.evidence.results import CurveResults, Results, described
@@ -27,8 +27,7 @@ def learning_curve(options: LearningCurveOptions) -> int:
     """Fit on fewer and fewer labels, and show what more would bring."""
     if options.output_dir is not None:
         check_writable(options.output_dir, "output_dir")
-    sizes = options.sizes or None
-    check_curve(sizes, options.num_draws, options.seed, options.method)
+    sizes = checked_curve(options.sizes or None, options.num_draws, options.seed, options.method)
     embedding = options.embedding
     base_model = open_base(options.model, embedding)
     dataset = load_dataset(options, options.reading, seed=options.seed)
@@ -67,7 +66,9 @@ def learning_curve(options: LearningCurveOptions) -> int:
         if (run / RESULTS_FILE).is_file():
             make_report(run)
             if not found.is_of(Results.read(run / RESULTS_FILE)):
-                console.print("The report does not show the curve: it is of another base model or other data.")
+                console.print(
+                    "The report does not show the curve: it is of another base model, or of other data than the run's."
+                )
     return 0
 
 

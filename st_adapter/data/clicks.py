@@ -20,6 +20,8 @@ and the rank of a document that was shown at several changed for reasons that ha
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +31,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from st_adapter.data.cells import as_ids, as_number
-from st_adapter.data.columns import CORPUS_COLUMNS, QUERIES_COLUMNS, find_columns
+from st_adapter.data.cells import as_number, is_missing
 from st_adapter.errors import InputError
 from st_adapter.words import counted, first_three
 
@@ -38,6 +39,8 @@ LOG_ROLES = ("clicks", "impressions", "rank")
 _SCORE = "click rate in percent"
 _Z = 1.959964  # the normal quantile of a 95 % interval
 _USUAL_ETA, _MAX_ETA, _MAX_ERROR = 1.0, 3.0, 0.2  # of eta: without an estimate, at most, and the error of a good one
+
+_STRAY = 10  # ranks below 1 are strays where so many times as much is shown at rank 1
 
 Floats = NDArray[np.float64]
 
@@ -84,6 +87,8 @@ def read_clicks(
         _refuse_named(columns, where)
         return None
     _check_least(relevant_from)
+    for column in found.get("title", []):  # as they are put before the text
+        frame = frame.assign(**{str(column): ["" if is_missing(title) else title for title in frame[column]]})
     log = _Log.read(frame, found, keys, where)
     eta, how = _propensity(log)
     rates = _Rates.of(log, eta, relevant_from)
@@ -104,6 +109,7 @@ def read_clicks(
         f"{counted(int(log.impressions.sum()), 'impression')} of {counted(len(pairs), 'pair')} of query and document.",
         rates.note(relevant_from),
         how,
+        *(["Ranks were read as counted from 0."] if log.from_zero else []),
     ]
     if lost:
         notes.append(f"{counted(lost, 'query', 'queries')} of the log without a relevant document left out.")
@@ -130,39 +136,6 @@ def _check_least(relevant_from: float | None) -> None:
             python="Give relevant_from a number above 0.",
             flags="Give --relevant-from a number above 0.",
         )
-
-
-def with_one_id_each(
-    frame: pd.DataFrame,
-    found: Mapping[str, list[str]],
-    texts: Mapping[str, pd.DataFrame],
-    columns: Mapping[str, str],
-    documents_are_stored: bool,
-) -> pd.DataFrame:
-    """A log in which equal texts have one id, so that their clicks are counted together.
-
-    Args:
-        frame: pairs of ids.
-        found: role -> columns that play it.
-        texts: the tables of the ``queries`` and of the ``corpus``.
-        columns: role -> column, as named by the user.
-        documents_are_stored: whether the documents' vectors lie elsewhere, where each is one of its own.
-    """
-    for part, usual, role in (("queries", QUERIES_COLUMNS, "query_id"), ("corpus", CORPUS_COLUMNS, "corpus_id")):
-        table = texts[part]
-        here = {name: column for name, column in columns.items() if column in table.columns}
-        its = find_columns(table, usual, here, f" in {part}", optional=("text",))
-        same: dict[str, str] = {}
-        # Documents that came with vectors stay apart.
-        if "text" in its and not (part == "corpus" and (documents_are_stored or "embedding" in its)):
-            cells = [table[column].tolist() for column in (*its.get("title", []), *its["text"])]
-            first: dict[str, str] = {}
-            for one, *text in zip(as_ids(table[its["id"][0]], part), *cells, strict=True):
-                same[one] = first.setdefault(repr(text), one)
-        [column] = found[role]
-        ids = [same.get(one, one) for one in as_ids(frame[column], "qrels")]
-        frame = frame.assign(**{str(column): pd.Series(ids, index=frame.index, dtype=object)})
-    return frame
 
 
 def wilson_lower(successes: Floats, trials: Floats) -> Floats:
@@ -224,6 +197,7 @@ class _Log:
     clicks: Floats  # (E,)
     impressions: Floats  # (E,)
     ranks: Floats | None  # (E,) from 1
+    from_zero: bool  # whether they were given from 0
 
     def sums(self, values: Floats) -> Floats:
         """(P,) of each pair."""
@@ -240,11 +214,13 @@ class _Log:
                 f"{counted(len(over), 'row')} of the log{where} with more clicks than impressions: "
                 f"{first_three(over)}. Expected as many at most. Count them again, or take these rows out."
             )
-        ranks = None
+        ranks, from_zero = None, False
         if "rank" in found:
-            ranks = _ranks(_numbers(frame, found["rank"][0], where, at_least=0), impressions, where)
+            given = _numbers(frame, found["rank"][0], where, at_least=0)
+            ranks = _ranks(given, impressions, where)
+            from_zero = bool(ranks[0] > given[0])
         pairs = frame.groupby(list(keys), dropna=False, sort=False).ngroup().to_numpy(dtype=np.int64)
-        return cls(pairs, np.unique(pairs, return_index=True)[1], clicks, impressions, ranks)
+        return cls(pairs, np.unique(pairs, return_index=True)[1], clicks, impressions, ranks, from_zero)
 
 
 @dataclass(frozen=True)
@@ -283,7 +259,9 @@ def _is_log(frame: pd.DataFrame, found: Mapping[str, list[str]], keys: Sequence[
         return False
     if any(not pd.api.types.is_hashable(cell) for column in keys for cell in frame[column]):
         return False
-    # A cell that is no number makes no other table of it, but an error.
+    # A cell that is no number makes no other table of it, but an error; words alone are no clicks.
+    if not any(math.isfinite(as_number(cell)) or re.search(r"\d", str(cell)) for cell in frame[found["clicks"][0]]):
+        return False
     clicks = np.array([as_number(cell) for cell in frame[found["clicks"][0]].tolist()], dtype=np.float64)
     if "impressions" in found:
         shown = np.array([as_number(cell) for cell in frame[found["impressions"][0]].tolist()], dtype=np.float64)
@@ -292,15 +270,16 @@ def _is_log(frame: pd.DataFrame, found: Mapping[str, list[str]], keys: Sequence[
 
 
 def _ranks(given: Floats, impressions: Floats, where: str) -> Floats:
-    """Ranks from 1; those of a log that counts them from 0 are known by what was shown at the top most often."""
+    """Ranks from 1; a log that counts them from 0 shows as much at 0 as at 1, or nearly so."""
     below = given < 1
     if not below.any():
         return given
-    if impressions[below].sum() < impressions[(given >= 1) & (given < 2)].sum():
+    if impressions[below].sum() * _STRAY < impressions[(given >= 1) & (given < 2)].sum():
         shown = [f"row {row}: {given[row]:g}" for row in np.flatnonzero(below)]
         raise ValueError(
             f"{counted(len(shown), 'row')} of the log{where} with a rank below 1, though most that it shows on top has "
-            f"rank 1: {first_three(shown)}. Expected ranks from 1, or all from 0. Mend these rows, or take them out."
+            f"rank 1: {first_three(shown)}. Expected ranks from 1, or all from 0. Mend these rows or take them out, or "
+            "add 1 to all ranks of a log that counts from 0."
         )
     return given + 1
 

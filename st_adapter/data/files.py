@@ -106,7 +106,7 @@ def data_files(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _read_files(paths: list[Path]) -> Tables:
+def read_files(paths: list[Path]) -> Tables:
     """One table, or one whole data set, in a file or in shards."""
     if len(paths) > 1 and not all(re.search(r"-\d{5}-of-\d{5}\.", path.name) for path in paths):
         raise ValueError(
@@ -137,7 +137,7 @@ def _joined(parts: Mapping[str, Tables], folder: Path) -> Tables:
 
 
 def _plain(paths: list[Path]) -> Tables:
-    tables = _read_files(paths)
+    tables = read_files(paths)
     if tables.texts:
         raise ValueError(f"{str(paths[0])!r} holds a whole data set. Give its own path.")
     return tables
@@ -175,7 +175,7 @@ def _read_pair_folder(folder: Path, files: Mapping[str, list[Path]]) -> Tables:
             f"dev.csv, test.csv), or corpus, queries and qrels; as {', '.join(_FORMATS)}. Name them so, or give one "
             "file's path."
         )
-    joined = _joined({split: _read_files(paths) for split, paths in splits.items()}, folder)
+    joined = _joined({split: read_files(paths) for split, paths in splits.items()}, folder)
     return replace(joined, notes=(*joined.notes, *unread))
 
 

@@ -16,17 +16,21 @@ from st_adapter.stores.store import Vectors
 _QUERY_KEY_LENGTH = 16  # digits: among a million queries, any two share one with a chance of 1 to 40 million
 
 
-def data_fingerprint(dataset: RetrievalDataset) -> str:
+def data_fingerprint(dataset: RetrievalDataset, store_address: str | None = None) -> str:
     """SHA-256 over queries, documents and judgements by split; the order of rows does not count.
 
     A query or document is its text, or else its vector, or else its id, which pairs get by their order. Of a store,
     which is not read for it, the address, the number of documents and those that are labelled count.
 
+    Args:
+        dataset: the data.
+        store_address: of the store, where the same one may be written otherwise; as it was opened if None.
+
     Example:
         >>> len(data_fingerprint(dataset))
         64
     """
-    rows = sorted(hashlib.sha256(json.dumps(row).encode()).digest() for row in _rows(dataset))
+    rows = sorted(hashlib.sha256(json.dumps(row).encode()).digest() for row in _rows(dataset, store_address))
     return hashlib.sha256(b"".join(rows)).hexdigest()
 
 
@@ -48,7 +52,7 @@ def query_keys(dataset: RetrievalDataset, splits: Collection[str]) -> dict[str, 
     }
 
 
-def _rows(dataset: RetrievalDataset) -> Iterator[list[Any]]:
+def _rows(dataset: RetrievalDataset, store_address: str | None) -> Iterator[list[Any]]:
     queries = _contents(dataset.queries, dataset.query_embeddings)
     documents = _contents(dataset.corpus, dataset.corpus_embeddings)
     yield from (["query", content] for content in queries.values())
@@ -58,7 +62,7 @@ def _rows(dataset: RetrievalDataset) -> Iterator[list[Any]]:
         for query_id, corpus_id, relevance in zip(*columns, strict=True):
             yield ["judgement", split, queries[query_id], documents.get(corpus_id, corpus_id), float(relevance)]
     if dataset.store is not None:
-        yield ["store", dataset.store.address, dataset.store.count]
+        yield ["store", store_address or dataset.store.address, dataset.store.count]
 
 
 def _contents(table: datasets.Dataset, vectors: Vectors | None) -> dict[str, str]:

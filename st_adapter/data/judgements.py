@@ -73,9 +73,11 @@ def merged(
     frame = frame.reset_index(drop=True)
     once = frame.drop_duplicates()
     _check_one_each(once["id"][once["id"].duplicated()], singular, "texts")
-    if vectors is not None:
-        first = pd.Series(once.index, index=once["id"]).loc[frame["id"]].to_numpy()
-        _check_one_each(frame["id"][(vectors[first] != vectors).any(axis=1)], singular, "vectors")
+    again = frame["id"][frame["id"].duplicated()]
+    if vectors is not None and len(again):
+        first = pd.Series(once.index, index=once["id"]).loc[again].to_numpy()
+        differ = (vectors[first] != vectors[again.index.to_numpy()]).any(axis=1)
+        _check_one_each(again[differ], singular, "vectors")
     notes = []
     if len(once) < len(frame):
         notes.append(f"{counted(len(frame) - len(once), 'repeated row')} of the {plural} read once.")

@@ -22,7 +22,7 @@ from st_adapter.data.cells import (
     with_title,
     written_lists_read,
 )
-from st_adapter.data.clicks import LOG_ROLES, read_clicks, with_one_id_each
+from st_adapter.data.clicks import LOG_ROLES, read_clicks
 from st_adapter.data.columns import (
     CORPUS_COLUMNS,
     PAIR_COLUMNS,
@@ -34,6 +34,7 @@ from st_adapter.data.columns import (
     unused_note,
 )
 from st_adapter.data.labels import all_relevant_note, refuse_unused_labels
+from st_adapter.data.same_texts import with_one_id_each
 from st_adapter.data.tables import Tables
 from st_adapter.data.vectors import as_vectors
 from st_adapter.errors import InputError

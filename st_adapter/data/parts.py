@@ -12,11 +12,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from st_adapter.data.cards import is_saved_to_disk
 from st_adapter.data.cells import as_ids, is_missing, laid_out
 from st_adapter.data.columns import CORPUS_COLUMNS, PAIR_COLUMNS, QRELS_COLUMNS, find_columns
-from st_adapter.data.files import data_files, read_file
+from st_adapter.data.files import data_files, read_files
 from st_adapter.data.sources import DataSource, read_source
-from st_adapter.data.tables import Tables
+from st_adapter.data.tables import JUDGEMENTS, Tables
 from st_adapter.data.vectors import table_of_arrays
 from st_adapter.errors import InputError
 from st_adapter.storage.manifest import is_vector_folder
@@ -108,7 +109,8 @@ def read_parts(
             else "figures come from the store's own search"
         )
         notes.append(f"{number} lie in {documents.store.address}: their vectors are read and none is embedded; {how}.")
-        if left_out := documents.store.without_vector:
+        # Where a row may lack one; a store of another making need not know.
+        if left_out := getattr(documents.store, "without_vector", 0):
             notes.append(f"{counted(left_out, 'row')} of {documents.store.address} left out: without a vector.")
     else:
         texts["corpus"] = documents.frame
@@ -122,12 +124,12 @@ def read_table(source: DataSource, part: Literal["queries", "corpus"]) -> pd.Dat
         ValueError: there is none, or there are several.
     """
     folder = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else None
-    files = data_files(folder) if folder is not None and folder.is_dir() else {}
+    is_folder_of_tables = folder is not None and folder.is_dir() and not is_saved_to_disk(folder)
+    files = data_files(folder) if folder is not None and is_folder_of_tables else {}
     # Of a folder in BEIR form the other files are other tables.
-    chosen = (
-        files[part] if {"queries", "corpus"} <= set(files) else [path for paths in files.values() for path in paths]
-    )
-    tables = [read_file(path) for path in chosen] or [read_source(source)]
+    others = {"queries", "corpus", *JUDGEMENTS} - {part}
+    chosen = [files[part]] if part in files else [paths for stem, paths in files.items() if stem not in others]
+    tables = [read_files(paths) for paths in chosen] or [read_source(source)]
     if any(each.texts for each in tables):
         if len(tables) == 1:
             return tables[0].texts[part]

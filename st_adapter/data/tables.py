@@ -124,7 +124,9 @@ def read_mapping(parts: Mapping[str, Any], name: str) -> Tables:
         )
     qrels = parts[judgements]
     by_split = isinstance(qrels, Mapping) and any(map(_are_judgements, qrels.values()))
-    by_split = by_split and all(_are_judgements(judged) or judged == {} for judged in qrels.values())
+    by_split = by_split and all(
+        _are_judgements(judged) or (isinstance(judged, Mapping) and not judged) for judged in qrels.values()
+    )
     tables = qrels if by_split else {NO_SPLIT: qrels}
     unused = sorted(set(parts) - {"corpus", "queries", judgements})
     return Tables(

@@ -23,7 +23,8 @@ from st_adapter.storage.manifest import is_vector_folder
 from st_adapter.words import listed
 
 _TEXTS = {role: CORPUS_COLUMNS[role] for role in ("id", "text", "title")}
-_QUERIES = tuple(dict.fromkeys((*QUERIES_COLUMNS["text"], *PAIR_COLUMNS["query"])))
+# A text may be that of a document where there is a query beside it, and a title where there is a text.
+_QUERIES = (*(name for name in PAIR_COLUMNS["query"] if name != "title"), *QUERIES_COLUMNS["text"], "title")
 # The column of ids that a table without any gets.
 _NUMBER = "number of the row"
 
@@ -106,6 +107,6 @@ def _cells(source: DataSource | Sequence[str]) -> list[object]:
     if "query" not in found:
         raise ValueError(
             f"No query column was found in the queries without labels: their columns are {listed(frame.columns)}. Give "
-            f"a table with one column, or call the one of the queries {_QUERIES[1]!r}."
+            f"a table with one column, or call the one of the queries 'query'."
         )
     return list(frame[found["query"][0]].dropna())

@@ -148,7 +148,7 @@ def checked_given(
         else:
             raise InputError(
                 f"The vectors of the {name} cannot be used with this model. {comparison.sentence}",
-                python="If it shall be so, pass allow_other_vectors=True, to `train` in options=RunOptions(...).",
+                python="If it shall be so, pass allow_other_vectors=True, to train in options=RunOptions(...).",
                 flags="If it shall be so, add --allow-other-vectors.",
             )
     return replace(dataset, notes=(*dataset.notes, *notes)) if notes else dataset

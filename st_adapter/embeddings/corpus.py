@@ -84,8 +84,6 @@ class MemoryCorpus:
         check_choice("similarity", self.similarity, get_args(Similarity))
         embeddings = self.embeddings.float()
         check_vectors("corpus", self.ids, embeddings)
-        if len(set(self.ids)) < len(self.ids):
-            raise ValueError("Two documents of the corpus have the same id. Give each an id of its own, and one row.")
         if self.similarity == "cosine":
             lengths = embeddings.norm(dim=1)
             off = ((lengths - 1).abs() > _LENGTH_TOLERANCE) & (lengths > 0)  # a row of zeros stays what it is

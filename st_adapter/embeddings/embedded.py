@@ -168,8 +168,7 @@ class EmbeddedDataset:
             raise ValueError("Two queries have the same id. Give each an id of its own, and one row.")
         for split, qrels in self.qrels.items():
             _check_indices(split, qrels, len(self.query_ids), len(self.corpus))
-            pairs = torch.stack([qrels.query_index, qrels.corpus_index])
-            if pairs.unique(dim=1).shape[1] < pairs.shape[1]:
+            if len((qrels.query_index * len(self.corpus) + qrels.corpus_index).unique()) < len(qrels.query_index):
                 raise ValueError(f"{split!r} judges the same query and document twice. Pass one judgement of each.")
 
     def __repr__(self) -> str:

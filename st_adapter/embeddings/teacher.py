@@ -134,6 +134,8 @@ class EmbeddingTeacher(Teacher):
     def _embedded(self, role: Role, texts: list[str]) -> Tensor:
         try:
             vectors = embed_role(self._encoder, role, texts, self._cache_dir, self._show_progress_bar).cpu()
+        except InputError:
+            raise
         except ValueError as error:
             raise ValueError(f"The teacher {printable(self.name)}: {error}") from error
         return comparable(vectors, self._encoder.similarity)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -18,6 +18,10 @@ from st_adapter.embeddings.search import Index, TopK
 Adapter: TypeAlias = QueryAdapter | Sequence[Module] | Callable[[Tensor], Tensor]
 
 
+class NotFiniteError(ValueError):
+    """What an adapter gives is no number."""
+
+
 def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
     """The adapted (Q, D) query embeddings, without gradients.
 
@@ -26,7 +30,8 @@ def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
         query_embeddings: (Q, D), as the base model gives them.
 
     Raises:
-        ValueError: the adapter has another dimension, or gives what is no number.
+        ValueError: the adapter has another dimension.
+        NotFiniteError: it gives what is no number; a ``ValueError``, too.
 
     Example:
         >>> queries = embedded["test"].query_embeddings
@@ -35,11 +40,12 @@ def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
     """
     with torch.no_grad():
         adapted = _adapted(adapter, query_embeddings)
-    finite = adapted.isfinite().all(dim=-1)
-    if not finite.all():
-        raise ValueError(
-            f"The adapter gives NaN or infinite values for {int((~finite).sum()):,} of {len(adapted):,} queries, which "
-            "rank nothing. Look at its weights; an adapter that was trained needs a lower learning rate."
+    # Where a query is no number itself, no adapter can help.
+    bad = ~adapted.isfinite().all(dim=-1) & query_embeddings.isfinite().all(dim=-1)
+    if bad.any():
+        raise NotFiniteError(
+            f"The adapter gives NaN or infinite values for {int(bad.sum()):,} of {len(adapted):,} queries, which rank "
+            "nothing. Look at its weights."
         )
     return adapted
 
@@ -47,18 +53,19 @@ def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
 def _adapted(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
     if isinstance(adapter, QueryAdapter):
         return adapter.transform(query_embeddings)
-    if isinstance(adapter, str | os.PathLike) or not (callable(adapter) or isinstance(adapter, Sequence)):
+    if isinstance(adapter, str | os.PathLike) or not (callable(adapter) or isinstance(adapter, Iterable)):
         raise ValueError(
             f"The adapter is a {type(adapter).__name__}, but a QueryAdapter, a list of modules or a function of "
             "vectors is expected. Of a result pass its .adapter, of a folder QueryAdapter.from_pretrained(folder)."
         )
     if callable(adapter):
         return torch.as_tensor(adapter(query_embeddings), dtype=torch.float32, device=query_embeddings.device)
+    modules = list(adapter)
     # Those of a model in half precision take no other one.
-    dtypes = (parameter.dtype for module in adapter for parameter in module.parameters())
+    dtypes = (parameter.dtype for module in modules for parameter in module.parameters())
     given = query_embeddings.to(next(dtypes, query_embeddings.dtype))
     features: dict[str, Any] = {"sentence_embedding": given}
-    for module in adapter:
+    for module in modules:
         features = module(features)
     adapted: Tensor = features["sentence_embedding"].to(query_embeddings.dtype)
     return adapted

@@ -184,7 +184,7 @@ def learning_curve(
         >>> [point.num_queries for point in curve.points]
         [6, 11]
     """
-    check_curve(sizes, num_draws, seed, method)
+    sizes = checked_curve(sizes, num_draws, seed, method)
     clock, embedded = Clock(), embedded.in_memory()
     labelled, expected = labelled_split(embedded, ["train"]), shown_by_dev(embedded)
     of_base = evaluate(labelled_split(embedded, ["dev"]), ks=[10])
@@ -240,8 +240,8 @@ def _summarised(
     return points, _estimate(np.array(sizes, dtype=np.float64), means.mean(axis=1), resampled, room)
 
 
-def check_curve(sizes: Sequence[int] | None, num_draws: int, seed: int, method: FitMethod) -> None:
-    """Check what can be known of the arguments of ``learning_curve`` before there are data.
+def checked_curve(sizes: Iterable[int] | None, num_draws: int, seed: int, method: FitMethod) -> list[int] | None:
+    """The sizes, once all is checked that can be known of ``learning_curve``'s arguments before there are data.
 
     Raises:
         ValueError: see there.
@@ -251,23 +251,23 @@ def check_curve(sizes: Sequence[int] | None, num_draws: int, seed: int, method: 
     if not is_whole(num_draws) or num_draws < 1:
         raise setting_error("num_draws", num_draws, "a whole number of at least 1")
     if sizes is None:
-        return
+        return None
     if isinstance(sizes, str) or not isinstance(sizes, Iterable):
         raise setting_error("sizes", sizes, "several whole numbers of at least 2")
     each = list(sizes)
     if not each or not all(is_whole(size) and size >= 2 for size in each):
         raise setting_error("sizes", each, "whole numbers of at least 2, or left out")
+    return [int(size) for size in each]
 
 
 def _checked_sizes(sizes: Sequence[int] | None, num_queries: int) -> list[int]:
     if sizes is None:
         halved = {num_queries >> halvings for halvings in range(_NUM_HALVINGS + 1)}
         return sorted(size for size in halved if size >= _MIN_SIZE or size == num_queries)
-    each = [int(size) for size in sizes]
-    if max(each) > num_queries:
+    if max(sizes) > num_queries:
         expected = f"numbers from 2 to {num_queries}, the number of labelled training queries, or left out"
-        raise setting_error("sizes", each, expected)
-    return sorted(set(each))
+        raise setting_error("sizes", list(sizes), expected)
+    return sorted(set(sizes))
 
 
 def _resampled_means(gains: NDArray[np.float64], seed: int) -> NDArray[np.float64]:

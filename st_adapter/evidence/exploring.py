@@ -89,9 +89,9 @@ def explored(
         allow_other_vectors=allow_other_vectors,
         **embedding,
     )
-    queries = _queries(embedded, ShownTexts(dataset, embedded.corpus), results)
-    _check_content(dataset, embedded, results, paraphrase_threshold)
     corpus, texts = embedded.corpus, ShownTexts(dataset, embedded.corpus)
+    queries = _queries(embedded, texts, results)
+    _check_content(dataset, embedded, results, paraphrase_threshold)
     fitted_on = [split for split in results.fitted_on if split in embedded.qrels]
     seen = frozenset(seen_documents(embedded, fitted_on).nonzero().squeeze(1).tolist())
 
@@ -215,12 +215,13 @@ def _check_content(
     dataset: RetrievalDataset, embedded: EmbeddedDataset, results: Results, paraphrase_threshold: float
 ) -> None:
     """Refuse texts and judgements that are not those of the run, under whatever ids they come."""
-    known = results.data.fingerprint
-    if not known or data_fingerprint(dataset) == known:
+    # The address of the documents may be written otherwise now: from another folder, or for another host.
+    known, where = results.data.fingerprint, results.data.corpus
+    if not known or data_fingerprint(dataset, where) == known:
         return
     # A run that dropped leaks kept the rest.
     leaks = find_leaks(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
-    if data_fingerprint(drop_leaks(dataset, leaks)) != known:
+    if data_fingerprint(drop_leaks(dataset, leaks), where) != known:
         raise _other_data("texts, vectors or judgements differ")
 
 

@@ -82,7 +82,7 @@ def current_run(output_dir: str | Path) -> Path:
     pointer = folder / CURRENT_FILE
     if not (pointer.is_file() and (folder / VERSIONS_FOLDER).is_dir()):
         return folder
-    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    name = _named_current(folder)
     run = folder / VERSIONS_FOLDER / name
     if _NAME.fullmatch(name) is None or not run.is_dir():
         raise ValueError(
@@ -90,6 +90,11 @@ def current_run(output_dir: str | Path) -> Path:
             f"`st-adapter rollback {folder} VERSION`."
         )
     return run
+
+
+def _named_current(output_dir: Path) -> str:
+    """What ``current`` says, whether the run is there or not."""
+    return (output_dir / CURRENT_FILE).read_text(encoding="utf-8", errors="replace").strip()
 
 
 def output_of(run: Path) -> Path:
@@ -149,18 +154,19 @@ def take_in(output_dir: Path) -> None:
 def were_in_use(output_dir: Path) -> list[str]:
     """The runs that were in use before the present one, oldest first, without those that were gone back from."""
     names, file = run_names(output_dir), output_dir / VERSIONS_FOLDER / _USED_FILE
-    current = current_run(output_dir).name
-    if not file.is_file():
+    current = _named_current(output_dir)
+    written = file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []
+    if not written:
         return [name for name in names if name < current]
-    used = [name for name in file.read_text(encoding="utf-8").split() if name in names]
-    # Whoever was killed in between wrote the one and not the other.
-    return used[: used.index(current)] if current in used else used
+    # Whoever was killed in between wrote the one and not the other; and runs may be deleted by hand.
+    before = written[: written.index(current)] if current in written else written
+    return [name for name in before if name in names]
 
 
 def make_current(output_dir: Path, name: str) -> None:
     """Let a run be the one in use, from one moment to the next."""
     if (output_dir / CURRENT_FILE).exists():
-        before = [*were_in_use(output_dir), current_run(output_dir).name]
+        before = [*were_in_use(output_dir), _named_current(output_dir)]
         used = before[: before.index(name)] if name in before else before
         write_text(output_dir / VERSIONS_FOLDER / _USED_FILE, "\n".join([*used, name, ""]))
     write_text(output_dir / CURRENT_FILE, f"{name}\n")

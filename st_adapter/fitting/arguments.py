@@ -89,16 +89,18 @@ class AdapterTrainingArguments:
             "logging_steps",
         ):
             value = getattr(self, name)
+            if isinstance(value, float) and value.is_integer():  # transformers has some of them as such
+                value = int(value)
             _require(self, name, is_whole(value) and value >= 1, "a whole number of at least 1")
             object.__setattr__(self, name, as_whole(value))
         _require(self, "seed", is_whole(self.seed) and self.seed >= 0, "a whole number of at least 0")
+        object.__setattr__(self, "seed", as_whole(self.seed))
         for name in ("learning_rate", "scale"):
             _require(self, name, 0 < _number(getattr(self, name)) < math.inf, "a number above 0")
         for name in ("penalty", "unlabelled_weight"):
             _require(self, name, 0 <= _number(getattr(self, name)) < math.inf, "a number of at least 0")
         _require(self, "ema_decay", 0 <= _number(self.ema_decay) < 1, "a number of at least 0 and below 1")
-        for name in ("torch_compile", "disable_tqdm"):
-            _require(self, name, isinstance(getattr(self, name), bool), "True or False")
+        _require(self, "torch_compile", isinstance(self.torch_compile, bool), "True or False")
         for name in ("kind", "start", "negatives", "eval_strategy", "save_strategy"):
             choices = get_args(get_type_hints(AdapterTrainingArguments)[name])
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")

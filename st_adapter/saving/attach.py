@@ -249,6 +249,39 @@ def check_adapters_fit(
     return base_model
 
 
+def check_trained_for(
+    model: SentenceTransformer | None, adapter: QueryAdapter, trained_on: EncoderIdentity | None
+) -> None:
+    """Refuse before an adapter is trained what saving it would refuse: vectors, or a start, of another model.
+
+    Args:
+        model: that it is to be saved with; None if that is not known yet.
+        adapter: that training starts from.
+        trained_on: the model that the embeddings are of; None if they do not say.
+
+    Raises:
+        ValueError: two of the three are of two models, or ``attach`` would not put the adapter on the model.
+    """
+    for whose, ours in (("model", None if model is None else identity_of(model)), ("adapter", adapter.base_model)):
+        difference = None if ours is None or trained_on is None else trained_on.difference(ours)
+        if difference is not None:
+            raise ValueError(
+                f"The embeddings are of {trained_on}, but the {whose} is of {ours}: {difference}. Embed the data with "
+                "the model that the adapter is for."
+            )
+    if model is not None:
+        check_adapters_fit(model, routes_of(adapter))
+
+
+def check_has_model(model: SentenceTransformer | None) -> None:
+    """Raise ValueError if there is no model to save an adapter with."""
+    if model is None:
+        raise ValueError(
+            "The trainer has no model to save the adapter with. Pass the base model as model, or save the adapter "
+            "alone: trainer.best_adapter.save_pretrained(folder)."
+        )
+
+
 def _check_fits(
     model: SentenceTransformer, base_model: EncoderIdentity, adapter: QueryAdapter, task: str, allow_other_base: bool
 ) -> None:

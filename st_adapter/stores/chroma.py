@@ -35,8 +35,6 @@ class ChromaStore:
     reading only.
     """
 
-    without_vector = 0
-
     def __init__(self, address: Address) -> None:
         try:
             import chromadb

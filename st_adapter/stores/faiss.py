@@ -20,8 +20,6 @@ class FaissStore:
         ValueError: the index keeps rounded vectors (PQ, SQ), or gives its vectors out under other ids (IVF).
     """
 
-    without_vector = 0
-
     def __init__(self, address: Address) -> None:
         try:
             import faiss
@@ -116,7 +114,8 @@ class FaissStore:
         if file is None:
             return [str(number) for number in numbers.tolist()]
         try:
-            names = Path(file).read_text(encoding="utf-8-sig").splitlines()
+            # str.splitlines() would also cut at characters that stand within an id.
+            names = Path(file).read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{file} cannot be read as ids in UTF-8, one a line: {error}") from error
         if len(names) != self.count or len(set(names)) != len(names):

@@ -39,8 +39,6 @@ class VectorFolder:
         ValueError: the folder is not finished, or a part is missing or cannot be read.
     """
 
-    without_vector = 0
-
     def __init__(self, folder: str | Path, *, memory: int = DEFAULT_MEMORY, ray_address: str | None = None) -> None:
         self.folder = Path(folder).expanduser()
         self.manifest = Manifest.read(self.folder)
@@ -59,7 +57,7 @@ class VectorFolder:
         self.ids = Ids(pa.chunked_array([part.ids for part in self.parts], pa.string()))
         # Who writes parts sees to it that no id comes twice, so that only a part that was copied can bring one.
         begins: dict[str, Path] = {}
-        for part in self.parts:
+        for part in filter(lambda part: part.count, self.parts):
             other = begins.setdefault(str(part.ids[0]), part.path)
             if other != part.path:
                 raise ValueError(f"{part.path} holds the vectors of {other} once more. Take one of them out.")

@@ -34,8 +34,6 @@ _OPENINGS = 4
 class MilvusStore:
     """One collection of Milvus; see ``Store``. The fields are the primary key and the only vector, unless named."""
 
-    without_vector = 0
-
     def __init__(self, address: Address) -> None:
         try:
             from pymilvus import DataType, MilvusClient, MilvusException

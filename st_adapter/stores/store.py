@@ -64,10 +64,6 @@ class Store(Protocol):
         """N."""
 
     @property
-    def without_vector(self) -> int:
-        """Rows that have no vector, and so are none of the N documents."""
-
-    @property
     def dimension(self) -> int:
         """D."""
 

@@ -130,6 +130,28 @@ def test_documents_of_one_text_and_two_titles_are_two():
     assert "60 clicks and 200 impressions of 2 pairs" in notes_of(log)
 
 
+@pytest.mark.parametrize("blank", ["", None, float("nan")])
+def test_a_blank_title_is_none(blank):
+    log = LOG.assign(title=["", blank, blank, "T", blank])
+    expected = {("a?", "A"): 31.0, ("a?", "B"): 0.0}
+    assert judged(log) == expected
+    corpus = log.rename(columns={"document": "text"}).assign(id=[f"d{row}" for row in range(5)])[
+        ["id", "title", "text"]
+    ]
+    by_id = LOG.drop(columns="document").assign(doc_id=corpus["id"])
+    dataset = RetrievalDataset.load(by_id, corpus=corpus, cut_into=())
+    texts = dict(zip(dataset.corpus["id"], dataset.corpus["text"], strict=True))
+    assert sorted(texts.values()) == ["A", "B", "C", "T A"]
+    assert {texts[row["corpus_id"]]: row["relevance"] for row in dataset.qrels["all"]} == {"A": 31.0, "B": 0.0}
+
+
+def test_documents_with_vectors_stay_apart():
+    log = pd.DataFrame({"query": "a?", "doc_id": ["x", "y"], "impressions": 100, "clicks": [60, 0]})
+    corpus = pd.DataFrame({"id": ["x", "y"], "text": "the same", "embedding": [[1.0, 0.0], [0.0, 1.0]]})
+    rows = RetrievalDataset.load(log, corpus=corpus, cut_into=()).qrels["all"]
+    assert {row["corpus_id"]: row["relevance"] for row in rows} == {"x": 50.0, "y": 0.0}
+
+
 @settings(max_examples=8)
 @given(st.lists(st.sampled_from(["x", "y", "z"]), min_size=5, max_size=5))
 def test_clicks_of_equal_texts_are_counted_together_whatever_their_ids(sessions):
@@ -150,8 +172,13 @@ def test_clicks_of_equal_texts_are_counted_together_whatever_their_ids(sessions)
 
 
 def test_a_rank_below_1_is_read_as_one_from_0_only_where_the_log_counts_so():
-    log = pd.concat([LOG] * 3, ignore_index=True).assign(rank=[1, 2, 3, 1, 2] * 3)
-    assert judged(log.assign(rank=log["rank"] - 1)) == judged(log)
+    log = pd.concat([LOG] * 30, ignore_index=True).assign(rank=[1, 2, 3, 1, 2] * 30)
+    from_zero = log.assign(rank=log["rank"] - 1)
+    assert judged(from_zero) == judged(log)
+    assert "Ranks were read as counted from 0." in notes_of(from_zero) and "from 0" not in notes_of(log)
+    # Not all pages are whole: of the first rank fewer are left than of the second.
+    some = from_zero[(from_zero["rank"] > 0) | (from_zero.index % 2 == 0)]
+    assert judged(some) == judged(some.assign(rank=some["rank"] + 1))
     for stray in (0, 0.5):
         with pytest.raises(ValueError, match=rf"1 row of the log with a rank below 1, .*: 'row 4: {stray:g}'"):
             judged(log.assign(rank=log["rank"].where(log.index != 4, stray).astype(float)))

@@ -21,7 +21,7 @@ LABELS = pd.DataFrame({"query": [f"question {number}" for number in range(N)], "
 
 
 class Store:
-    address, count, dimension, without_vector = "memory:", N, DIM, 0
+    address, count, dimension = "memory:", N, DIM
 
     def fetch(self, ids):
         rows = {one: (VECTORS[row], f"document {row}") for row, one in enumerate(IDS)}

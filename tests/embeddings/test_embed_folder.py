@@ -262,6 +262,14 @@ def test_a_part_that_cannot_be_read_is_named(damage, model, tmp_path):
     assert list(made(model, tmp_path / "v").ids) == IDS
 
 
+def test_a_part_that_is_there_twice_is_named(model, tmp_path):
+    made(model, tmp_path / "v", part_size=20)
+    parts = sorted((tmp_path / "v").glob("part-*"))
+    parts[1].write_bytes(parts[0].read_bytes())
+    with pytest.raises(ValueError, match=rf"{parts[1].name} holds the vectors of .*{parts[0].name} once more"):
+        VectorFolder(tmp_path / "v")
+
+
 def test_vectors_that_are_none_are_not_written(model, tmp_path):
     class Bad(SentenceTransformerEncoder):
         factor = float("nan")

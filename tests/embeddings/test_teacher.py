@@ -1,8 +1,10 @@
 """Teachers: what they are opened from, what they are asked, and what becomes of their scores."""
 
 import math
+import shutil
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,6 +164,24 @@ def test_paraphrases_and_texts_of_labelled_queries_are_not_asked_about(tiny_mode
     assert "Where is  3" not in teacher.queries, "the text of a labelled query, though its vector is another one here"
 
 
+def test_who_gave_no_numbers_is_named(tiny_model, tiny_model_path, tiny_cross_encoder_path, tmp_path):
+    dataset = notes([f"my own {number} car" for number in range(60)])
+    how = {"cache_dir": tmp_path / "base", "show_progress_bar": False}
+    data = dataset, embed(tiny_model, dataset, **how)
+    stronger = SentenceTransformer(str(tiny_model_path), device="cpu")
+    judge = CrossEncoder(str(tiny_cross_encoder_path), device="cpu")
+    for model in (stronger, judge):
+        with torch.no_grad():
+            next(model.parameters()).fill_(float("nan"))
+    asked, predict = [], judge.predict
+    judge.predict = lambda pairs, **options: asked.append(len(pairs)) or predict(pairs, **options)
+    for model in (stronger, judge):
+        school = School(open_teacher(model, cache_dir=tmp_path / "teacher", show_progress_bar=False))
+        with pytest.raises(ValueError, match="^The teacher .*(NaN or infinite)"):
+            ask_teacher(school, as_encoder(tiny_model), data, threshold=0.9999, **how)
+    assert len(asked) == 1, "what is no number is seen before the next are asked"
+
+
 def test_copies_of_labelled_queries_do_not_take_the_places_of_others(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(teaching, "_MAX_QUERIES", 60)
     dataset = notes([f"my own {number} car" for number in range(40)])
@@ -200,6 +220,7 @@ def test_queries_are_read_from_texts_lines_and_tables(tmp_path):
         ["how to fit ", "how to save"],
         pd.Series(["how to fit", "how to save"], index=[7, 3]),
         np.array(["how to fit", "how to save"]),
+        pd.DataFrame({"query": ["how to fit", "how to save"], "text": ["a document", "another one"]}),
         pd.DataFrame({"_id": ["1", "2"], "title": ["", "x"], "text": ["how to fit", "how to save"]}),
     ):
         assert queries_alone(source) == ["how to fit", "how to save"]
@@ -217,6 +238,17 @@ def test_of_a_whole_data_set_one_side_is_read(tmp_path):
     judged.to_csv(tmp_path / "qrels" / "test.tsv", sep="\t", index=False)
     assert queries_alone(tmp_path) == ["a query", "another query"]
     assert documents_alone(tmp_path).num_documents == 2
+    (tmp_path / "queries.jsonl").rename(tmp_path / "apart.jsonl")
+    (tmp_path / "qrels.tsv").write_bytes((tmp_path / "qrels" / "test.tsv").read_bytes())
+    (tmp_path / "apart.jsonl").rename(tmp_path.parent / "apart.jsonl")
+    assert documents_alone(tmp_path).num_documents == 2, "judgements beside them are no documents"
+    shutil.copy(tmp_path / "corpus.jsonl", tmp_path / "corpus.json")
+    with pytest.raises(ValueError, match="are the same part twice"):
+        documents_alone(tmp_path)
+    (tmp_path / "corpus.json").unlink()
+    (tmp_path.parent / "apart.jsonl").rename(tmp_path / "queries.jsonl")
+    datasets.Dataset.from_pandas(corpus).save_to_disk(str(tmp_path / "saved"))
+    assert documents_alone(tmp_path / "saved").num_documents == 2
     labels = pd.DataFrame({"query": ["a query", "one more"], "doc_id": ["d1", "d2"]})
     assert RetrievalDataset.load(labels, corpus=tmp_path, cut_into=()).num_documents == 2
     by_id = pd.DataFrame({"query_id": ["q1"], "doc_id": ["d1"]})

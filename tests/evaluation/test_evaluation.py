@@ -172,8 +172,6 @@ def test_what_is_no_adapter_and_what_is_there_twice_is_refused():
         replace(embedded, qrels={"train": twice})
     with pytest.raises(ValueError, match="Two queries have the same id"):
         replace(embedded, query_ids=[embedded.query_ids[1], *embedded.query_ids[1:]])
-    with pytest.raises(ValueError, match="Two documents of the corpus have the same id"):
-        MemoryCorpus(["x", "x"], torch.eye(2))
     with pytest.raises(ValueError, match="An EmbeddedDataset is expected, but a EmbeddedSplit came"):
         fit(split)
 

@@ -240,7 +240,7 @@ def test_a_base_model_that_was_kept_is_on_both_sides(finished, tiny_model_path, 
     assert any("both sides are the same model" in fact for fact in found.material.facts)
 
 
-def test_documents_in_a_folder_of_vectors(finished, tiny_model_path, tmp_path, run):
+def test_documents_in_a_folder_of_vectors(finished, tiny_model_path, tmp_path, run, monkeypatch):
     dataset = run[2]
     frame = pd.DataFrame({"id": dataset.corpus["id"], "text": dataset.corpus["text"]})
     frame.to_csv(tmp_path / "corpus.csv", index=False)
@@ -260,6 +260,8 @@ def test_documents_in_a_folder_of_vectors(finished, tiny_model_path, tmp_path, r
     assert cli.main(["explore", out, *common, "--space-dir", str(tmp_path / "space")]) == 0
     content = json.loads((tmp_path / "space" / "explore.json").read_text())
     assert content["texts"] == [None] * 81 and content["ids"] == list(dataset.corpus["id"])
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["explore", out, *common[:3], "vectors", *common[4:], "--space-dir", str(tmp_path / "again")]) == 0
 
 
 # --- the command ---

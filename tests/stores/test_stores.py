@@ -134,6 +134,7 @@ def test_not_a_byte_is_written(kind, tmp_path):
         ),
         ("chroma:folder#docs?id=doc", ValueError, r"came with the option 'id', but chroma takes none"),
         ("faiss:folder#?id=ids.txt", ValueError, r"came with the option 'id', but faiss takes ids"),
+        ("faiss:nowhere.faiss#docs", ValueError, r"names 'docs', but a file of FAISS is one index"),
         ("lancedb:folder#docs?id=a&id=b", ValueError, r"has the option 'id' twice"),
         ("postgresql://me:secret@127.0.0.1:1/db#docs", ConnectionError, r"cannot be reached"),
     ],
