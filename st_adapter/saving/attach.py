@@ -278,7 +278,7 @@ def check_has_model(model: SentenceTransformer | None) -> None:
     if model is None:
         raise ValueError(
             "The trainer has no model to save the adapter with. Pass the base model as model, or save the adapter "
-            "alone: trainer.best_adapter.save_pretrained(folder)."
+            "alone: st_adapter.save_adapter(trainer.best_adapter, folder)."
         )
 
 
