@@ -9,6 +9,7 @@ from typing import Any, get_args
 import torch
 from sentence_transformers import SentenceTransformer
 
+from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.origin import remember_origin
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS
 from st_adapter.embeddings.roles import Role, encode_as
@@ -19,6 +20,7 @@ from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.tasks import encode_for, tasks_of
 from st_adapter.saving.verify import OTHER_BACKENDS, check_saved
 from st_adapter.storage.hub import download
+from st_adapter.storage.reading import read_object
 from st_adapter.storage.tensors import check_finite
 
 
@@ -93,6 +95,7 @@ def from_pretrained(
         other_backends=kwargs.get("backend", "torch") != "torch",
     )
     found = _stamp(folder)
+    _check_no_adapter_alone(folder, name_or_path)
     check_saved(folder, any_class=kwargs.get("trust_remote_code") is True)
     _check_backend(kwargs)
     try:
@@ -111,6 +114,15 @@ def from_pretrained(
     for side, vectors in embeddings.items():
         check_finite(f"The {side} embeddings of {name_or_path}", vectors, "Its weights are damaged: save it again.")
     return model
+
+
+def _check_no_adapter_alone(folder: Path, where: object) -> None:
+    config = folder / QueryAdapter.config_file_name
+    if not (folder / CONFIG_FILE_NAME).exists() and config.is_file() and QueryAdapter.is_config(read_object(config)):
+        raise ValueError(
+            f"{where} holds an adapter alone, without a base model. Open it with QueryAdapter.from_pretrained, and put "
+            "it on its model with st_adapter.attach."
+        )
 
 
 def _stamp(folder: Path) -> tuple[int, ...]:

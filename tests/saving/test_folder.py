@@ -21,6 +21,7 @@ from sentence_transformers.base.modules import Router
 
 from problems import TEXTS, adapted_queries, assert_adapted, hashes, make_adapter
 from st_adapter.adapter import QueryAdapter
+from st_adapter.saving.alone import save_adapter
 from st_adapter.saving.folder import CONFIG_FILE_NAME, copy_as, is_saved_model, read_saved
 from st_adapter.saving.opening import from_pretrained, saved_training
 from st_adapter.saving.record import TrainingRecord
@@ -393,3 +394,9 @@ def test_damaged_files_pass_the_checks_or_are_one_clear_error(
         assert str(error)
     else:
         assert not must_be_noticed
+
+
+def test_an_adapter_alone_is_no_damaged_model(tmp_path: Path) -> None:
+    folder = save_adapter(make_adapter(), tmp_path / "adapter")
+    with pytest.raises(ValueError, match="holds an adapter alone, without a base model. Open it with QueryAdapter"):
+        from_pretrained(folder)
