@@ -95,8 +95,7 @@ def from_pretrained(
         other_backends=kwargs.get("backend", "torch") != "torch",
     )
     found = _stamp(folder)
-    _check_no_adapter_alone(folder, name_or_path)
-    check_saved(folder, any_class=kwargs.get("trust_remote_code") is True)
+    _check_model(folder, name_or_path, any_class=kwargs.get("trust_remote_code") is True)
     _check_backend(kwargs)
     try:
         model = SentenceTransformer(str(folder), device=device and str(device), local_files_only=True, **kwargs)
@@ -116,13 +115,14 @@ def from_pretrained(
     return model
 
 
-def _check_no_adapter_alone(folder: Path, where: object) -> None:
+def _check_model(folder: Path, where: object, any_class: bool) -> None:
     config = folder / QueryAdapter.config_file_name
     if not (folder / CONFIG_FILE_NAME).exists() and config.is_file() and QueryAdapter.is_config(read_object(config)):
         raise ValueError(
             f"{where} holds an adapter alone, without a base model. Open it with QueryAdapter.from_pretrained, and put "
             "it on its model with st_adapter.attach."
         )
+    check_saved(folder, any_class=any_class)
 
 
 def _stamp(folder: Path) -> tuple[int, ...]:
