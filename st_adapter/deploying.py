@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from st_adapter.adapter import QueryAdapter
 from st_adapter.data.fingerprint import data_fingerprint, query_keys
 from st_adapter.embeddings.encoder import Encoder
-from st_adapter.embeddings.identity import identity_of
+from st_adapter.embeddings.identity import identity_of, known_difference
 from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.statistics import Gate, gate
@@ -108,8 +108,8 @@ def base_and_deployed(model: SentenceTransformer | Encoder, settings: Settings) 
 
 
 def _check_opened_alike(base: SentenceTransformer, adapter: QueryAdapter) -> None:
-    bound_to, identity = adapter.base_model, identity_of(base)
-    difference = bound_to and bound_to.difference(identity)
+    identity = identity_of(base)
+    difference = known_difference(adapter.base_model, identity)
     if adapter.input_dimension != identity.dimension:
         difference = f"the adapter takes {adapter.input_dimension} dimensions, and the base gives {identity.dimension}"
     if difference:

@@ -6,6 +6,9 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
+
+from st_adapter.choices import is_whole
 
 # A token of the Hub or an API; what stands before the @ of an address; what a query string or a header calls a secret.
 _HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}|\bsk-[A-Za-z0-9_-]{16,}")
@@ -61,6 +64,12 @@ def setting_error(name: str, value: object, expected: str, flag: str | None = No
     called = (name, flag or f"--{name.replace('_', '-')}")
     python, flags = (f"{setting} is {value!r}, but has to be {expected}." for setting in called)
     return InputError("", python=python, flags=flags)
+
+
+def check_at_least_one(name: str, value: Any, flag: str | None = None) -> None:
+    """Raise ``setting_error`` if a setting is no whole number of at least 1, of Python or NumPy."""
+    if not is_whole(value) or value < 1:
+        raise setting_error(name, value, "a whole number of at least 1", flag=flag)
 
 
 def without_secrets(text: str, secrets: Iterable[str | None] = ()) -> str:

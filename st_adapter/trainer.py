@@ -26,7 +26,7 @@ from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.checkpoint import checksums, read_checkpoint, write_checkpoint
 from st_adapter.fitting.gradient import GradientFit
 from st_adapter.fitting.training_data import EvalDataset, TrainDataset, training_data
-from st_adapter.saving.attach import check_base, check_has_model, check_trained_for
+from st_adapter.saving.attach import check_base, check_trained_for
 from st_adapter.saving.push import push_to_hub
 from st_adapter.saving.record import TrainingRecord, installed_versions
 from st_adapter.saving.save import save_pretrained
@@ -208,7 +208,7 @@ class AdapterTrainer:
         Args:
             output_dir: ``model`` in ``args.output_dir``, beside the checkpoints, if None.
         """
-        check_has_model(self.model)
+        _check_has_model(self.model)
         output_dir = output_dir or Path(self.args.output_dir) / "model"
         save_pretrained(
             self.model, self.best_adapter, output_dir, training=self._record(), check_texts=self._check_texts
@@ -220,7 +220,7 @@ class AdapterTrainer:
         Returns:
             The URL of the commit on ``main``.
         """
-        check_has_model(self.model)
+        _check_has_model(self.model)
         return push_to_hub(
             self.model,
             self.best_adapter,
@@ -330,6 +330,15 @@ class AdapterTrainer:
             saved = state.stateful_callbacks.get(type(callback).__name__)
             if saved is not None:
                 vars(callback).update(vars(type(callback).from_state(saved)))
+
+
+def _check_has_model(model: SentenceTransformer | None) -> None:
+    """Raise ValueError if there is no model to save an adapter with."""
+    if model is None:
+        raise ValueError(
+            "The trainer has no model to save the adapter with. Pass the base model as model, or save the adapter "
+            "alone: st_adapter.save_adapter(trainer.best_adapter, folder)."
+        )
 
 
 class _Progress(ProgressCallback):  # type: ignore[misc]  # transformers is not typed

@@ -168,4 +168,4 @@ def _push_trained(folder: Path, options: TrainOptions) -> None:
         words = error.for_command_line if isinstance(error, InputError) else str(error)
         again = f"st-adapter push {options.output_dir} {repo_id}"
         raise ValueError(f"{words} The model is saved: `{again}` uploads it without training.") from error
-    print_uploaded(url, "adapter = QueryAdapter.from_pretrained" if alone else "model = SentenceTransformer")
+    print_uploaded(url, "adapter" if alone else "model")

@@ -13,8 +13,6 @@ from st_adapter.saving.alone import push_adapter, push_adapter_folder
 from st_adapter.saving.folder import CONFIG_FILE_NAME, is_saved_model, read_saved
 from st_adapter.saving.push import push_folder
 
-_ADAPTER = "adapter = QueryAdapter.from_pretrained"
-
 
 def push(options: PushOptions) -> int:
     """Upload a saved model, or its adapter alone."""
@@ -35,11 +33,11 @@ def push(options: PushOptions) -> int:
         if options.twin:
             raise ValueError(f"--twin is for whole models, but {alone} holds an adapter alone. Leave it out.")
         _check_no_task(options)
-        print_uploaded(push_adapter_folder(alone, options.repo_id, **common), _ADAPTER)
+        print_uploaded(push_adapter_folder(alone, options.repo_id, **common), "adapter")
         return 0
     if not options.adapter_only:
         _check_no_task(options)
-        print_uploaded(push_folder(folder, options.repo_id, twin=options.twin, **common), "model = SentenceTransformer")
+        print_uploaded(push_folder(folder, options.repo_id, twin=options.twin, **common), "model")
         return 0
     if options.twin:
         raise ValueError("--twin is for whole models, but --adapter-only leaves the base model out. Choose one.")
@@ -52,7 +50,7 @@ def push(options: PushOptions) -> int:
     task = options.task or saved.default_task
     training = saved.route(task).training
     adapter = QueryAdapter.from_pretrained(folder, task=task)
-    print_uploaded(push_adapter(adapter, options.repo_id, training=training, **common), _ADAPTER)
+    print_uploaded(push_adapter(adapter, options.repo_id, training=training, **common), "adapter")
     return 0
 
 

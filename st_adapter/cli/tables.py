@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 from urllib.parse import urlsplit
 
 from rich.table import Table
@@ -87,12 +88,13 @@ def print_curve(curve: LearningCurve, labelled_only: bool) -> None:
         )
 
 
-def print_uploaded(url: str, opens: str | None = None) -> None:
-    """Where a model is now, and what ``opens`` it, by its whole id: a name alone is one of the user's."""
+def print_uploaded(url: str, what: Literal["model", "adapter"] | None = None) -> None:
+    """Where something is now, and the line that opens it, by its whole id: a name alone is one of the user's."""
     console.print(f"Uploaded: {escape(url)}", soft_wrap=True, highlight=False)
-    if opens is not None:
+    if what is not None:
         repo_id = "/".join(urlsplit(url).path.partition("/commit/")[0].split("/")[-2:])
-        print_code(f"{opens}({repo_id!r})")
+        opened_by = {"model": "SentenceTransformer", "adapter": "QueryAdapter.from_pretrained"}
+        print_code(f"{what} = {opened_by[what]}({repo_id!r})")
 
 
 def print_code(line: str) -> None:

@@ -20,7 +20,6 @@ and the rank of a document that was shown at several changed for reasons that ha
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from st_adapter.data.cells import as_number, is_missing
+from st_adapter.data.labels import check_least
 from st_adapter.errors import InputError
 from st_adapter.words import counted, first_three
 
@@ -86,7 +86,8 @@ def read_clicks(
     if not _is_log(frame, found, keys):
         _refuse_named(columns, where)
         return None
-    _check_least(relevant_from)
+    if relevant_from is not None:
+        check_least(relevant_from, "click rate", " %")
     for column in found.get("title", []):  # as they are put before the text
         frame = frame.assign(**{str(column): ["" if is_missing(title) else title for title in frame[column]]})
     log = _Log.read(frame, found, keys, where)
@@ -126,15 +127,6 @@ def _refuse_named(columns: Mapping[str, str], where: str) -> None:
             "or clicks of 0 and 1 with a rank; no score; one document a row; some of them shown without a click.",
             python="Name these columns, or leave out 'clicks', 'impressions' and 'rank'.",
             flags="Name these columns, or leave out --clicks-column, --impressions-column and --rank-column.",
-        )
-
-
-def _check_least(relevant_from: float | None) -> None:
-    if relevant_from is not None and not relevant_from > 0:
-        raise InputError(
-            f"The least click rate that counts is {relevant_from} %, but one counts only above 0.",
-            python="Give relevant_from a number above 0.",
-            flags="Give --relevant-from a number above 0.",
         )
 
 
@@ -216,9 +208,9 @@ class _Log:
             )
         ranks, from_zero = None, False
         if "rank" in found:
-            given = _numbers(frame, found["rank"][0], where, at_least=0)
-            ranks = _ranks(given, impressions, where)
-            from_zero = bool(ranks[0] > given[0])
+            ranks = _numbers(frame, found["rank"][0], where, at_least=0)
+            from_zero = _counts_from_zero(ranks, impressions, where)
+            ranks = ranks + from_zero
         pairs = frame.groupby(list(keys), dropna=False, sort=False).ngroup().to_numpy(dtype=np.int64)
         return cls(pairs, np.unique(pairs, return_index=True)[1], clicks, impressions, ranks, from_zero)
 
@@ -259,21 +251,21 @@ def _is_log(frame: pd.DataFrame, found: Mapping[str, list[str]], keys: Sequence[
         return False
     if any(not pd.api.types.is_hashable(cell) for column in keys for cell in frame[column]):
         return False
+    clicks = _read_numbers(frame, found["clicks"][0])
+    numbers = clicks[np.isfinite(clicks)]
     # A cell that is no number makes no other table of it, but an error; words alone are no clicks.
-    if not any(math.isfinite(as_number(cell)) or re.search(r"\d", str(cell)) for cell in frame[found["clicks"][0]]):
+    if not len(numbers) and not any(re.search(r"\d", str(cell)) for cell in frame[found["clicks"][0]]):
         return False
-    clicks = np.array([as_number(cell) for cell in frame[found["clicks"][0]].tolist()], dtype=np.float64)
     if "impressions" in found:
-        shown = np.array([as_number(cell) for cell in frame[found["impressions"][0]].tolist()], dtype=np.float64)
-        return not np.array_equal(clicks, shown)
-    return "rank" in found and set(clicks[np.isfinite(clicks)].tolist()) == {0.0, 1.0}
+        return not np.array_equal(clicks, _read_numbers(frame, found["impressions"][0]))
+    return "rank" in found and set(numbers.tolist()) == {0.0, 1.0}
 
 
-def _ranks(given: Floats, impressions: Floats, where: str) -> Floats:
-    """Ranks from 1; a log that counts them from 0 shows as much at 0 as at 1, or nearly so."""
+def _counts_from_zero(given: Floats, impressions: Floats, where: str) -> bool:
+    """Whether ranks are counted from 0, as by a log that shows as much at 0 as at 1, or nearly so."""
     below = given < 1
     if not below.any():
-        return given
+        return False
     if impressions[below].sum() * _STRAY < impressions[(given >= 1) & (given < 2)].sum():
         shown = [f"row {row}: {given[row]:g}" for row in np.flatnonzero(below)]
         raise ValueError(
@@ -281,12 +273,17 @@ def _ranks(given: Floats, impressions: Floats, where: str) -> Floats:
             f"rank 1: {first_three(shown)}. Expected ranks from 1, or all from 0. Mend these rows or take them out, or "
             "add 1 to all ranks of a log that counts from 0."
         )
-    return given + 1
+    return True
+
+
+def _read_numbers(frame: pd.DataFrame, column: str) -> Floats:
+    """A column as numbers, NaN where a cell is none."""
+    return np.array([as_number(cell) for cell in frame[column].tolist()], dtype=np.float64)
 
 
 def _numbers(frame: pd.DataFrame, column: str, where: str, at_least: float) -> Floats:
     cells: list[Any] = frame[column].tolist()
-    numbers = np.array([as_number(cell) for cell in cells], dtype=np.float64)
+    numbers = _read_numbers(frame, column)
     bad = [f"row {row}: {cells[row]}" for row in np.flatnonzero(~(np.isfinite(numbers) & (numbers >= at_least)))]
     if bad:
         raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from st_adapter.data.cutting import text_key
+from st_adapter.data.labels import check_least
 from st_adapter.data.layout import LaidOut
 from st_adapter.data.tables import NO_SPLIT
 from st_adapter.errors import InputError
@@ -123,12 +123,7 @@ def with_least_relevant(rows: LaidOut, relevant_from: float | None) -> LaidOut:
     if relevant_from is None:
         return rows
     relevance = rows.qrels["relevance"]
-    if not (math.isfinite(relevant_from) and relevant_from > 0):
-        raise InputError(
-            f"The least relevance that counts is {relevant_from}, but one counts only above 0.",
-            python="Give relevant_from a number above 0.",
-            flags="Give --relevant-from a number above 0.",
-        )
+    check_least(relevant_from, "relevance")
     if rows.relevance_notes is None:
         raise InputError(
             "The least relevance that counts was given, but no score column was found.",

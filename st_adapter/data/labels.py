@@ -124,3 +124,13 @@ def all_relevant_note(column: str, scores: Sequence[float], where: str) -> list[
         f"Every score in column {column!r}{where} is above 0 ({min(values):g} to {max(values):g}), so every document "
         "counts as relevant; relevant_from (--relevant-from) says from which score on one does."
     ]
+
+
+def check_least(relevant_from: float, what: str, unit: str = "") -> None:
+    """Refuse a least relevance, or click rate, that leaves nothing out, or everything."""
+    if not (math.isfinite(relevant_from) and relevant_from > 0):
+        raise InputError(
+            f"The least {what} that counts is {relevant_from}{unit}, but one counts only above 0.",
+            python="Give relevant_from a number above 0.",
+            flags="Give --relevant-from a number above 0.",
+        )

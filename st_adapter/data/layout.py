@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -34,7 +34,7 @@ from st_adapter.data.columns import (
     unused_note,
 )
 from st_adapter.data.labels import all_relevant_note, refuse_unused_labels
-from st_adapter.data.same_texts import with_one_id_each
+from st_adapter.data.same_texts import ids_of_equal_texts, with_one_id_each
 from st_adapter.data.tables import Tables
 from st_adapter.data.vectors import as_vectors
 from st_adapter.errors import InputError
@@ -120,13 +120,14 @@ def _split_tables(
     """The table of each split, its columns by role and the words that say where it is; adds to `read` and the notes."""
     usual, kind = (QRELS_COLUMNS, "qrels") if tables.texts else (PAIR_COLUMNS, "split")
     meanings: set[str] = set()
+    same = cache(lambda: ids_of_equal_texts(tables.texts, columns, documents_are_stored))  # which logs alone ask for
     for split, frame in tables.rows.items():
         where = f" in {kind} {split!r}" if split else " in qrels" if tables.texts else ""
         found = find_columns(frame, usual, columns, where)
         if split and len(tables.rows) > 1:
             found.pop("split", None)  # the names of the tables say it
         if "clicks" in found and tables.texts:
-            frame = with_one_id_each(frame, found, tables.texts, columns, documents_are_stored)
+            frame = with_one_id_each(frame, found, same())
         log = read_clicks(frame, found, columns, relevant_from, where)
         meanings |= {"percent"} if log is not None else {"score"} & found.keys()
         if relevant_from is not None and len(meanings) > 1:

@@ -123,18 +123,25 @@ def read_table(source: DataSource, part: Literal["queries", "corpus"]) -> pd.Dat
     Raises:
         ValueError: there is none, or there are several.
     """
-    folder = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else None
-    is_folder_of_tables = folder is not None and folder.is_dir() and not is_saved_to_disk(folder)
-    files = data_files(folder) if folder is not None and is_folder_of_tables else {}
-    # Of a folder in BEIR form the other files are other tables.
-    others = {"queries", "corpus", *JUDGEMENTS} - {part}
-    chosen = [files[part]] if part in files else [paths for stem, paths in files.items() if stem not in others]
-    tables = [read_files(paths) for paths in chosen] or [read_source(source)]
+    tables = [read_files(paths) for paths in _files_of(source, part)] or [read_source(source)]
     if any(each.texts for each in tables):
         if len(tables) == 1:
             return tables[0].texts[part]
         raise ValueError("Queries with a corpus and judgements were given where one table is expected. Give the table.")
     return pd.concat([frame for each in tables for frame in each.rows.values()], ignore_index=True)
+
+
+def _files_of(source: DataSource, part: Literal["queries", "corpus"]) -> list[list[Path]]:
+    """The files of a folder that make up one table, each with its shards; none of any other source."""
+    if not isinstance(source, (str, os.PathLike)):
+        return []
+    folder = Path(source).expanduser()
+    if not folder.is_dir() or is_saved_to_disk(folder):
+        return []
+    files = data_files(folder)
+    # Of a folder in BEIR form the other files are other tables.
+    others = {"queries", "corpus", *JUDGEMENTS} - {part}
+    return [files[part]] if part in files else [paths for stem, paths in files.items() if stem not in others]
 
 
 def _query_table(queries: DataSource) -> pd.DataFrame:

@@ -123,10 +123,10 @@ def read_mapping(parts: Mapping[str, Any], name: str) -> Tables:
             "query_id, corpus_id and score, or one such table per split."
         )
     qrels = parts[judgements]
-    by_split = isinstance(qrels, Mapping) and any(map(_are_judgements, qrels.values()))
-    by_split = by_split and all(
-        _are_judgements(judged) or (isinstance(judged, Mapping) and not judged) for judged in qrels.values()
-    )
+    parts_of_qrels = qrels.values() if isinstance(qrels, Mapping) else ()
+    # An empty split is one all the same, and is named later.
+    filled = [judged for judged in parts_of_qrels if not (isinstance(judged, Mapping) and not judged)]
+    by_split = bool(filled) and all(map(_are_judgements, filled))
     tables = qrels if by_split else {NO_SPLIT: qrels}
     unused = sorted(set(parts) - {"corpus", "queries", judgements})
     return Tables(

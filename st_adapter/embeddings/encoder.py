@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from st_adapter.choices import Precision, is_whole
+from st_adapter.choices import Precision
 from st_adapter.embeddings.corpus import Similarity
 from st_adapter.embeddings.fingerprint import json_digest
 from st_adapter.embeddings.identity import EncoderIdentity, identity_of
@@ -21,7 +21,7 @@ from st_adapter.embeddings.long_texts import are_cut
 from st_adapter.embeddings.model_kind import check_encoder
 from st_adapter.embeddings.origin import name_of
 from st_adapter.embeddings.roles import Role, encode_as, prompt_of
-from st_adapter.errors import InputError, setting_error
+from st_adapter.errors import InputError, check_at_least_one
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -124,8 +124,7 @@ def is_encoder(model: SentenceTransformer | Encoder) -> TypeGuard[Encoder]:
 
 def check_batch_size(batch_size: int) -> None:
     """Raise InputError if it is no whole number of at least 1."""
-    if not is_whole(batch_size) or batch_size < 1:
-        raise setting_error("batch_size", batch_size, "a whole number of at least 1", flag="--embedding-batch-size")
+    check_at_least_one("batch_size", batch_size, flag="--embedding-batch-size")
 
 
 class SentenceTransformerEncoder(Encoder):

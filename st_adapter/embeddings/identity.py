@@ -216,6 +216,11 @@ class EncoderIdentity:
 _described: WeakKeyDictionary[SentenceTransformer, tuple[object, list[Tensor], EncoderIdentity]] = WeakKeyDictionary()
 
 
+def known_difference(one: EncoderIdentity | None, other: EncoderIdentity | None) -> str | None:
+    """Why vectors of one are not those of the other, as ``difference``; None if one of the two is not known."""
+    return None if one is None or other is None else one.difference(other)
+
+
 def identity_of(model: SentenceTransformer) -> EncoderIdentity:
     """Describe a model in memory: the one answer to the question which model this is.
 

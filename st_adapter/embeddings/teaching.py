@@ -113,8 +113,9 @@ def ask_teacher(
     # Those with the very text of a labelled query give their place to others; paraphrases are known once embedded.
     unlabelled = _unlabelled(dataset, school.queries, seed)
     new = [text for text in unlabelled if text_key(text) not in labelled.texts]
-    users = asked(new[:_MAX_QUERIES])
-    num_alike = len(unlabelled) - len(new) + len(new[:_MAX_QUERIES]) - len(users.texts)
+    taken = new[:_MAX_QUERIES]
+    users = asked(taken)
+    num_alike = len(unlabelled) - len(new) + len(taken) - len(users.texts)
     portions = asked(pseudo_queries(documents, seed).texts[: _MAX_QUERIES - len(users.texts)])
     queries = _Asked([*users.texts, *portions.texts], torch.cat([users.vectors, portions.vectors]))
     if len(queries.texts) < MIN_PSEUDO_QUERIES:

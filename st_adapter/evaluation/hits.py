@@ -53,13 +53,13 @@ def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
 def _adapted(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
     if isinstance(adapter, QueryAdapter):
         return adapter.transform(query_embeddings)
-    if isinstance(adapter, str | os.PathLike) or not (callable(adapter) or isinstance(adapter, Iterable)):
+    if callable(adapter):
+        return torch.as_tensor(adapter(query_embeddings), dtype=torch.float32, device=query_embeddings.device)
+    if isinstance(adapter, str | os.PathLike) or not isinstance(adapter, Iterable):
         raise ValueError(
             f"The adapter is a {type(adapter).__name__}, but a QueryAdapter, a list of modules or a function of "
             "vectors is expected. Of a result pass its .adapter, of a folder QueryAdapter.from_pretrained(folder)."
         )
-    if callable(adapter):
-        return torch.as_tensor(adapter(query_embeddings), dtype=torch.float32, device=query_embeddings.device)
     modules = list(adapter)
     # Those of a model in half precision take no other one.
     dtypes = (parameter.dtype for module in modules for parameter in module.parameters())

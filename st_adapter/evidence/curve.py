@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from st_adapter.choices import FitMethod, check_choice, is_whole
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels
-from st_adapter.errors import setting_error
+from st_adapter.errors import check_at_least_one, setting_error
 from st_adapter.evaluation.evaluation import EvaluationResult, evaluate
 from st_adapter.evaluation.statistics import Interval
 from st_adapter.fitting.auto import Clock, check_seed_and_level, fit_labelled
@@ -248,8 +248,7 @@ def checked_curve(sizes: Iterable[int] | None, num_draws: int, seed: int, method
     """
     check_choice("method", method, get_args(FitMethod))
     check_seed_and_level(seed, _ALPHA)
-    if not is_whole(num_draws) or num_draws < 1:
-        raise setting_error("num_draws", num_draws, "a whole number of at least 1")
+    check_at_least_one("num_draws", num_draws)
     if sizes is None:
         return None
     if isinstance(sizes, str) or not isinstance(sizes, Iterable):

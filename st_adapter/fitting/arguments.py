@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from st_adapter.choices import as_whole, is_whole
-from st_adapter.errors import setting_error
+from st_adapter.errors import check_at_least_one, setting_error
 
 if TYPE_CHECKING:
     from transformers.trainer_utils import IntervalStrategy
@@ -91,7 +91,7 @@ class AdapterTrainingArguments:
             value = getattr(self, name)
             if isinstance(value, float) and value.is_integer():  # transformers has some of them as such
                 value = int(value)
-            _require(self, name, is_whole(value) and value >= 1, "a whole number of at least 1")
+            check_at_least_one(name, value)
             object.__setattr__(self, name, as_whole(value))
         _require(self, "seed", is_whole(self.seed) and self.seed >= 0, "a whole number of at least 0")
         object.__setattr__(self, "seed", as_whole(self.seed))

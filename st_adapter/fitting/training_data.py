@@ -13,6 +13,7 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
+from st_adapter.embeddings.identity import known_difference
 from st_adapter.embeddings.probe_texts import check_texts_of
 from st_adapter.embeddings.roles import Role
 from st_adapter.fitting.pool import seen_by_fit
@@ -78,7 +79,7 @@ def _unfitting(train: object, dev: object) -> ValueError:
 def _check_alike(train: EmbeddedSplit, dev: EmbeddedSplit) -> None:
     """Check that two splits are of one model and one corpus."""
     ours, theirs = train.base_model, dev.base_model
-    difference = None if ours is None or theirs is None else ours.difference(theirs)
+    difference = known_difference(ours, theirs)
     if difference is not None:
         raise ValueError(
             f"train_dataset holds vectors of {ours} and eval_dataset of {theirs}: {difference}. Embed both with one "

@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.modules import Dropout, Pooling
 from torch import Tensor, nn
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.embeddings.identity import EncoderIdentity, identity_of
+from st_adapter.embeddings.identity import EncoderIdentity, identity_of, known_difference
 from st_adapter.embeddings.model_kind import check_encoder, has_made_up_pooling
 from st_adapter.embeddings.origin import origin_of
 from st_adapter.embeddings.probe_texts import CHECK_TEXTS
@@ -263,7 +263,7 @@ def check_trained_for(
         ValueError: two of the three are of two models, or ``attach`` would not put the adapter on the model.
     """
     for whose, ours in (("model", None if model is None else identity_of(model)), ("adapter", adapter.base_model)):
-        difference = None if ours is None or trained_on is None else trained_on.difference(ours)
+        difference = known_difference(trained_on, ours)
         if difference is not None:
             raise ValueError(
                 f"The embeddings are of {trained_on}, but the {whose} is of {ours}: {difference}. Embed the data with "
@@ -271,15 +271,6 @@ def check_trained_for(
             )
     if model is not None:
         check_adapters_fit(model, routes_of(adapter))
-
-
-def check_has_model(model: SentenceTransformer | None) -> None:
-    """Raise ValueError if there is no model to save an adapter with."""
-    if model is None:
-        raise ValueError(
-            "The trainer has no model to save the adapter with. Pass the base model as model, or save the adapter "
-            "alone: st_adapter.save_adapter(trainer.best_adapter, folder)."
-        )
 
 
 def _check_fits(
@@ -293,7 +284,7 @@ def _check_fits(
             f"{adapter.input_dimension}. Pass the model that the adapter was trained on, or train a new adapter."
         )
     bound_to = adapter.base_model
-    difference = bound_to.difference(base_model) if bound_to is not None else None
+    difference = known_difference(bound_to, base_model)
     if difference is not None and not allow_other_base:
         raise ValueError(
             f"{name[0].upper()}{name[1:]} belongs to the base model {bound_to}, but the model is {base_model}: "

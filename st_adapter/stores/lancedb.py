@@ -57,7 +57,7 @@ class LanceStore:
         self._vector = vector_field(vectors, address.options.get("vector"), self.address, usual="vector")
         self._id = address.options.get("id", "id")
         if self._id not in schema.names:
-            raise lacks(self.address, "column", self._id, schema.names, "?id=COLUMN")
+            raise lacks(self.address, "column", self._id, schema.names, "with ?id=COLUMN")
         self._quoted = pyarrow.types.is_string(schema.field(self._id).type) or pyarrow.types.is_large_string(
             schema.field(self._id).type
         )

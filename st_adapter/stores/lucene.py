@@ -139,7 +139,7 @@ class LuceneStore(ABC):
         self._text = text_field(fields, options.get("text"), self.address)
         self._id = options.get("id")
         if self._id is not None and self._id not in fields:
-            raise lacks(self.address, "field", self._id, list(fields), "?id=FIELD")
+            raise lacks(self.address, "field", self._id, list(fields), "with ?id=FIELD")
         self._exact = None if self._id is None else self._exact_name(self._id, fields[self._id])
 
     def _mapping(self) -> dict[str, Any]:

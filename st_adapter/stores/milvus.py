@@ -80,7 +80,7 @@ class MilvusStore:
         self._id = address.options.get("id") or next(each["name"] for each in fields if each.get("is_primary"))
         declared = [each["name"] for each in fields]
         if self._id not in declared:
-            raise lacks(self.address, "field", self._id, declared, "?id=FIELD")
+            raise lacks(self.address, "field", self._id, declared, "with ?id=FIELD")
         self._size = int(vectors[self._vector]["params"]["dim"])
         self._quoted = next(each["type"] for each in fields if each["name"] == self._id) == types.VARCHAR
 

@@ -78,7 +78,7 @@ class PostgresStore:
         self._vector = vector_field(vectors, address.options.get("vector"), self.address)
         self._id = address.options.get("id", "id")
         if self._id not in columns:
-            raise lacks(self.address, "column", self._id, list(columns), "?id=COLUMN")
+            raise lacks(self.address, "column", self._id, list(columns), "with ?id=COLUMN")
         self._id_kind = columns[self._id]
         self._one("SELECT count(*) FROM (SELECT 1 FROM {table} LIMIT 1) AS readable")
 

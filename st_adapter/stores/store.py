@@ -146,7 +146,8 @@ class Address:
         """
         for name in self.options:
             if name not in taken:
-                choice = " and ".join([", ".join(taken[:-1]), taken[-1]] if len(taken) > 1 else taken) or "none"
+                *others, last = taken or ("none",)
+                choice = f"{', '.join(others)} and {last}" if others else last
                 raise ValueError(
                     f"{self.shown} came with the option {name!r}, but {self.scheme} takes {choice}. Leave it out."
                 )
@@ -241,7 +242,7 @@ def vector_field(there: Sequence[str], given: str | None, address: str, usual: s
         ValueError: the named field is not there, there is none, or several and none of them is named.
     """
     if given is not None and given not in there:
-        raise lacks(address, "searchable field of float vectors", given, there, "?vector=FIELD")
+        raise lacks(address, "searchable field of float vectors", given, there, "with ?vector=FIELD")
     if not there:
         raise ValueError(f"{address} has no searchable field of float vectors. Name another collection.")
     found = given or (there[0] if len(there) == 1 else usual)
@@ -286,7 +287,6 @@ def unreachable(address: Address, error: Exception) -> ConnectionError:
 
 def lacks(address: str, kind: str, name: str, there: Sequence[str], where: str = "after the #") -> ValueError:
     """The error of a collection or field that does not exist; ``where`` it is named in an address."""
-    where = where if where.startswith("after") else f"with {where}"
     return ValueError(f"{address} has no {kind} {name!r}, only {list(there)[:10]}. Name one of these {where}.")
 
 
