@@ -42,7 +42,6 @@ from check_versions import random_bridge
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import Kind, QueryAdapter
-from st_adapter.bridging import bridged
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.roles import encode_as
@@ -51,11 +50,12 @@ from st_adapter.evaluation.evaluation import PerQuery, evaluate
 from st_adapter.evidence.systems import QuerySpeed, times
 from st_adapter.fitting.auto import Clock, fit
 from st_adapter.fitting.bridges import MAX_UNITS
-from st_adapter.preparing import Data
+from st_adapter.running.bridging import bridged
+from st_adapter.running.preparing import Data
+from st_adapter.running.settings import RunOptions, Settings
 from st_adapter.saving.base import ModelBase
 from st_adapter.saving.joined import parted
 from st_adapter.saving.query_base import STATIC, Index, query_model_base
-from st_adapter.settings import RunOptions, Settings
 from st_adapter.words import fraction, signed
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_bridge.json"

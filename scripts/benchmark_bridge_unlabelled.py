@@ -25,13 +25,13 @@ from benchmark_quality import (
 )
 from sentence_transformers import SentenceTransformer
 
-from st_adapter.bridging import bridged
 from st_adapter.evaluation.evaluation import PerQuery, evaluate
 from st_adapter.fitting.auto import Clock
-from st_adapter.query_model import Bridged
+from st_adapter.running.bridging import bridged
+from st_adapter.running.query_model import Bridged
+from st_adapter.running.settings import RunOptions, Settings
 from st_adapter.saving.base import ModelBase
 from st_adapter.saving.query_base import query_model_base
-from st_adapter.settings import RunOptions, Settings
 from st_adapter.words import fraction, signed
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_bridge_unlabelled.json"

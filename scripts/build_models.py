@@ -17,8 +17,8 @@ from benchmark_quality import ROOT, default_folders
 
 from st_adapter import RetrievalDataset, train
 from st_adapter.demo import MODEL_ID, demo_model, standard_library_dataset
+from st_adapter.running.settings import RunOptions
 from st_adapter.saving.folder import card_of
-from st_adapter.settings import RunOptions
 from st_adapter.storage.writing import write_text
 
 CARDS = ROOT / "model_cards"

@@ -23,8 +23,8 @@ from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting.agreement import Agreement
 from st_adapter.fitting.bridges import Twins, fit_bridge
 from st_adapter.fitting.token_table import MAX_TEXTS, Sample, fit_token_table, token_shares
+from st_adapter.running.settings import opened
 from st_adapter.saving.query_base import STATIC
-from st_adapter.settings import opened
 from st_adapter.words import fraction
 
 OUTPUT = ROOT / "scripts" / "results" / "benchmark_token_tables.json"

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from st_adapter.evaluation import EvaluationResult, evaluate
     from st_adapter.evidence import GradedRetrievalEvaluator, learning_curve
     from st_adapter.fitting import AdapterTrainingArguments, FitResult, fit
-    from st_adapter.result import Result
-    from st_adapter.run import train
+    from st_adapter.running import Result, train
     from st_adapter.saving import from_pretrained, push_adapter, push_to_hub, save_adapter, save_pretrained
     from st_adapter.saving.attach import attach, detach
     from st_adapter.stacks import check_stack
@@ -37,8 +36,7 @@ else:
             "trainer": ["AdapterTrainer"],
             "evidence": ["GradedRetrievalEvaluator", "learning_curve"],
             "stacks": ["check_stack"],
-            "result": ["Result"],
-            "run": ["train"],
+            "running": ["Result", "train"],
         },
         # Public here in version 0.1, and at home in these rooms.
         former={

@@ -21,9 +21,9 @@ from st_adapter import QueryAdapter, cli, train
 from st_adapter.embeddings import FunctionEncoder
 from st_adapter.embeddings.encoder import SentenceTransformerEncoder
 from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.running.settings import RunOptions
 from st_adapter.saving.alone import save_adapter
 from st_adapter.saving.card import adapter_card
-from st_adapter.settings import RunOptions
 
 KEY = "sk-this-is-a-key-0123456789"
 PAGE = (ROOT / "docs/ideas/encoders.md").read_text(encoding="utf-8")

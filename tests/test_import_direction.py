@@ -27,15 +27,7 @@ ORDER = [
     "demo",
     "evidence",
     "stacks",
-    "settings",
-    "preparing",
-    "made_to_measure",
-    "query_model",
-    "bridging",
-    "result",
-    "deploying",
-    "keeping",
-    "run",
+    "running",
     "cli",
 ]
 PACKAGE = Path(st_adapter.__file__).parent

@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from st_adapter import RetrievalDataset, cli, embed, train
 from st_adapter.data.pseudo_queries import pseudo_queries
 from st_adapter.embeddings import embed_pseudo_queries
-from st_adapter.settings import RunOptions
+from st_adapter.running.settings import RunOptions
 from st_adapter.stores import open_store
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]

@@ -46,10 +46,10 @@ from st_adapter.embeddings.encoder import Encoder
 from st_adapter.errors import InputError
 from st_adapter.evidence.output_folder import model_path
 from st_adapter.evidence.tables import print_changes
-from st_adapter.run import train as run_training
+from st_adapter.running.run import train as run_training
+from st_adapter.running.settings import RunOptions
 from st_adapter.saving.alone import check_may_push_adapter, is_adapter_alone, push_adapter_folder
 from st_adapter.saving.push import check_may_push, push_folder
-from st_adapter.settings import RunOptions
 from st_adapter.stacks.check import check_stack, load_function
 from st_adapter.storage.hub import check_can_write
 from st_adapter.storage.writing import check_writable

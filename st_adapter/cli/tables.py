@@ -15,7 +15,7 @@ from st_adapter.evidence.curve import LearningCurve
 from st_adapter.evidence.output_folder import RESULTS_FILE, shown_at
 from st_adapter.evidence.tables import print_candidates
 from st_adapter.evidence.terminal import Terminal, escape
-from st_adapter.result import Result
+from st_adapter.running.result import Result
 from st_adapter.saving.folder import read_saved
 from st_adapter.words import documents_searched, signed_in_ascii
 

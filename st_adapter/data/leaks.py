@@ -16,6 +16,7 @@ from st_adapter.choices import PARAPHRASE_THRESHOLD
 from st_adapter.data.cutting import text_key
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cosine_of, nearest, normalized_queries
+from st_adapter.errors import InputError
 from st_adapter.words import counted
 
 LeakKind = Literal["exact", "normalised", "paraphrase"]
@@ -228,9 +229,11 @@ def drop_leaks(dataset: RetrievalDataset, report: LeakReport) -> RetrievalDatase
         query_ids = list(qrels[split]["query_id"])
         kept = [row for row, query_id in enumerate(query_ids) if query_id not in ids]
         if not kept:
-            raise ValueError(
+            raise InputError(
                 f"Every query of the split {split!r} stands in a later split as well (paraphrases have a cosine of "
-                f"{report.cosine:.2f} or more), so dropping them leaves nothing. Give other data or a higher one."
+                f"{report.cosine:.2f} or more), so dropping them leaves nothing.",
+                python="Give other data or a higher paraphrase_threshold.",
+                flags="Give other data or a higher --paraphrase-threshold.",
             )
         qrels[split] = qrels[split].select(kept)
         dropped.append(f"{len(ids)} of {len(set(query_ids))} queries of {split}")

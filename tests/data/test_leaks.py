@@ -12,6 +12,7 @@ from st_adapter.data.cutting import text_key
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import drop_leaks, find_leaks
 from st_adapter.data.paraphrases import cut_splits
+from st_adapter.errors import InputError
 
 DIM = 256
 
@@ -277,8 +278,10 @@ def test_a_split_is_never_dropped_whole():
     rows = [("train", "a", "A"), ("dev", "b", "B"), ("test", "A ", "C")]
     dataset = load(rows)
     report = find_leaks(dataset, torch.eye(3))
-    with pytest.raises(ValueError, match="Every query of the split 'train' stands in a later split as well"):
+    problem = "Every query of the split 'train' stands in a later split as well"
+    with pytest.raises(InputError, match=f"{problem}.*Give other data or a higher paraphrase_threshold") as error:
         drop_leaks(dataset, report)
+    assert error.value.for_command_line.endswith("or a higher --paraphrase-threshold.")
 
 
 def test_bad_input():

@@ -7,7 +7,7 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings import embedding
 from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.embeddings.embedding import embed_pseudo_queries
-from st_adapter.run import train
+from st_adapter.running.run import train
 
 
 def few_pairs():

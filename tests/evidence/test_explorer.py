@@ -25,8 +25,8 @@ from st_adapter.evidence.explorer import Explorer, KnownQuery, Material
 from st_adapter.evidence.exploring import _sides, explored
 from st_adapter.evidence.results import Results
 from st_adapter.evidence.space import write_space
-from st_adapter.run import train
-from st_adapter.settings import RunOptions
+from st_adapter.running.run import train
+from st_adapter.running.settings import RunOptions
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)></div>{{ 7 * 7 }}${7*7}\u202e\x1b[31m"
 

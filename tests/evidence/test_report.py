@@ -19,8 +19,8 @@ from st_adapter.evidence.curve import learning_curve
 from st_adapter.evidence.report import write_report
 from st_adapter.evidence.results import CurveResults, Results, described
 from st_adapter.evidence.tables import print_candidates
-from st_adapter.run import train
-from st_adapter.settings import RunOptions
+from st_adapter.running.run import train
+from st_adapter.running.settings import RunOptions
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)></style>{{ 7 * 7 }}"
 

@@ -27,11 +27,11 @@ from st_adapter.fitting.bridges import FittedBridge, Twins, fit_bridge
 from st_adapter.fitting.folds import LABELLED_SPLITS, labelled_split
 from st_adapter.fitting.reference import Reference, found_by
 from st_adapter.fitting.taught_bridge import can_be_taught, taught_by_both
-from st_adapter.made_to_measure import MadeToMeasure, SampledDocuments, made_to_measure
-from st_adapter.preparing import Data, checked_data, how_to_embed, prepared
-from st_adapter.query_model import Bridged
+from st_adapter.running.made_to_measure import MadeToMeasure, SampledDocuments, made_to_measure
+from st_adapter.running.preparing import Data, checked_data, how_to_embed, prepared
+from st_adapter.running.query_model import Bridged
+from st_adapter.running.settings import Settings
 from st_adapter.saving.query_base import Index, QueryModelBase
-from st_adapter.settings import Settings
 
 # Documents that both models embed for the bridge; more would take longer and no longer improve it.
 _MAX_DOCUMENTS = 4000

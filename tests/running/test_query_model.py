@@ -14,7 +14,6 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 import st_adapter
-import st_adapter.bridging as bridging
 from problems import split_of, unit_rows
 from st_adapter import QueryAdapter, RetrievalDataset, embed, from_pretrained
 from st_adapter.cli.entry import main
@@ -42,8 +41,9 @@ from st_adapter.fitting import auto, bridges
 from st_adapter.fitting.bridges import fit_bridge
 from st_adapter.fitting.folds import labelled_split
 from st_adapter.fitting.taught_bridge import taught_by_both
+from st_adapter.running import bridging
+from st_adapter.running.settings import RunOptions
 from st_adapter.saving.joined import parted
-from st_adapter.settings import RunOptions
 
 COLORS = "red green blue black white old new big small fast".split()
 THINGS = "car house river book garden train window table clock ship bread stone".split()
@@ -254,7 +254,7 @@ def test_a_run_file_is_the_status_quo(pairs, documents, tiny_flat_model_path, da
         fits.append(kwargs["reference"])
         return auto.fit(data, **kwargs)
 
-    monkeypatch.setattr("st_adapter.run.fit", fit)
+    monkeypatch.setattr("st_adapter.running.run.fit", fit)
     embedded = embed(documents, dataset, cache_dir=tmp_path, show_progress_bar=False)
     lines = []
     for split in ("train", "dev", "test"):
@@ -551,7 +551,7 @@ def test_a_query_model_is_opened_where_the_model_of_the_documents_is(
     def refuse(base, queries, **kwargs):
         raise RuntimeError(f"on {queries.device}")
 
-    monkeypatch.setattr("st_adapter.run.query_model_base", refuse)
+    monkeypatch.setattr("st_adapter.running.run.query_model_base", refuse)
     # A device that there is everywhere, and that is nowhere the default.
     with pytest.raises(RuntimeError, match="on meta"):
         st_adapter.train(documents.to("meta"), dataset, query_model=tiny_flat_model_path)

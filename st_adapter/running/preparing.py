@@ -18,8 +18,8 @@ from st_adapter.embeddings.soft_targets import SoftTargets
 from st_adapter.embeddings.teaching import School, ask_teacher
 from st_adapter.fitting.auto import Clock, starts_from_pseudo_queries
 from st_adapter.fitting.folds import labelled_split
+from st_adapter.running.settings import RunOptions, Settings
 from st_adapter.saving.base import Base
-from st_adapter.settings import RunOptions, Settings
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from st_adapter import cli
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.unlabelled import documents_alone
 from st_adapter.evidence.results import Results
-from st_adapter.run import train
+from st_adapter.running.run import train
+from st_adapter.running.settings import RunOptions
 from st_adapter.saving.folder import read_saved
-from st_adapter.settings import RunOptions
 
 PAIRS = pd.DataFrame(
     {

@@ -11,10 +11,10 @@ from torch import Tensor
 from st_adapter.embeddings.long_texts import token_limit
 from st_adapter.embeddings.static import with_table
 from st_adapter.fitting.token_table import MAX_TEXTS, MIN_TEXTS, Sample, fit_token_table, token_shares
-from st_adapter.preparing import Data
+from st_adapter.running.preparing import Data
+from st_adapter.running.settings import Settings
 from st_adapter.saving.base import ModelBase
 from st_adapter.saving.query_base import QueryModelBase
-from st_adapter.settings import Settings
 
 
 class SampledDocuments(NamedTuple):

@@ -16,7 +16,7 @@ from st_adapter.embeddings.checked_embedding import embed
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.long_texts import LongTexts
 from st_adapter.fitting import portfolio
-from st_adapter.run import train
+from st_adapter.running.run import train
 from st_adapter.saving.attach import detach
 from st_adapter.saving.folder import read_saved
 

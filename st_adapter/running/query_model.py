@@ -32,9 +32,9 @@ from st_adapter.fitting.auto import fit, starts_from_pseudo_queries
 from st_adapter.fitting.bridges import FittedBridge
 from st_adapter.fitting.folds import labelled_split
 from st_adapter.fitting.reference import Reference
-from st_adapter.preparing import Data, how_to_embed, pseudo_queries_of
+from st_adapter.running.preparing import Data, how_to_embed, pseudo_queries_of
+from st_adapter.running.settings import Settings
 from st_adapter.saving.query_base import QueryModelBase
-from st_adapter.settings import Settings
 
 
 @dataclass(frozen=True)

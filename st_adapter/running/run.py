@@ -12,11 +12,9 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 from st_adapter.adapter import QueryAdapter
-from st_adapter.bridging import bridged
 from st_adapter.choices import Method, Precision, as_whole
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.pseudo_queries import MIN_PSEUDO_QUERIES
-from st_adapter.deploying import InUse, base_and_deployed, beside_deployed, check_deployed, splits_to_compare_on
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.encoder import Encoder
 from st_adapter.embeddings.probe_texts import check_texts_of
@@ -37,14 +35,13 @@ from st_adapter.fitting.folds import LABELLED_SPLITS
 from st_adapter.fitting.maps import QueryMap, as_adapter
 from st_adapter.fitting.prior import prior_of, taught_map
 from st_adapter.fitting.reference import DeployedAdapter, Reference
-from st_adapter.keeping import finished
-from st_adapter.preparing import Data, prepared, pseudo_queries_of, soft_targets_of
-from st_adapter.query_model import Bridged
-from st_adapter.result import Result
-from st_adapter.saving.base import Base, Kept, ModelBase, base_of
-from st_adapter.saving.query_base import STATIC, QueryModelBase, query_model_base, static_query_model
-from st_adapter.saving.record import installed_versions, package_commit
-from st_adapter.settings import (
+from st_adapter.running.bridging import bridged
+from st_adapter.running.deploying import InUse, base_and_deployed, beside_deployed, check_deployed, splits_to_compare_on
+from st_adapter.running.keeping import finished
+from st_adapter.running.preparing import Data, prepared, pseudo_queries_of, soft_targets_of
+from st_adapter.running.query_model import Bridged
+from st_adapter.running.result import Result
+from st_adapter.running.settings import (
     RunOptions,
     Settings,
     check_fit_together,
@@ -53,6 +50,9 @@ from st_adapter.settings import (
     opened,
     opened_school,
 )
+from st_adapter.saving.base import Base, Kept, ModelBase, base_of
+from st_adapter.saving.query_base import STATIC, QueryModelBase, query_model_base, static_query_model
+from st_adapter.saving.record import installed_versions, package_commit
 from st_adapter.trainer import AdapterTrainer
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from st_adapter.evidence import output_folder as output
 from st_adapter.evidence.results import Results
 from st_adapter.fitting.auto import Clock
-from st_adapter.result import Result
+from st_adapter.running.result import Result
+from st_adapter.running.settings import Settings, model_folder
 from st_adapter.saving.folder import is_saved_model, read_saved
-from st_adapter.settings import Settings, model_folder
 from st_adapter.storage.paths import file_sha256
 from st_adapter.storage.records import plain
 from st_adapter.storage.writing import file_written_whole, folder_written_whole, linked

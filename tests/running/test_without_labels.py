@@ -11,9 +11,9 @@ from problems import assert_adapted
 from st_adapter import cli
 from st_adapter.data.unlabelled import documents_alone
 from st_adapter.evidence.results import Results
-from st_adapter.run import train
+from st_adapter.running.run import train
+from st_adapter.running.settings import RunOptions
 from st_adapter.saving.folder import read_saved
-from st_adapter.settings import RunOptions
 
 DOCUMENTS = pd.DataFrame(
     {"uuid": [f"u{n}" for n in range(80)], "body": [f"Thing {n} has a name. It is number {n % 9}." for n in range(80)]}

@@ -23,11 +23,11 @@ from st_adapter.evidence.split_results import HEADLINE_METRIC
 from st_adapter.fitting.folds import LABELLED_SPLITS
 from st_adapter.fitting.reference import DeployedAdapter
 from st_adapter.fitting.verdict import AgainstDeployed
-from st_adapter.preparing import Data
+from st_adapter.running.preparing import Data
+from st_adapter.running.settings import Settings
 from st_adapter.saving.base import Base, base_of
 from st_adapter.saving.deployed import TakenApart, taken_apart
 from st_adapter.saving.record import TrainingRecord
-from st_adapter.settings import Settings
 
 # On fewer queries nothing could be told.
 _LEAST = 20
