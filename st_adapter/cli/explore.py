@@ -18,6 +18,7 @@ from st_adapter.evidence.output_folder import MODEL_FOLDER, RESULTS_FILE, curren
 from st_adapter.evidence.results import Results
 from st_adapter.evidence.space import check_may_push_space, push_space, what_is_published, write_space
 from st_adapter.evidence.terminal import escape
+from st_adapter.saving.deployed import check_embeds_documents
 from st_adapter.saving.folder import is_saved_model, read_saved
 from st_adapter.storage.hub import check_can_write
 from st_adapter.storage.writing import check_writable
@@ -46,8 +47,10 @@ def explore(options: ExploreOptions) -> int:
             )
         _check_gradio()
     training = read_saved(model).training
+    opened = open_model(str(model), options.embedding)
+    check_embeds_documents(opened)
     found = explored(
-        open_model(str(model), options.embedding),
+        opened,
         _dataset(options, results),
         results,
         paraphrase_threshold=(training and training.paraphrase_threshold) or PARAPHRASE_THRESHOLD,

@@ -40,11 +40,11 @@ def queries_needed(effect_size: float, alpha: float = 0.05, power: float = 0.8) 
 def effect_size(gate: Gate) -> float | None:
     """What a gate is to show, over the standard deviation of the differences; None if that is not known.
 
-    That is the gain, or how far it lies above the largest loss that is tolerated.
+    That is the gain, or how far it lies above the largest loss that was conceded.
     """
     if not gate.deviation:
         return None
-    return (gate.gain + (0.0 if gate.tolerated is None else gate.tolerated.margin)) / gate.deviation
+    return (gate.gain + (0.0 if gate.conceded is None else gate.conceded.margin)) / gate.deviation
 
 
 def queries_missing(gate: Gate, alpha: float) -> float | None:
@@ -66,7 +66,7 @@ def queries_missing(gate: Gate, alpha: float) -> float | None:
         return None
     if effect <= 0:
         return math.inf
-    p_value = gate.p_value if gate.tolerated is None else gate.tolerated.p_value
+    p_value = gate.p_value if gate.conceded is None else gate.conceded.p_value
     alone = max(float(ndtr(-effect * math.sqrt(number))), _LEAST)
     num_tests = max(1.0, math.log1p(-min(p_value, 1 - _LEAST)) / math.log1p(-alone))
     level = -math.expm1(math.log1p(-alpha) / num_tests)

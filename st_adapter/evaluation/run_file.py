@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -50,6 +51,25 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     return run
 
 
+def check_documents(run: Run, ids: Collection[str]) -> None:
+    """Check that a run has found nothing else than what can be found.
+
+    Args:
+        run: of some search.
+        ids: of the documents of the corpus.
+
+    Raises:
+        ValueError: it names others.
+    """
+    known = set(ids)
+    unknown = [corpus_id for corpus_id in dict.fromkeys(chain.from_iterable(run.values())) if corpus_id not in known]
+    if unknown:
+        raise ValueError(
+            f"The run names {len(unknown)} documents that the corpus does not have, the first: {unknown[:3]}. Give the "
+            "run of a search in this corpus."
+        )
+
+
 def evaluate_run(split: EmbeddedSplit, run: Run, seen_documents: Tensor | None = None) -> EvaluationResult:
     """Measure a run as ``evaluate`` measures a search: as the base, and as the adapted side too.
 
@@ -69,13 +89,7 @@ def evaluate_run(split: EmbeddedSplit, run: Run, seen_documents: Tensor | None =
             f"The run has none of the {len(split.query_ids)} queries of {split.name!r}, whose ids are "
             f"{split.query_ids[:3]} and so on. Give the run of these queries."
         )
-    named = [corpus_id for query_id in split.query_ids for corpus_id in run.get(query_id, ())]
-    unknown = [corpus_id for corpus_id in dict.fromkeys(named) if corpus_id not in row_of]
-    if unknown:
-        raise ValueError(
-            f"The run names {len(unknown)} documents that the corpus does not have, the first: {unknown[:3]}. Give the "
-            "run of a search in this corpus."
-        )
+    check_documents({query_id: run.get(query_id, {}) for query_id in split.query_ids}, row_of)
     own = set(zip(*(part.tolist() for part in split.left_out), strict=True))
     hits = [
         sorted((-score, row_of[one]) for one, score in run.get(query_id, {}).items() if (row, row_of[one]) not in own)

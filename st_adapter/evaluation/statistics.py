@@ -203,6 +203,7 @@ class Gate:
         rejected: whether it is known to lose on a part of the queries.
         num_queries: Q, held-out queries; None in a file of version 0.1.
         deviation: standard deviation of the differences; likewise.
+        better: whether it passed as better, so that no loss had to be conceded.
     """
 
     adopted: bool
@@ -214,6 +215,12 @@ class Gate:
     rejected: bool = False
     num_queries: int | None = None
     deviation: float | None = None
+    better: bool = False
+
+    @property
+    def conceded(self) -> Tolerated | None:
+        """The loss that is tolerated, where that is what the gate tells of; None of what is better."""
+        return None if self.better else self.tolerated
 
 
 def gate(
@@ -274,6 +281,7 @@ def gate(
         rejected=rejected,
         num_queries=len(differences),
         deviation=float(differences.std(ddof=1)) if len(differences) > 1 else None,
+        better=better,
     )
 
 

@@ -70,7 +70,7 @@ def explored(
     """Put together what an ``Explorer`` shows of a run; documents that are in the cache are not embedded again.
 
     Args:
-        model: that the run saved, opened with Sentence Transformers.
+        model: that the run saved, opened with Sentence Transformers; see ``check_embeds_documents``.
         dataset: the data of the run, read with its seed.
         results: of the run.
         paraphrase_threshold: of the run, for the same splits where they were cut by document.
@@ -79,9 +79,9 @@ def explored(
 
     Raises:
         InputError: the data are not those of the run.
-        ValueError: the model has a Router of another making, or the run was with a query model alone.
+        ValueError: the model has a Router of another making.
     """
-    sides = _sides(model, results)
+    sides = _sides(model)
     dataset, embedded = embed_to_measure(
         sides.documents,
         dataset,
@@ -112,7 +112,7 @@ def explored(
     return Explored(material, corpus, prompt_of(sides.documents, "query"))
 
 
-def _sides(model: SentenceTransformer, results: Results) -> Sides:
+def _sides(model: SentenceTransformer) -> Sides:
     joined = parted(model)
     if joined is not None:
 
@@ -120,11 +120,6 @@ def _sides(model: SentenceTransformer, results: Results) -> Sides:
             return tuple(encode_as(each, "query", [text])[0] for each in joined)  # type: ignore[return-value]
 
         return Sides(joined.documents, by_two)
-    if results.query_model is not None:
-        raise ValueError(
-            "This run has a query model alone: the model of its documents is gone, and with it what is to be compared. "
-            "Explore a run with both models."
-        )
     base, modules = detach(model)
     kept = base.get_embedding_dimension()
 

@@ -29,6 +29,7 @@ from st_adapter.evidence.split_results import SplitResults
 from st_adapter.evidence.trec import write_trec
 from st_adapter.evidence.verdict import RunVerdict
 from st_adapter.saving.attach import detach, whole_dimension
+from st_adapter.saving.deployed import check_embeds_documents
 from st_adapter.saving.joined import parted
 from st_adapter.saving.tasks import check_task_of
 from st_adapter.storage.records import plain
@@ -122,9 +123,9 @@ def evaluate_saved(
         One entry per index, exact search first.
 
     Raises:
-        ValueError: the data do not have the split, the model has a Router of another making, or several adapters and
-            none of them is meant, the name of an index is unknown or does not fit the model's dimensions, or the data
-            cannot be written in TREC form.
+        ValueError: the data do not have the split, the model embeds queries alone, has a Router of another making, or
+            several adapters and none of them is meant, the name of an index is unknown or does not fit the model's
+            dimensions, or the data cannot be written in TREC form.
         ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
     """
     checked = [check_index(name) for name in indexes]  # before anything is embedded
@@ -168,6 +169,7 @@ def measured_with(
 ) -> Measured:
     """Take a saved model apart, and embed the data with it; arguments and errors are those of ``evaluate_saved``."""
     split = dataset.split_to_evaluate(split)
+    check_embeds_documents(model)
     check_task_of(model, task)
     joined = parted(model)
     base, query_modules = detach(model, task) if joined is None else (joined.documents, [])

@@ -143,12 +143,12 @@ def _reason(gate: Gate, alpha: float) -> str:
     """What the gate says, with what a reader could stumble over."""
     words = gate.reason.rstrip(".")
     words += f", the chance of {'such a gain' if gate.gain > 0 else 'doing as well'} by luck alone"
-    if gate.tolerated is not None:
+    if gate.conceded is not None:
         words += " if it were worse by more"
     number = gate.num_queries
     if number is not None and number < MIN_INTERVAL_QUERIES:
         return words
-    if gate.adopted and gate.tolerated is None and gate.interval.low <= 0:
+    if gate.adopted and gate.conceded is None and gate.interval.low <= 0:
         words += f" (the test asks for a gain, at a level of {alpha:g}; the interval looks at both sides)"
     elif not gate.adopted and not gate.rejected and gate.interval.low > 0 and gate.p_value > alpha:
         words += " (p allows for its being the best of several candidates, the interval does not)"
@@ -158,14 +158,17 @@ def _reason(gate: Gate, alpha: float) -> str:
 def _measured(gate: Gate, held_out: HeldOut) -> tuple[str, bool]:
     """What queries apart from the gate's say, and whether that is the contrary."""
     compared, shown, queries = held_out.compared, held_out.compared.shown_interval, _queries(held_out)
-    margin = 0.0 if gate.tolerated is None else gate.tolerated.margin
+    claimed = 0.0 if gate.conceded is None else gate.conceded.margin
     if shown is None:
         return _too_few(held_out), False
     figures = _figures(compared)
-    if shown.low > -margin:
+    if shown.low > -claimed:
         return f"{queries}, which had no part in that, confirm it: {figures}", False
-    if shown.high < -margin:
-        return f"but {queries}, which had no part in that, say the contrary: {figures}", True
+    if shown.high < -claimed:
+        words = f"but {queries}, which had no part in that, say the contrary: {figures}"
+        if gate.tolerated is not None and shown.low > -gate.tolerated.margin:
+            return f"{words}, which is within the {fraction(gate.tolerated.margin)} that are tolerated", False
+        return words, True
     return f"{queries} alone do not show it: {figures}{_how_many(gate, compared.num_queries)}", False
 
 
@@ -191,7 +194,7 @@ def _how_many(gate: Gate, number: int) -> str:
     if effect is None:
         return ""
     needed, what = queries_needed(effect, _ONE_SIDE), "a gain of that size"
-    if gate.tolerated is not None:
+    if gate.conceded is not None:
         what = "that it is not worse by more"
     if needed > number:
         return f" ({what} takes {roughly(needed)} to show)"

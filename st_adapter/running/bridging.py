@@ -19,7 +19,7 @@ from st_adapter.embeddings.roles import prompt_of
 from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.embeddings.tolerance import is_normalized
 from st_adapter.errors import InputError
-from st_adapter.evaluation.run_file import Run, evaluate_run, read_run
+from st_adapter.evaluation.run_file import Run, check_documents, evaluate_run, read_run
 from st_adapter.evidence.split_results import HEADLINE_METRIC
 from st_adapter.evidence.systems import BRIDGE, RUN_FILE, STATUS_QUO
 from st_adapter.fitting.auto import Clock, has_few_labels
@@ -107,6 +107,16 @@ def _reference_run(dataset: RetrievalDataset, settings: Settings) -> Run | None:
             f"{path} has none of the queries of the data; its first id is {next(iter(run), '')!r}. Name the run of "
             "these queries, under the ids that they have in the data."
         )
+    judged = dict.fromkeys(query_id for rows in dataset.judged_rows.values() for query_id in rows["query_id"])
+    missing = [query_id for query_id in judged if query_id not in run]
+    if missing:
+        # To count them as having found nothing would make whatever is compared with it look better than it is.
+        raise ValueError(
+            f"{path} has nothing for {len(missing)} of the {len(judged)} judged queries, the first: {missing[:3]}. "
+            "Name a run of all of them; a query that found nothing has a line with a document that is not relevant."
+        )
+    if dataset.store is None:
+        check_documents(run, dataset.corpus["id"])
     return run
 
 

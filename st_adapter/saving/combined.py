@@ -13,6 +13,7 @@ from st_adapter.saving.opening import from_pretrained, locate
 from st_adapter.saving.save import save_pretrained
 from st_adapter.saving.tasks import check_tasks
 from st_adapter.saving.verify import check_saved
+from st_adapter.storage.reading import read_object
 
 
 def combine(
@@ -60,6 +61,12 @@ def combine(
                 f"The adapter for {first!r} belongs to the base model {ours}, the one for {task!r} to {theirs}: "
                 f"{difference}. One model has one base: combine those of the same, or train the others on it."
             )
+        apart = _settings_apart(folders[first], folders[task], compared=not ours.normalized)
+        if apart is not None:
+            raise ValueError(
+                f"The models for {first!r} and {task!r} have one base, but {apart}, and one model does one of the two. "
+                "Set the same in both config_sentence_transformers.json, or train one of them anew."
+            )
     base, _ = detach(from_pretrained(folders[first], trust_remote_code=trust_remote_code))
     records = {task: each.training for task, each in saved.items()}
     return save_pretrained(
@@ -70,6 +77,18 @@ def combine(
         base_model=folders[first],
         training={task: record for task, record in records.items() if record is not None},
     )
+
+
+def _settings_apart(first: Path, other: Path, *, compared: bool) -> str | None:
+    """What two models are set to that one cannot be, as a phrase; ``compared``: whether similarities count."""
+    ours, theirs = (read_object(folder / "config_sentence_transformers.json") for folder in (first, other))
+    similarities = [each.get("similarity_fn_name") or "cosine" for each in (ours, theirs)]
+    if compared and similarities[0] != similarities[1]:
+        return f"the first compares by {similarities[0]!r}, the other by {similarities[1]!r}"
+    plain = [(each.get("prompts") or {}).get(each.get("default_prompt_name") or "", "") for each in (ours, theirs)]
+    if plain[0] != plain[1]:
+        return f"encode() puts {plain[0]!r} before a text in the first, {plain[1]!r} in the other"
+    return None
 
 
 def _check_apart(target: Path, folders: Mapping[str, Path]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Module, Router
+from sentence_transformers.base.modules import Dense, Module, Router
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings.identity import identity_of
@@ -22,6 +23,9 @@ from st_adapter.saving.record import TrainingRecord
 from st_adapter.saving.tasks import QUERY_ROUTE, tasks_of
 from st_adapter.saving.unfold import stock_modules, unfold
 from st_adapter.words import listed
+
+# One of these is in whatever is saved here with an adapter.
+_OF_SAVED = (Router, Dense, StaticEmbedding)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def taken_apart(model: SentenceTransformer) -> TakenApart:
             python="Take one out with QueryAdapter.from_pretrained(..., task=...), and attach it to the base model.",
             flags="Name the run that one of them came from, and combine them again afterwards.",
         )
-    folder = _folder_of(model)
+    check_embeds_documents(model)
+    folder = saved_folder(model)
     saved = None if folder is None else read_saved(folder)
     if saved is not None and saved.layout != "document":
         raise InputError(
@@ -88,12 +93,30 @@ def taken_apart(model: SentenceTransformer) -> TakenApart:
     return TakenApart(base, adapter, saved.training, folder)
 
 
-def _folder_of(model: SentenceTransformer) -> Path | None:
-    """Where a model was saved, downloaded if that is on the Hub; None if it was saved by something else."""
+def check_embeds_documents(model: SentenceTransformer) -> None:
+    """Check that a model is not one of the layout ``twin`` with an adapter, each method of which embeds queries.
+
+    Raises:
+        InputError: it is, as far as is known where it came from.
+    """
+    folder = saved_folder(model)
+    saved = None if folder is None else read_saved(folder)
+    if saved is None or saved.layout != "twin" or not saved.has_adapter:
+        return
+    raise InputError(
+        f"{folder} embeds queries alone (layout 'twin'); the documents that they find are embedded by "
+        f"{saved.base_model.name}, which is not in it.",
+        python="Pass the model of both if there is one (layout 'document', the branch main on the Hub), or that one.",
+        flags="Name the model of both if there is one (layout document, the branch main on the Hub), or that one.",
+    )
+
+
+def saved_folder(model: SentenceTransformer) -> Path | None:
+    """Where a model was saved here, downloaded if that is on the Hub; None if it was saved by something else."""
     origin = origin_of(model)
     if origin.path and Path(origin.path).is_dir():
         folder = Path(origin.path)
-    elif origin.hub_id is not None and any(isinstance(module, Router) for module in model):
+    elif origin.hub_id is not None and any(isinstance(module, _OF_SAVED) for module in model):
         # Sentence Transformers has downloaded what it opens, and not what stands beside it.
         try:
             folder = locate(origin.hub_id, revision=origin.revision, only_config=True)

@@ -24,6 +24,8 @@ from st_adapter.embeddings.static import distilled, is_static
 from st_adapter.errors import InputError
 from st_adapter.saving.attach import whole_dimension
 from st_adapter.saving.base import Base, Kept, ModelBase
+from st_adapter.saving.deployed import saved_folder
+from st_adapter.saving.folder import read_saved
 from st_adapter.saving.joined import check_joinable
 from st_adapter.saving.joined_files import JoinedModel, save_joined
 from st_adapter.saving.push import push_folder
@@ -206,7 +208,10 @@ def query_model_base(status_quo: Base | None, queries: Base, *, to_measure: bool
             python="Pass a SentenceTransformer, a Hub id or a folder as query_model.",
             flags="Name a Sentence Transformers model with --query-model.",
         )
-    if any(isinstance(module, Router | QueryAdapter) for module in queries.model.modules()):
+    folder = saved_folder(queries.model)
+    has_adapter = folder is not None and read_saved(folder).has_adapter
+    if has_adapter or any(isinstance(module, Router | QueryAdapter) for module in queries.model.modules()):
+        # What it was fitted on may be what is measured here.
         raise InputError(
             "The query model has an adapter or routes already, but queries go through one model and one adapter.",
             python="Pass the model that it was made from as query_model.",

@@ -1,5 +1,6 @@
 """A saved model against what is deployed: paired over the same queries, whatever the other one is, or refused."""
 
+import copy
 import json
 
 import numpy as np
@@ -190,6 +191,35 @@ def test_documents_of_the_data_are_compared_as_well(places, dataset, base, monke
     monkeypatch.setattr("st_adapter.evidence.against.check_same_documents", lambda *_: None)
     with pytest.raises(ValueError, match="The documents of the other model have other vectors"):
         compared(places, dataset, opened(places / "new" / "model"), prompted)
+
+
+def test_a_model_that_embeds_queries_alone_is_not_measured_with_documents_of_its_own(
+    base, places, dataset, tmp_path, capsys
+):
+    """Of a twin both sides would be the same, and neither of them the base model."""
+    twin = save_pretrained(base, adapter_of(1), tmp_path / "twin", layout="twin")
+    message = r"twin embeds queries alone \(layout 'twin'\); the documents that they find are embedded by"
+    with pytest.raises(ValueError, match=message):
+        evaluate_saved(opened(twin), dataset, cache_dir=tmp_path / "cache", show_progress_bar=False)
+    assert not (tmp_path / "cache").exists()
+    assert run(places, "--model", twin, "--data", places / "fresh.csv") == 2
+    assert "Name the model of both if there is one" in " ".join(capsys.readouterr().err.split())
+
+
+def test_models_that_compare_by_other_similarities_do_not_rank_alike(
+    tiny_unnormalized_model_path, dataset, base, tmp_path
+):
+    by_dot, by_cosine = (
+        SentenceTransformer(str(tiny_unnormalized_model_path), device="cpu", similarity_fn_name=name)
+        for name in ("dot", "cosine")
+    )
+    as_long = QueryAdapter(32, normalize=False)
+    with pytest.raises(ValueError, match="It compares by 'cosine', and this model by 'dot', so that the two do"):
+        compared(tmp_path, dataset, attach(by_dot, as_long), attach(by_cosine, as_long), name="it")
+    # Of vectors of unit length both are the same.
+    other = copy.copy(base)
+    other.similarity_fn_name = "dot"
+    compared(tmp_path, dataset, attach(base, adapter_of(1)), attach(other, adapter_of(2)))
 
 
 def run(places, *words):

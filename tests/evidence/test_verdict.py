@@ -111,6 +111,24 @@ def test_what_is_tolerated_holds_for_the_test_split_as_well():
     assert refused.decision == "too little data to tell" and refused.num_more_labels > 100
 
 
+@pytest.mark.parametrize(
+    ("gain", "decision", "words"),
+    [
+        (0.03, "deploy", "confirm it: +.030"),
+        (-0.005, "deploy", "alone do not show it: -.005"),
+        (-0.03, "deploy", "but the 200 queries of test, which had no part in that, say the contrary: -.030"),
+        (-0.3, "do not deploy", "say the contrary: -.300"),
+    ],
+)
+def test_what_is_better_is_contradicted_by_a_loss_that_is_tolerated(gain, decision, words):
+    better = gate(0.02 + NOISE[:400], tolerated=Tolerated(0.1, 0.0002))
+    verdict = RunVerdict.of(better, 0.05, measured(gain + NOISE[:200]))
+    assert verdict.decision == decision and words in verdict.measured
+    assert "by luck alone;" in str(verdict), "the p-value is that of a gain, not of a loss beyond the margin"
+    within = "interval -.044 to -.016, which is within the .100 that are tolerated"
+    assert verdict.measured.endswith(within) == (gain == -0.03)
+
+
 def test_without_labels_the_first_hundred_are_asked_for():
     reason = "It was learned from a teacher"
     verdict = RunVerdict.without_labels(reason)

@@ -599,6 +599,9 @@ def test_what_says_how_a_model_is_opened_is_refused_where_there_is_none(pairs, t
         (None, "is no file"),
         ("not a run\n", "line 1, is 'not a run'"),
         ("q900 Q0 d1 1 0.5 x\n", "has none of the queries of the data"),
+        # A query that is missing would count as one that found nothing.
+        ("q0 Q0 d1 1 0.5 x\n", r"has nothing for \d+ of the \d+ judged queries, the first: .* Name a run of all"),
+        ("".join(f"q{number} Q0 d900 1 0.5 x\n" for number in range(200)), "names 1 documents that the corpus does"),
     ],
 )
 def test_a_run_file_is_read_before_anything_is_embedded(
@@ -620,6 +623,10 @@ def test_a_query_model_with_an_adapter_is_called_by_its_own_name(
     adapted = st_adapter.attach(base, QueryAdapter(32))
     with pytest.raises(ValueError, match="The query model has an adapter or routes already.*as query_model"):
         st_adapter.train(documents, dataset, query_model=adapted, cache_dir=tmp_path, **QUIET)
+    # It may have been fitted on the very queries that it would be measured on, though no module of it says so.
+    twin = st_adapter.save_pretrained(base, QueryAdapter(32), tmp_path / "twin", layout="twin")
+    with pytest.raises(ValueError, match="The query model has an adapter or routes already"):
+        st_adapter.train(documents, dataset, query_model=twin, cache_dir=tmp_path, **QUIET)
     st_adapter.save_pretrained(base, QueryAdapter(32), tmp_path / "m")
     words = ["train", "--model", str(tiny_flat_model_path), "--query-model", str(tmp_path / "m"), "--data", "pairs.csv"]
     pairs.to_csv(tmp_path / "pairs.csv", index=False)

@@ -8,7 +8,7 @@ from hub_double.server import ALICE
 from problems import KINDS, make_adapter
 from st_adapter import QueryAdapter, attach, save_pretrained
 from st_adapter.embeddings.identity import identity_of
-from st_adapter.saving.deployed import taken_apart
+from st_adapter.saving.deployed import check_embeds_documents, taken_apart
 from st_adapter.saving.folder import read_saved
 from st_adapter.saving.model_files import read_modules
 from st_adapter.saving.record import TrainingRecord
@@ -83,12 +83,14 @@ def test_a_model_without_an_adapter_is_its_own_base(tiny_model, tmp_path):
 
 
 def test_layouts_for_other_software_are_refused(tiny_model, tmp_path):
-    for layout in ("query", "twin"):
+    for layout, message in (
+        ("query", r"saved for software that only knows plain encode\(\) \(layout 'query'\)"),
+        ("twin", r"embeds queries alone \(layout 'twin'\); the documents that they find are embedded by"),
+    ):
         folder = save_pretrained(tiny_model, make_adapter(), tmp_path / layout, layout=layout)
-        with pytest.raises(
-            ValueError, match=rf"saved for software that only knows plain encode\(\) \(layout '{layout}'"
-        ):
+        with pytest.raises(ValueError, match=message):
             taken_apart(opened(folder))
+    check_embeds_documents(opened(save_pretrained(tiny_model, None, tmp_path / "kept", layout="twin")))
 
 
 def test_modules_of_another_making_are_refused(tiny_model):

@@ -369,6 +369,27 @@ def test_runs_that_cannot_be_combined(
     assert names(tmp_path) == ["made"]
 
 
+def test_bases_that_one_model_cannot_stand_for_are_not_combined(
+    tiny_unnormalized_model_path: Path, tmp_path: Path
+) -> None:
+    by_dot = SentenceTransformer(str(tiny_unnormalized_model_path), device="cpu", similarity_fn_name="dot")
+    by_cosine = SentenceTransformer(str(tiny_unnormalized_model_path), device="cpu", similarity_fn_name="cosine")
+    with_prompt = SentenceTransformer(
+        str(tiny_unnormalized_model_path), device="cpu", prompts={"plain": "text: "}, default_prompt_name="plain"
+    )
+    folders = {
+        name: save_pretrained(model, QueryAdapter(32, normalize=False), tmp_path / name)
+        for name, model in (("dot", by_dot), ("cosine", by_cosine), ("prompt", with_prompt))
+    }
+    for other, message in (
+        ("dot", "one base, but the first compares by 'cosine', the other by 'dot'"),
+        ("prompt", "one base, but encode\\(\\) puts '' before a text in the first, 'text: ' in the other"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            combine({"legal": folders["cosine"], "support": folders[other]}, tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
 # To the Hub and back; these run in the client's process.
 
 
