@@ -48,6 +48,8 @@ def print_result(result: Result) -> None:
     result.print_to(console)
     if result.run_dir is not None:
         console.print(f"Results: [bold]{escape(str(shown_at(result.run_dir / RESULTS_FILE)))}[/bold]")
+    if result.instead:
+        console.print(f"note: {escape(result.instead)}", soft_wrap=True, highlight=False)
     saved = result.model_dir or result.adapter_dir
     if saved is not None and result.verdict.adopted and result.verdict.decision == "do not deploy":
         console.print(f"The adapter is saved all the same, for a closer look: {escape(str(saved))}", soft_wrap=True)

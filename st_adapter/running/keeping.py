@@ -22,15 +22,19 @@ from st_adapter.storage.writing import file_written_whole, folder_written_whole,
 def finished(result: Result, settings: Settings, clock: Clock) -> Result:
     """Write what is to be written, and put in how long everything took.
 
-    A run that hands over an adapter is the one in use from now on, unless its verdict is not to deploy it. Any other is
-    kept as well, and is in use only where no adapter is: so the folder shows the newest figures until there is one.
+    A run that hands over an adapter is the one in use from now on, unless its verdict is not to deploy it, or it was
+    not tested and the one in use was. Any other is kept as well, and is in use only where no adapter is: so the folder
+    shows the newest figures until there is one.
     """
     folder = settings.output_dir
     if folder is None:
         return replace(result, results=replace(result.results, seconds=clock.seconds))
     output.take_in(folder)
-    new = result.results.adopted and result.verdict.decision != "do not deploy"
-    moves = new or not output.holds_adapter(output.current_run(folder))
+    before = output.current_run(folder)
+    replaces = output.holds_adapter(before)
+    stays = replaces and result.results.adopted and not result.verdict.tested and _was_tested(before)
+    new = result.results.adopted and result.verdict.decision != "do not deploy" and not stays
+    moves = new or not replaces
     name = output.new_run_name(folder, _hash(result.results), datetime.fromisoformat(result.results.date))
     run = folder / output.VERSIONS_FOLDER / name
     with folder_written_whole(run) as unfinished:
@@ -38,12 +42,29 @@ def finished(result: Result, settings: Settings, clock: Clock) -> Result:
             if result.results.adopted or (moves and _keeps_base(result, settings)):
                 onnx = {"onnx": True} if settings.options.onnx else {}
                 saved = result.save_pretrained(unfinished / model_folder(result.base), **onnx)
-                _share_files(saved, output.current_run(folder) / saved.name)
+                _share_files(saved, before / saved.name)
         result = replace(result, results=replace(result.results, seconds=clock.seconds))
         result.results.write(unfinished / output.RESULTS_FILE)
     if moves:
         output.make_current(folder, name)
-    return replace(result, output_dir=folder, run_dir=run)
+    instead = ""
+    if stays:
+        instead = (
+            f"{before.name} stays in use in {folder}: it was tested, and this run was not. "
+            f"`st-adapter rollback {folder} {name}` uses this one all the same."
+        )
+    elif new and replaces and result.results.selection.against_deployed is None:
+        instead = (
+            f"In {folder} it takes the place of {before.name}, which it was not compared with. `st-adapter rollback "
+            f"{folder}` goes back."
+        )
+    return replace(result, output_dir=folder, run_dir=run, instead=instead)
+
+
+def _was_tested(run: Path) -> bool:
+    """Whether labels decided what a run handed over; of one without results that is not known, and it may be."""
+    results = run / output.RESULTS_FILE
+    return not results.is_file() or Results.read(results).verdict.tested
 
 
 def _share_files(saved: Path, before: Path) -> None:

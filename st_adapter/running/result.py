@@ -39,6 +39,7 @@ class Result:
         leaks: queries and documents that stand in two splits, as far as they were not dropped.
         output_dir: the folder that model and results were written to, if there is one.
         run_dir: where in it the run is kept, whichever is in use.
+        instead: what becomes of the run that was in use in ``output_dir`` before; empty where there is nothing to say.
         base: what the adapter was fitted for.
         kept: what saving takes besides.
     """
@@ -52,6 +53,7 @@ class Result:
     kept: Kept
     output_dir: Path | None = field(default=None, kw_only=True)
     run_dir: Path | None = field(default=None, kw_only=True)
+    instead: str = field(default="", kw_only=True)
 
     @property
     def verdict(self) -> RunVerdict:

@@ -21,9 +21,11 @@ from sentence_transformers import SentenceTransformer
 from problems import hashes
 from st_adapter import QueryAdapter, cli, save_adapter, train
 from st_adapter.cli import tables
+from st_adapter.data.unlabelled import documents_alone
 from st_adapter.evidence import current_run, output_folder, rollback, versions_of
 from st_adapter.evidence.output_folder import date_of, model_path, new_run_name, run_names
 from st_adapter.evidence.results import Results
+from st_adapter.running import RunOptions
 
 COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
 THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
@@ -155,6 +157,28 @@ def test_list_shows_the_runs_and_rollback_goes_back(copied, capsys, monkeypatch)
     assert rollback(out, third).is_current and hashes(out / "model") | {"current": third} == copied.in_use[2]
     with pytest.raises(ValueError, match=r"holds no run of `st-adapter train`"):
         versions_of(copied.folder)
+
+
+def test_what_takes_the_place_of_the_run_in_use_says_so_and_what_was_not_tested_does_not(
+    copied, tiny_flat_model_path, options, capsys
+):
+    model, out, third = str(tiny_flat_model_path), copied.out, copied.runs[2]
+    anew = train(model, copied.folder / "week1.csv", output_dir=out, **options)
+    assert anew.results.adopted and current_run(out) == anew.run_dir
+    assert f"it takes the place of {third.name}, which it was not compared with." in anew.instead
+    tables.print_result(anew)
+    assert f"note: In {out} it takes the place of" in " ".join(capsys.readouterr().out.split())
+    documents = documents_alone(pd.DataFrame({"text": [f"Thing {n} has a name. It is number {n}." for n in range(80)]}))
+    how = {**options, "method": "auto", "options": RunOptions(without_labels=True), "output_dir": out}
+    untested = train(model, documents, **how)
+    assert untested.results.adopted and current_run(out) == anew.run_dir
+    assert untested.instead.startswith(
+        f"{anew.run_dir.name} stays in use in {out}: it was tested, and this run was not"
+    )
+    assert rollback(out, untested.run_dir.name).is_current
+    # Of two that were not tested the newer one is in use.
+    once_more = train(model, documents, **how)
+    assert current_run(out) == once_more.run_dir and "takes the place of" in once_more.instead
 
 
 def run_like(out, run, later):
