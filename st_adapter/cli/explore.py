@@ -75,8 +75,13 @@ def _dataset(options: ExploreOptions, results: Results) -> RetrievalDataset:
         return load_documents(options.corpus, options, options.reading)
     if name == DATASET_NAME:
         return standard_library_dataset(results.seed)
-    apart = results.data.corpus or options.corpus
-    if not apart and (Path(name).exists() or name.count("/") == 1):
+    parts = {part: where for part in ("corpus", "queries") if (where := getattr(results.data, part))}
+    if name and options.corpus is None and all(Path(where).exists() for where in (name, *parts.values())):
+        if not (results.selection.tested or results.splits):
+            return load_documents(name, options, options.reading)
+        named = {"labels": name, **parts} if parts else {"data": name}
+        return load_dataset(replace(options, **named), options.reading, **how)
+    if options.corpus is None and not parts and name.count("/") == 1:
         return load_dataset(replace(options, data=name), options.reading, **how)
     said = f"were {name!r}, which is not in this folder" if name else "lay in memory"
     with_corpus = f" and their documents in {results.data.corpus}" if results.data.corpus else ""

@@ -23,7 +23,7 @@ Splits that were given stay as they are.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import datasets
@@ -74,9 +74,9 @@ class RetrievalDataset:
         query_embeddings: (Q, D) float32, if the queries came with vectors.
         corpus_embeddings: (N, D) float32, if the documents came with vectors.
         store: Where the documents' vectors lie, if in a vector database or a folder that `st-adapter embed` wrote.
-        uncut: Rows as in `qrels` that are still to be cut: those of data to be cut by document, until the embeddings of
-            their queries show which of them are paraphrases; see `paraphrases.cut_splits`.
+        uncut: Rows as in `qrels` that are still to be cut, by document once paraphrases are known; see `cut_splits`.
         columns_read: Which columns played which role, by table; see `summary.how_read`.
+        apart: Where `queries` and `corpus` came from, if they were given apart from the judgements and by a name.
     """
 
     queries: datasets.Dataset
@@ -91,6 +91,7 @@ class RetrievalDataset:
     corpus_embeddings: Vectors | None = None
     store: Store | VectorFolder | None = None
     columns_read: tuple[ColumnsRead, ...] = ()
+    apart: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # The name is kept in results and records.
@@ -220,8 +221,8 @@ class RetrievalDataset:
         tables, named, store = read_parts(source, queries, corpus, columns or {})
         tables = without_columns(tables, ignore_columns)
         rows = lay_out(tables, named, documents_are_stored=store is not None, relevant_from=relevant_from)
-        rows = with_least_relevant(rows, relevant_from)
-        dataset = _assembled(rows, tables.name, cut, store)
+        made = _assembled(with_least_relevant(rows, relevant_from), tables.name, cut, store)
+        dataset = replace(made, apart=tables.apart)
         return dataset if split_by == "document" else dataset.with_cut()
 
     def split_to_evaluate(self, split: str | None = None) -> str:

@@ -8,11 +8,15 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import datasets
+import numpy as np
 
 from st_adapter.data.cutting import text_key
 from st_adapter.data.dataset import RetrievalDataset
+from st_adapter.stores.folder import VectorFolder
 from st_adapter.stores.store import Vectors
 
+# Vectors of a folder: of those that one per cent of them differ from, a sample misses all with a chance of 1 to 29,000.
+_MOST_SAMPLED = 1024
 _QUERY_KEY_LENGTH = 16  # digits: among a million queries, any two share one with a chance of 1 to 40 million
 
 
@@ -20,7 +24,8 @@ def data_fingerprint(dataset: RetrievalDataset, store_address: str | None = None
     """SHA-256 over queries, documents and judgements by split; the order of rows does not count.
 
     A query or document is its text, or else its vector, or else its id, which pairs get by their order. Of a store,
-    which is not read for it, the address, the number of documents and those that are labelled count.
+    which is not read for it, the address, the number of documents and those that are labelled count; of a folder of
+    vectors some of these, wherever it lies.
 
     Args:
         dataset: the data.
@@ -61,8 +66,17 @@ def _rows(dataset: RetrievalDataset, store_address: str | None) -> Iterator[list
         columns = (judged["query_id"], judged["corpus_id"], judged["relevance"])
         for query_id, corpus_id, relevance in zip(*columns, strict=True):
             yield ["judgement", split, queries[query_id], documents.get(corpus_id, corpus_id), float(relevance)]
-    if dataset.store is not None:
+    if isinstance(dataset.store, VectorFolder):
+        yield ["vectors", dataset.store.count, _sampled(dataset.store)]
+    elif dataset.store is not None:
         yield ["store", store_address or dataset.store.address, dataset.store.count]
+
+
+def _sampled(folder: VectorFolder) -> str:
+    """Hash of ids and vectors of rows all over a folder; of a small one, of all."""
+    rows = np.unique(np.linspace(0, folder.count - 1, min(folder.count, _MOST_SAMPLED)).astype(np.int64))
+    ids = json.dumps([folder.ids[row] for row in rows.tolist()])
+    return _hash(ids.encode() + folder.rows(rows).tobytes())
 
 
 def _contents(table: datasets.Dataset, vectors: Vectors | None) -> dict[str, str]:

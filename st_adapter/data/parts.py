@@ -19,7 +19,7 @@ from st_adapter.data.files import data_files, read_files
 from st_adapter.data.sources import DataSource, read_source
 from st_adapter.data.tables import JUDGEMENTS, Tables
 from st_adapter.data.vectors import table_of_arrays
-from st_adapter.errors import InputError
+from st_adapter.errors import InputError, without_secrets
 from st_adapter.storage.manifest import is_vector_folder
 from st_adapter.stores.folder import VectorFolder
 from st_adapter.stores.store import Store
@@ -114,7 +114,15 @@ def read_parts(
             notes.append(f"{counted(left_out, 'row')} of {documents.store.address} left out: without a vector.")
     else:
         texts["corpus"] = documents.frame
-    return replace(tables, rows=rows, texts=texts, notes=tuple(notes)), rest, documents.store
+    given = (("queries", queries), ("corpus", corpus))
+    apart = {part: _name(where) for part, where in given if isinstance(where, (str, os.PathLike))}
+    return replace(tables, rows=rows, texts=texts, notes=tuple(notes), apart=apart), rest, documents.store
+
+
+def _name(where: str | os.PathLike[str]) -> str:
+    """What a part is called in results: a file without where it lies, an address or the name of a data set whole."""
+    path = Path(where).expanduser()
+    return path.name if path.exists() else without_secrets(os.fspath(where))
 
 
 def read_table(source: DataSource, part: Literal["queries", "corpus"]) -> pd.DataFrame:

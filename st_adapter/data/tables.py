@@ -34,12 +34,14 @@ class Tables:
         texts: `queries` and `corpus`; empty for pairs.
         name: Where they come from.
         notes: What was done to read them.
+        apart: `queries` and `corpus`, if these were given apart from the judgements and by a name -> the name.
     """
 
     rows: Mapping[str, pd.DataFrame]
     texts: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     name: str = ""
     notes: tuple[str, ...] = ()
+    apart: Mapping[str, str] = field(default_factory=dict)
 
 
 def usual_split(name: str) -> str | None:

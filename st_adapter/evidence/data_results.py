@@ -38,7 +38,8 @@ class DataResults:
         notes: what was cut, merged or dropped.
         num_documents: N, size of the corpus.
         corpus_is_labelled_only: whether the corpus is just the documents of the pairs.
-        corpus: the vector database that holds the documents; empty if they came with the data.
+        corpus: the vector database or file that holds the documents; empty if they came with the data.
+        queries: the file that holds the queries; likewise.
         train: the training split.
         split_by: what was kept on one side when the splits were cut; None if they were given.
         split_seed: by which they were cut; that of the run if None, in results of earlier versions.
@@ -53,6 +54,7 @@ class DataResults:
     num_documents: int
     corpus_is_labelled_only: bool = False
     corpus: str = ""
+    queries: str = ""
     train: TrainSplitResults
     split_by: str | None
     split_seed: int | None = None
@@ -72,7 +74,8 @@ class DataResults:
             name=dataset.name,
             notes=[*dataset.notes, *(long_texts.notes if long_texts is not None else ())],
             num_documents=dataset.num_documents,
-            corpus=dataset.store.address if dataset.store is not None else "",
+            corpus=dataset.apart.get("corpus", "") if dataset.store is None else dataset.store.address,
+            queries=dataset.apart.get("queries", ""),
             corpus_is_labelled_only=dataset.corpus_is_labelled_only,
             train=TrainSplitResults(
                 num_queries=0 if train is None else len(train.query_ids),

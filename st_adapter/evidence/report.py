@@ -26,6 +26,7 @@ from st_adapter.evidence.output_folder import (
 )
 from st_adapter.evidence.results import CurveResults, Results
 from st_adapter.evidence.split_results import HEADLINE_METRIC, METRICS, RANKS_METRIC, SplitResults
+from st_adapter.evidence.systems import RUN_FILE
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.storage.writing import write_text
 from st_adapter.words import documents_searched, fraction, metric_name, own_copies_left_out, signed
@@ -255,7 +256,12 @@ def _command(results: Results) -> str:
         model = "none" if _base_name(results) == UNKNOWN_MODEL else _base_name(results)
         tested = results.selection.tested
         words = ["st-adapter", "train", "--model", _quoted(model)]
-        words += ["--data", _quoted(data)] if tested else ["--without-labels", "--corpus", _quoted(data)]
+        apart = {"--corpus": results.data.corpus, "--queries": results.data.queries}
+        if not tested:
+            words += ["--without-labels", "--corpus", _quoted(data)]
+        else:
+            words += ["--labels" if any(apart.values()) else "--data", _quoted(data)]
+            options |= {flag: where for flag, where in apart.items() if where}
         options |= {"--method": results.method, "--alpha": f"{results.alpha:g}"} if tested else {}
         options |= _further_models(results)
         defaults = AdapterTrainingArguments().to_dict()
@@ -274,6 +280,8 @@ def _further_models(results: Results) -> dict[str, str]:
     options: dict[str, str] = {}
     if pair is not None:
         options |= {"--query-model": pair.model.name} | ({"--non-inferior": f"{pair.margin:g}"} if tested else {})
+        if pair.reference == RUN_FILE:
+            options["--reference-run"] = pair.reference_run or "FILE"
     if teaching is not None:
         options["--teacher"] = teaching.teacher
     unlabelled = (pair.bridge.num_queries if pair else 0) + (teaching.num_queries if teaching else 0)

@@ -55,7 +55,9 @@ def what_is_published(explored: Explored) -> str:
     """What everybody who may see the Space can read, in words."""
     documents = counted(len(explored.corpus), "document")
     queries = counted(len(explored.material.queries), "query", "queries")
-    return f"vectors and texts (cut after a few lines) of {documents}, and {queries} with their judgements"
+    texts = explored.material.texts(range(min(len(explored.corpus), _TEXTS_AT_ONCE)))
+    what = "vectors" if all(text is None for text in texts) else "vectors and texts (cut after a few lines)"
+    return f"{what} of {documents}, and {queries} with their judgements"
 
 
 def write_space(explored: Explored, model: Path, folder: Path) -> Path:

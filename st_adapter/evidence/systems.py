@@ -116,6 +116,7 @@ class QueryModelResults:
         systems: split -> ways to search, the reference first.
         speed: of the query model's queries, map included.
         status_quo_speed: of those of the documents' model; None where it is not there.
+        reference_run: the name of the run file, if that is the reference.
     """
 
     model: EncoderIdentity
@@ -125,6 +126,7 @@ class QueryModelResults:
     systems: dict[str, list[SystemResults]]
     speed: QuerySpeed | None = None
     status_quo_speed: QuerySpeed | None = None
+    reference_run: str = ""
 
     @property
     def speed_sentence(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
@@ -109,6 +110,7 @@ class Bridged:
             ),
             systems={split: self._systems(split, result, own, best) for split, result in evaluations.items()},
             **self._speeds(best),
+            reference_run="" if self.run is None else Path(str(self.settings.options.reference_run)).name,
         )
 
     def _reference_on(self, split: str, seen_documents: Tensor) -> EvaluationResult:

@@ -5,9 +5,11 @@ import importlib.util
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -207,7 +209,7 @@ def test_both_sides_are_those_of_stock_sentence_transformers(finished, run, tiny
 def test_a_model_that_truncates_does_so_behind_its_adapter(finished, tiny_model_path):
     folder = str(finished / "out" / "model")
     model, base = (SentenceTransformer(path, truncate_dim=6, device="cpu") for path in (folder, str(tiny_model_path)))
-    sides = _sides(model, Results.read(finished / "out" / "results.json")).encode("the blue bird")
+    sides = _sides(model).encode("the blue bird")
     for side, queries in zip(sides, (base, model), strict=True):
         np.testing.assert_allclose(side, queries.encode_query("the blue bird"), atol=1e-6)
 
@@ -240,7 +242,7 @@ def test_a_base_model_that_was_kept_is_on_both_sides(finished, tiny_model_path, 
     assert any("both sides are the same model" in fact for fact in found.material.facts)
 
 
-def test_documents_in_a_folder_of_vectors(finished, tiny_model_path, tmp_path, run, monkeypatch):
+def test_documents_in_a_folder_of_vectors(finished, tiny_model_path, tmp_path, run, monkeypatch, capsys):
     dataset = run[2]
     frame = pd.DataFrame({"id": dataset.corpus["id"], "text": dataset.corpus["text"]})
     frame.to_csv(tmp_path / "corpus.csv", index=False)
@@ -260,8 +262,22 @@ def test_documents_in_a_folder_of_vectors(finished, tiny_model_path, tmp_path, r
     assert cli.main(["explore", out, *common, "--space-dir", str(tmp_path / "space")]) == 0
     content = json.loads((tmp_path / "space" / "explore.json").read_text())
     assert content["texts"] == [None] * 81 and content["ids"] == list(dataset.corpus["id"])
+    assert "; they hold vectors of 81 documents, and" in " ".join(capsys.readouterr().out.split())
+    # The same folder somewhere else is found by its flags, and where the run was made without any.
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["explore", out, *common[:3], "vectors", *common[4:], "--space-dir", str(tmp_path / "again")]) == 0
+    again = ["--cache-dir", "cache", "--space-dir"]
+    shutil.copytree("vectors", "copied")
+    assert cli.main(["explore", out, "--labels", "labels.csv", "--corpus", "copied", *again, "space2"]) == 0
+    assert cli.main(["explore", out, *again, "space3"]) == 0
+    # Other vectors under the same ids are other documents.
+    frame.loc[40:, "text"] = "something else"
+    frame.to_csv("corpus.csv", index=False)
+    assert cli.main(["embed", "--data", "corpus.csv", "--output", "others", "--model", str(tiny_model_path)]) == 0
+    capsys.readouterr()
+    words = told(capsys, out, "--labels", "labels.csv", "--corpus", "others", *again, "space4")
+    assert "The run was on other data than these" in words
+    command = re.search(r"st-adapter train [^<]*", (Path(out) / "report.html").read_text())
+    assert command is not None and f"--labels labels.csv --seed 0 --corpus {tmp_path / 'vectors'} " in command[0]
 
 
 # --- the command ---

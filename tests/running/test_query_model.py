@@ -270,7 +270,8 @@ def test_a_run_file_is_the_status_quo(pairs, documents, tiny_flat_model_path, da
         **QUIET,
     )
     found = result.results.query_model
-    assert found.reference == RUN_FILE
+    assert (found.reference, found.reference_run) == (RUN_FILE, "all.run")
+    assert "--reference-run all.run" in result.report(tmp_path / "report.html").read_text()
     by_name = {system.name: system for system in found.systems["test"]}
     # Whatever they are compared with, queries are learned from as the documents' own model embeds them besides.
     (reference,) = fits

@@ -54,6 +54,13 @@ def test_results_card_and_report_say_that_nothing_was_tested(finished):
     assert read_saved(finished / "model").has_adapter
 
 
+def test_it_is_explored_where_its_documents_lie(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished.parent)
+    words = ["explore", "out", "--columns", "corpus.id=uuid", "--cache-dir", "cache", "--device", "cpu"]
+    assert cli.main([*words, "--space-dir", str(tmp_path / "space")]) == 0
+    assert json.loads((tmp_path / "space" / "explore.json").read_text())["ids"] == list(DOCUMENTS["uuid"])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
