@@ -62,7 +62,7 @@ def test_wherever_the_documents_lie_the_adapter_is_the_same(corpus, tiny_flat_mo
     printed = " ".join(capsys.readouterr().out.split())
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["adopted"] and results["data"]["num_documents"] == 80
-    assert results["data"]["corpus"] == (str(where) if corpus.startswith("lancedb") else "")
+    assert results["data"]["corpus"] == (str(where) if corpus.startswith("lancedb") else corpus)
     if corpus == "texts.parquet":
         assert num_cached(tmp_path / "cache") == 160
     else:

@@ -11,6 +11,7 @@ from st_adapter.cli.check_data_options import CheckDataOptions
 from st_adapter.cli.opening import load_dataset, open_model
 from st_adapter.cli.tables import console
 from st_adapter.data.summary import DataSummary, TextSummary, summarised
+from st_adapter.embeddings.checked_embedding import checked_folders
 from st_adapter.embeddings.cost import EmbeddingCost, embedding_cost
 from st_adapter.embeddings.long_texts import LongTexts, long_texts
 from st_adapter.evidence.output_folder import model_path
@@ -32,6 +33,8 @@ def check_data(options: CheckDataOptions) -> int:
     found: dict[str, Any] = asdict(summary)
     if options.model:
         base = detach(open_model(model_path(options.model), options.embedding))[0]
+        for note in checked_folders(base, dataset, allow_other=True).notes[len(dataset.notes) :]:
+            console.print(f"  {escape(note)}", highlight=False)
         too_long = long_texts(base, dataset)
         cost = embedding_cost(base, dataset, options.embedding.embedding_batch_size)
         _print_model(too_long, cost)

@@ -27,7 +27,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import datasets
-import pandas as pd
 
 from st_adapter.choices import SplitBy, as_whole
 from st_adapter.data.columns import ColumnsRead, without_columns
@@ -47,13 +46,12 @@ from st_adapter.data.parts import read_parts
 from st_adapter.data.sources import DataSource
 from st_adapter.data.splits import UNCUT, Cut, cut_rows, in_order, named_splits
 from st_adapter.data.tables import NO_SPLIT
+from st_adapter.data.typed import as_qrels, as_texts, by_id
 from st_adapter.errors import InputError, printable, without_secrets
+from st_adapter.storage.manifest import Manifest
 from st_adapter.stores.folder import VectorFolder
 from st_adapter.stores.store import Store, Vectors
 from st_adapter.words import counted, documents_searched
-
-_STRING = datasets.Value("string")
-_QRELS_FEATURES = datasets.Features({"query_id": _STRING, "corpus_id": _STRING, "relevance": datasets.Value("float64")})
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,7 @@ class RetrievalDataset:
         store: Where the documents' vectors lie, if in a vector database or a folder that `st-adapter embed` wrote.
         uncut: Rows as in `qrels` that are still to be cut, by document once paraphrases are known; see `cut_splits`.
         columns_read: Which columns played which role, by table; see `summary.how_read`.
+        queries_manifest: What the queries say of themselves, if they are a folder that `st-adapter embed` wrote.
         apart: Where `queries` and `corpus` came from, if they were given apart from the judgements and by a name.
     """
 
@@ -91,6 +90,7 @@ class RetrievalDataset:
     corpus_embeddings: Vectors | None = None
     store: Store | VectorFolder | None = None
     columns_read: tuple[ColumnsRead, ...] = ()
+    queries_manifest: Manifest | None = None
     apart: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -222,7 +222,7 @@ class RetrievalDataset:
         tables = without_columns(tables, ignore_columns)
         rows = lay_out(tables, named, documents_are_stored=store is not None, relevant_from=relevant_from)
         made = _assembled(with_least_relevant(rows, relevant_from), tables.name, cut, store)
-        dataset = replace(made, apart=tables.apart)
+        dataset = replace(made, queries_manifest=tables.queries_manifest, apart=tables.apart)
         return dataset if split_by == "document" else dataset.with_cut()
 
     def split_to_evaluate(self, split: str | None = None) -> str:
@@ -274,10 +274,10 @@ class RetrievalDataset:
         if self.cut is None or self.uncut is None:
             return self
         # What has no text is known by its id.
-        texts, documents = (_by_id(table) for table in (self.queries, self.corpus))
+        texts, documents = (by_id(table) for table in (self.queries, self.corpus))
         made, notes = cut_rows(self.uncut.to_pandas(), self.cut, texts, documents, together)
         frames = {**{split: rows.to_pandas() for split, rows in self.qrels.items()}, **made}
-        qrels = {**self.qrels, **{split: _dataset(rows, _QRELS_FEATURES) for split, rows in made.items()}}
+        qrels = {**self.qrels, **{split: as_qrels(rows) for split, rows in made.items()}}
         return replace(
             self,
             qrels={split: qrels[split] for split in self.splits},
@@ -321,29 +321,14 @@ def _assembled(rows: LaidOut, name: str, cut: Cut, store: Store | VectorFolder |
     return RetrievalDataset(
         queries=as_texts(queries.table),
         corpus=as_texts(corpus.table),
-        qrels={split: _dataset(rows, _QRELS_FEATURES) for split, rows in by_split.items()},
+        qrels={split: as_qrels(rows) for split, rows in by_split.items()},
         name=name,
         notes=tuple(notes),
         cut=left_to_cut,
         corpus_is_labelled_only=rows.corpus_is_labelled_only,
-        uncut=None if uncut is None else _dataset(uncut, _QRELS_FEATURES),
+        uncut=None if uncut is None else as_qrels(uncut),
         query_embeddings=None if rows.query_embeddings is None else rows.query_embeddings[queries.rows],
         corpus_embeddings=None if rows.corpus_embeddings is None else rows.corpus_embeddings[corpus.rows],
         store=store,
         columns_read=rows.columns_read,
     )
-
-
-def as_texts(table: pd.DataFrame) -> datasets.Dataset:
-    """Queries or documents, with columns of strings."""
-    return _dataset(table, datasets.Features({column: _STRING for column in table}))
-
-
-def _by_id(table: datasets.Dataset) -> pd.Series:
-    frame = table.to_pandas()
-    by_id: pd.Series = frame.set_index("id", drop=False)["text" if "text" in frame else "id"]
-    return by_id
-
-
-def _dataset(table: pd.DataFrame, features: datasets.Features) -> datasets.Dataset:
-    return datasets.Dataset.from_dict({column: table[column].tolist() for column in features}, features=features)

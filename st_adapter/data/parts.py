@@ -20,7 +20,7 @@ from st_adapter.data.sources import DataSource, read_source
 from st_adapter.data.tables import JUDGEMENTS, Tables
 from st_adapter.data.vectors import table_of_arrays
 from st_adapter.errors import InputError, without_secrets
-from st_adapter.storage.manifest import is_vector_folder
+from st_adapter.storage.manifest import Manifest, is_vector_folder
 from st_adapter.stores.folder import VectorFolder
 from st_adapter.stores.store import Store
 from st_adapter.words import counted, listed
@@ -89,9 +89,10 @@ def read_parts(
     of_part = {part: {role: c for name, c in columns.items() for role in _role(name, part)} for part in _PARTS}
     rest = {name: column for name, column in columns.items() if "." not in name}
     rows = {split: _renamed(frame, of_part["labels"], "labels") for split, frame in tables.rows.items()}
-    texts = dict(tables.texts)
+    texts, manifest = dict(tables.texts), None
     if queries is not None:
-        texts["queries"] = _renamed(_query_table(queries), of_part["queries"], "queries")
+        table, manifest = _query_table(queries)
+        texts["queries"] = _renamed(table, of_part["queries"], "queries")
     documents = _documents(corpus, texts, of_part["corpus"])
     if rest.get("id") in documents.frame.columns:
         documents = replace(documents, id_column=rest["id"])
@@ -116,7 +117,8 @@ def read_parts(
         texts["corpus"] = documents.frame
     given = (("queries", queries), ("corpus", corpus))
     apart = {part: _name(where) for part, where in given if isinstance(where, (str, os.PathLike))}
-    return replace(tables, rows=rows, texts=texts, notes=tuple(notes), apart=apart), rest, documents.store
+    read = replace(tables, rows=rows, texts=texts, notes=tuple(notes), apart=apart, queries_manifest=manifest)
+    return read, rest, documents.store
 
 
 def _name(where: str | os.PathLike[str]) -> str:
@@ -152,14 +154,14 @@ def _files_of(source: DataSource, part: Literal["queries", "corpus"]) -> list[li
     return [files[part]] if part in files else [paths for stem, paths in files.items() if stem not in others]
 
 
-def _query_table(queries: DataSource) -> pd.DataFrame:
-    """The table of the queries; of a folder of vectors it is made of these."""
+def _query_table(queries: DataSource) -> tuple[pd.DataFrame, Manifest | None]:
+    """The table of the queries; of a folder of vectors it is made of these, and comes with what that says of itself."""
     if not isinstance(queries, (str, os.PathLike)) or not is_vector_folder(queries):
-        return read_table(queries, "queries")
+        return read_table(queries, "queries"), None
     folder = VectorFolder(Path(queries))
     if folder.manifest.role != "query":
         raise ValueError(f"{folder.address} holds documents, but queries are expected. Embed them with --role query.")
-    return table_of_arrays(folder.ids, folder.rows(np.arange(folder.count)))
+    return table_of_arrays(folder.ids, folder.rows(np.arange(folder.count))), folder.manifest
 
 
 def _role(name: str, part: str) -> list[str]:

@@ -11,6 +11,7 @@ import datasets
 import pandas as pd
 import pyarrow as pa
 
+from st_adapter.storage.manifest import Manifest
 from st_adapter.words import first_three, listed
 
 NO_SPLIT = ""  # the key of a table that came without the name of a split
@@ -34,6 +35,7 @@ class Tables:
         texts: `queries` and `corpus`; empty for pairs.
         name: Where they come from.
         notes: What was done to read them.
+        queries_manifest: What queries that are a folder of vectors say of themselves.
         apart: `queries` and `corpus`, if these were given apart from the judgements and by a name -> the name.
     """
 
@@ -42,6 +44,7 @@ class Tables:
     name: str = ""
     notes: tuple[str, ...] = ()
     apart: Mapping[str, str] = field(default_factory=dict)
+    queries_manifest: Manifest | None = None
 
 
 def usual_split(name: str) -> str | None:

@@ -12,13 +12,14 @@ import pandas as pd
 
 from st_adapter.data.cells import check_texts
 from st_adapter.data.columns import CORPUS_COLUMNS, PAIR_COLUMNS, QUERIES_COLUMNS, check_mapping, find_columns
-from st_adapter.data.dataset import RetrievalDataset, as_texts
+from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.files import format_of
 from st_adapter.data.judgements import merged
 from st_adapter.data.layout import laid_out_part
 from st_adapter.data.parts import read_table
 from st_adapter.data.sources import DataSource
 from st_adapter.data.text_files import decoded
+from st_adapter.data.typed import as_texts
 from st_adapter.storage.manifest import is_vector_folder
 from st_adapter.words import listed
 

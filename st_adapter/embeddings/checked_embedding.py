@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,14 +15,16 @@ from st_adapter.choices import PARAPHRASE_THRESHOLD, Precision
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus
-from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embedded import EmbeddedDataset
 from st_adapter.embeddings.embedding import as_encoder, embed_texts, judged_by
 from st_adapter.embeddings.encoder import Encoder
+from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.index_check import SAMPLE, IndexComparison, compare_index, compare_vectors
 from st_adapter.embeddings.roles import Role
 from st_adapter.embeddings.store_corpus import StoreCorpus
 from st_adapter.errors import InputError
+from st_adapter.storage.manifest import Manifest
+from st_adapter.stores.folder import VectorFolder
 from st_adapter.stores.store import Vectors
 
 
@@ -101,10 +103,35 @@ def embed_to_measure(
     Raises:
         InputError: the vectors are not the model's.
     """
+    dataset = checked_folders(model, dataset, allow_other_vectors)
     embedded = embed_texts(model, dataset, **embedding)
     dataset = checked_given(model, dataset, embedded, allow_other_vectors)
     dataset = cut_splits(dataset, embedded.query_embeddings, threshold=paraphrase_threshold)
     return dataset, judged_by(embedded, dataset)
+
+
+def checked_folders(
+    model: SentenceTransformer | Encoder, dataset: RetrievalDataset, allow_other: bool = False
+) -> RetrievalDataset:
+    """Compare what folders of vectors say of their encoder with the model, before any text is embedded.
+
+    Args:
+        model: what queries are embedded with.
+        dataset: the data; of those without such a folder nothing is compared.
+        allow_other: whether vectors that are not the model's are an error, or a note.
+
+    Returns:
+        The data set with a note on each comparison.
+
+    Raises:
+        InputError: the vectors are not the model's.
+    """
+    encoder, found = as_encoder(model), {}
+    if isinstance(dataset.store, VectorFolder):
+        found["documents"] = compare_manifest(dataset.store.manifest, dataset.store.address, encoder)
+    if dataset.queries_manifest is not None:
+        found["queries"] = compare_manifest(dataset.queries_manifest, dataset.apart["queries"], encoder)
+    return _with_notes(dataset, found, allow_other)
 
 
 def checked_given(
@@ -113,7 +140,9 @@ def checked_given(
     embedded: EmbeddedDataset,
     allow_other: bool = False,
 ) -> RetrievalDataset:
-    """Compare the vectors that came with the data, or lie elsewhere, with the model before anything is done with them.
+    """Compare the vectors that came with the data, or lie in a store, with the model before anything is done with them.
+
+    Those of folders say themselves whose they are; see ``checked_folders``.
 
     Args:
         model: what queries are embedded with.
@@ -127,19 +156,25 @@ def checked_given(
     Raises:
         InputError: the vectors are not the model's.
     """
-    encoder, notes = as_encoder(model), []
+    encoder = as_encoder(model)
     found: dict[str, IndexComparison | None] = {}
     if isinstance(embedded.corpus, StoreCorpus):
         found["documents"] = compare_index(embedded.corpus, encoder)
-    elif isinstance(embedded.corpus, DiskCorpus):
-        found["documents"] = compare_folder(embedded.corpus, encoder)
     vectors, texts = dataset.corpus_embeddings, dataset.document_texts
     if vectors is not None:
         found["documents"] = compare_sample(encoder, "document", texts, vectors, embedded.corpus)
     vectors, texts = dataset.query_embeddings, dataset.query_texts
-    if vectors is not None:
+    if vectors is not None and dataset.queries_manifest is None:
         queries = MemoryCorpus(embedded.query_ids, embedded.query_embeddings, encoder.similarity)
         found["queries"] = compare_sample(encoder, "query", texts, vectors, queries)
+    return _with_notes(dataset, found, allow_other)
+
+
+def _with_notes(
+    dataset: RetrievalDataset, found: Mapping[str, IndexComparison | None], allow_other: bool
+) -> RetrievalDataset:
+    """The data set with what was found of its documents and queries, if that is as it has to be."""
+    notes = []
     for name, comparison in found.items():
         if comparison is None:
             notes.append(f"The vectors of the {name} have no texts, so it was not checked that they are this model's.")
@@ -180,14 +215,22 @@ def compare_sample(
     return compare_vectors(encoder, [texts[row] for row in rows], drawn, role, among)
 
 
-def compare_folder(corpus: DiskCorpus, encoder: Encoder) -> IndexComparison:
-    """Compare what a folder of vectors says of its encoder with an encoder; see ``compare_vectors``."""
-    written, ours = corpus.folder.manifest, encoder.identity
-    apart = corpus.encoder.document_difference(ours)
-    if apart is None and written.prompt != encoder.prompt("document"):
-        apart = f"the prompts of documents are {written.prompt!r} there and {encoder.prompt('document')!r} here"
+def compare_manifest(manifest: Manifest, name: str, encoder: Encoder) -> IndexComparison:
+    """Compare what a folder of vectors says of its encoder with an encoder; see ``compare_vectors``.
+
+    Args:
+        manifest: of the folder.
+        name: of the folder.
+        encoder: the encoder.
+    """
+    there, ours = EncoderIdentity.from_dict(dict(manifest.encoder)), encoder.identity
+    apart = there.document_difference(ours) if manifest.role == "document" else there.difference(ours)
+    prompt = encoder.prompt(manifest.role)
+    if manifest.prompt != prompt:
+        of = "documents" if manifest.role == "document" else "queries"
+        apart = apart or f"the prompts of {of} are {manifest.prompt!r} there and {prompt!r} here"
     if apart is None:
-        sentence = f"the manifest of {corpus.folder.address} says that the stored vectors are this model's."
+        sentence = f"the manifest of {name} says that the stored vectors are this model's."
         return IndexComparison(True, "same", sentence, 0, 0.0, 0.0)
-    sentence = f"{corpus.folder.address} was embedded with {corpus.encoder}: {apart}. Name that model."
+    sentence = f"{name} was embedded with {there}: {apart}. Name that model."
     return IndexComparison(False, "other model", sentence, 0, 0.0, 0.0)

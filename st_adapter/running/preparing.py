@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.leaks import LeakReport, drop_leaks, find_leaks
 from st_adapter.data.paraphrases import cut_splits
-from st_adapter.embeddings.checked_embedding import checked_given
+from st_adapter.embeddings.checked_embedding import checked_folders, checked_given
 from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedSplit
 from st_adapter.embeddings.embedding import as_encoder, embed_pseudo_queries, embed_texts, judged_by
 from st_adapter.embeddings.encoder import Encoder
@@ -39,10 +39,12 @@ class Data:
 
 def prepared(base: Base, dataset: RetrievalDataset, settings: Settings, clock: Clock) -> Data:
     """Embed a data set with the model of its documents, check vectors that came with it, and cut it."""
+    allow_other = settings.options.allow_other_vectors
     with clock("embedding"):
+        dataset = checked_folders(base.encoder, dataset, allow_other)
         embedded = embed_texts(base.encoder, dataset, **how_to_embed(settings))
     with clock("checking"):
-        dataset = checked_given(base.encoder, dataset, embedded, settings.options.allow_other_vectors)
+        dataset = checked_given(base.encoder, dataset, embedded, allow_other)
         return checked_data(dataset, embedded, settings.options)
 
 

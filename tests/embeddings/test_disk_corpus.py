@@ -1,6 +1,7 @@
 """A folder of vectors is searched as if it lay in memory, a block at a time."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,11 @@ from problems import written_vectors
 from st_adapter import RetrievalDataset, cli, embed
 from st_adapter.data.texts import TextSource
 from st_adapter.data.unlabelled import documents_alone
-from st_adapter.embeddings.checked_embedding import checked_given
+from st_adapter.embeddings.checked_embedding import checked_folders
 from st_adapter.embeddings.corpus import MemoryCorpus, blocks
 from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embed_folder import FolderSettings, embed_to_folder
+from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.search import merged
 from st_adapter.storage.vector_parts import write_part
 from st_adapter.stores import folder as folders
@@ -191,18 +193,41 @@ def test_flags_of_embed_that_do_not_fit_are_refused(words, problem, tiny_flat_mo
     assert problem in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "v").exists()
 
 
-def test_documents_of_another_model_are_refused(tiny_model, tiny_flat_model_path, place):
+def test_documents_of_another_model_are_refused(tiny_model, tiny_flat_model_path, place, tmp_path):
     dataset = RetrievalDataset.load(place / "labels.csv", corpus=place / "documents")
     assert isinstance(dataset.store, VectorFolder) and dataset.num_documents == 80
     how = {"cache_dir": place / "cache", "show_progress_bar": False}
     with pytest.raises(ValueError, match="The vectors of the documents cannot be used with this model.*Name that"):
-        embed(tiny_model, dataset, **how)
+        embed(tiny_model, dataset, **{**how, "cache_dir": tmp_path / "nothing"})
+    assert not (tmp_path / "nothing").exists(), "before any text is embedded"
     embedded = embed(tiny_model, dataset, allow_other_vectors=True, **how)
-    notes = checked_given(tiny_model, dataset, embedded, allow_other=True).notes
-    assert "the weights differ" in notes[-1]
+    assert "the weights differ" in embedded.notes[-1]
     model = SentenceTransformer(str(tiny_flat_model_path), device="cpu")
     model.prompts["query"] = "another: "
-    assert "are this model's" in checked_given(model, dataset, embedded).notes[-1]
+    assert "are this model's" in checked_folders(model, dataset).notes[-1]
+
+
+def test_queries_of_another_model_or_prompt_are_refused(tiny_model, tiny_flat_model_path, place, tmp_path, capsys):
+    """They have no texts to compare by, but say themselves what they are."""
+    dataset = RetrievalDataset.load(place / "ids.csv", queries=place / "queries", corpus=place / "documents")
+    model = SentenceTransformer(str(tiny_flat_model_path), device="cpu")
+    notes = checked_folders(model, dataset).notes
+    assert notes[-1] == "Queries: the manifest of queries says that the stored vectors are this model's."
+    for change, difference in (
+        ({"prompt": "query: "}, "the prompts of queries are 'query: ' there and '' here"),
+        ({"encoder": identity_of(tiny_model).to_dict()}, "the weights differ"),
+    ):
+        other = tmp_path / "other"
+        shutil.copytree(place / "queries", other)
+        manifest = json.loads((other / "_vectors.json").read_text())
+        (other / "_vectors.json").write_text(json.dumps({**manifest, **change}))
+        words = ["--labels", place / "ids.csv", "--queries", other, "--corpus", place / "documents"]
+        assert trained(tiny_flat_model_path, place, tmp_path / "out", *words) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "The vectors of the queries cannot be used with this model." in said and difference in said
+        words = ["check-data", "--model", str(tiny_flat_model_path), *map(str, words)]
+        assert cli.main(words) == 0 and difference in " ".join(capsys.readouterr().out.split())
+        shutil.rmtree(other)
 
 
 def test_without_texts_there_is_nothing_to_make_queries_of(place):
