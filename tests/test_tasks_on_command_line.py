@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 from hub_double.server import ALICE
 from problems import TEXTS, make_adapter
 from st_adapter import QueryAdapter, attach, check_stack, cli, save_pretrained
+from st_adapter.saving.combined import combine
 from st_adapter.saving.folder import read_saved
 from st_adapter.saving.record import TrainingRecord
 
@@ -90,6 +91,13 @@ def test_each_is_evaluated_as_if_it_were_alone(both, runs, pairs, tmp_path, caps
     evaluate = ("evaluate", "--model", both, "--data", pairs, "--cache-dir", tmp_path)
     assert "but none was named. Name one of them, such as --task legal." in refused(capsys, *evaluate)
     assert "but 'sales' was named" in refused(capsys, *evaluate, "--task", "sales")
+    chosen = combine(
+        {task: runs / task / "model" for task in ("legal", "support")}, tmp_path / "one", default_task="legal"
+    )
+    words = ["evaluate", "--model", chosen, "--data", pairs, "--cache-dir", tmp_path]
+    assert cli.main([str(word) for word in words]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The adapter of encode_query is measured, of those for 'legal' and 'support'; --task names another." in said
     alone = refused(capsys, "evaluate", "--model", runs / "legal", "--data", pairs, "--task", "legal")
     assert "does not have adapters for several tasks. Leave --task out." in alone
 

@@ -23,6 +23,7 @@ from st_adapter.evidence.terminal import escape
 from st_adapter.saving.joined import documents_model
 from st_adapter.saving.opening import saved_training
 from st_adapter.saving.record import TrainingRecord
+from st_adapter.saving.tasks import tasks_of
 from st_adapter.storage.writing import check_writable
 from st_adapter.words import counted, listed
 
@@ -59,7 +60,7 @@ def evaluate(options: EvaluateOptions) -> int:
     against = None if options.against is None else _open_other(options, saved)
     too_long = long_texts(documents_model(saved), data.dataset)
     print_dataset(data.dataset, too_long)
-    for note in _notes(options, data, trained):
+    for note in [*_notes_on_tasks(options, saved), *_notes(options, data, trained)]:
         console.print(f"note: {escape(note)}", soft_wrap=True, highlight=False)
     comparison = None
     if against is None:
@@ -186,6 +187,13 @@ def _notes(options: EvaluateOptions, data: _Data, recorded: TrainingRecord | Non
             "the figures say how well it fits, no more."
         )
     return notes + _notes_on_other(options, data)
+
+
+def _notes_on_tasks(options: EvaluateOptions, saved: SentenceTransformer) -> list[str]:
+    """Whose adapter is measured, of several, where no task was named."""
+    if options.task is not None or not tasks_of(saved):
+        return []
+    return [f"The adapter of encode_query is measured, of those for {listed(tasks_of(saved))}; --task names another."]
 
 
 def _notes_on_other(options: EvaluateOptions, data: _Data) -> list[str]:
