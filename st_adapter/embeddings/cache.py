@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from st_adapter.embeddings.encoder import Encoder, encode
 from st_adapter.embeddings.identity import EncoderIdentity
-from st_adapter.embeddings.probe_texts import sample_of_texts, text_key
+from st_adapter.embeddings.probe_texts import CHECK_TEXTS, sample_of_texts, text_key
 from st_adapter.embeddings.roles import Role
 from st_adapter.embeddings.tolerance import relative_distances, same_within
 
@@ -29,12 +29,19 @@ class VectorCache:
     """Vectors of one encoder and role in a folder of Arrow shards, found again by the SHA-256 of their text.
 
     A shard tells of each text whether its end is not read, where the encoder knows; those of version 0.1 do not.
+
+    Args:
+        folder: of the shards; it need not be there yet.
+        dimension: D of the vectors.
+        writable: whether what is new is kept on disk.
+        fixed: texts whose vectors are kept beside those of the data, and say whose they are.
     """
 
-    def __init__(self, folder: Path, dimension: int, *, writable: bool = True) -> None:
+    def __init__(self, folder: Path, dimension: int, *, writable: bool = True, fixed: Sequence[str] = ()) -> None:
         self.folder = folder
         self.dimension = dimension
         self.writable = writable
+        self.fixed = fixed
         self._shards: list[NDArray[np.float32]] = []
         self._where: dict[str, tuple[int, int]] = {}
         self._cut: dict[str, bool] = {}
@@ -63,7 +70,7 @@ class VectorCache:
             identity: of this encoder as it is now.
             role: of the texts.
             texts: what is to be embedded; a sample of those with a vector is embedded afresh and compared, or the texts
-                that the encoder names.
+                that the encoder names. Where none has one, fixed texts are, unless the key tells all of the encoder.
             store: the folder of all caches.
             writable: whether what is new is kept on disk.
 
@@ -71,10 +78,11 @@ class VectorCache:
             ValueError: a cached file cannot be read, or the encoder gives other vectors each time.
         """
         key = encoder.cache_key(identity, role)[:32]
+        fixed = encoder.compared_on or (CHECK_TEXTS if identity.fingerprint is None else ())
         # Of encoders that nothing tells apart but their vectors, each has its own folder.
         for number in range(1, _MOST_FOLDERS):
             folder = store / "embeddings" / (key if number == 1 else f"{key}-{number}")
-            cache = cls(folder, identity.dimension, writable=writable)
+            cache = cls(folder, identity.dimension, writable=writable, fixed=fixed)
             if cache._is_of(encoder, role, texts):
                 return cache
         raise ValueError(
@@ -164,10 +172,11 @@ class VectorCache:
 
     def _is_of(self, encoder: Encoder, role: Role, texts: Iterable[str]) -> bool:
         """Whether a sample of the texts has the vectors that the encoder gives now; a warning if not."""
-        fixed = encoder.compared_on
-        sample = sample_of_texts(self.known(texts)) if fixed is None else self.known(fixed)
+        sample = sample_of_texts(self.known(texts)) if encoder.compared_on is None else []
+        sample = sample or self.known(self.fixed)
         if not sample:
-            return True
+            # Without the fixed texts, nothing says whose the vectors of other texts are.
+            return not (self.fixed and self._where)
         fresh = encode(encoder, role, sample, _SAMPLE_BATCH)
         tolerance = same_within(encoder.dtype)
         distance = float(relative_distances(self.read(sample), fresh).max())

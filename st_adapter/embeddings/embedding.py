@@ -252,7 +252,7 @@ def _fill(cache: VectorCache, encoder: Encoder, role: Role, texts: list[str], sh
     """Embed texts and write them into the cache, with which of them are cut."""
     if not texts:
         return
-    fixed = cache.missing(encoder.compared_on or ())
+    fixed = cache.missing(cache.fixed)
     if fixed:
         cache.write(fixed, encode(encoder, role, fixed, _CHUNK_TEXTS))
     # Texts of like length share a batch, so little of it is padding.

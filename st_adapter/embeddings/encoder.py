@@ -40,7 +40,8 @@ class Encoder(Protocol):
         dtype: in which they are computed: how exactly two runs agree depends on it.
         texts_per_answer: how many texts one call is to get, where answers take time or money: each is then on disk
             before the next is asked for. None for a model in memory.
-        compared_on: the texts on which cached vectors are compared with fresh ones; None for a sample of the data.
+        compared_on: the texts on which cached vectors are compared with fresh ones; None for a sample of the data, or
+            of fixed texts where the cache has none of the data.
 
     Example:
         >>> from st_adapter.embeddings.probe_texts import CHECK_TEXTS
@@ -110,7 +111,8 @@ class Encoder(Protocol):
             identity: of this encoder as it is now.
             role: of the texts.
         """
-        return json_digest([identity.name, identity.revision, identity.dimension, role])
+        read = [] if identity.fingerprint is None else [identity.fingerprint]
+        return json_digest([identity.name, identity.revision, identity.dimension, role, *read])
 
     def are_cut(self, texts: Sequence[str], role: Role) -> list[bool] | None:
         """Which texts are longer than what is read of them; None if all are read to the end, or if nothing tells."""

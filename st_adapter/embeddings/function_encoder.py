@@ -22,7 +22,7 @@ class FunctionEncoder(Encoder):
     """Whatever gives vectors, by two functions of a list of texts.
 
     What was answered is on disk before more is asked for, and a sample of it is asked for again in each run to see
-    that the functions are still the same.
+    that the functions are still the same; where none of the texts was answered yet, five fixed ones are.
 
     Args:
         encode_query: T texts -> T vectors of D numbers, as lists, NumPy array or tensor, for texts as queries.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pytest
@@ -76,7 +76,7 @@ def test_two_functions_are_an_encoder(tmp_path):
     embedded, asked = embedded_by(TwoFunctions(letters, length), tmp_path)
     assert embedded.query_embeddings.tolist() == [letters("which one"), letters("and which other one")]
     assert embedded.corpus.embeddings.tolist() == [*map(length, TEXTS)]
-    assert sorted(asked) == sorted([*TEXTS, "which one", "and which other one"])
+    assert sorted(asked) == sorted([*TEXTS, "which one", "and which other one", *CHECK_TEXTS * 2])
     assert embedded.similarity == "dot" and embedded.long_texts is None
     identity = embedded.base_model
     assert (identity.name, identity.dimension, identity.weights_sha256) == ("two functions", 5, None)
@@ -94,7 +94,41 @@ def test_their_vectors_are_cached_and_a_sample_is_compared(tmp_path):
     assert changed.corpus.embeddings.tolist() == [*map(reversed_letters, TEXTS)]
     assert first.base_model.difference(changed.base_model).startswith("the same texts get other vectors")
     named, asked = embedded_by(TwoFunctions(reversed_letters, length, name="another"), tmp_path)
-    assert len(asked) == 52 and named.query_embeddings.tolist()[0] == reversed_letters("which one")
+    assert len(asked) == 52 + 2 * len(CHECK_TEXTS) and named.query_embeddings.tolist()[0] == reversed_letters(
+        "which one"
+    )
+
+
+def test_vectors_of_two_encoders_are_never_mixed_where_no_text_is_known_yet(tmp_path):
+    embedded_by(TwoFunctions(letters, length), tmp_path, TEXTS[20:23])
+    with pytest.warns(UserWarning, match="vectors of another model .* of 5 document texts embedded again"):
+        embedded_by(TwoFunctions(letters, reversed_letters), tmp_path, [*TEXTS[:20], *TEXTS[23:]])
+    with pytest.warns(UserWarning, match="vectors of another model .* of 3 document texts embedded again"):
+        all_of_it, asked = embedded_by(TwoFunctions(letters, reversed_letters), tmp_path)
+    assert all_of_it.corpus.embeddings.tolist() == [*map(reversed_letters, TEXTS)]
+    assert (
+        len(asked) == 2 + 3 + 3 + 32 + 3
+    )  # the queries, a sample that differs, one by one too, one that does not, new
+    _, asked = embedded_by(TwoFunctions(letters, length), tmp_path, ["other", "texts"])
+    assert len(asked) == 2 + len(CHECK_TEXTS) + 2, "the first encoder goes on where it was"
+    for path in tmp_path.rglob("*.arrow"):  # of a cache without the fixed texts
+        if Dataset.from_file(str(path)).num_rows == len(CHECK_TEXTS):
+            path.unlink()
+    unchecked, _ = embedded_by(TwoFunctions(letters, letters), tmp_path, ["once", "more"])
+    assert unchecked.corpus.embeddings.tolist() == [letters("once"), letters("more")]
+    assert len({path.parent for path in tmp_path.rglob("*.arrow")}) == 4
+
+
+def test_an_encoder_of_a_model_has_a_cache_of_its_weights(tmp_path):
+    class Wrapped(TwoFunctions):
+        @property
+        def identity(self) -> EncoderIdentity:
+            return replace(super().identity, fingerprint=self.query.__name__)
+
+    first, second = Wrapped(letters, letters), Wrapped(length, letters)
+    assert first.cache_key(first.identity, "document") != second.cache_key(second.identity, "document")
+    _, asked = embedded_by(first, tmp_path)
+    assert len(asked) == 52, "no text is asked for only to compare it"
 
 
 def test_functions_that_change_from_call_to_call_are_noticed(tmp_path):
