@@ -9,9 +9,10 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from st_adapter.choices import SplitBy
+from st_adapter.choices import SplitBy, is_whole
 from st_adapter.data.cutting import Share, cut_by_text, cut_in_groups, text_key
 from st_adapter.data.tables import NO_SPLIT, usual_split
+from st_adapter.errors import setting_error
 from st_adapter.words import counted, listed
 
 UNCUT = "all"  # the one split of data that came without splits and are not cut
@@ -48,6 +49,8 @@ class Cut:
             raise ValueError(f"split_by is {self.by!r}. Expected one of {listed(get_args(SplitBy))}.")
         if self.splits not in _SHARES:
             raise ValueError(f"cut_into is {self.splits!r}. Expected one of {', '.join(map(str, _SHARES))}.")
+        if not is_whole(self.seed):
+            raise setting_error("seed", self.seed, "a whole number")
 
     def note(self, num_dev: int) -> str:
         """What is said of it, once it is done."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def _vector(cell: Any) -> Vectors | None:
             cell = json.loads(cell)
         except ValueError:
             return None
-    if isinstance(cell, float) or is_missing(cell):
+    if isinstance(cell, float) or is_missing(cell) or np.ma.is_masked(cell):
         return None
     try:
         vector = np.asarray(cell, dtype=np.float32)
@@ -79,20 +79,35 @@ def _refuse(bad: Sequence[str], problem: str, expected: str) -> None:
         raise ValueError(f"{len(bad):,} {problem}: {first_three(bad)}. Expected {expected}.")
 
 
-def table_of_arrays(ids: Sequence[Any], embeddings: Any, texts: Sequence[Any] | None = None) -> pd.DataFrame:
+def in_row_order(ids: Iterable[Any]) -> Sequence[Any]:
+    """Ids in the order of the rows of their vectors: as they are, or as a list.
+
+    Raises:
+        ValueError: they have no order.
+    """
+    if isinstance(ids, set | frozenset | str) or not isinstance(ids, Iterable):
+        name = type(ids).__name__
+        raise ValueError(
+            f"The ids are {'an' if name[0] in 'aeiou' else 'a'} {name}, but which vector is whose only their order "
+            "tells. Pass a list of ids, in the order of the vectors."
+        )
+    if isinstance(ids, Sequence):
+        return ids
+    return ids.tolist() if hasattr(ids, "tolist") else list(ids)
+
+
+def table_of_arrays(ids: Iterable[Any], embeddings: Any, texts: Sequence[Any] | None = None) -> pd.DataFrame:
     """A table of ids, vectors and, if there are any, texts.
 
     Args:
-        ids: N ids.
-        embeddings: (N, D) numbers, of NumPy, PyTorch or lists.
+        ids: N ids, in the order of their vectors.
+        embeddings: (N, D) numbers, of NumPy or PyTorch, or N rows of them, such as a column of a frame.
         texts: N texts.
 
     Raises:
-        ValueError: there is not one vector, or not one text, for each id.
+        ValueError: the ids have no order, there is not one vector, or not one text, for each id, or a number is masked.
     """
-    if hasattr(embeddings, "detach"):  # a tensor, wherever it lies; half precisions that NumPy lacks included
-        embeddings = embeddings.detach().float().cpu().numpy()
-    matrix = np.asarray(embeddings)
+    ids, matrix = in_row_order(ids), _matrix(embeddings)
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiu" or len(matrix) != len(ids):
         raise ValueError(
             f"The vectors are an array of the shape {matrix.shape} and the type {matrix.dtype}, but there are "
@@ -103,6 +118,29 @@ def table_of_arrays(ids: Sequence[Any], embeddings: Any, texts: Sequence[Any] | 
     columns = {"id": list(ids), "embedding": list(matrix.astype(np.float32, copy=False))}
     table: pd.DataFrame = pd.DataFrame({**columns, **({} if texts is None else {"text": list(texts)})})
     return table
+
+
+def _matrix(embeddings: Any) -> np.ndarray[Any, Any]:
+    """What should be a matrix, as an array."""
+    if hasattr(embeddings, "detach"):  # a tensor, wherever it lies; half precisions that NumPy lacks included
+        return np.asarray(embeddings.detach().float().cpu().numpy())
+    if isinstance(embeddings, Iterable) and not hasattr(embeddings, "__array__"):
+        embeddings = list(embeddings)
+    may_be_masked = isinstance(embeddings, list | pd.Series | np.ma.MaskedArray)
+    masked = [row for row, each in enumerate(embeddings) if np.ma.is_masked(each)] if may_be_masked else []
+    if masked:
+        raise ValueError(
+            f"The vectors have masked numbers in {counted(len(masked), 'row')}, the first: {masked[:3]}. Leave these "
+            "rows and their ids out, or embed them again."
+        )
+    try:
+        matrix = np.asarray(embeddings)
+        return np.stack(list(matrix)) if matrix.dtype == object and matrix.ndim == 1 else matrix
+    except ValueError as error:
+        raise ValueError(
+            f"The vectors do not make a matrix ({error}), but rows of one length are expected. Embed all with one "
+            "model."
+        ) from None
 
 
 def read_numpy(path: Path, content: bytes) -> pd.DataFrame:

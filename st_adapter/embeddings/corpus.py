@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from st_adapter.choices import check_choice
+from st_adapter.data.vectors import in_row_order
 from st_adapter.embeddings.search import TopK, search
 from st_adapter.errors import InputError
 
@@ -83,6 +84,7 @@ class MemoryCorpus:
     def __post_init__(self) -> None:
         check_choice("similarity", self.similarity, get_args(Similarity))
         embeddings = self.embeddings.float()
+        object.__setattr__(self, "ids", in_row_order(self.ids))
         check_vectors("corpus", self.ids, embeddings)
         if self.similarity == "cosine":
             lengths = embeddings.norm(dim=1)

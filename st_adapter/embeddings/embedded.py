@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from torch import Tensor
 from st_adapter.choices import SplitBy
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.data.paraphrases import cut_splits
-from st_adapter.data.vectors import table_of_arrays
+from st_adapter.data.vectors import in_row_order, table_of_arrays
 from st_adapter.embeddings.corpus import Corpus, MemoryCorpus, Similarity, check_vectors, comparable
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.long_texts import LongTexts
@@ -179,8 +179,8 @@ class EmbeddedDataset:
     def from_arrays(
         cls,
         *,
-        queries: tuple[Sequence[Any], Any],
-        corpus: tuple[Sequence[Any], Any],
+        queries: tuple[Iterable[Any], Any],
+        corpus: tuple[Iterable[Any], Any],
         qrels: Any,
         similarity: Similarity = "cosine",
         seed: int = 0,
@@ -189,7 +189,7 @@ class EmbeddedDataset:
         """Make a data set of vectors that are there already, without a model.
 
         Args:
-            queries: Q ids, and their (Q, D) vectors of NumPy or PyTorch.
+            queries: Q ids, and their (Q, D) vectors of NumPy or PyTorch, or a column of a frame with one vector a row.
             corpus: N ids, and their (N, D) vectors.
             qrels: query id -> document id -> relevance, query id -> relevant ids, a table of ``query_id``,
                 ``corpus_id`` and ``relevance``, or split -> any of these.
@@ -305,6 +305,7 @@ def _as_qrels(given: EmbeddedQrels) -> EmbeddedQrels:
 
 def _bring_into_form(embedded: EmbeddedSplit | EmbeddedDataset) -> None:
     """Bring the queries into the form that the class promises, after a look at what came."""
+    object.__setattr__(embedded, "query_ids", in_row_order(embedded.query_ids))
     object.__setattr__(embedded, "query_embeddings", embedded.query_embeddings.float())
     check_vectors("query", embedded.query_ids, embedded.query_embeddings)
     if embedded.dimension != embedded.corpus.dimension:

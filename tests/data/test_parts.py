@@ -223,6 +223,71 @@ def test_from_arrays_keeps_given_splits_and_refuses_what_does_not_fit():
         EmbeddedDataset.from_arrays(queries=(ids, VECTORS), corpus=(IDS[:-1], VECTORS[:-1]), qrels=splits)
 
 
+def arrays(**changed):
+    ids = [f"q{n}" for n in range(N)]
+    given = {
+        "queries": (ids, VECTORS),
+        "corpus": (IDS, VECTORS),
+        "qrels": dict(zip(ids, map(list, zip(IDS)), strict=True)),
+    }
+    return EmbeddedDataset.from_arrays(**{**given, **changed})
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [
+        ((set(IDS), VECTORS), "The ids are a set, but which vector is whose only their order tells. Pass a list"),
+        ((frozenset(IDS), VECTORS), "The ids are a frozenset, but"),
+        ((7, VECTORS), "The ids are an int, but"),
+        (("x" * N, VECTORS), "The ids are a str, but"),
+        (
+            (IDS, np.ma.masked_where(VECTORS > 1, VECTORS)),
+            r"The vectors have masked numbers in \d+ rows, the first: \[\d",
+        ),
+        ((IDS, list(np.ma.masked_where(VECTORS > 1, VECTORS))), "The vectors have masked numbers"),
+        ((IDS, pd.Series([*VECTORS[1:], VECTORS[0, :3]])), "rows of one length are expected"),
+        ((IDS, [*VECTORS[1:].tolist(), [1.0]]), "rows of one length are expected"),
+        ((IDS, pd.Series([*VECTORS[1:], None])), "rows of one length are expected"),
+        ((IDS, None), r"an array of the shape \(\) and the type object"),
+        ((IDS, pd.Series(IDS)), r"an array of the shape \(60,\) and the type"),
+        ((iter(IDS[1:]), VECTORS), r"the shape \(60, 4\) and the type float32, but there are 59 ids"),
+    ],
+)
+def test_from_arrays_refuses_what_has_no_order_no_number_or_no_form(corpus, message):
+    with pytest.raises(ValueError, match=message):
+        arrays(corpus=corpus)
+
+
+def test_from_arrays_takes_whatever_has_an_order():
+    given = dict(zip(IDS, VECTORS, strict=True))
+    columns = pd.DataFrame({"id": IDS, "embedding": list(VECTORS)}, index=range(N, 0, -1))
+    for corpus in (
+        (columns["id"], columns["embedding"]),
+        (np.array(IDS), columns["embedding"].map(list)),
+        (iter(IDS), VECTORS),
+        (given.keys(), given.values()),
+        (IDS, np.ma.masked_where(VECTORS > 99, VECTORS)),  # nothing is masked
+        (IDS, [torch.from_numpy(row) for row in VECTORS]),
+    ):
+        embedded = arrays(corpus=corpus)
+        assert embedded.corpus.ids == IDS
+        assert torch.equal(embedded.corpus.embeddings, torch.nn.functional.normalize(torch.from_numpy(VECTORS)))
+
+
+@pytest.mark.parametrize("seed", ["a", 0.5, True, None])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(InputError, match=f"seed is {seed!r}, but has to be a whole number"):
+        arrays(seed=seed)
+    with pytest.raises(InputError, match=f"seed is {seed!r}"):
+        loaded(seed=seed)
+
+
+def test_masked_numbers_in_a_column_are_none():
+    masked = [np.ma.masked_array(row, mask=[number == 3] * DIM) for number, row in enumerate(VECTORS)]
+    with pytest.raises(ValueError, match="1 documents hold no vector in column 'embedding': 'chunk-3'"):
+        loaded(corpus=CORPUS.assign(embedding=masked))
+
+
 def test_judgements_that_are_none_are_named():
     ids = [f"q{n}" for n in range(N)]
     some = {one: [document] for one, document in zip(ids, IDS, strict=True)}

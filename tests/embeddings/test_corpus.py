@@ -10,6 +10,7 @@ import torch
 from problems import corpus_of, random_split, rotated_problem
 from st_adapter.embeddings import corpus as corpus_module
 from st_adapter.embeddings.corpus import MemoryCorpus, blocks
+from st_adapter.embeddings.embedded import EmbeddedDataset, EmbeddedQrels, EmbeddedSplit
 from st_adapter.embeddings.search import search
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.evidence.index_evaluation import evaluate_indexes
@@ -115,3 +116,15 @@ def test_a_copy_is_a_corpus_of_its_own(copied):
 def test_another_similarity_is_refused(similarity):
     with pytest.raises(ValueError, match="but one of .'cosine', 'dot'. is expected"):
         MemoryCorpus(["a"], torch.eye(1), similarity)
+
+
+def test_ids_without_an_order_are_refused_by_every_door():
+    ids, judged = {"a", "b"}, EmbeddedQrels(torch.tensor([0]), torch.tensor([0]), torch.ones(1))
+    with pytest.raises(ValueError, match="The ids are a set, but which vector is whose only their order tells"):
+        MemoryCorpus(ids, torch.eye(2))
+    corpus = MemoryCorpus(iter(["a", "b"]), torch.eye(2))
+    assert corpus.ids == ["a", "b"]
+    with pytest.raises(ValueError, match="The ids are a set"):
+        EmbeddedSplit("test", ids, torch.eye(2), corpus, judged)
+    with pytest.raises(ValueError, match="The ids are a set"):
+        EmbeddedDataset(ids, torch.eye(2), corpus, {"test": judged}, normalized=True)
