@@ -193,17 +193,15 @@ class QueryAdapter(StoredAdapter):
             return self._transform(torch.as_tensor(given, device=next(self.parameters()).device)).cpu().numpy()
 
     def _transform(self, query_embeddings: Tensor) -> Tensor:
-        if (
-            query_embeddings.ndim != 2
-            or query_embeddings.shape[1] != self.input_dimension
-            or not query_embeddings.is_floating_point()
-        ):
+        fits = query_embeddings.ndim == 2 and query_embeddings.shape[1] == self.input_dimension
+        if not fits or not query_embeddings.is_floating_point():
             raise ValueError(
                 f"query_embeddings have shape {tuple(query_embeddings.shape)} and dtype {query_embeddings.dtype}, but "
                 f"this adapter expects floating point of shape (B, {self.input_dimension}). Embed the queries with "
                 "the base model that the adapter was made for."
             )
-        x = query_embeddings.to(next(self.parameters()).dtype)
+        # A copy of what inference mode made is as any other tensor, and can be differentiated through.
+        x = query_embeddings.to(next(self.parameters()).dtype, copy=query_embeddings.is_inference())
         y = self.project(x)
         if self.normalize:
             input_length = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # (B, 1)

@@ -19,6 +19,7 @@ from transformers import BertConfig, BertModel
 from problems import KINDS, apply, trained, unit_rows
 from st_adapter.adapter import Activation, Kind, QueryAdapter
 from st_adapter.embeddings.identity import EncoderIdentity
+from st_adapter.evaluation.hits import adapt
 from st_adapter.saving.alone import save_adapter
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -345,3 +346,20 @@ def test_a_list_of_vectors_is_taken_as_an_array():
     np.testing.assert_array_equal(adapter.transform(vectors), adapter.transform(np.array(vectors)))
     with pytest.raises(ValueError, match=r"query_embeddings have shape \(2,\)"):
         adapter.transform([1.0, 2.0])
+
+
+@pytest.mark.parametrize("kind", ["linear", "low_rank", "mlp"])
+def test_tensors_of_inference_mode_are_taken_as_any_others(kind):
+    adapter = QueryAdapter(4, kind, rank=2)
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter)
+    plain = unit_rows(5, 4)
+    with torch.inference_mode():
+        given = plain.clone()  # as model.encode_query(..., convert_to_tensor=True) gives them
+    adapted = adapter.transform(given)
+    assert torch.equal(adapted, adapter.transform(plain)) and adapted.requires_grad
+    adapted.sum().backward()
+    assert all(parameter.grad.any() for parameter in adapter.parameters())
+    with torch.inference_mode():
+        assert torch.equal(adapter.transform(given), adapted)
+    assert torch.equal(adapt(adapter, given), adapted)
