@@ -186,9 +186,9 @@ def test_the_settings_of_gradient_are_flags_in_a_group_of_their_own(capsys):
 def test_the_defaults_of_gradient_are_those_of_its_settings():
     assert GradientOptions().arguments() == AdapterTrainingArguments()
     assert GradientOptions().given() == []
-    changed = GradientOptions(rank=3, torch_compile=True, resume_from_checkpoint=True)
-    assert changed.given() == ["--rank", "--torch-compile", "--resume-from-checkpoint"]
-    assert changed.arguments() == AdapterTrainingArguments(rank=3, torch_compile=True)
+    changed = GradientOptions(kind="low_rank", rank=3, torch_compile=True, resume_from_checkpoint=True)
+    assert changed.given() == ["--kind", "--rank", "--torch-compile", "--resume-from-checkpoint"]
+    assert changed.arguments() == AdapterTrainingArguments(kind="low_rank", rank=3, torch_compile=True)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"]])

@@ -88,8 +88,9 @@ CHANGES = [permuted, duplicated, rescaled]
 
 def whole_pool(**changes):
     """More negatives per step than documents, and all pairs in one batch, so that nothing is drawn at random."""
+    rank = {"rank": 3} if changes.get("kind") == "low_rank" else {}
     return AdapterTrainingArguments(
-        **{"num_negatives": 1000, "per_device_train_batch_size": 1000, "disable_tqdm": True, "rank": 3, **changes}
+        **{"num_negatives": 1000, "per_device_train_batch_size": 1000, "disable_tqdm": True, **rank, **changes}
     )
 
 

@@ -16,6 +16,7 @@ from st_adapter.adapter import QueryAdapter
 from st_adapter.embeddings import embedding as embeddings
 from st_adapter.embeddings.corpus import MemoryCorpus
 from st_adapter.embeddings.identity import identity_of
+from st_adapter.errors import InputError
 from st_adapter.evaluation.evaluation import evaluate
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.saving.folder import read_saved
@@ -40,10 +41,14 @@ def arguments(**changes):
     return AdapterTrainingArguments(**{**DEFAULTS, **changes})
 
 
+def full_rank(kind):
+    return {"kind": kind, **({"rank": DIM} if kind == "low_rank" else {})}
+
+
 @pytest.mark.parametrize("kind", ["linear", "low_rank", "mlp"])
 def test_training_helps_on_queries_it_never_saw(kind):
     embedded = rotated_problem()
-    trainer = AdapterTrainer(None, arguments(kind=kind, rank=DIM), train_dataset=embedded)
+    trainer = AdapterTrainer(None, arguments(**full_rank(kind)), train_dataset=embedded)
     trainer.train()
     result = evaluate(embedded["test"], trainer.best_adapter)
     assert result.adapted_means["ndcg@10"] > result.base_means["ndcg@10"] + 0.1
@@ -67,7 +72,7 @@ def test_step_zero_is_the_base_model_wherever_training_starts(kind):
     queries = embedded.corpus.embeddings[torch.cat([q.corpus_index for q in embedded.qrels.values()])]
     perfect = replace(embedded, query_embeddings=queries)
     trainer = AdapterTrainer(
-        None, arguments(kind=kind, rank=DIM, start="closed_form", num_train_epochs=2), train_dataset=perfect
+        None, arguments(**full_rank(kind), start="closed_form", num_train_epochs=2), train_dataset=perfect
     )
     trainer.train()
     assert trainer.state.best_global_step == 0 and trainer.best_adapter is None
@@ -246,6 +251,42 @@ def test_a_checkpoint_holds_no_pickle_and_refuses_another_run(tmp_path):
     empty = arguments(output_dir=str(tmp_path / "empty"))
     with pytest.raises(ValueError, match=r"There is no checkpoint in .*empty"):
         AdapterTrainer(None, empty, train_dataset=embedded).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "python", "flags"),
+    [
+        ({"rank": 4}, "rank is 4, but only kind='low_rank' has a use for it. Pass", "only --kind low_rank"),
+        ({"kind": "mlp", "rank": 4}, "rank is 4, but only kind='low_rank'", "--rank is 4"),
+        ({"kind": "low_rank", "hidden_dim": 4}, "hidden_dim is 4, but only kind='mlp'", "leave --hidden-dim out"),
+        ({"negatives": "given", "num_negatives": 4}, "only negatives='corpus'", "--num-negatives is 4"),
+        ({"negatives": "given", "unlabelled_weight": 1.0}, "only negatives='corpus'", "--unlabelled-weight is 1.0"),
+        ({"eval_steps": 4}, "only eval_strategy='steps'", "Add --eval-strategy steps"),
+        ({"save_strategy": "epoch", "save_steps": 4}, "only save_strategy='steps'", "Add --save-strategy steps"),
+    ],
+)
+def test_a_setting_that_nothing_heeds_is_refused(settings, python, flags):
+    with pytest.raises(InputError, match=python) as error:
+        AdapterTrainingArguments(**settings)
+    assert flags in error.value.for_command_line
+    heeded = AdapterTrainingArguments(kind="low_rank", rank=4, eval_strategy="steps", eval_steps=4)
+    assert AdapterTrainingArguments(**heeded.to_dict()) == heeded
+    with pytest.raises(InputError, match="rank is 4"):
+        replace(heeded, kind="linear")
+
+
+def test_a_checkpoint_with_a_setting_that_nothing_heeded_is_gone_on_from(tmp_path):
+    embedded = rotated_problem()
+    args = arguments(save_strategy="epoch", num_train_epochs=2, output_dir=str(tmp_path))
+    AdapterTrainer(None, args, train_dataset=embedded).train()
+    for written in tmp_path.rglob("training_args.json"):
+        settings = json.loads(written.read_text())
+        adapter = {**settings["adapter"], "rank": 4, "hidden_dim": 7}
+        written.write_text(json.dumps({**settings, "rank": 4, "hidden_dim": 7, "save_steps": 3, "adapter": adapter}))
+    assert AdapterTrainer(None, args, train_dataset=embedded).train(resume_from_checkpoint=True).global_step == 4
+    other = replace(args, kind="low_rank", rank=8)
+    with pytest.raises(ValueError, match="written with other settings: adapter, kind, rank"):
+        AdapterTrainer(None, other, train_dataset=embedded).train(resume_from_checkpoint=True)
 
 
 def test_transformers_own_callbacks_work_unmodified(tmp_path):

@@ -6,16 +6,27 @@ import dataclasses
 import json
 import math
 import numbers
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from st_adapter.choices import as_whole, is_whole
-from st_adapter.errors import check_at_least_one, setting_error
+from st_adapter.errors import InputError, check_at_least_one, setting_error
 
 if TYPE_CHECKING:
     from transformers.trainer_utils import IntervalStrategy
 
 NegativePool = Literal["corpus", "given"]
+
+# Setting -> the other setting, and the value of it, without which nothing heeds it.
+_HEEDED_WITH = {
+    "rank": ("kind", "low_rank"),
+    "hidden_dim": ("kind", "mlp"),
+    "num_negatives": ("negatives", "corpus"),
+    "unlabelled_weight": ("negatives", "corpus"),
+    "eval_steps": ("eval_strategy", "steps"),
+    "save_steps": ("save_strategy", "steps"),
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,7 @@ class AdapterTrainingArguments:
     """Settings of ``AdapterTrainer``; names as in ``transformers.TrainingArguments`` wherever the meaning is the same.
 
     Raises:
-        ValueError: a value is out of its range; the message names it.
+        ValueError: a value is out of its range, or nothing heeds it beside the others; the message names it.
     """
 
     output_dir: str = "adapter_output"
@@ -104,6 +115,10 @@ class AdapterTrainingArguments:
         for name in ("kind", "start", "negatives", "eval_strategy", "save_strategy"):
             choices = get_args(get_type_hints(AdapterTrainingArguments)[name])
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        defaults = {each.name: each.default for each in dataclasses.fields(self)}
+        for name in not_heeded(self.to_dict()):
+            if getattr(self, name) != defaults[name]:
+                raise _not_heeded(name, getattr(self, name))
 
     # What follows is read by transformers' own callbacks, which take these settings for TrainingArguments.
 
@@ -154,6 +169,31 @@ class AdapterTrainingArguments:
     def to_json_string(self) -> str:
         """All settings as JSON."""
         return json.dumps(self.to_dict(), indent=2)
+
+
+def not_heeded(settings: Mapping[str, Any]) -> list[str]:
+    """The settings that nothing heeds beside the others, whatever their values are.
+
+    Args:
+        settings: name -> value, as ``to_dict`` gives them.
+
+    Example:
+        >>> not_heeded(AdapterTrainingArguments(kind="low_rank", eval_strategy="steps").to_dict())
+        ['hidden_dim', 'save_steps']
+    """
+    return [name for name, (other, value) in _HEEDED_WITH.items() if settings.get(other) != value]
+
+
+def _not_heeded(name: str, value: object) -> InputError:
+    other, needed = _HEEDED_WITH[name]
+    flag, other_flag = (f"--{each.replace('_', '-')}" for each in (name, other))
+    return InputError(
+        "",
+        python=f"{name} is {value!r}, but only {other}={needed!r} has a use for it. Pass {other}={needed!r}, or leave "
+        f"{name} out.",
+        flags=f"{flag} is {value!r}, but only {other_flag} {needed} has a use for it. Add {other_flag} {needed}, or "
+        f"leave {flag} out.",
+    )
 
 
 def _number(value: object) -> float:

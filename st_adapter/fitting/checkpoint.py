@@ -14,7 +14,7 @@ from transformers import TrainerState
 
 from st_adapter.adapter import QueryAdapter
 from st_adapter.errors import InputError
-from st_adapter.fitting.arguments import AdapterTrainingArguments
+from st_adapter.fitting.arguments import AdapterTrainingArguments, not_heeded
 from st_adapter.storage.writing import folder_written_whole, write_json
 
 _PREFIX, _ADAPTER = "checkpoint-", "adapter"
@@ -74,8 +74,11 @@ def read_checkpoint(
         raise ValueError(
             f"The checkpoint {folder} was written with other data. Resume with the data it was trained on."
         )
-    changed = {name for name, value in args.to_dict().items() if written.get(name) != value and name not in _FREE}
+    free = {*_FREE, *not_heeded(args.to_dict())}  # earlier versions took what nothing heeds
+    changed = {name for name, value in args.to_dict().items() if written.get(name) != value and name not in free}
     gone = {**_GONE, _ADAPTER: _form(adapter)}  # which earlier versions did not write
+    if _ADAPTER in written:
+        written[_ADAPTER] = _heeded(written[_ADAPTER])
     changed |= {name for name, value in gone.items() if written.get(name, value) != value}
     if changed:
         raise ValueError(
@@ -91,7 +94,11 @@ def checksums(*tensors: Tensor) -> Tensor:
 
 
 def _form(adapter: QueryAdapter) -> dict[str, Any]:
-    return {name: value for name, value in adapter.get_config_dict().items() if name != "base_model"}
+    return _heeded({name: value for name, value in adapter.get_config_dict().items() if name != "base_model"})
+
+
+def _heeded(form: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in form.items() if name not in not_heeded(form)}
 
 
 def _newest(folder: Path) -> Path:

@@ -49,6 +49,10 @@ def arguments(**changes):
     return AdapterTrainingArguments(**{"per_device_train_batch_size": 4, **changes})
 
 
+def drawn_from(negatives, num_negatives):
+    return {"negatives": negatives, **({"num_negatives": num_negatives} if negatives == "corpus" else {})}
+
+
 @given(judgements, st.sampled_from(["corpus", "given"]), st.integers(1, 12))
 def test_a_batch_holds_its_pairs_and_never_a_positive_as_a_negative(qrels, negatives, num_negatives):
     split = make_split(qrels)
@@ -63,7 +67,7 @@ def test_a_batch_holds_its_pairs_and_never_a_positive_as_a_negative(qrels, negat
         with pytest.raises(ValueError, match=r"no document judged not relevant"):
             BatchSampler(split, arguments(negatives=negatives))
         return
-    sampler = BatchSampler(split, arguments(negatives=negatives, num_negatives=num_negatives))
+    sampler = BatchSampler(split, arguments(**drawn_from(negatives, num_negatives)))
     for _ in range(3):
         batch = sampler.next()
         pairs = {
@@ -152,7 +156,7 @@ def test_memory_grows_with_the_pairs_and_not_with_the_longest_row():
     )
     before = peak_memory(reset=True)
     for negatives in ("corpus", "given"):
-        args = AdapterTrainingArguments(negatives=negatives, num_negatives=64, per_device_train_batch_size=32)
+        args = arguments(**drawn_from(negatives, 64), per_device_train_batch_size=32)
         GradientFit(split, args).step()
     name = MapName("a", "1")
     small = split.subset(torch.arange(num_queries) < 40)
