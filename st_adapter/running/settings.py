@@ -207,6 +207,10 @@ def opened(
     Args:
         model: it, or its name.
         device: where to open it; the best there is if None.
+
+    Raises:
+        OSError: there is no such folder, and the Hub has no such model, or cannot be reached.
+        ValueError: it is no name of a model, or of an adapter alone.
     """
     if not isinstance(model, str | Path):
         return model
@@ -221,7 +225,16 @@ def opened(
     place = output.model_path(str(model))
     if Path(place).is_dir():
         check_sizes(Path(place))
-    loaded = SentenceTransformer(place, device=device and str(device))
+    try:
+        loaded = SentenceTransformer(place, device=device and str(device))
+    except (OSError, ValueError) as error:
+        if Path(place).is_dir():
+            raise
+        reason, kind = " ".join(str(error).split())[:300], OSError if isinstance(error, OSError) else ValueError
+        raise kind(
+            f"There is no folder {place} here, and it could not be opened from the Hub: {reason} Check the spelling, "
+            "the connection, and whether it needs `hf auth login`."
+        ) from error
     remember_origin(loaded, place)
     return loaded
 

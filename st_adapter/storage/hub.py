@@ -76,7 +76,7 @@ def download(
         ConnectionError: it may work if tried again.
         ValueError: there is no such repository or revision, or it may not be read.
     """
-    what = f"{repo_id} (revision {revision or MAIN}) could not be read from the Hub"
+    what = f"There is no folder {repo_id} here, and it could not be read from the Hub (revision {revision or MAIN})"
     if Path(repo_id).is_absolute() or repo_id.count("/") > 1:
         raise ValueError(f"{repo_id} is neither a folder nor a Hub id such as user/name.")
     # The environment variable that SentenceTransformer reads too; what it fetched is not fetched again.

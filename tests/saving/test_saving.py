@@ -934,3 +934,19 @@ def test_a_folder_that_goes_while_its_files_are_listed_is_one_clear_error(tiny_m
     monkeypatch.setattr("st_adapter.storage.paths.os.scandir", gone)
     with pytest.raises(ValueError, match="was replaced while it was read: .* is gone. Open it again"):
         from_pretrained(target, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["out/adapter", "adapter", "./adapter"])
+@pytest.mark.parametrize(
+    ("open_it", "unreachable"),
+    [
+        (QueryAdapter.from_pretrained, ConnectionError),
+        (from_pretrained, ConnectionError),
+        (lambda name: st_adapter.train(name, "pairs.csv"), OSError),
+    ],
+)
+def test_a_folder_that_is_not_there_is_said_before_the_hub_is_blamed(open_it, unreachable, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((OSError, ValueError), match=f"There is no folder {name} here, and .*Hub") as error:
+        open_it(name)
+    assert name.startswith(".") or isinstance(error.value, unreachable)
