@@ -168,7 +168,7 @@ def measure(
 ) -> dict[str, Any]:
     """One run: all ways on test, the verdicts, and what was chosen."""
     clock, options = Clock(), RunOptions(non_inferior=MARGIN)
-    settings = Settings("auto", seed, 0.05, None, None, material.cache_dir, 32, "fp32", False, options)
+    settings = Settings("auto", seed, 0.05, None, None, material.cache_dir, False, options)
     base = query_model_base(ModelBase(material.model), ModelBase(model), to_measure=query_model == STATIC)
     pair = bridged(base, material.dataset(name), settings, clock)
     pseudo_queries = pair.pseudo_queries()

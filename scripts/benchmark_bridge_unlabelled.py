@@ -67,7 +67,7 @@ def measure(material: Material, name: str, model: SentenceTransformer) -> dict[s
     base = query_model_base(ModelBase(material.model), ModelBase(model))
     pairs: dict[str, Bridged] = {}
     for way, options in OPTIONS.items():
-        settings = Settings("auto", 0, 0.05, None, None, material.cache_dir, 32, "fp32", False, options)
+        settings = Settings("auto", 0, 0.05, None, None, material.cache_dir, False, options)
         pairs[way] = bridged(base, material.dataset(name), settings, Clock())
     ways: dict[str, PerQuery] = {"status quo": evaluate(material.embedded(name)["test"]).base}
     ways |= {way: evaluate(pair.data.embedded["test"]).base for way, pair in pairs.items()}

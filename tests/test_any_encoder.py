@@ -330,7 +330,7 @@ def test_other_models_have_no_address(server, pairs_file, tiny_model_path, finis
     assert "--base-url is for models behind an endpoint, --model openai:NAME, but --model is" in message
     assert "without a name" in refused(capsys, "train", "--model", "openai:", "--base-url", server.url, *given)
     message = refused(capsys, "evaluate", "--model", finished / "out", "--data", pairs_file)
-    assert "out holds an adapter alone, but this command opens a whole model" in message
+    assert "out, which holds an adapter alone, but this command opens a whole model" in message
     message = refused(capsys, "evaluate", "--model", f"openai:{MODEL}", "--data", pairs_file)
     assert "an endpoint, but this command opens a saved model" in message
     monkeypatch.delenv("OPENAI_API_KEY")

@@ -173,24 +173,24 @@ def test_a_cache_that_cannot_be_made_is_done_without(tiny_model, pairs_file, tmp
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no/such/folder", "There is no folder no/such/folder. Name the folder of a model, or a Hub id"),
-        ("./missing", "There is no folder ./missing."),
-        ("user/missing", "There is no folder user/missing and no such model on the Hub that can be read"),
-        ("missing", "There is no folder missing and no such model on the Hub that can be read"),
+        ("no/such/folder", "is no/such/folder, but there is no such folder. Name the folder of a model, or a Hub id"),
+        ("./missing", "is ./missing, but there is no such folder."),
+        ("user/missing", "is user/missing, but there is no such folder, and no such model on the Hub that can be read"),
+        ("missing", "is missing, but there is no such folder, and no such model on the Hub that can be read"),
     ],
 )
 def test_a_model_that_is_not_there(name, message, pairs_file, tmp_path, capsys):
     for command in ("train", "evaluate"):
         said = refused(capsys, command, "--model", name, "--data", pairs_file)
-        assert message in said
-    assert message in refused(capsys, "check", "json:dumps", "json:dumps", "--model", name)
+        assert f"--model {message}" in said
+    assert f"--model {message}" in refused(capsys, "check", "json:dumps", "json:dumps", "--model", name)
 
 
 def test_a_folder_or_file_without_a_model(pairs_file, tmp_path, capsys):
     said = refused(capsys, "train", "--model", tmp_path, "--data", pairs_file)
-    assert f"The folder {tmp_path} holds no model" in said
+    assert f"--model is the folder {tmp_path}, which holds no model" in said
     said = refused(capsys, "train", "--model", pairs_file, "--data", pairs_file)
-    assert "is a file, but --model expects the folder of a model or a Hub id" in said
+    assert f"--model is {pairs_file}, a file, but the folder of a model or a Hub id is expected" in said
 
 
 def test_a_revision_is_for_the_hub(tiny_model_path, pairs_file, capsys):

@@ -47,7 +47,7 @@ from st_adapter.errors import InputError
 from st_adapter.evidence.output_folder import model_path
 from st_adapter.evidence.tables import print_changes
 from st_adapter.running.run import train as run_training
-from st_adapter.running.settings import RunOptions
+from st_adapter.running.settings import RunOptions, Settings, check_query_model, check_settings
 from st_adapter.saving.alone import check_may_push_adapter, is_adapter_alone, push_adapter_folder
 from st_adapter.saving.push import check_may_push, push_folder
 from st_adapter.stacks.check import check_stack, load_function
@@ -60,45 +60,21 @@ _NOT_BETTER, _WRONG_STACK = 3, 4
 
 def train(options: TrainOptions) -> int:
     """Fit, test, evaluate and save."""
-    fitting, output, reading, embedding = options.fitting, options.output, options.reading, options.embedding
-    args = options.gradient.arguments() if options.method == "gradient" else None
-    _refuse_unused(options.gradient, options.method)
+    output, embedding, query_model = options.output, options.embedding, options.querying.query_model
+    with_base = options.model != NO_MODEL
+    settings = _settings(options)
+    check_settings(settings)
+    check_query_model(settings, query_model, with_base)
     if output.push_to_hub is not None:
         check_can_write(output.push_to_hub, output.token)
         if not output.overwrite:
-            alone = is_endpoint(options.model) and options.querying.query_model is None
+            alone = is_endpoint(options.model) and query_model is None
             (check_may_push_adapter if alone else check_may_push)(output.push_to_hub, output.token)
-    base_model = None if options.model == NO_MODEL else open_base_or_deployed(options.model, embedding)
+    opened_query_model = open_query_model(query_model, embedding)
+    base_model = open_base_or_deployed(options.model, embedding) if with_base else None
     dataset = load_for_training(options)
     print_dataset(dataset)
-    querying = options.querying
-    result = run_training(
-        base_model,
-        dataset,
-        query_model=open_query_model(querying.query_model, embedding),
-        teacher=fitting.teacher,
-        method=options.method,
-        seed=options.seed,
-        alpha=fitting.alpha,
-        args=args,
-        output_dir=options.output_dir,
-        **embedding.arguments(run_here=not is_endpoint(options.model)),
-        show_progress_bar=not output.disable_tqdm,
-        options=RunOptions(
-            drop_leaks=reading.drop_leaks,
-            without_labels=fitting.without_labels,
-            unlabelled_queries=fitting.unlabelled_queries,
-            allow_other_vectors=reading.allow_other_vectors,
-            paraphrase_threshold=reading.paraphrase_threshold,
-            resume_from_checkpoint=options.gradient.resume_from_checkpoint,
-            save_base=output.save_base,
-            onnx=output.onnx,
-            base_model=None if options.model == NO_MODEL else model_path(options.model),
-            opened_with=embedding.opened_with(),
-            non_inferior=querying.non_inferior,
-            reference_run=querying.reference_run,
-        ),
-    )
+    result = run_training(base_model, dataset, query_model=opened_query_model, **vars(settings))
     print_leaks(dataset, result)
     print_result(result)
     make_report(result.run_dir)
@@ -109,7 +85,7 @@ def train(options: TrainOptions) -> int:
         console.print("Nothing was uploaded, as the verdict is not to deploy it. `st-adapter push` does all the same.")
     elif output.push_to_hub is not None and saved is not None:
         _push_trained(saved, options)
-    return _NOT_BETTER if fitting.fail_if_not_better and verdict.decision != "deploy" else 0
+    return _NOT_BETTER if options.fitting.fail_if_not_better and verdict.decision != "deploy" else 0
 
 
 def demo(options: DemoOptions) -> int:
@@ -146,6 +122,36 @@ def check(options: CheckOptions) -> int:
     result = check_stack(model, *functions, task=options.task, tolerance=options.tolerance)
     console.print(result.summary(), highlight=False, markup=False, soft_wrap=True)
     return 0 if result.ok else _WRONG_STACK
+
+
+def _settings(options: TrainOptions) -> Settings:
+    """What the flags say besides model and data, which is checked before these are opened."""
+    fitting, reading, embedding, querying = options.fitting, options.reading, options.embedding, options.querying
+    _refuse_unused(options.gradient, options.method)
+    return Settings(
+        method=options.method,
+        seed=options.seed,
+        alpha=fitting.alpha,
+        args=options.gradient.arguments() if options.method == "gradient" else None,
+        output_dir=Path(options.output_dir),
+        **embedding.arguments(run_here=not is_endpoint(options.model)),
+        show_progress_bar=not options.output.disable_tqdm,
+        teacher=fitting.teacher,
+        options=RunOptions(
+            drop_leaks=reading.drop_leaks,
+            without_labels=fitting.without_labels,
+            unlabelled_queries=fitting.unlabelled_queries,
+            allow_other_vectors=reading.allow_other_vectors,
+            paraphrase_threshold=reading.paraphrase_threshold,
+            resume_from_checkpoint=options.gradient.resume_from_checkpoint,
+            save_base=options.output.save_base,
+            onnx=options.output.onnx,
+            base_model=None if options.model == NO_MODEL else model_path(options.model),
+            opened_with=embedding.opened_with(),
+            non_inferior=querying.non_inferior,
+            reference_run=querying.reference_run,
+        ),
+    )
 
 
 def _refuse_unused(gradient: GradientOptions, method: Method) -> None:

@@ -117,7 +117,7 @@ def _open_other(options: EvaluateOptions, saved: SentenceTransformer) -> Sentenc
     alone = adapter_alone(name)
     if alone is not None:
         return QueryAdapter.from_pretrained(alone)
-    other = open_model(model_path(name), replace(options.embedding, revision=None))
+    other = open_model(model_path(name), replace(options.embedding, revision=None), "--against")
     check_same_documents(documents_model(saved), documents_model(other), name)
     return other
 

@@ -23,7 +23,7 @@ from st_adapter.saving.declared_sizes import check_sizes
 from st_adapter.saving.deployed import taken_apart
 from st_adapter.saving.folder import is_saved_model, read_saved
 from st_adapter.saving.opening import from_pretrained
-from st_adapter.saving.query_base import STATIC
+from st_adapter.saving.query_base import STATIC, check_has_no_adapter
 from st_adapter.storage.manifest import is_vector_folder
 from st_adapter.stores import is_address, open_store
 from st_adapter.stores.folder import DEFAULT_MEMORY, VectorFolder
@@ -138,7 +138,9 @@ def open_query_model(model: str | None, options: EmbeddingOptions) -> SentenceTr
     """Open the model that is to embed queries; the flags for prompts, sizes and revisions are --model's."""
     if model is None or model == STATIC:
         return model
-    return open_model(model_path(model), EmbeddingOptions(device=options.device))
+    opened = open_model(model_path(model), EmbeddingOptions(device=options.device), "--query-model")
+    check_has_no_adapter(opened)
+    return opened
 
 
 def _open_endpoint(model: str, options: EmbeddingOptions) -> OpenAIEncoder:
@@ -169,7 +171,7 @@ def _open_endpoint(model: str, options: EmbeddingOptions) -> OpenAIEncoder:
     )
 
 
-def open_model(model: str, options: EmbeddingOptions) -> SentenceTransformer:
+def open_model(model: str, options: EmbeddingOptions, flag: str = "--model") -> SentenceTransformer:
     """Open any model that a flag names, as the other flags say."""
     device = options.device
     if device is not None:
@@ -178,7 +180,7 @@ def open_model(model: str, options: EmbeddingOptions) -> SentenceTransformer:
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"The device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     folder = Path(model)
-    _check_model_name(model, options)
+    _check_model_name(model, options, flag)
     arguments: dict[str, Any] = {
         "device": device,
         "revision": options.revision,
@@ -192,22 +194,22 @@ def open_model(model: str, options: EmbeddingOptions) -> SentenceTransformer:
     except (OSError, ValueError) as error:
         if isinstance(error, InputError) or (folder.is_dir() and "trust_remote_code" not in str(error)):
             raise
-        raise _not_opened(model, options, error) from error
+        raise _not_opened(model, options, flag, error) from error
     remember_origin(opened, model)
     return set_options(opened, options)
 
 
-def _check_model_name(model: str, options: EmbeddingOptions) -> None:
-    """Check what --model names as far as it can be seen without asking the Hub."""
+def _check_model_name(model: str, options: EmbeddingOptions, flag: str) -> None:
+    """Check what a flag names as far as it can be seen without asking the Hub."""
     folder = Path(model)
     if is_endpoint(model):
-        raise ValueError(f"--model is {model}, an endpoint, but this command opens a saved model: a folder or Hub id.")
+        raise ValueError(f"{flag} is {model}, an endpoint, but this command opens a saved model: a folder or Hub id.")
     if options.base_url is not None:
-        raise ValueError(f"--base-url is for models behind an endpoint, --model openai:NAME, but --model is {model}.")
+        raise ValueError(f"--base-url is for models behind an endpoint, --model openai:NAME, but {flag} is {model}.")
     if adapter_alone(model) is not None:
         raise ValueError(
-            f"{model} holds an adapter alone, but this command opens a whole model. Apply it to query embeddings: "
-            "QueryAdapter.from_pretrained(...).transform(query_embeddings)."
+            f"{flag} is {model}, which holds an adapter alone, but this command opens a whole model. Apply it to query "
+            "embeddings: QueryAdapter.from_pretrained(...).transform(query_embeddings)."
         )
     if folder.is_dir():
         if options.revision is not None:
@@ -215,20 +217,23 @@ def _check_model_name(model: str, options: EmbeddingOptions) -> None:
         if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
             if (current_run(folder) / RESULTS_FILE).is_file():
                 raise ValueError(
-                    f"{model} is the output of st-adapter train, but the run in use saved no model. `st-adapter list` "
-                    "shows the runs and their verdicts."
+                    f"{flag} is {model}, the output of st-adapter train, but the run in use saved no model. "
+                    "`st-adapter list` shows the runs and their verdicts."
                 )
             raise ValueError(
-                f"The folder {model} holds no model: there is neither a modules.json nor a config.json in it. Name the "
-                "folder of a Sentence Transformers model, or a Hub id."
+                f"{flag} is the folder {model}, which holds no model: there is neither a modules.json nor a "
+                "config.json in it. Name the folder of a Sentence Transformers model, or a Hub id."
             )
     elif folder.exists():
-        raise ValueError(f"{model} is a file, but --model expects the folder of a model or a Hub id.")
+        raise ValueError(f"{flag} is {model}, a file, but the folder of a model or a Hub id is expected.")
     elif folder.is_absolute() or model.startswith((".", "~")) or model.endswith("/") or model.count("/") > 1:
-        raise ValueError(f"There is no folder {model}. Name the folder of a model, or a Hub id such as user/name.")
+        raise ValueError(
+            f"{flag} is {model}, but there is no such folder. Name the folder of a model, or a Hub id such as "
+            "user/name."
+        )
 
 
-def _not_opened(model: str, options: EmbeddingOptions, error: Exception) -> ValueError:
+def _not_opened(model: str, options: EmbeddingOptions, flag: str, error: Exception) -> ValueError:
     if "trust_remote_code" in str(error) and not options.trust_remote_code:
         return ValueError(
             f"{model} comes with code of its own, which is not run unless you trust it. Read it, and if you do, add "
@@ -237,8 +242,8 @@ def _not_opened(model: str, options: EmbeddingOptions, error: Exception) -> Valu
     revision = f" (revision {options.revision})" if options.revision else ""
     reason = " ".join(str(error).split())[:300]
     return ValueError(
-        f"There is no folder {model} and no such model{revision} on the Hub that can be read ({reason}). Check the "
-        "spelling, the connection, and whether it needs `hf auth login`."
+        f"{flag} is {model}, but there is no such folder, and no such model{revision} on the Hub that can be read "
+        f"({reason}). Check the spelling, the connection, and whether it needs `hf auth login`."
     )
 
 

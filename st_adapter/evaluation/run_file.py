@@ -23,6 +23,17 @@ _COLUMNS = 6
 _MAX_BYTES = 1 << 30
 
 
+def check_run_file(path: str | Path) -> None:
+    """Check what can be told of a run without reading it.
+
+    Raises:
+        ValueError: it is missing, or too large.
+    """
+    path = Path(path)
+    if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{path} is no file of at most 1 GiB, but a TREC run is expected. Name the run's file.")
+
+
 def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     """Read ``query_id Q0 corpus_id rank score tag``, one hit a line; the score says the order, as in ``trec_eval``.
 
@@ -30,8 +41,7 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
         ValueError: it is missing, or a line is none of a run.
     """
     path = Path(path)
-    if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"{path} is no file of at most 1 GiB, but a TREC run is expected. Name the run's file.")
+    check_run_file(path)
     run: dict[str, dict[str, float]] = {}
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):

@@ -125,10 +125,10 @@ def train(
         'saved'
     """
     folder, options = None if output_dir is None else Path(output_dir), RunOptions() if options is None else options
-    how = (alpha, args, folder, cache_dir, as_whole(batch_size), precision, show_progress_bar, options)
-    settings = Settings(method, as_whole(seed), *how, teacher=teacher)
+    how = (alpha, args, folder, cache_dir, show_progress_bar, options, teacher)
+    settings = Settings(method, as_whole(seed), *how, as_whole(batch_size), precision)
     check_settings(settings)
-    check_query_model(settings, query_model is not None, model is not None)
+    check_query_model(settings, query_model, model is not None)
     base, in_use = _base(model, query_model, settings)
     check_deployed(settings, in_use, query_model is not None)
     dataset = dataset if isinstance(dataset, RetrievalDataset) else RetrievalDataset.load(dataset, seed=seed)

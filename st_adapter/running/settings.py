@@ -20,11 +20,13 @@ from st_adapter.embeddings.origin import remember_origin
 from st_adapter.embeddings.teacher import TeacherModel, open_teacher
 from st_adapter.embeddings.teaching import School
 from st_adapter.errors import InputError, setting_error
+from st_adapter.evaluation.run_file import check_run_file
 from st_adapter.evidence import output_folder as output
 from st_adapter.fitting.arguments import AdapterTrainingArguments
 from st_adapter.fitting.auto import check_learns_from_teacher, check_seed_and_level
 from st_adapter.saving.base import Base
 from st_adapter.saving.declared_sizes import check_sizes
+from st_adapter.saving.query_base import STATIC, nothing_to_distil
 from st_adapter.storage.writing import check_writable
 
 
@@ -79,7 +81,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Settings:
-    """The arguments of ``train`` besides model and data."""
+    """The arguments of ``train`` besides models and data, under the same names."""
 
     method: Method
     seed: int
@@ -87,11 +89,11 @@ class Settings:
     args: AdapterTrainingArguments | None
     output_dir: Path | None
     cache_dir: str | os.PathLike[str] | None
-    batch_size: int
-    precision: Precision
     show_progress_bar: bool
     options: RunOptions
     teacher: TeacherModel | str | Path | None = None
+    batch_size: int = 32
+    precision: Precision = "fp32"
 
 
 def check_settings(settings: Settings) -> None:
@@ -131,24 +133,26 @@ def check_settings(settings: Settings) -> None:
     check_seed_and_level(settings.seed, settings.alpha)
 
 
-def check_query_model(settings: Settings, given: bool, with_base: bool) -> None:
+def check_query_model(settings: Settings, query_model: object, with_base: bool) -> None:
     """Check what only a run with a query model takes, and what such a run does not.
 
     Args:
         settings: of the run.
-        given: whether there is a query model.
+        query_model: it, or what it is called; None if there is none.
         with_base: whether there is a model of the documents.
 
     Raises:
         ValueError: settings do not fit together.
     """
-    options = settings.options
+    options, given = settings.options, query_model is not None
     if not given and not with_base:
         raise InputError(
             "There is no model.",
             python="Pass the base model first, or, for documents with vectors, query_model.",
             flags="Name one with --model.",
         )
+    if query_model == STATIC and not with_base:
+        raise nothing_to_distil()
     if not given and settings.teacher is None and options.unlabelled_queries is not None:
         raise InputError(
             "There are queries without labels, but no teacher and no query model, and nothing else learns from them.",
@@ -182,6 +186,8 @@ def _check_compared(options: RunOptions, given: bool) -> None:
     """Check what was said of the comparison with the status quo, if anything was."""
     if not options.non_inferior and options.reference_run is None:
         return
+    if options.reference_run is not None:
+        check_run_file(options.reference_run)
     name = "non_inferior" if options.non_inferior else "reference_run"
     flag = f"--{name.replace('_', '-')}"
     if not given:

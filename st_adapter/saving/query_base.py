@@ -182,13 +182,18 @@ def static_query_model(documents: Base | None, cache_dir: str | os.PathLike[str]
         ValueError: there is no Sentence Transformers model to distil it from.
     """
     if not isinstance(documents, ModelBase):
-        raise InputError(
-            f"The query model {STATIC!r} is distilled from the model of the documents, which has to be there, as a "
-            "Sentence Transformers model.",
-            python="Pass that model first, or another query_model.",
-            flags="Name that model with --model, or another one with --query-model.",
-        )
+        raise nothing_to_distil()
     return distilled(documents.model, cache_dir)
+
+
+def nothing_to_distil() -> InputError:
+    """There is no Sentence Transformers model that ``static`` could be distilled from."""
+    return InputError(
+        f"The query model {STATIC!r} is distilled from the model of the documents, which has to be there, as a "
+        "Sentence Transformers model.",
+        python="Pass that model first, or another query_model.",
+        flags="Name that model with --model, or another one with --query-model.",
+    )
 
 
 def query_model_base(status_quo: Base | None, queries: Base, *, to_measure: bool = False) -> QueryModelBase:
@@ -208,13 +213,20 @@ def query_model_base(status_quo: Base | None, queries: Base, *, to_measure: bool
             python="Pass a SentenceTransformer, a Hub id or a folder as query_model.",
             flags="Name a Sentence Transformers model with --query-model.",
         )
-    folder = saved_folder(queries.model)
+    check_has_no_adapter(queries.model)
+    return QueryModelBase(status_quo, queries, to_measure=to_measure)
+
+
+def check_has_no_adapter(query_model: SentenceTransformer) -> None:
+    """Raise InputError if a query model has an adapter, or routes, already.
+
+    What the adapter was fitted on may be what the new one is measured on.
+    """
+    folder = saved_folder(query_model)
     has_adapter = folder is not None and read_saved(folder).has_adapter
-    if has_adapter or any(isinstance(module, Router | QueryAdapter) for module in queries.model.modules()):
-        # What it was fitted on may be what is measured here.
+    if has_adapter or any(isinstance(module, Router | QueryAdapter) for module in query_model.modules()):
         raise InputError(
             "The query model has an adapter or routes already, but queries go through one model and one adapter.",
             python="Pass the model that it was made from as query_model.",
             flags="Name the model that it was made from with --query-model.",
         )
-    return QueryModelBase(status_quo, queries, to_measure=to_measure)

@@ -294,4 +294,5 @@ def test_what_cannot_be_compared_is_refused_in_the_words_of_the_command_line(pla
     said = " ".join(capsys.readouterr().err.split())
     assert "have other vectors (the weights differ" in said and "flags such as --truncate-dim open both" in said
     assert run(places, "--against", places / "nowhere", "--data", places / "fresh.csv") == 2
-    assert "There is no folder" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"--against is {places / 'nowhere'}, but there is no such folder" in said

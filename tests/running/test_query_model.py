@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 import st_adapter
 from problems import split_of, unit_rows
 from st_adapter import QueryAdapter, RetrievalDataset, embed, from_pretrained
+from st_adapter.cli import commands
 from st_adapter.cli.entry import main
 from st_adapter.cli.tables import print_result
 from st_adapter.embeddings.fingerprint import model_fingerprint
@@ -43,6 +44,7 @@ from st_adapter.fitting.folds import labelled_split
 from st_adapter.fitting.taught_bridge import taught_by_both
 from st_adapter.running import bridging
 from st_adapter.running.settings import RunOptions
+from st_adapter.saving.alone import save_adapter
 from st_adapter.saving.joined import parted
 
 COLORS = "red green blue black white old new big small fast".split()
@@ -618,7 +620,7 @@ def test_a_run_file_is_read_before_anything_is_embedded(
 
 
 def test_a_query_model_with_an_adapter_is_called_by_its_own_name(
-    documents, dataset, pairs, tiny_flat_model_path, tmp_path, capsys, monkeypatch
+    documents, dataset, tiny_flat_model_path, tmp_path, capsys
 ):
     base = SentenceTransformer(str(tiny_flat_model_path), device="cpu")
     adapted = st_adapter.attach(base, QueryAdapter(32))
@@ -629,8 +631,45 @@ def test_a_query_model_with_an_adapter_is_called_by_its_own_name(
     with pytest.raises(ValueError, match="The query model has an adapter or routes already"):
         st_adapter.train(documents, dataset, query_model=twin, cache_dir=tmp_path, **QUIET)
     st_adapter.save_pretrained(base, QueryAdapter(32), tmp_path / "m")
-    words = ["train", "--model", str(tiny_flat_model_path), "--query-model", str(tmp_path / "m"), "--data", "pairs.csv"]
-    pairs.to_csv(tmp_path / "pairs.csv", index=False)
-    monkeypatch.chdir(tmp_path)
+    words = ["train", "--model", "not/opened/yet", "--query-model", str(tmp_path / "m"), "--data", "not/read/yet.csv"]
     assert main(words) == 2
     assert "Name the model that it was made from with --query-model" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--query-model", "openai:foo"], "--query-model is openai:foo, an endpoint, but"),
+        (["--query-model", "/nonexistent"], "--query-model is /nonexistent, but there is no such folder"),
+        (["--query-model", "user/none"], "--query-model is user/none, but there is no such folder, and no such model"),
+        (["--query-model", "empty"], "--query-model is the folder empty, which holds no model"),
+        (["--query-model", "adapter"], "--query-model is adapter, which holds an adapter alone"),
+        (["--query-model", "pairs.csv"], "--query-model is pairs.csv, a file, but"),
+        (["--query-model", "MODEL", "--teacher", "any"], "Leave --teacher or --query-model out"),
+        (["--query-model", "MODEL", "--method", "gradient"], "Leave --method gradient out"),
+        (["--non-inferior", "0.1"], "Add --query-model, or leave --non-inferior out"),
+        (["--query-model", "MODEL", "--non-inferior", "1"], "--non-inferior is 1.0, but has to be"),
+        (["--query-model", "MODEL", "--reference-run", "no.run"], "no.run is no file of at most 1 GiB"),
+        (["--query-model", "static", "--model", "none"], "Name that model with --model, or another one"),
+        (["--seed", "-1"], "--seed is -1, but has to be"),
+        (["--alpha", "2"], "--alpha is 2.0, but has to be"),
+        (["--method", "gradient", "--rank", "4"], "--rank is 4, but only --kind low_rank has a use for it"),
+    ],
+)
+def test_what_flags_alone_tell_is_said_before_anything_is_opened(
+    words, message, tiny_flat_model_path, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pairs.csv").touch()
+    save_adapter(QueryAdapter(32), tmp_path / "adapter")
+
+    def opened(*_, **__):
+        raise AssertionError("something was opened")
+
+    for name in ("open_base_or_deployed", "load_for_training"):
+        monkeypatch.setattr(commands, name, opened)
+    model = ["--model", "any"] if "--model" not in words else []
+    words = [str(tiny_flat_model_path) if word == "MODEL" else word for word in words]
+    assert main(["train", *model, "--data", "pairs.csv", "--device", "cpu", *words]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
