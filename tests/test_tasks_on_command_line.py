@@ -97,7 +97,7 @@ def test_each_is_evaluated_as_if_it_were_alone(both, runs, pairs, tmp_path, caps
     words = ["evaluate", "--model", chosen, "--data", pairs, "--cache-dir", tmp_path]
     assert cli.main([str(word) for word in words]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "The adapter of encode_query is measured, of those for 'legal' and 'support'; --task names another." in said
+    assert "The adapter of encode_query is measured, of those for 'legal', 'support'; --task names another." in said
     alone = refused(capsys, "evaluate", "--model", runs / "legal", "--data", pairs, "--task", "legal")
     assert "does not have adapters for several tasks. Leave --task out." in alone
 
