@@ -34,6 +34,8 @@ def embed(options: EmbedOptions) -> int:
         options.output,
         FolderSettings(options.dtype, options.engine.part_size, engine),
     )
+    for note in folder.notes:
+        console.print(f"  note: {escape(note)}", style="dim")
     size = sum(part.path.stat().st_size for part in folder.parts)
     console.print(
         f"{folder.count:,} vectors of {folder.dimension} dimensions in [bold]{escape(folder.address)}[/bold] "

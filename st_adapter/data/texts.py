@@ -11,7 +11,7 @@ from typing import Literal
 
 import pandas as pd
 
-from st_adapter.data.columns import CORPUS_COLUMNS, QUERIES_COLUMNS, find_columns
+from st_adapter.data.columns import CORPUS_COLUMNS, QUERIES_COLUMNS, check_mapping, find_columns
 from st_adapter.data.files import data_files, read_file, readable_files
 from st_adapter.data.layout import laid_out_part
 from st_adapter.data.sources import DataSource, read_source
@@ -22,10 +22,17 @@ _ROLES = ("id", "text", "title")
 
 @dataclass(frozen=True)
 class Texts:
-    """n texts and their ids."""
+    """n texts and their ids.
+
+    Attributes:
+        ids: n ids.
+        texts: n texts.
+        num_empty: rows without a text, which were left out.
+    """
 
     ids: list[str]
     texts: list[str]
+    num_empty: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -36,7 +43,7 @@ class TextSource:
     """Queries or documents with their ids, in a table, a file, the files of a folder, or a data set of the Hub.
 
     Of a folder one file is read at a time, in the order of their names. A data set in the BEIR form has both, and the
-    ones that are asked for are taken. Texts that are empty are left out.
+    ones that are asked for are taken. Texts that are empty are left out and counted.
 
     Attributes:
         source: as ``RetrievalDataset.load`` takes a corpus.
@@ -56,7 +63,8 @@ class TextSource:
         """The texts of one file after the other.
 
         Raises:
-            ValueError: a file cannot be read, has no column of ids or texts, or holds something else than texts.
+            ValueError: a file cannot be read, has no column of ids or texts, or not one that was named, or holds
+                something else than texts; or a role was named that this part does not have.
         """
         if len(self._files) <= 1:
             yield self._alone
@@ -85,12 +93,16 @@ class TextSource:
         read = [
             self._of_frame(frame, {role: usual[role] for role in _ROLES if role in usual}, where) for frame in frames
         ]
-        return Texts([one for each in read for one in each.ids], [one for each in read for one in each.texts])
+        return Texts(
+            [one for each in read for one in each.ids],
+            [one for each in read for one in each.texts],
+            sum(each.num_empty for each in read),
+        )
 
     def _of_frame(self, frame: pd.DataFrame, usual: Mapping[str, tuple[str, ...]], where: str) -> Texts:
         if frame.empty:
             return Texts([], [])
-        named = {role: column for role, column in self.columns.items() if role in usual}
-        found = find_columns(frame, usual, named, where, optional=("title",))
+        check_mapping(self.columns, usual, [frame])
+        found = find_columns(frame, usual, self.columns, where, optional=("title",))
         table = laid_out_part(self.part, frame, found, judged=set()).table
-        return Texts(table["id"].tolist(), table["text"].tolist())
+        return Texts(table["id"].tolist(), table["text"].tolist(), len(frame) - len(table))

@@ -15,21 +15,22 @@ from tqdm.auto import tqdm
 
 from st_adapter.data.texts import TextSource
 from st_adapter.embeddings.embedding import as_encoder
-from st_adapter.embeddings.encoder import Encoder
+from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder
 from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.local_engine import embed_here
-from st_adapter.embeddings.part_writer import Chunk, PartWriter
+from st_adapter.embeddings.part_writer import Chunk, PartWriter, text_hash
 from st_adapter.embeddings.roles import Role
 from st_adapter.errors import InputError, setting_error
 from st_adapter.storage.manifest import MANIFEST_FILE, Manifest, StoredDtype, is_vector_folder, only_writer
 from st_adapter.storage.vector_parts import MAX_ROWS, SUFFIX
 from st_adapter.storage.writing import check_writable
-from st_adapter.stores.folder import VectorFolder, read_parts_of
+from st_adapter.stores.folder import VectorFolder, read_parts_of, refuse_copies
 from st_adapter.words import counted, first_three
 
 # What embeds chunks and writes their parts; it tells how many more texts are done.
 Engine: TypeAlias = Callable[[Encoder, PartWriter, Iterable[Chunk], Callable[[int], object]], None]
 PART_TEXTS = 2048
+_NOUNS = {"query": ("query", "queries"), "document": ("document", "documents")}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class FolderSettings:
     Attributes:
         dtype: in which the vectors are kept; float16 takes half the room, and moves a cosine by less than .001.
         part_size: texts in a part, 1 to 16,384: what a process that is killed loses at most.
-        engine: what runs the model, such as ``LocalEngine``.
+        engine: what runs the model, such as ``LocalEngine``; its ``check``, if it has one, is given the encoder before
+            anything is written.
         show_progress_bar: one bar over all texts.
     """
 
@@ -61,8 +63,8 @@ def embed_to_folder(
 ) -> VectorFolder:
     """Embed texts into a folder of vectors, from which they are read again by ``RetrievalDataset.load``.
 
-    The folder has parquet files of ``id`` and ``embedding``, and a manifest. What is there already is not embedded
-    again: a run that was cut off goes on, and to a finished folder what is new in the data is added.
+    The folder has parquet files of ``id``, ``text_hash`` and ``embedding``, and a manifest. What is there already is
+    not embedded again: a run that was cut off goes on, and to a finished folder what is new in the data is added.
 
     Args:
         model: base model, or any ``Encoder``.
@@ -70,10 +72,13 @@ def embed_to_folder(
         output: the folder: new, empty, or of these texts and this model.
         settings: how.
 
+    Returns:
+        The folder, opened; its ``notes`` say how many texts were empty and left out.
+
     Raises:
-        ValueError: an id stands twice in the data, the folder holds something else or vectors of another model, another
-            process writes to it, or there is no room for the vectors; all before anything is embedded. Or a vector is
-            not finite.
+        ValueError: an id stands twice in the data, the folder holds something else, vectors of another model or of
+            other texts under the same ids, another process writes to it, or there is no room for the vectors; all
+            before anything is embedded. Or a vector is not finite.
         OSError: a part cannot be written; those that were finished stay.
 
     Example:
@@ -86,27 +91,30 @@ def embed_to_folder(
     encoder = as_encoder(model)
     role: Role = "query" if source.part == "queries" else "document"
     check_writable(folder, "output")
-    wanted = _ids(source)
+    # An engine that is a mere function has nothing to check.
+    if (check := getattr(settings.engine, "check", None)) is not None:
+        check(encoder)
+    wanted, notes = _wanted(source, role)
     with only_writer(folder):
         manifest = _manifest(folder, encoder, role, settings.dtype)
-        done = _finished_ids(folder, manifest, wanted)
+        done = _finished(folder, manifest, wanted, notes)
         missing = len(wanted) - len(done)
         check_writable(folder, "output", num_bytes=missing * manifest.dimension * np.dtype(settings.dtype).itemsize)
         replace(manifest, count=None, normalized=None).write(folder)
         if missing:
-            size = min(settings.part_size, encoder.texts_per_answer or settings.part_size)
-            nouns = ("query", "queries") if role == "query" else ("document", "documents")
+            left = chunks(source, done, min(settings.part_size, encoder.texts_per_answer or settings.part_size))
             with tqdm(
                 total=len(wanted),
                 initial=len(done),
-                desc=f"Embedding {nouns[1]}",
+                desc=f"Embedding {_NOUNS[role][1]}",
                 unit="text",
                 disable=not settings.show_progress_bar,
             ) as progress:
-                writer = PartWriter(folder, role, settings.dtype)
-                settings.engine(encoder, writer, chunks(source, done, size), progress.update)
+                settings.engine(encoder, PartWriter(folder, role, settings.dtype), left, progress.update)
         _finish(folder, manifest, len(wanted))
-    return VectorFolder(folder)
+    made = VectorFolder(folder)
+    made.notes = tuple(notes)
+    return made
 
 
 def chunks(source: TextSource, done: pa.Array, size: int) -> Iterator[Chunk]:
@@ -127,17 +135,25 @@ def chunks(source: TextSource, done: pa.Array, size: int) -> Iterator[Chunk]:
         yield current
 
 
-def _ids(source: TextSource) -> pa.Array:
-    """All ids of the data.
+def _wanted(source: TextSource, role: Role) -> tuple[pa.Table, list[str]]:
+    """The ids of the data with the hashes of their texts, and notes on what was left out.
 
     Raises:
-        ValueError: one stands there twice, or there is none.
+        ValueError: an id stands there twice, or there is none.
     """
-    ids = pa.concat_arrays([pa.array(texts.ids, pa.large_string()) for texts in source])
-    if not len(ids):
+    read, num_empty = [_table([], [])], 0
+    for texts in source:
+        read.append(_table(texts.ids, [text_hash(text) for text in texts.texts]))
+        num_empty += texts.num_empty
+    wanted = pa.concat_tables(read).combine_chunks()
+    if not len(wanted):
         raise ValueError(f"There are no {source.part} with a text. Expected at least one.")
-    _refuse_twice(ids, "The data have", "Give each text an id of its own")
-    return ids
+    _refuse_twice(wanted["id"], "The data have", "Give each text an id of its own")
+    return wanted, [f"{counted(num_empty, *_NOUNS[role])} without text left out."] if num_empty else []
+
+
+def _table(ids: pa.Array | list[str], hashes: pa.Array | list[int]) -> pa.Table:
+    return pa.table({"id": pa.array(ids, pa.large_string()), "hash": pa.array(hashes, pa.uint64())})
 
 
 def _refuse_twice(ids: pa.Array, who: str, remedy: str) -> None:
@@ -148,13 +164,14 @@ def _refuse_twice(ids: pa.Array, who: str, remedy: str) -> None:
 
 
 def _manifest(folder: Path, encoder: Encoder, role: Role, dtype: StoredDtype) -> Manifest:
-    """The manifest of a new folder, or that of one that is to be gone on with.
+    """The manifest of a new folder, or that of one that is to be gone on with; one without a part is new.
 
     Raises:
         ValueError: the folder holds something else, or vectors of another model.
     """
     identity, prompt = encoder.identity, encoder.prompt(role)
-    ours = Manifest(identity.to_dict(), role, prompt, identity.dimension, dtype)
+    precision = encoder.precision if isinstance(encoder, SentenceTransformerEncoder) else None
+    ours = Manifest(identity.to_dict(), role, prompt, identity.dimension, dtype, precision=precision)
     if not is_vector_folder(folder):
         there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         if there:
@@ -164,6 +181,8 @@ def _manifest(folder: Path, encoder: Encoder, role: Role, dtype: StoredDtype) ->
                 flags="Choose another --output.",
             )
         return ours
+    if not any(folder.glob(f"part-*{SUFFIX}")):
+        return ours
     theirs = Manifest.read(folder)
     written = EncoderIdentity.from_dict(dict(theirs.encoder))
     differ = written.difference(identity) if role == "query" else written.document_difference(identity)
@@ -172,6 +191,8 @@ def _manifest(folder: Path, encoder: Encoder, role: Role, dtype: StoredDtype) ->
         ("role", theirs.role, role),
         ("prompt", theirs.prompt, prompt),
         ("dtype", theirs.dtype, dtype),
+        # A folder of before does not know its own.
+        ("precision", theirs.precision or precision, precision),
     ):
         if before != now:
             problem = f"holds vectors of the {name} {before!r}, and this is {now!r}"
@@ -184,14 +205,16 @@ def _manifest(folder: Path, encoder: Encoder, role: Role, dtype: StoredDtype) ->
     return theirs
 
 
-def _finished_ids(folder: Path, manifest: Manifest, wanted: pa.Array) -> pa.Array:
-    """The ids that have a vector; what a writer that was killed left half written is removed."""
-    for leftover in folder.glob(f".part-*{SUFFIX}.*"):
-        leftover.unlink(missing_ok=True)
+def _finished(folder: Path, manifest: Manifest, wanted: pa.Table, notes: list[str]) -> pa.Array:
+    """The ids that have a vector, of the texts that they have now; what could not be compared is added to the notes."""
+    _remove_unfinished(folder)
     parts = read_parts_of(folder, manifest)
-    done = pa.concat_arrays([pa.array([], pa.large_string()), *(part.ids.cast(pa.large_string()) for part in parts)])
-    _refuse_twice(done, f"The parts in {folder} have", "Delete one of the parts that hold them")
-    unknown = done.filter(pc.invert(pc.is_in(done, value_set=wanted)))
+    refuse_copies(parts)
+    each = (_table(part.ids.cast(pa.large_string()), part.text_hashes()) for part in parts)
+    done = pa.concat_tables([_table([], []), *each]).combine_chunks()
+    _refuse_twice(done["id"], f"The parts in {folder} have", "Delete one of the parts that hold them")
+    place = pc.index_in(done["id"], value_set=wanted["id"])
+    unknown = done["id"].filter(pc.is_null(place))
     if len(unknown):
         raise InputError(
             f"{folder} holds vectors for {counted(len(unknown), 'id')} that the data do not have: "
@@ -199,11 +222,31 @@ def _finished_ids(folder: Path, manifest: Manifest, wanted: pa.Array) -> pa.Arra
             python="Choose another output for other data.",
             flags="Choose another --output for other data.",
         )
-    return done
+    changed = done["id"].filter(pc.not_equal(wanted["hash"].take(place), done["hash"]))
+    if len(changed):
+        raise InputError(
+            f"{folder} holds vectors for {counted(len(changed), 'id')} whose texts are no longer those that were "
+            f"embedded: {first_three(changed[:4].to_pylist())}.",
+            python="Choose another output for the data as they are now.",
+            flags="Choose another --output for the data as they are now.",
+        )
+    if unhashed := done["hash"].null_count:
+        notes.append(
+            f"{counted(unhashed, 'vector')} in {folder} were written by an earlier version, without what tells whether "
+            "their texts have changed since: they were taken as they are."
+        )
+    return done["id"]
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what a writer that was killed left half written."""
+    for leftover in folder.glob(f".part-*{SUFFIX}.*"):
+        leftover.unlink(missing_ok=True)
 
 
 def _finish(folder: Path, manifest: Manifest, count: int) -> None:
     """Write into the manifest that all are there."""
+    _remove_unfinished(folder)
     parts = read_parts_of(folder, manifest)
     there = sum(part.count for part in parts)
     if there != count:

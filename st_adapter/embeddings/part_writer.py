@@ -16,7 +16,7 @@ from st_adapter.embeddings.encoder import Encoder, encode
 from st_adapter.embeddings.roles import Role
 from st_adapter.embeddings.tolerance import is_normalized
 from st_adapter.storage.manifest import StoredDtype
-from st_adapter.storage.vector_parts import SUFFIX, write_part
+from st_adapter.storage.vector_parts import part_name, write_part
 from st_adapter.words import first_three
 
 _TEXTS_AT_ONCE = 256
@@ -96,6 +96,12 @@ class PartWriter:
                 f"The vectors of {len(labels)} texts have numbers that float16 cannot hold: {first_three(labels)}. "
                 "Keep them as float32."
             )
-        digest = hashlib.sha256("\0".join(chunk.ids).encode()).hexdigest()[:12]
-        path = self.folder / f"part-{chunk.row:012d}-{digest}{SUFFIX}"
-        write_part(path, chunk.ids, kept, is_normalized(torch.from_numpy(kept), torch.float32))
+        # Nothing but zeros has no length that is off, and must not speak for the other parts.
+        normalized = not kept.any() or is_normalized(torch.from_numpy(kept), torch.float32)
+        path = self.folder / part_name(chunk.row, chunk.ids)
+        write_part(path, chunk.ids, kept, normalized, [text_hash(text) for text in chunk.texts])
+
+
+def text_hash(text: str) -> int:
+    """A number below 2**64 that another text does not have."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

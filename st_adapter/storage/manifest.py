@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from st_adapter.choices import Precision
 from st_adapter.storage.reading import read_object
 from st_adapter.storage.records import built, plain
 from st_adapter.storage.writing import write_json
@@ -33,6 +34,7 @@ class Manifest:
         dtype: ``float32`` or ``float16``, in which the vectors are kept.
         count: N, vectors in all parts; None while the folder is not finished.
         normalized: whether all vectors but those of zeros have length 1; None while the folder is not finished.
+        precision: in which the model ran; None if it is no Sentence Transformers model, or in a folder of before.
     """
 
     encoder: Mapping[str, Any]
@@ -42,15 +44,24 @@ class Manifest:
     dtype: StoredDtype
     count: int | None = None
     normalized: bool | None = None
+    precision: Precision | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Read it.
 
         Raises:
-            ValueError: it is missing, or says something else than a manifest does.
+            ValueError: it is missing, says something else than a manifest does, or describes no encoder.
         """
-        return built(cls, read_object(folder / MANIFEST_FILE), str(folder / MANIFEST_FILE))
+        path = folder / MANIFEST_FILE
+        manifest = built(cls, read_object(path), str(path))
+        # What else describes an encoder is for who compares it with another one.
+        if not manifest.encoder.get("name") or manifest.encoder.get("dimension") != manifest.dimension:
+            raise ValueError(
+                f"{path} is damaged: it does not say which encoder of {manifest.dimension} dimensions the vectors are "
+                "of. Take it from a copy, or embed again, to another folder."
+            )
+        return manifest
 
     def write(self, folder: Path) -> None:
         """Write it, whole or not at all."""

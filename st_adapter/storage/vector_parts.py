@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from st_adapter.storage.writing import file_written_whole
 SUFFIX = ".parquet"
 # Parquet's writers begin a new page, with a header among the vectors, after some 20,000 rows.
 MAX_ROWS = 2**14
-_IDS, _VECTORS = "id", "embedding"
+_IDS, _HASHES, _VECTORS = "id", "text_hash", "embedding"
 _NORMALIZED, _FIRST = b"st_adapter.normalized", b"st_adapter.first"
 _PAGE_BYTES = 2**30
 _SHOWN = 8
@@ -26,7 +27,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class Part:
-    """A parquet file of ``id`` and ``embedding``, a list of fixed size, whose vectors lie at a known place.
+    """A parquet file of ``id``, ``text_hash`` and ``embedding``, a list of fixed size, that lies at a known place.
 
     They are one page, neither compressed nor encoded, which ends where the column ends. Decoding them with Arrow takes
     some 20 times as long as reading them from there.
@@ -38,6 +39,7 @@ class Part:
         dtype: ``float32`` or ``float16``.
         normalized: whether all vectors but those of zeros have length 1.
         offset: bytes before the first vector.
+        has_hashes: whether the hashes of the texts are there; earlier versions wrote none.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Part:
     dtype: str
     normalized: bool
     offset: int
+    has_hashes: bool = False
 
     @classmethod
     def open(cls, path: Path) -> Part:
@@ -63,7 +66,10 @@ class Part:
             dtype = {"float": "float32", "halffloat": "float16"}[str(vector.value_type)]
             num_bytes = metadata.num_rows * vector.list_size * np.dtype(dtype).itemsize
             offset = column.data_page_offset + column.total_compressed_size - num_bytes
-            part = cls(path, metadata.num_rows, vector.list_size, dtype, known[_NORMALIZED] == b"true", offset)
+            of_texts = _HASHES in schema.names
+            part = cls(
+                path, metadata.num_rows, vector.list_size, dtype, known[_NORMALIZED] == b"true", offset, of_texts
+            )
             if metadata.num_row_groups > 1 or column.compression != "UNCOMPRESSED" or part._first() != known[_FIRST]:
                 raise ValueError("its vectors were written in another layout, by another tool or release")
         except (OSError, KeyError, AttributeError, ValueError, IndexError) as error:  # Arrow's errors are ValueErrors
@@ -77,10 +83,16 @@ class Part:
     @cached_property
     def ids(self) -> pa.StringArray:
         """The n ids."""
-        try:
-            return pq.read_table(self.path, columns=[_IDS]).column(_IDS).combine_chunks()
-        except (OSError, ValueError) as error:
-            raise ValueError(f"The ids of the part {self.path} cannot be read ({error}).") from error
+        return self._column(_IDS)
+
+    def text_hashes(self) -> pa.UInt64Array:
+        """The n hashes of the texts; nulls if they were not written, as by earlier versions."""
+        return self._column(_HASHES) if self.has_hashes else pa.nulls(self.count, pa.uint64())
+
+    @property
+    def has_its_name(self) -> bool:
+        """Whether the file is called what ``part_name`` calls a part of these ids; a copy is not."""
+        return self.path.name.endswith(f"-{_ids_digest(self.ids.to_pylist())}{SUFFIX}")
 
     def vectors(self) -> NDArray[Any]:
         """The vectors (n, D), read into memory."""
@@ -94,6 +106,12 @@ class Part:
         mapped = np.memmap(self.path, dtype=np.uint8, mode="r", offset=self.offset, shape=(self.count, width))
         return np.asarray(mapped[index]).view(self.dtype)
 
+    def _column(self, name: str) -> pa.Array:
+        try:
+            return pq.read_table(self.path, columns=[name]).column(name).combine_chunks()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"The column {name!r} of the part {self.path} cannot be read ({error}).") from error
+
     def _first(self) -> bytes:
         return _shown(np.fromfile(self.path, dtype=self.dtype, count=min(_SHOWN, self._size), offset=self.offset))
 
@@ -102,12 +120,32 @@ class Part:
         return self.count * self.dimension
 
 
+def part_name(row: int, ids: Sequence[str]) -> str:
+    """The name of the file of some ids, by which parts are in order and the same ids are there once.
+
+    Args:
+        row: of the first one, in the data.
+        ids: n ids.
+    """
+    return f"part-{row:012d}-{_ids_digest(ids)}{SUFFIX}"
+
+
+def _ids_digest(ids: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(ids).encode()).hexdigest()[:12]
+
+
 def _shown(numbers: NDArray[Any]) -> bytes:
     """The first numbers, by which it is seen that they are where they are looked for."""
     return numbers[:_SHOWN].tobytes().hex().encode()
 
 
-def write_part(path: Path, ids: Sequence[str], vectors: NDArray[Any], normalized: bool) -> None:
+def write_part(
+    path: Path,
+    ids: Sequence[str],
+    vectors: NDArray[Any],
+    normalized: bool,
+    text_hashes: Sequence[int] | None = None,
+) -> None:
     """Write a part whole or not at all.
 
     Args:
@@ -115,6 +153,7 @@ def write_part(path: Path, ids: Sequence[str], vectors: NDArray[Any], normalized
         ids: n ids.
         vectors: (n, D) float32 or float16, n <= ``MAX_ROWS``.
         normalized: whether all vectors but those of zeros have length 1.
+        text_hashes: n numbers below 2**64, by which it is seen later whether a text is still the same.
 
     Raises:
         OSError: the file cannot be written; nothing is left of it.
@@ -125,8 +164,12 @@ def write_part(path: Path, ids: Sequence[str], vectors: NDArray[Any], normalized
         _NORMALIZED: b"true" if normalized else b"false",
         _FIRST: _shown(values.reshape(-1)),
     }
-    fields = [pa.field(_IDS, pa.string(), nullable=False), pa.field(_VECTORS, lists.type, nullable=False)]
-    table = pa.Table.from_arrays([pa.array(ids, pa.string()), lists], schema=pa.schema(fields, metadata=dict(marks)))
+    columns = {_IDS: pa.array(ids, pa.string())}
+    if text_hashes is not None:
+        columns[_HASHES] = pa.array(text_hashes, pa.uint64())
+    columns[_VECTORS] = lists
+    fields = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
+    table = pa.Table.from_arrays(list(columns.values()), schema=pa.schema(fields, metadata=dict(marks)))
     with file_written_whole(path) as unfinished:
         pq.write_table(
             table,

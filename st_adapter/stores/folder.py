@@ -35,9 +35,14 @@ class VectorFolder:
         ray_address: address of a Ray cluster whose machines search the parts, ``local`` for one on this machine; None
             to search them in this process. All machines see the folder under its path.
 
+    Attributes:
+        notes: what ``embed_to_folder`` left out, and what it could not compare; none of a folder that was opened alone.
+
     Raises:
-        ValueError: the folder is not finished, or a part is missing or cannot be read.
+        ValueError: the folder is not finished, or a part is missing, there twice, or cannot be read.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, folder: str | Path, *, memory: int = DEFAULT_MEMORY, ray_address: str | None = None) -> None:
         self.folder = Path(folder).expanduser()
@@ -47,6 +52,7 @@ class VectorFolder:
         if memory < _LEAST_MEMORY:
             raise setting_error("memory", memory, f"at least {_LEAST_MEMORY:,} bytes")
         self.parts = read_parts_of(self.folder, self.manifest)
+        refuse_copies(self.parts)
         self.starts = np.cumsum([0, *(part.count for part in self.parts)])
         if self.manifest.count != self.count:
             came = "it is not finished" if self.manifest.count is None else f"it held {self.manifest.count:,}"
@@ -55,12 +61,6 @@ class VectorFolder:
                 "same --output: only what is missing is embedded."
             )
         self.ids = Ids(pa.chunked_array([part.ids for part in self.parts], pa.string()))
-        # Who writes parts sees to it that no id comes twice, so that only a part that was copied can bring one.
-        begins: dict[str, Path] = {}
-        for part in filter(lambda part: part.count, self.parts):
-            other = begins.setdefault(str(part.ids[0]), part.path)
-            if other != part.path:
-                raise ValueError(f"{part.path} holds the vectors of {other} once more. Take one of them out.")
 
     def __repr__(self) -> str:
         return f"VectorFolder({str(self.folder)!r}: {self.count:,} vectors, {self.dimension} dimensions)"
@@ -161,3 +161,16 @@ def read_parts_of(folder: Path, manifest: Manifest) -> list[Part]:
                 f"{manifest.dimension} in {manifest.dtype}: it is of another folder. Take it out."
             )
     return parts
+
+
+def refuse_copies(parts: Sequence[Part]) -> None:
+    """Raise ValueError if a part is there twice, and say which file to delete.
+
+    Who writes parts sees to it that no id comes twice, so that only a part that was copied can bring one.
+    """
+    begins: dict[str, Part] = {}
+    for part in filter(lambda part: part.count, parts):
+        other = begins.setdefault(str(part.ids[0]), part)
+        if other is not part:
+            copy, kept = (other, part) if part.has_its_name else (part, other)
+            raise ValueError(f"{copy.path} holds the vectors of {kept.path} once more. Delete {copy.path.name}.")

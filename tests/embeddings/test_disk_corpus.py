@@ -19,6 +19,7 @@ from st_adapter.embeddings.checked_embedding import checked_folders
 from st_adapter.embeddings.corpus import MemoryCorpus, blocks
 from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embed_folder import FolderSettings, embed_to_folder
+from st_adapter.embeddings.function_encoder import FunctionEncoder
 from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.search import merged
 from st_adapter.storage.vector_parts import write_part
@@ -82,6 +83,23 @@ def test_search_and_rows_are_those_of_a_corpus_in_memory(unit, dtype, tmp_path, 
     assert torch.equal(torch.cat(list(blocks(corpus))), memory.embeddings)
     assert (len(corpus), corpus.dimension, corpus.ids[699]) == (700, 24, "d699")
     assert corpus.ids[1:3] == ["d1", "d2"] and list(corpus.ids) == list(memory.ids)
+
+
+def test_a_part_of_zeros_alone_says_nothing_about_lengths(tmp_path):
+    vectors = torch.nn.functional.normalize(torch.randn((500, 32), generator=torch.Generator().manual_seed(0)))
+    vectors[96:160] = 0
+
+    def vectors_of(texts):
+        return vectors[[int(text) if text.isdigit() else 0 for text in texts]]
+
+    encoder = FunctionEncoder(vectors_of, vectors_of, name="numbers")
+    table = pd.DataFrame({"id": [f"d{row}" for row in range(500)], "text": [str(row) for row in range(500)]})
+    settings = FolderSettings(show_progress_bar=False, part_size=32)
+    folder = embed_to_folder(encoder, TextSource(table, "corpus"), tmp_path / "v", settings)
+    corpus, memory = DiskCorpus(folder, "cosine"), MemoryCorpus(list(folder.ids), vectors, "cosine")
+    assert folder.normalized and torch.equal(corpus.rows(torch.arange(500)), memory.rows(torch.arange(500)))
+    queries = torch.nn.functional.normalize(torch.randn((20, 32), generator=torch.Generator().manual_seed(1)))
+    assert all(map(torch.equal, corpus.search(queries, 10), memory.search(queries, 10)))
 
 
 def test_a_folder_says_what_is_wrong_with_it(tmp_path):

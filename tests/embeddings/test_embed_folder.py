@@ -1,5 +1,6 @@
 """Texts to a folder of vectors: whole, gone on with after a death, or one clear error."""
 
+import json
 import os
 import resource
 import signal
@@ -21,7 +22,9 @@ from st_adapter.embeddings.embed_folder import FolderSettings, embed_to_folder
 from st_adapter.embeddings.encoder import SentenceTransformerEncoder
 from st_adapter.embeddings.local_engine import LocalEngine, embed_here
 from st_adapter.embeddings.ray_engine import RayEngine
+from st_adapter.errors import InputError
 from st_adapter.storage.manifest import Manifest, only_writer
+from st_adapter.storage.vector_parts import write_part
 from st_adapter.stores.folder import VectorFolder
 
 WORDS = ["red", "blue", "old", "new", "car", "house", "river", "book"]
@@ -170,7 +173,75 @@ def test_new_documents_are_added(model, tmp_path):
     assert len(asked) == 1
 
 
+def test_texts_that_changed_under_their_ids_are_refused(model, tmp_path):
+    made(model, tmp_path / "v", TABLE[:40], part_size=10)
+    other = TABLE.assign(text=[f"{text} now" if 10 <= row < 15 else text for row, text in enumerate(TEXTS)])
+    with pytest.raises(ValueError, match="vectors for 5 ids whose texts are no longer .*: 'd10', 'd11', 'd12', "):
+        made(model, tmp_path / "v", other)
+    # A title is a part of the text.
+    titled = TABLE.assign(title=["" if row else "Cars" for row in range(64)])
+    with pytest.raises(ValueError, match="vectors for 1 id whose texts are no longer those that were embedded: 'd0'"):
+        made(model, tmp_path / "v", titled)
+    assert list(made(model, tmp_path / "v").ids) == IDS
+
+
+def test_parts_of_earlier_versions_are_gone_on_with(model, vectors, tmp_path):
+    made(model, tmp_path / "v", TABLE[:40], part_size=40)
+    (part,) = (tmp_path / "v").glob("part-*")
+    write_part(part, IDS[:40], vectors[:40], True)
+    manifest = json.loads((tmp_path / "v" / "_vectors.json").read_text())
+    assert manifest.pop("precision") == "fp32"
+    (tmp_path / "v" / "_vectors.json").write_text(json.dumps(manifest))
+    assert VectorFolder(tmp_path / "v").notes == ()
+    folder = made(model, tmp_path / "v", TABLE.assign(text=[*TEXTS[1:], "old"]))
+    assert list(folder.ids) == IDS and np.array_equal(folder.rows(np.arange(40)), vectors[:40])
+    (note,) = folder.notes
+    assert note.startswith("40 vectors in") and "whether their texts have changed" in note
+    half = SentenceTransformerEncoder(model, precision="bf16")
+    assert made(half, tmp_path / "v", TABLE.assign(text=[*TEXTS[1:], "old"])).count == 64
+
+
+def test_a_run_that_embedded_nothing_binds_no_other_one(model, tmp_path):
+    def broken(*given):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        made(model, tmp_path / "v", dtype="float16", engine=broken)
+    assert made(model, tmp_path / "v").manifest.dtype == "float32"
+
+
+def test_an_engine_is_asked_before_anything_is_read_or_written(model, tmp_path):
+    class Unwilling:
+        def check(self, encoder):
+            raise RuntimeError(encoder.dimension)
+
+    with pytest.raises(RuntimeError, match="32"):
+        embed_to_folder(model, TextSource("nowhere", "corpus"), tmp_path / "v", FolderSettings(engine=Unwilling()))
+    assert not (tmp_path / "v").exists()
+
+
+def test_empty_texts_are_counted(model, tmp_path):
+    table = TABLE.assign(text=["", " ", *TEXTS[2:]])
+    folder = made(model, tmp_path / "v", table)
+    assert folder.count == 62 and folder.notes == ("2 documents without text left out.",)
+    table[2:].to_parquet(tmp_path / "a.parquet")
+    table[:2].to_parquet(tmp_path / "b.parquet")
+    assert [texts.num_empty for texts in TextSource(tmp_path, "queries")] == [0, 2]
+    assert made(model, tmp_path / "q", table, "queries").notes == ("2 queries without text left out.",)
+
+
 # One clear error
+
+
+def test_columns_that_a_part_does_not_have_are_refused(model, tmp_path):
+    table = TABLE.assign(title="Cars")
+    with pytest.raises(
+        InputError, match="role 'title', but this data has the roles 'id', 'text'. Use those"
+    ) as refused:
+        made(model, tmp_path / "v", table, "queries", {"title": "title"})
+    assert refused.value.for_command_line.endswith("Use --id-column, --text-column.")
+    assert made(model, tmp_path / "v", table, "corpus", {"title": "title"}).count == 64
+    assert not (tmp_path / "q").exists()
 
 
 def test_vectors_of_another_model_are_not_added_to(model, tiny_model, tiny_prompt_model_path, tmp_path):
@@ -182,6 +253,8 @@ def test_vectors_of_another_model_are_not_added_to(model, tiny_model, tiny_promp
         made(model, tmp_path / "v", TABLE, "queries")
     with pytest.raises(ValueError, match="vectors of the dtype 'float32', and this is 'float16'"):
         made(model, tmp_path / "v", dtype="float16")
+    with pytest.raises(ValueError, match="vectors of the precision 'fp32', and this is 'bf16'"):
+        made(SentenceTransformerEncoder(model, precision="bf16"), tmp_path / "v")
     assert before == sorted(
         path.stat().st_mtime_ns for path in (tmp_path / "v").iterdir() if path.name != ".writing.lock"
     )
@@ -262,12 +335,30 @@ def test_a_part_that_cannot_be_read_is_named(damage, model, tmp_path):
     assert list(made(model, tmp_path / "v").ids) == IDS
 
 
-def test_a_part_that_is_there_twice_is_named(model, tmp_path):
+@pytest.mark.parametrize("copied", ["over another", "beside it", "before it"])
+def test_of_a_part_that_is_there_twice_the_copy_is_named(copied, model, tmp_path):
     made(model, tmp_path / "v", part_size=20)
     parts = sorted((tmp_path / "v").glob("part-*"))
-    parts[1].write_bytes(parts[0].read_bytes())
-    with pytest.raises(ValueError, match=rf"{parts[1].name} holds the vectors of .*{parts[0].name} once more"):
-        VectorFolder(tmp_path / "v")
+    names = {"over another": parts[0].name, "beside it": f"{parts[1].stem}~copy.parquet", "before it": "part-0.parquet"}
+    copy = parts[0].with_name(names[copied])
+    copy.write_bytes(parts[1].read_bytes())
+    for action in (lambda: VectorFolder(tmp_path / "v"), lambda: made(model, tmp_path / "v")):
+        with pytest.raises(ValueError, match=rf"vectors of .*{parts[1].name} once more. Delete {copy.name}"):
+            action()
+    copy.unlink()
+    assert list(made(model, tmp_path / "v").ids) == IDS
+
+
+@pytest.mark.parametrize("encoder", [{}, {"name": "x"}, {"name": "x", "dimension": 31}])
+def test_a_manifest_that_names_no_encoder_is_damaged(encoder, model, tmp_path):
+    made(model, tmp_path / "v")
+    manifest = json.loads((tmp_path / "v" / "_vectors.json").read_text())
+    (tmp_path / "v" / "_vectors.json").write_text(json.dumps({**manifest, "encoder": encoder}))
+    for action in (lambda: VectorFolder(tmp_path / "v"), lambda: made(model, tmp_path / "v")):
+        with pytest.raises(
+            ValueError, match="_vectors.json is damaged: it does not say which encoder of 32 dimensions"
+        ):
+            action()
 
 
 def test_vectors_that_are_none_are_not_written(model, tmp_path):
