@@ -15,28 +15,28 @@ from typing import Any
 
 import numpy as np
 
-_CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
+CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
 if sys.platform != "win32":
     # Nothing of this package: what stock libraries do without it is asked there as well.
-    _CONTEXT.set_forkserver_preload(["datasets", "pandas", "sentence_transformers"])
+    CONTEXT.set_forkserver_preload(["datasets", "pandas", "sentence_transformers"])
 
 
 def run_elsewhere(function: Callable[..., Any], *args: Any) -> Any:
     """What a function of this module returns in a new process, or raises there."""
-    with ProcessPoolExecutor(1, mp_context=_CONTEXT) as pool:
+    with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
         return pool.submit(function, *args).result()
 
 
 def started_elsewhere(function: Callable[..., None], *args: Any) -> Any:
     """A new process, a ``multiprocessing.Process``, that runs a function of this module; to be killed."""
-    process = _CONTEXT.Process(target=function, args=args, daemon=True)
+    process = CONTEXT.Process(target=function, args=args, daemon=True)
     process.start()
     return process
 
 
 def new_event() -> Any:
     """What such a process sets for a test to wait for."""
-    return _CONTEXT.Event()
+    return CONTEXT.Event()
 
 
 # Stock Sentence Transformers

@@ -1,26 +1,31 @@
-"""Embedding on this machine: in this process, or in several by the pool of Sentence Transformers."""
+"""Embedding on this machine: in this process, or in several that each hold the model."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
 
 from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder
 from st_adapter.embeddings.part_writer import Chunk, PartWriter
 from st_adapter.errors import InputError, setting_error
 
-_POOL_TEXTS = 128
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+
 _MOST_FAILURES = 3
-Pool = dict[Any, Any]
+# Forked processes cannot use a GPU that this one has used.
+_CONTEXT = multiprocessing.get_context("spawn")
 
 
 def embed_here(
@@ -35,8 +40,9 @@ def embed_here(
 class LocalEngine:
     """Embeds in several processes of this machine.
 
-    Each process takes one GPU if the model is on one, or else an equal share of the processor's cores. Where a process
-    dies, all are started again and the parts in work are embedded again.
+    Each process takes one GPU if the model is on one, or else an equal share of the processor's cores, and writes its
+    parts itself. Where a process dies, all are started again and the parts in work are embedded again. When this
+    process is gone, so are they.
 
     Attributes:
         num_processes: how many, >= 1.
@@ -48,108 +54,117 @@ class LocalEngine:
         if self.num_processes < 1:
             raise setting_error("num_processes", self.num_processes, "at least 1")
 
+    def check(self, encoder: Encoder) -> None:
+        """Refuse what cannot run, before anything is read or written.
+
+        Raises:
+            ValueError: several processes were asked for, and the encoder is no Sentence Transformers model.
+        """
+        if self.num_processes == 1:
+            return
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            # A process that was started below imports the script, which would begin anew here. Whoever started it sees
+            # that it ended, and says why.
+            sys.exit(1)
+        if not isinstance(encoder, SentenceTransformerEncoder):
+            raise InputError(
+                "Several processes were asked for, but these run Sentence Transformers models alone.",
+                python="Pass LocalEngine(1).",
+                flags="Leave out --num-processes.",
+            )
+
     def __call__(
         self, encoder: Encoder, writer: PartWriter, chunks: Iterable[Chunk], progress: Callable[[int], object]
     ) -> None:
         """Embed chunks and write their parts.
 
         Raises:
-            ValueError: the encoder is none that runs in several processes.
-            ChildProcessError: processes die again and again.
+            ValueError: several processes were asked for, and the encoder is no Sentence Transformers model.
+            ChildProcessError: processes cannot be started, or die again and again.
         """
-        if self.num_processes == 1:
+        self.check(encoder)
+        if not isinstance(encoder, SentenceTransformerEncoder) or self.num_processes == 1:
             embed_here(encoder, writer, chunks, progress)
             return
-        if not isinstance(encoder, SentenceTransformerEncoder) or encoder.precision != "fp32":
-            raise InputError(
-                "Several processes were asked for, but these run Sentence Transformers models in fp32 alone.",
-                python="Pass LocalEngine(1), or RayEngine for another precision.",
-                flags="Leave out --num-processes, or add --engine ray for another precision.",
-            )
-        with _Processes(encoder.model, self._devices(encoder.device)) as processes:
-            for group in _groups(chunks, self.num_processes):
-                texts = [text for chunk in group for text in chunk.texts]
-                vectors = processes.encode(encoder, writer, texts)
-                first = 0
-                for chunk in group:
-                    writer.write(chunk, vectors[first : first + len(chunk.ids)])
-                    first += len(chunk.ids)
-                    progress(len(chunk.ids))
-
-    def _devices(self, device: torch.device) -> list[str]:
-        if device.type == "cpu":
-            return ["cpu"] * self.num_processes
-        there = max(1, getattr(torch, device.type).device_count())
-        return [f"{device.type}:{number % there}" for number in range(self.num_processes)]
-
-
-class _Processes:
-    """The pool of Sentence Transformers, started again where one of its processes dies."""
-
-    def __init__(self, model: SentenceTransformer, devices: list[str]) -> None:
-        self.model, self.devices = model, devices
-        self.pool: Pool | None = None
-
-    def __enter__(self) -> _Processes:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop()
-
-    def encode(self, encoder: SentenceTransformerEncoder, writer: PartWriter, texts: list[str]) -> NDArray[np.float32]:
-        """The (n, D) vectors of texts in the role of a writer."""
-        encode = self.model.encode_query if writer.role == "query" else self.model.encode_document
-        order = [row for batch in writer.batches(texts, _POOL_TEXTS) for row in batch]
-        for _ in range(_MOST_FAILURES):
-            self.pool = self.pool or self._started()
-            try:
-                found = encode(
-                    [texts[row] for row in order],
-                    pool=self.pool,
-                    chunk_size=_POOL_TEXTS,
-                    batch_size=encoder.batch_size,
-                    show_progress_bar=False,
-                )
-            except RuntimeError:
-                # One that the model raised itself, in a process that lives, would be raised again.
-                if all(process.is_alive() for process in self.pool["processes"]):
-                    raise
-                self._stop()
-                continue
-            vectors = np.empty(found.shape, dtype=np.float32)
-            vectors[order] = found
-            return vectors
+        _try_to_start()
+        # Of more chunks than are in work, so that no process waits for its next one.
+        left, at_once = iter(chunks), 2 * self.num_processes
+        unfinished, failures = dict[int, Chunk](), 0
+        while failures < _MOST_FAILURES:
+            with _processes(encoder, self.num_processes) as pool:
+                working: dict[Future[int], int] = {}
+                try:
+                    while True:
+                        unfinished |= {chunk.row: chunk for chunk in islice(left, at_once - len(unfinished))}
+                        if not unfinished:
+                            return
+                        new = sorted(unfinished.keys() - working.values())
+                        working |= {pool.submit(_embed, writer, unfinished[row]): row for row in new}
+                        for future in wait(working, return_when=FIRST_COMPLETED).done:
+                            progress(future.result())
+                            del unfinished[working.pop(future)]
+                            failures = 0
+                except BrokenProcessPool:
+                    failures += 1
         raise ChildProcessError(
             f"The processes that embed died {_MOST_FAILURES} times in a row on the same texts, for want of memory most "
             "likely. Use fewer processes (--num-processes) or smaller batches (--embedding-batch-size); what is "
             "finished is not embedded again."
         )
 
-    def _started(self) -> Pool:
-        with _threads_each(len(self.devices)):
-            return dict(self.model.start_multi_process_pool(self.devices))
 
-    def _stop(self) -> None:
-        if self.pool is not None:
-            self.model.stop_multi_process_pool(self.pool)
-            self.pool = None
+def _try_to_start() -> None:
+    """Start a process that does nothing: one that dies while it is sent the model would be waited for without an end.
+
+    Raises:
+        ChildProcessError: it cannot start.
+    """
+    process = _CONTEXT.Process(target=int)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise ChildProcessError(
+            "Processes that embed cannot be started: each imports the script that starts them, and ended there. Put "
+            'what the script does under `if __name__ == "__main__":`, or use one process.'
+        )
 
 
 @contextmanager
-def _threads_each(number: int) -> Iterator[None]:
-    """Have processes that start now share the cores, and not each take them all."""
-    cores = os.cpu_count() or 1
-    given = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(max(1, min(int(given or cores), cores // number)))
+def _processes(encoder: SentenceTransformerEncoder, number: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that each hold the model; its weights lie in memory once."""
+    device, cores = encoder.device, os.cpu_count() or 1
+    there = 1 if device.type == "cpu" else max(1, getattr(torch, device.type).device_count())
+    devices = _CONTEXT.SimpleQueue()
+    for place in range(number):
+        devices.put("cpu" if device.type == "cpu" else f"{device.type}:{place % there}")
+    threads = max(1, min(int(os.environ.get("OMP_NUM_THREADS", cores)), cores // number))
+    encoder.model.to("cpu").share_memory()
+    pool = ProcessPoolExecutor(number, _CONTEXT, initializer=_begin, initargs=(encoder, devices, threads))
     try:
-        yield
+        yield pool
     finally:
-        del os.environ["OMP_NUM_THREADS"]
-        if given is not None:
-            os.environ["OMP_NUM_THREADS"] = given
+        pool.shutdown(cancel_futures=True)
+        encoder.model.to(device)
 
 
-def _groups(chunks: Iterable[Chunk], number: int) -> Iterator[list[Chunk]]:
-    left = iter(chunks)
-    while group := list(islice(left, number)):
-        yield group
+# Within such a process
+
+_held: list[Encoder] = []
+
+
+def _begin(encoder: SentenceTransformerEncoder, devices: SimpleQueue[str], threads: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    encoder.model.to(devices.get())
+    _held.append(encoder)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _embed(writer: PartWriter, chunk: Chunk) -> int:
+    return writer.embed(_held[0], chunk)

@@ -12,7 +12,7 @@ import torch
 
 from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder
 from st_adapter.embeddings.part_writer import Chunk, PartWriter
-from st_adapter.embeddings.ray_cluster import ray_cluster
+from st_adapter.embeddings.ray_cluster import check_ray_installed, ray_cluster
 from st_adapter.errors import InputError, setting_error
 
 # Texts that wait in the cluster at a time: a new round begins when they are done, with the actors still there.
@@ -32,6 +32,9 @@ class RayEngine:
         num_actors: how many, >= 1.
         address: of a running cluster; one on this machine, for as long as the engine runs, if None.
         gpus_each: GPUs that an actor takes, >= 0; a fraction shares one.
+
+    Raises:
+        ImportError: Ray is not installed.
     """
 
     num_actors: int = 1
@@ -43,6 +46,7 @@ class RayEngine:
             raise setting_error("num_actors", self.num_actors, "at least 1", flag="--num-processes")
         if self.gpus_each < 0:
             raise setting_error("gpus_each", self.gpus_each, "0 or more", flag="--ray-gpus")
+        check_ray_installed()
 
     def __call__(
         self, encoder: Encoder, writer: PartWriter, chunks: Iterable[Chunk], progress: Callable[[int], object]
@@ -50,7 +54,6 @@ class RayEngine:
         """Embed chunks and write their parts.
 
         Raises:
-            ImportError: Ray is not installed.
             ConnectionError: there is no such cluster.
             ValueError: the cluster has too few CPUs or GPUs.
         """

@@ -4,8 +4,11 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,13 +17,15 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from elsewhere import embed_slowly, run_elsewhere, started_elsewhere, write_alone
+from elsewhere import CONTEXT, embed_slowly, run_elsewhere, started_elsewhere, write_alone
 from st_adapter.data.texts import TextSource
 from st_adapter.embeddings import local_engine
 from st_adapter.embeddings.disk_corpus import DiskCorpus
 from st_adapter.embeddings.embed_folder import FolderSettings, embed_to_folder
-from st_adapter.embeddings.encoder import SentenceTransformerEncoder
+from st_adapter.embeddings.encoder import Encoder, SentenceTransformerEncoder
+from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.local_engine import LocalEngine, embed_here
+from st_adapter.embeddings.part_writer import PartWriter
 from st_adapter.embeddings.ray_engine import RayEngine
 from st_adapter.errors import InputError
 from st_adapter.storage.manifest import Manifest, only_writer
@@ -42,6 +47,12 @@ def model(tiny_flat_model_path):
 @pytest.fixture(scope="module")
 def vectors(model):
     return model.encode_document(TEXTS)
+
+
+@pytest.fixture
+def started_at_once(monkeypatch):
+    """Processes of the engine begin where the libraries have been imported."""
+    monkeypatch.setattr(local_engine, "_CONTEXT", CONTEXT)
 
 
 def made(model, folder, table=TABLE, part="corpus", columns=None, **settings):
@@ -101,22 +112,98 @@ def test_of_a_data_set_in_beir_form_one_side_is_taken(model, tmp_path):
 # After a death
 
 
-def test_a_process_that_is_killed_costs_the_parts_in_work(tiny_flat_model_path, vectors, tmp_path, monkeypatch):
-    model = SentenceTransformer(str(tiny_flat_model_path), device="cpu")
-    started, asked = local_engine._Processes._started, []
+@dataclass(frozen=True)
+class Deadly(PartWriter):
+    """Kills the process that it is in, once."""
 
-    def one_is_killed(processes):
-        pool = started(processes)
-        if not asked:
-            os.kill(pool["processes"][0].pid, signal.SIGKILL)
-        asked.append(pool)
-        return pool
+    killed: Path = Path()
 
-    monkeypatch.setattr(local_engine._Processes, "_started", one_is_killed)
-    before = os.environ.get("OMP_NUM_THREADS")
-    folder = made(model, tmp_path / "v", TABLE, part_size=20, engine=LocalEngine(2))
-    assert len(asked) == 2 and os.environ.get("OMP_NUM_THREADS") == before
+    def embed(self, *given):
+        if not self.killed.exists():
+            self.killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().embed(*given)
+
+
+def test_a_process_that_is_killed_costs_the_parts_in_work(model, vectors, tmp_path, started_at_once):
+    def engine(encoder, writer, chunks, progress):
+        deadly = Deadly(writer.folder, writer.role, writer.dtype, tmp_path / "killed")
+        LocalEngine(2)(encoder, deadly, chunks, progress)
+
+    folder = made(model, tmp_path / "v", TABLE, part_size=5, engine=engine)
+    assert (tmp_path / "killed").exists() and not list((tmp_path / "v").glob(".part*"))
     assert everything(folder)[0] == IDS and np.allclose(everything(folder)[1], vectors, atol=1e-6)
+
+
+# A module whose engine has two processes, which write down their numbers and take their time.
+SLOW = """
+import os, pathlib, time
+from st_adapter.embeddings.local_engine import LocalEngine
+from st_adapter.embeddings.part_writer import PartWriter
+
+class Slow(PartWriter):
+    def embed(self, *given):
+        pathlib.Path(f"work-{os.getpid()}").touch()
+        time.sleep(1000)
+
+def engine(encoder, writer, chunks, progress):
+    LocalEngine(2)(encoder, Slow(writer.folder, writer.role, writer.dtype), chunks, progress)
+"""
+SCRIPT = """
+def main():
+    from sentence_transformers import SentenceTransformer
+    from st_adapter.data import TextSource
+    from st_adapter.embeddings import FolderSettings, LocalEngine, embed_to_folder
+
+    model = SentenceTransformer(MODEL, device="cpu")
+    # What is sent to a process is more than a pipe holds.
+    model.more = "x" * 10**6
+    settings = FolderSettings(part_size=4, engine=ENGINE, show_progress_bar=False)
+    embed_to_folder(model, TextSource("texts.parquet", "corpus"), "v", settings)
+"""
+
+
+def script(folder, model_path, last_lines, engine):
+    """A file with that script and some last lines, beside the texts."""
+    TABLE.to_parquet(folder / "texts.parquet")
+    (folder / "slow.py").write_text(SLOW)
+    text = SCRIPT.replace("MODEL", repr(str(model_path))).replace("ENGINE", engine)
+    (folder / "script.py").write_text(text + last_lines)
+    return [sys.executable, "script.py"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks up processes in /proc")
+def test_processes_end_with_the_one_that_started_them(tiny_flat_model_path, tmp_path):
+    guarded = 'if __name__ == "__main__":\n    main()\n'
+    words = script(tmp_path, tiny_flat_model_path, guarded, "__import__('slow').engine")
+    with subprocess.Popen(words, cwd=tmp_path) as run:
+        wait_until(lambda: len(list(tmp_path.glob("work-*"))) == 2)
+        run.kill()
+    workers = [int(path.name.removeprefix("work-")) for path in tmp_path.glob("work-*")]
+    wait_until(lambda: not any(map(is_running, workers)))
+
+
+def test_a_script_that_each_process_begins_anew_is_one_error(tiny_flat_model_path, tmp_path):
+    words = script(tmp_path, tiny_flat_model_path, "main()\n", "LocalEngine(2)")
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 1 and ended.stderr.count("Traceback") == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("ChildProcessError: Processes that embed cannot be started: each imports the script")
+
+
+def wait_until(happened, seconds=100):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def is_running(process):
+    # One that has ended, and that nobody has asked about yet, is still listed.
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_run_that_was_killed_goes_on_where_it_was(tiny_flat_model_path, model, vectors, tmp_path, monkeypatch):
@@ -288,6 +375,11 @@ def test_what_cannot_be_embedded_is_said_before_anything_is(model, tmp_path, mon
         made(model, tmp_path / "v", engine=never)
 
 
+class Other(Encoder):
+    similarity, encode_query, encode_document = "dot", None, None
+    identity = EncoderIdentity.unknown(2, False)
+
+
 class _Usage:
     free = 1000
 
@@ -384,17 +476,24 @@ def test_two_writers_wait_for_no_one(tmp_path):
         pass
 
 
-def test_several_processes_are_for_models_in_fp32(model, tmp_path):
-    with pytest.raises(ValueError, match="Several processes were asked for"):
-        made(SentenceTransformerEncoder(model, precision="bf16"), tmp_path / "v", engine=LocalEngine(2))
+def test_several_processes_run_sentence_transformers_models_alone(model, tmp_path, started_at_once):
+    """In any precision; of what is none, it is said before anything is read or written."""
+    with pytest.raises(
+        ValueError, match="Several processes were asked for, but these run Sentence Transformers models"
+    ):
+        embed_to_folder(Other(), TextSource("nowhere", "corpus"), tmp_path / "v", FolderSettings(engine=LocalEngine(2)))
+    assert not (tmp_path / "v").exists()
+    half = SentenceTransformerEncoder(model, precision="bf16")
+    rows = [everything(made(half, tmp_path / str(n), engine=LocalEngine(n)))[1] for n in (1, 2)]
+    assert np.array_equal(*rows)
     with pytest.raises(ValueError, match="num_processes is 0"):
         LocalEngine(0)
 
 
 def test_without_ray_it_is_said_what_to_install(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"Ray is not installed .*pip install 'st-adapter\[ray\]'"):
-        made(model, tmp_path / "v", engine=RayEngine(1))
+    with pytest.raises(ImportError, match=r"Ray is not installed. .*pip install 'st-adapter\[ray\]'"):
+        RayEngine(1)
     folder = VectorFolder(made(model, tmp_path / "v").folder, ray_address="local")
     with pytest.raises(ImportError, match="Ray is not installed"):
         DiskCorpus(folder, "cosine").search(torch.ones(1, 32), 1)
