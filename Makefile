@@ -11,7 +11,7 @@ PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 help:
 	@echo "make demo    learn to search the Python standard library in plain English, and keep the model"
 	@echo "make test    run the tests"
-	@echo "make slow    run the notebook, and the pages in a browser"
+	@echo "make slow    run the notebook, the pages in a browser, and scripts that start processes"
 	@echo "make check   formatting, lint, types and tests, as CI runs them"
 	@echo "make format  format the code"
 	@echo "make docs    build the documentation in site/"

@@ -214,7 +214,7 @@ class RetrievalDataset:
             ...     "answer": ["Call sorted().", "Use bisect.", "Call list.sort()."],
             ...     "split": ["train", "dev", "test"],
             ... }
-            >>> RetrievalDataset.load(pd.DataFrame(pairs)).splits
+            >>> RetrievalDataset.load(datasets.Dataset.from_dict(pairs)).splits
             ['train', 'dev', 'test']
         """
         cut = Cut(tuple(cut_into), split_by, as_whole(seed))

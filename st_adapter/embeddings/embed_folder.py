@@ -103,13 +103,8 @@ def embed_to_folder(
         replace(manifest, count=None, normalized=None).write(folder)
         if missing:
             left = chunks(source, done, min(settings.part_size, encoder.texts_per_answer or settings.part_size))
-            with tqdm(
-                total=len(wanted),
-                initial=len(done),
-                desc=f"Embedding {_NOUNS[role][1]}",
-                unit="text",
-                disable=not settings.show_progress_bar,
-            ) as progress:
+            what, quiet = f"Embedding {_NOUNS[role][1]}", not settings.show_progress_bar
+            with tqdm(total=len(wanted), initial=len(done), desc=what, unit="text", disable=quiet) as progress:
                 settings.engine(encoder, PartWriter(folder, role, settings.dtype), left, progress.update)
         _finish(folder, manifest, len(wanted))
     made = VectorFolder(folder)

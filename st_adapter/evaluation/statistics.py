@@ -266,10 +266,8 @@ def gate(
         outcome = f"Better than {against}"
     elif tolerated is not None and no_worse:
         outcome = f"Not worse than {against} by more than {fraction(tolerated.margin)}"
-    elif rejected:
-        outcome = f"Clearly worse than {against} on a part of the queries"
     else:
-        outcome = _not_passed(gain, shown_interval, against, alpha, tolerated)
+        outcome = _not_passed(gain, shown_interval, against, alpha, tolerated, rejected)
     deciding = p_value if better or tolerated is None else tolerated.p_value
     return Gate(
         adopted=better or no_worse,
@@ -285,7 +283,16 @@ def gate(
     )
 
 
-def _not_passed(gain: float, interval: Interval | None, against: str, alpha: float, tolerated: Tolerated | None) -> str:
+def _not_passed(
+    gain: float,
+    interval: Interval | None,
+    against: str,
+    alpha: float,
+    tolerated: Tolerated | None,
+    rejected: bool,
+) -> str:
+    if rejected:
+        return f"Clearly worse than {against} on a part of the queries"
     if tolerated is not None:
         return f"Not surely within {fraction(tolerated.margin)} of {against}"
     if gain <= 0:

@@ -52,6 +52,22 @@ def combine(
     folders = {task: locate(where) for task, where in models.items()}
     _check_apart(Path(output_dir).resolve(), folders)
     saved = {task: _checked(task, folder, trust_remote_code) for task, folder in folders.items()}
+    _check_one_base(folders, saved)
+    first = next(iter(saved))
+    base, _ = detach(from_pretrained(folders[first], trust_remote_code=trust_remote_code))
+    records = {task: each.training for task, each in saved.items()}
+    return save_pretrained(
+        base,
+        {task: QueryAdapter.from_pretrained(folder) for task, folder in folders.items()},
+        output_dir,
+        default_task=default_task,
+        base_model=folders[first],
+        training={task: record for task, record in records.items() if record is not None},
+    )
+
+
+def _check_one_base(folders: Mapping[str, Path], saved: Mapping[str, SavedModel]) -> None:
+    """Check that all adapters are of one base model, set in one way."""
     first, *others = saved
     for task in others:
         ours, theirs = saved[first].base_model, saved[task].base_model
@@ -67,16 +83,6 @@ def combine(
                 f"The models for {first!r} and {task!r} have one base, but {apart}, and one model does one of the two. "
                 "Set the same in both config_sentence_transformers.json, or train one of them anew."
             )
-    base, _ = detach(from_pretrained(folders[first], trust_remote_code=trust_remote_code))
-    records = {task: each.training for task, each in saved.items()}
-    return save_pretrained(
-        base,
-        {task: QueryAdapter.from_pretrained(folder) for task, folder in folders.items()},
-        output_dir,
-        default_task=default_task,
-        base_model=folders[first],
-        training={task: record for task, record in records.items() if record is not None},
-    )
 
 
 def _settings_apart(first: Path, other: Path, *, compared: bool) -> str | None:

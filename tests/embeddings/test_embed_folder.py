@@ -173,6 +173,7 @@ def script(folder, model_path, last_lines, engine):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks up processes in /proc")
+@pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them(tiny_flat_model_path, tmp_path):
     guarded = 'if __name__ == "__main__":\n    main()\n'
     words = script(tmp_path, tiny_flat_model_path, guarded, "__import__('slow').engine")
@@ -183,6 +184,7 @@ def test_processes_end_with_the_one_that_started_them(tiny_flat_model_path, tmp_
     wait_until(lambda: not any(map(is_running, workers)))
 
 
+@pytest.mark.slow
 def test_a_script_that_each_process_begins_anew_is_one_error(tiny_flat_model_path, tmp_path):
     words = script(tmp_path, tiny_flat_model_path, "main()\n", "LocalEngine(2)")
     ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=100)
