@@ -54,7 +54,7 @@ class QueryAdapter(StoredAdapter):
     Raises:
         ValueError: an argument is outside what is described above.
 
-    Example:
+    Examples:
         >>> adapter = QueryAdapter(2, kind="linear")
         >>> adapter.transform(torch.tensor([[0.6, 0.8]])).tolist() == torch.tensor([[0.6, 0.8]]).tolist()
         True

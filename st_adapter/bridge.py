@@ -65,7 +65,7 @@ class Bridge:
             these vectors. There are no units then, and as the mean of no token is 0, y is 0 where x is.
         beside: L, (D, E), beside units; None without any, as W is such a matrix itself, or for nothing.
 
-    Example:
+    Examples:
         >>> swap = Bridge(torch.tensor([[0.0, 2.0], [2.0, 0.0]]), torch.zeros(2), normalize=True)
         >>> swap(torch.tensor([[5.0, 0.0]])).tolist()
         [[0.0, 1.0]]

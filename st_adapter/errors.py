@@ -36,7 +36,7 @@ class InputError(ValueError):
     Attributes:
         for_command_line: the message with the flags' words.
 
-    Example:
+    Examples:
         >>> error = InputError("There is no column.", python="Pass columns={...}.", flags="Pass --query-column NAME.")
         >>> str(error), error.for_command_line
         ('There is no column. Pass columns={...}.', 'There is no column. Pass --query-column NAME.')
@@ -56,7 +56,7 @@ def setting_error(name: str, value: object, expected: str, flag: str | None = No
         expected: what it has to be.
         flag: the flag, if it is not the argument's name with dashes.
 
-    Example:
+    Examples:
         >>> error = setting_error("num_draws", 0, "at least 1")
         >>> str(error), error.for_command_line
         ('num_draws is 0, but has to be at least 1.', '--num-draws is 0, but has to be at least 1.')
@@ -79,7 +79,7 @@ def without_secrets(text: str, secrets: Iterable[str | None] = ()) -> str:
         text: a message that may repeat what a server answered or what was typed.
         secrets: what must not be shown whatever it looks like; those in the environment are always meant.
 
-    Example:
+    Examples:
         >>> without_secrets("401 for https://me:pw@hub.example/x?token=abc with hf_abcdefghij")
         '401 for https://***@hub.example/x?token=*** with ***'
     """
@@ -99,7 +99,7 @@ def printable(text: str, *, one_line: bool = True) -> str:
         text: a name, note or message that may come from outside.
         one_line: whether line breaks and tabs become spaces, so that a name cannot pose as a line of its own.
 
-    Example:
+    Examples:
         >>> printable("a\x1b[31mb\nc")
         'a\\x1b[31mb c'
     """

@@ -21,7 +21,7 @@ def names_on_demand(
             of the package: once that is imported, it would hide the name.
         former: the same for names that are understood and no longer shown; "Name as Former" if it has another now.
 
-    Example:
+    Examples:
         >>> get, names = names_on_demand("concurrent", {"futures": ["Future"]})
         >>> get("Future").__module__, "Future" in names()
         ('concurrent.futures._base', True)

@@ -60,7 +60,7 @@ class AdapterTrainer:
     Raises:
         ValueError: there is nothing to train or to evaluate on, or model, data and adapter do not fit together.
 
-    Example:
+    Examples:
         >>> args = st_adapter.AdapterTrainingArguments(num_train_epochs=1, disable_tqdm=True)
         >>> trainer = AdapterTrainer(model, args, embedded["train"], embedded["dev"])
         >>> trainer.train().global_step

@@ -17,7 +17,7 @@ _METRICS = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
 def counted(number: int, singular: str, plural: str | None = None) -> str:
     """A number and its noun.
 
-    Example:
+    Examples:
         >>> counted(1, "query", "queries"), counted(2000, "document")
         ('1 query', '2,000 documents')
     """
@@ -27,7 +27,7 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
 def whole(number: int) -> str:
     """A whole number, its digits in groups of three.
 
-    Example:
+    Examples:
         >>> whole(12345), whole(10**30)
         ('12,345', 'a number of more than 18 digits')
     """
@@ -37,7 +37,7 @@ def whole(number: int) -> str:
 def roughly(number: float) -> str:
     """An estimated number of queries: two digits of it, none beyond 10,000.
 
-    Example:
+    Examples:
         >>> roughly(447.1), roughly(8), roughly(9_860), roughly(12_345)
         ('about 450', 'about 8', 'about 9,900', 'more than 10,000')
     """
@@ -49,7 +49,7 @@ def roughly(number: float) -> str:
 def documents_searched(number: int, labelled_only: bool) -> str:
     """How large the corpus is, for wherever figures stand.
 
-    Example:
+    Examples:
         >>> documents_searched(3847, True)
         '3,847 documents, the labelled ones only'
     """
@@ -62,7 +62,7 @@ def documents_searched(number: int, labelled_only: bool) -> str:
 def fraction(value: float, decimals: int = 3) -> str:
     """A number without a leading zero, as tables of metrics have them.
 
-    Example:
+    Examples:
         >>> fraction(0.5), fraction(-0.0002), fraction(1), fraction(0.25, decimals=1)
         ('.500', '.000', '1.000', '.2')
     """
@@ -75,7 +75,7 @@ def fraction(value: float, decimals: int = 3) -> str:
 def signed(value: float, decimals: int = 3, minus: str = "−") -> str:
     """A difference of fractions with its sign, as far as rounding leaves one.
 
-    Example:
+    Examples:
         >>> signed(0.5), signed(-0.25), signed(-0.0002)
         ('+.500', '−.250', '.000')
     """
@@ -86,7 +86,7 @@ def signed(value: float, decimals: int = 3, minus: str = "−") -> str:
 def signed_in_ascii(value: float) -> str:
     """The same with a hyphen for the minus, for sentences that are read in terminals and files as well.
 
-    Example:
+    Examples:
         >>> signed_in_ascii(0.5), signed_in_ascii(-0.25)
         ('+.500', '-.250')
     """
@@ -96,7 +96,7 @@ def signed_in_ascii(value: float) -> str:
 def metric_name(metric: str) -> str:
     """A metric as it is written in text.
 
-    Example:
+    Examples:
         >>> metric_name("ndcg@10"), metric_name("recall@100")
         ('nDCG@10', 'recall@100')
     """
@@ -107,7 +107,7 @@ def metric_name(metric: str) -> str:
 def rank(reciprocal_rank: float) -> str:
     """The rank of a first relevant document, of which the first 100 are looked at.
 
-    Example:
+    Examples:
         >>> rank(0.25), rank(0.0)
         ('4', '> 100')
     """
@@ -130,7 +130,7 @@ def first_three(labels: Sequence[str]) -> str:
 def own_copies_left_out(number: int) -> str:
     """How many queries are documents too, for wherever figures stand.
 
-    Example:
+    Examples:
         >>> own_copies_left_out(1)
         '1 query stands in the corpus as a document too; left out of its own hits.'
     """

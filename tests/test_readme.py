@@ -158,6 +158,12 @@ def test_every_public_name_is_documented_and_every_documented_name_is_there():
     assert set(st_adapter.__all__) - {"__version__"} <= named
 
 
+def test_examples_are_under_the_word_that_the_site_reads_as_code():
+    """Under `Example:` it takes the prompt of Python for quotations within quotations."""
+    for path in (ROOT / "st_adapter").rglob("*.py"):
+        assert not re.search(r"(?m)^\s+Example:$", path.read_text(encoding="utf-8")), path
+
+
 @pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_page_names_a_place_of_a_machine(path):
     assert not re.search(r"(?<![\w.])/(?:home|tmp|root|work|opt|Users)/", path.read_text(encoding="utf-8"))

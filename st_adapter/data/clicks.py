@@ -133,7 +133,7 @@ def _refuse_named(columns: Mapping[str, str], where: str) -> None:
 def wilson_lower(successes: Floats, trials: Floats) -> Floats:
     """The lower end of Wilson's 95 % interval of a rate; 0 without trials, which may be fractions.
 
-    Example:
+    Examples:
         >>> wilson_lower(np.array([1.0, 10.0]), np.array([1.0, 10.0])).round(4).tolist()
         [0.2065, 0.7225]
     """
@@ -156,7 +156,7 @@ def estimated_eta(pairs: NDArray[np.int64], ranks: Floats, impressions: Floats, 
     Returns:
         ``eta`` of ``1 / rank ** eta``, 0 to 3, and its standard error; infinite if nothing tells it.
 
-    Example:
+    Examples:
         Of one document, twice as many clicks at rank 1 as at rank 2, shown equally often.
 
         >>> eta, error = estimated_eta(np.array([0, 0]), np.array([1.0, 2]), np.array([90.0, 90]), np.array([40.0, 20]))

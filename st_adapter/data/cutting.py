@@ -82,7 +82,7 @@ def cut_in_groups(
         shares: What to cut into; they sum up to 1.
         seed: Seeds the hash.
 
-    Example:
+    Examples:
         >>> queries = np.arange(40)
         >>> keys = [f"query {number:02}" for number in range(40)]
         >>> nothing = np.array([], dtype=np.int64)
@@ -148,7 +148,7 @@ def connected(num_nodes: int, one: Indices, other: Indices) -> Indices:
         one: (E,) nodes.
         other: (E,) nodes that belong together with those of `one`.
 
-    Example:
+    Examples:
         >>> connected(5, np.array([3, 1]), np.array([4, 3])).tolist()
         [0, 1, 2, 1, 1]
     """

@@ -208,7 +208,7 @@ class RetrievalDataset:
             ValueError: Nothing is found at `source`; a column is missing; a split is empty or train is missing; a text,
                 an id or a score is none, or stands for two; a query has no relevant document in its split.
 
-        Example:
+        Examples:
             >>> pairs = {
             ...     "question": ["How do I sort?", "How do I search?", "how do I  sort?"],
             ...     "answer": ["Call sorted().", "Use bisect.", "Call list.sort()."],

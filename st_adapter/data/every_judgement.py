@@ -20,7 +20,7 @@ def with_all_judged(dataset: RetrievalDataset) -> RetrievalDataset:
     Args:
         dataset: With no splits left to be cut.
 
-    Example:
+    Examples:
         >>> splits = {name: [{"query": f"{name}?", "document": f"{name}."}] for name in ("train", "dev", "test")}
         >>> with_all_judged(RetrievalDataset.load(splits)).num_queries
         {'train': 1, 'dev': 1, 'test': 1, 'all': 3}

@@ -31,7 +31,7 @@ def data_fingerprint(dataset: RetrievalDataset, store_address: str | None = None
         dataset: the data.
         store_address: of the store, where the same one may be written otherwise; as it was opened if None.
 
-    Example:
+    Examples:
         >>> len(data_fingerprint(dataset))
         64
     """

@@ -29,7 +29,7 @@ def own_copies(queries: Iterable[str], corpus: Iterable[str]) -> tuple[list[int]
     Returns:
         Two lists of the same length: places of queries, and of the documents with their text.
 
-    Example:
+    Examples:
         >>> own_copies(["How to sort?", "How to search?"], ["Call sorted().", "how  to sort?", "HOW TO SORT?"])
         ([0, 0], [1, 2])
     """

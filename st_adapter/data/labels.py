@@ -49,7 +49,7 @@ def looks_like_labels(name: str, cells: Iterable[Any]) -> bool:
     With a word of labels in the name it does as well if the cells are a few words (`E`, `S`, `C`, `I`), or some of
     them empty. Cells may hold lists.
 
-    Example:
+    Examples:
         >>> looks_like_labels("clicked", ["1", "0", "1"]), looks_like_labels("shown_rank", [1, 2, 3])
         (True, False)
     """

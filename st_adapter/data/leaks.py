@@ -172,7 +172,7 @@ def find_leaks(
         ValueError: the embeddings do not fit the queries or are not finite, the threshold is out of range, or splits
             are still to be cut.
 
-    Example:
+    Examples:
         >>> report = find_leaks(dataset, embedded.query_embeddings, threshold=1.0)
         >>> [(found.earlier, found.later) for found in report.between]
         [('train', 'dev'), ('train', 'test'), ('dev', 'test')]
@@ -214,7 +214,7 @@ def drop_leaks(dataset: RetrievalDataset, report: LeakReport) -> RetrievalDatase
     Raises:
         ValueError: a split would lose all of its queries.
 
-    Example:
+    Examples:
         >>> report = find_leaks(dataset, embedded.query_embeddings, threshold=1.0)
         >>> drop_leaks(dataset, report).splits
         ['train', 'dev', 'test']

@@ -68,7 +68,7 @@ def cosine_of(threshold: float, vectors: Tensor) -> float:
         threshold: 0 < threshold <= 1.
         vectors: (Q, D), unit rows.
 
-    Example:
+    Examples:
         >>> cosine_of(0.9, torch.eye(60))
         0.9
     """

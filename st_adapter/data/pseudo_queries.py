@@ -38,7 +38,7 @@ def pseudo_queries(documents: Sequence[str], seed: int = 0) -> PseudoQueries:
         documents: texts; empty ones are passed over.
         seed: of the part that is taken.
 
-    Example:
+    Examples:
         >>> documents = ["How to fit. It takes seconds.", "Too short", "One sentence, and there is no other."]
         >>> made = pseudo_queries(documents)
         >>> sorted(zip(made.texts, made.rows))

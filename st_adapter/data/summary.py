@@ -103,7 +103,7 @@ def summarised(dataset: RetrievalDataset, num_samples: int = 5) -> DataSummary:
         dataset: Any.
         num_samples: Judgements to show, at least 1.
 
-    Example:
+    Examples:
         >>> summary = summarised(RetrievalDataset.load([{"question": "How?", "answer": "So."}], cut_into=()))
         >>> summary.how_read[0], summary.splits[0].num_relevant
         ("Columns: query = 'question', document = 'answer'.", 1)

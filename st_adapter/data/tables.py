@@ -50,7 +50,7 @@ class Tables:
 def usual_split(name: str) -> str | None:
     """The usual name of a split, train, dev or test, that a name says in other words; None if it says none.
 
-    Example:
+    Examples:
         >>> usual_split("Validation"), usual_split("train_dataset"), usual_split("test_hard")
         ('dev', 'train', None)
     """

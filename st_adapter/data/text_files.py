@@ -88,7 +88,7 @@ def read_delimited(text: str, separator: str) -> Table:
     Raises:
         ValueError: quotation marks do not match, or a row has more fields than there are columns.
 
-    Example:
+    Examples:
         >>> read_delimited('query\tdocument\n"to be" meaning\tHamlet\n', "\t").frame.iloc[0].tolist()
         ['"to be" meaning', 'Hamlet']
     """

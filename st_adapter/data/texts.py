@@ -50,7 +50,7 @@ class TextSource:
         part: ``queries`` or ``corpus``.
         columns: role (``id``, ``text``, ``title``) -> its column, where it has an unusual name.
 
-    Example:
+    Examples:
         >>> [texts.ids for texts in TextSource(pd.DataFrame({"id": ["a", "b"], "text": ["one", " "]}), "corpus")]
         [['a']]
     """

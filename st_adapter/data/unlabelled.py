@@ -42,7 +42,7 @@ def documents_alone(source: DataSource, columns: Mapping[str, str] | None = None
         ValueError: there is no column of texts, or no document; a text or an id is none, or one id has two texts; a
             role or its column is not there.
 
-    Example:
+    Examples:
         >>> documents_alone(pd.DataFrame({"text": ["How to fit. It takes seconds.", "How to save."]})).num_documents
         2
     """
@@ -78,7 +78,7 @@ def queries_alone(source: DataSource | Sequence[str]) -> list[str]:
     Raises:
         ValueError: there is no such file, no column of queries, or no query; or one is no text.
 
-    Example:
+    Examples:
         >>> queries_alone(["how to fit", "how to save", "how to fit "])
         ['how to fit', 'how to save']
     """

@@ -66,7 +66,7 @@ def embed(
             weights, or gives a vector that is not finite; ``cache_dir`` cannot be made; a cached file cannot be read;
             vectors that came with the data are not the model's.
 
-    Example:
+    Examples:
         >>> embedded = embed(model, dataset, cache_dir="cache", show_progress_bar=False)
         >>> embedded["test"].query_embeddings.shape[1]
         32

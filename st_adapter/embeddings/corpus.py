@@ -69,7 +69,7 @@ class MemoryCorpus:
         ValueError: ids and matrix do not fit together, a vector is not finite, or the similarity is another; or, when
             documents are asked for, the matrix was written into since.
 
-    Example:
+    Examples:
         >>> corpus = MemoryCorpus(["a", "b"], torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
         >>> corpus.rows(torch.tensor([1])).tolist(), corpus.search(torch.eye(2), k=1).indices.tolist()
         ([[0.0, 1.0]], [[0], [1]])
@@ -182,7 +182,7 @@ def blocks(corpus: Corpus, device: str | torch.device = "cpu") -> Iterator[Tenso
 def first_of_equal_rows(matrix: Tensor) -> Tensor:
     """For each of N rows, the index of the first row with exactly the same numbers: (N,) int64.
 
-    Example:
+    Examples:
         >>> first_of_equal_rows(torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]])).tolist()
         [0, 1, 0]
     """

@@ -81,7 +81,7 @@ def embed_to_folder(
             before anything is embedded. Or a vector is not finite.
         OSError: a part cannot be written; those that were finished stay.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> source = TextSource(pd.DataFrame({"id": ["a", "b"], "text": ["red car", "blue house"]}), "corpus")
         >>> embed_to_folder(model, source, "vectors", FolderSettings(show_progress_bar=False))

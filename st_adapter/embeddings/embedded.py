@@ -200,7 +200,7 @@ class EmbeddedDataset:
         Raises:
             ValueError: ids, vectors and judgements do not fit together.
 
-        Example:
+        Examples:
             >>> ids, vectors = [f"q{n}" for n in range(40)], torch.eye(40)
             >>> EmbeddedDataset.from_arrays(queries=(ids, vectors), corpus=(ids, vectors), qrels={i: [i] for i in ids})
             EmbeddedDataset(40 queries, 40 documents, 40 dimensions, cosine; train 29, dev 5, test 6 queries)
@@ -290,7 +290,7 @@ def index_qrels(dataset: RetrievalDataset, corpus: Corpus, device: str | torch.d
 def place_in_group(groups: Tensor, num_groups: int) -> Tensor:
     """For entries ordered by group, the place of each one in its own group, from 0: (P,) int64.
 
-    Example:
+    Examples:
         >>> place_in_group(torch.tensor([0, 0, 2, 2, 2]), 3).tolist()
         [0, 1, 0, 1, 2]
     """

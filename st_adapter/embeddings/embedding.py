@@ -110,7 +110,7 @@ def embed_pseudo_queries(
         A split whose judgements say which document each is of; None without texts, with documents in a store, of which
         only the labelled ones are at hand, or if fewer than 50 documents are long enough.
 
-    Example:
+    Examples:
         >>> embedded = st_adapter.embed(model, dataset, cache_dir="cache", show_progress_bar=False)
         >>> embed_pseudo_queries(model, dataset, embedded, cache_dir="cache", show_progress_bar=False) is None
         True

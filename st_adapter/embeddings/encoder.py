@@ -43,7 +43,7 @@ class Encoder(Protocol):
         compared_on: the texts on which cached vectors are compared with fresh ones; None for a sample of the data, or
             of fixed texts where the cache has none of the data.
 
-    Example:
+    Examples:
         >>> from st_adapter.embeddings.probe_texts import CHECK_TEXTS
         >>> class Letters(Encoder):
         ...     similarity = "dot"

@@ -64,7 +64,7 @@ def model_fingerprint(model: SentenceTransformer, tensors: Mapping[int, str] | N
     Raises:
         ValueError: its weights are quantised, and cannot be read.
 
-    Example:
+    Examples:
         >>> len(model_fingerprint(model))
         64
     """

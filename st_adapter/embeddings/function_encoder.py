@@ -35,7 +35,7 @@ class FunctionEncoder(Encoder):
     Raises:
         ValueError: a setting is out of its range.
 
-    Example:
+    Examples:
         >>> def count(texts):
         ...     return [[text.count("a"), text.count("b"), 1.0] for text in texts]
         >>> encoder = FunctionEncoder(count, count, similarity="dot", name="letters")

@@ -73,7 +73,7 @@ def compare_vectors(
     Raises:
         ValueError: there is not one vector for each text.
 
-    Example:
+    Examples:
         >>> from st_adapter.embeddings.encoder import SentenceTransformerEncoder
         >>> encoder, texts = SentenceTransformerEncoder(model), ["red car", "blue house", "green book", "a"]
         >>> compare_vectors(encoder, texts, encoder.encode_document(texts).numpy()).cause

@@ -61,7 +61,7 @@ class OpenAIEncoder(Encoder):
         ValueError: a setting is out of its range, the hosted API is meant and there is no key, or both ``base_url``
             and ``client`` say where it lies.
 
-    Example:
+    Examples:
         >>> OpenAIEncoder("bge-small", "http://localhost:8080/v1", query_prompt="query: ")  # doctest: +SKIP
         OpenAIEncoder('bge-small', 'http://localhost:8080/v1', cosine, batches of 32)
     """

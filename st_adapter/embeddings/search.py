@@ -48,7 +48,7 @@ def search(query_embeddings: Tensor, corpus_embeddings: Tensor, k: int) -> TopK:
     Raises:
         ValueError: the two D differ, the corpus is empty, or k < 1.
 
-    Example:
+    Examples:
         >>> search(torch.eye(2), torch.eye(2), k=1).indices.tolist()
         [[0], [1]]
     """
@@ -83,7 +83,7 @@ def merged(parts: Sequence[TopK], k: int) -> TopK:
             large, and indices into the whole.
         k: k >= 1.
 
-    Example:
+    Examples:
         >>> first, second = (TopK(torch.tensor([[0.5]]), torch.tensor([[row]])) for row in (3, 7))
         >>> merged([first, second], k=2).indices.tolist()
         [[3, 7]]
@@ -121,7 +121,7 @@ def rescore(query_embeddings: Tensor, corpus_embeddings: Tensor, indices: Tensor
     Returns:
         Scores and indices, both (Q, C), equal scores in corpus order, empty places last.
 
-    Example:
+    Examples:
         >>> rescore(torch.eye(2), torch.eye(2), torch.tensor([[0, 1], [0, -1]])).indices.tolist()
         [[0, 1], [0, -1]]
     """

@@ -70,7 +70,7 @@ class Comparison:
     def sentence(self) -> str:
         """What happened, in plain words.
 
-        Example:
+        Examples:
             >>> print(compare({"ndcg@10": np.zeros(30)}, {"ndcg@10": np.full(30, 0.5)})["ndcg@10"].sentence)
             better on 30 of 30 queries, worse on 0; +.500 nDCG@10, 95 % interval .500 to .500
         """

@@ -145,7 +145,7 @@ def evaluate(
         ValueError: there are no cut-offs, no query of the split has a relevant document, the adapter has another
             dimension, ``seen_documents`` has another number of documents, or ``base`` is of something else.
 
-    Example:
+    Examples:
         >>> evaluate(embedded["test"], adapter).compare("ndcg@10").difference  # an untrained adapter
         0.0
     """

@@ -33,7 +33,7 @@ def adapt(adapter: Adapter, query_embeddings: Tensor) -> Tensor:
         ValueError: the adapter has another dimension.
         NotFiniteError: it gives what is no number; a ``ValueError``, too.
 
-    Example:
+    Examples:
         >>> queries = embedded["test"].query_embeddings
         >>> torch.allclose(adapt(adapter, queries), queries, atol=1e-6)  # the identity before training
         True

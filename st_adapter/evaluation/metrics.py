@@ -42,7 +42,7 @@ def ranking_metrics(
         https://github.com/usnistgov/trec_eval for the others. Accuracy@k is the name that Sentence Transformers uses
         for the hit rate: 1 if any of the first k documents is relevant.
 
-    Example:
+    Examples:
         >>> metrics = ranking_metrics(np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]]), ks=[2])
         >>> round(float(metrics["ndcg@2"][0]), 4), float(metrics["mrr@2"][0])
         (0.6309, 0.5)
@@ -111,7 +111,7 @@ def run_metrics(
     Raises:
         ValueError: the run has queries without judgements (count and first three), or there are no judgements.
 
-    Example:
+    Examples:
         >>> run_metrics({"q": {"a": 1.0}}, {"q": {"b": 0.9, "a": 0.8}}, ks=[2])["mrr@2"]
         {'q': 0.5}
     """

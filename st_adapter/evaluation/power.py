@@ -27,7 +27,7 @@ def queries_needed(effect_size: float, alpha: float = 0.05, power: float = 0.8) 
     Returns:
         ``inf`` where there is no gain to find, d <= 0.
 
-    Example:
+    Examples:
         >>> round(queries_needed(0.2)), round(queries_needed(0.5))
         (156, 26)
     """

@@ -22,7 +22,7 @@ def seen_documents(embedded: EmbeddedDataset, fitted_on: Sequence[str]) -> Tenso
     Raises:
         ValueError: there is no such split.
 
-    Example:
+    Examples:
         >>> seen = seen_documents(embedded, ("train",))
         >>> int(seen.sum()), len(seen)
         (11, 16)

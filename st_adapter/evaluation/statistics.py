@@ -45,7 +45,7 @@ def bootstrap_interval(differences: NDArray[np.float64], level: float = 0.95, se
     Raises:
         ValueError: there are no differences.
 
-    Example:
+    Examples:
         >>> bootstrap_interval(np.full(5, 0.25))
         Interval(low=0.25, high=0.25)
     """
@@ -76,7 +76,7 @@ def bootstrap_intervals(differences: NDArray[np.float64], level: float = 0.95, s
         Efron 1979, "Bootstrap methods: another look at the jackknife"; for retrieval: Sakai 2006, "Evaluating
         evaluation metrics based on the bootstrap".
 
-    Example:
+    Examples:
         >>> bootstrap_intervals(np.array([[0.25, 0.25], [0.0, 0.0]])).tolist()
         [[0.25, 0.25], [0.0, 0.0]]
     """
@@ -114,7 +114,7 @@ def two_sided_p_values(differences: NDArray[np.float64], seed: int = 0) -> NDArr
     Returns:
         (M,) p-values in steps of 1 / 10,001, not adjusted for M; 1 where no query differs.
 
-    Example:
+    Examples:
         >>> two_sided_p_values(np.array([[0.1, -0.1], [0.0, 0.0]])).tolist()
         [1.0, 1.0]
     """
@@ -146,7 +146,7 @@ def sign_flip_p_values(differences: NDArray[np.float64], seed: int = 0) -> NDArr
     Returns:
         (C,) p-values, adjusted for the number of candidates, in steps of 1 / 5,001.
 
-    Example:
+    Examples:
         >>> sign_flip_p_values(np.array([[0.0, 0.0, 0.0]])).tolist()
         [1.0]
     """
@@ -251,7 +251,7 @@ def gate(
     Raises:
         ValueError: alpha is out of range.
 
-    Example:
+    Examples:
         >>> gate(np.full(20, 0.1)).reason
         'Better than the base model: +.100 nDCG@10 on 20 held-out queries, 95 % interval +.100 to +.100, p = 0.0002.'
     """

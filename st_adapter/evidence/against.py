@@ -92,7 +92,7 @@ def compare_saved(
     Raises:
         ValueError: the two do not embed documents alike, or as ``evaluate_saved``.
 
-    Example:
+    Examples:
         >>> found = compare_saved(attach(model, adapter), model, dataset, cache_dir="cache", show_progress_bar=False)
         >>> found.evaluations[0].result.compare("ndcg@10").difference  # an untrained adapter
         0.0

@@ -207,7 +207,7 @@ def _first_rank(split: EmbeddedSplit, query: Tensor, documents: Tensor, copies: 
 def shortened(text: str, num_characters: int) -> str:
     r"""One line of text without control characters, cut at a word with an ellipsis if it is longer.
 
-    Example:
+    Examples:
         >>> shortened("How  do I\nsort a list?", 12)
         'How do I …'
     """

@@ -179,7 +179,7 @@ def learning_curve(
     Raises:
         ValueError: a split is missing or has no relevant pair, or an argument is out of its range.
 
-    Example:
+    Examples:
         >>> curve = learning_curve(embedded, sizes=[6, 11], num_draws=1, method="closed-form")
         >>> [point.num_queries for point in curve.points]
         [6, 11]

@@ -56,13 +56,13 @@ class GradedRetrievalEvaluator(SentenceEvaluator):  # type: ignore[misc]
         ValueError: no query has a relevant document, an id of the qrels is unknown, or ids and embeddings do not fit
             together; at a call, the model compares by a distance or has another dimension.
 
-    Example:
+    Examples:
         ::
 
             evaluator = GradedRetrievalEvaluator.from_dataset(dataset, "dev", embed(model, dataset), name="dev")
             model.evaluate(evaluator)["dev_cosine_ndcg@10"]
 
-    Example:
+    Examples:
         >>> evaluator = GradedRetrievalEvaluator.from_dataset(dataset, "test")
         >>> 0 < evaluator(model)[evaluator.primary_metric] < 1
         True

@@ -70,7 +70,7 @@ def evaluate_indexes(
         ValueError: a name is unknown or does not fit the embeddings; or as ``evaluate``.
         ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
 
-    Example:
+    Examples:
         >>> found = evaluate_indexes(embedded["test"], adapter, ["exact", "truncate:16"])
         >>> [result.index for result in found]
         ['exact', 'truncate:16']

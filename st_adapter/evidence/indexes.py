@@ -36,7 +36,7 @@ def check_index(name: str) -> str:
         ValueError: there is no such index, or its number is missing, not a number or below 1.
         ImportError: the index needs ``st-adapter[index]``, which is not installed.
 
-    Example:
+    Examples:
         >>> check_index("binary")
         'binary:40'
     """
@@ -103,7 +103,7 @@ def build_index(corpus: Corpus, name: str) -> Index:
         ValueError: there is no such index, or it has more dimensions than the documents.
         ImportError: the index needs ``st-adapter[index]``, which is not installed.
 
-    Example:
+    Examples:
         >>> build_index(MemoryCorpus(["a", "b"], torch.eye(2)), "int8")(torch.ones(1, 2), 1).indices.tolist()
         [[0]]
     """
@@ -114,7 +114,7 @@ def build_index(corpus: Corpus, name: str) -> Index:
 def describe_index(name: str) -> str:
     """An index in words.
 
-    Example:
+    Examples:
         >>> describe_index("truncate:64")
         'first 64 dimensions'
     """

@@ -37,7 +37,7 @@ def mteb_task(
         ImportError: mteb is not installed.
         ValueError: there is no such split, or a relevance is no whole number.
 
-    Example:
+    Examples:
         >>> mteb_task(dataset, "test", name="Things").metadata.main_score
         'ndcg_at_10'
     """

@@ -74,7 +74,7 @@ def current_run(output_dir: str | Path) -> Path:
     Raises:
         ValueError: the run that its ``current`` names is not there.
 
-    Example:
+    Examples:
         >>> current_run("nowhere").name
         'nowhere'
     """

@@ -149,7 +149,7 @@ class QueryModelResults:
 def times(ratio: float) -> str:
     """A ratio in words.
 
-    Example:
+    Examples:
         >>> times(52.34), times(0.316)
         ('52 times', '0.32 times')
     """

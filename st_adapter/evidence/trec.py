@@ -44,7 +44,7 @@ def write_trec(split: EmbeddedSplit, folder: str | Path, adapter: Adapter | None
         https://github.com/usnistgov/trec_eval: ``query_id Q0 corpus_id rank score tag``, and
         ``query_id 0 corpus_id relevance``.
 
-    Example:
+    Examples:
         >>> [path.name for path in write_trec(embedded["test"], "runs", adapter)]
         ['qrels', 'base.run', 'adapted.run']
     """
@@ -89,7 +89,7 @@ def check_whole_relevance(relevance: Sequence[float]) -> None:
 def strictly_descending(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scores (Q, K) in which none equals the one before it: lowered to the next float32 where it does.
 
-    Example:
+    Examples:
         >>> lowered = strictly_descending(np.array([[0.5, 0.5, 0.5, 0.1]], dtype=np.float32))
         >>> bool((np.diff(lowered) < 0).all()), round(float(np.abs(lowered - [[0.5, 0.5, 0.5, 0.1]]).max()), 6)
         (True, 0.0)

@@ -23,7 +23,7 @@ def average_overlap(found: Tensor, others: Tensor) -> Tensor:
         Webber, Moffat & Zobel 2010, "A similarity measure for indefinite rankings"; 1 minus the intersection metric of
         Fagin, Kumar & Sivakumar 2003, "Comparing top k lists".
 
-    Example:
+    Examples:
         >>> average_overlap(torch.tensor([[0, 1], [1, 0]]), torch.tensor([[0, 1], [0, 1]])).tolist()
         [1.0, 0.5]
     """
@@ -52,7 +52,7 @@ class Agreement:
     def of(self, ours: Tensor) -> float:
         """The mean average overlap, 0-1, of the rankings by (Q, D) other vectors of the queries with theirs.
 
-        Example:
+        Examples:
             >>> agreement = Agreement(torch.eye(2), torch.eye(2))
             >>> agreement.of(torch.eye(2)), agreement.of(torch.eye(2).flip(0))
             (1.0, 0.5)

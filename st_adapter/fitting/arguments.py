@@ -177,7 +177,7 @@ def not_heeded(settings: Mapping[str, Any]) -> list[str]:
     Args:
         settings: name -> value, as ``to_dict`` gives them.
 
-    Example:
+    Examples:
         >>> not_heeded(AdapterTrainingArguments(kind="low_rank", eval_strategy="steps").to_dict())
         ['hidden_dim', 'save_steps']
     """

@@ -118,7 +118,7 @@ def fit(
     Raises:
         ValueError: a split or its pairs are missing, or settings are out of range or do not go with a teacher.
 
-    Example:
+    Examples:
         >>> fit(embedded, method="closed-form").adopted
         False
     """

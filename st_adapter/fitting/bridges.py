@@ -156,7 +156,7 @@ def fit_bridge(
     Raises:
         ValueError: there are too few texts.
 
-    Example:
+    Examples:
         >>> turned = torch.nn.functional.normalize(torch.randn(60, 2, generator=torch.Generator().manual_seed(0)))
         >>> found = fit_bridge(Twins(turned, turned.flip(1)), None, normalize=True)
         >>> torch.allclose(found.bridge(turned), turned.flip(1), atol=1e-2), found.agreement

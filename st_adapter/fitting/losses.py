@@ -32,7 +32,7 @@ def softmax_ranking_loss(
         One row per (query, positive) pair: a query with three positives has three rows, and in each of them the other
         two positives are excluded.
 
-    Example:
+    Examples:
         >>> excluded = torch.tensor([[True, True, False]])
         >>> loss = softmax_ranking_loss(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([2.0]), excluded, torch.ones(1))
         >>> round(loss.item(), 4)  # log(1 + e^-2)
@@ -63,7 +63,7 @@ def soft_target_loss(scores: Tensor, targets: Tensor) -> Tensor:
     Inputs:
         One row per query without a label, its documents those that the teacher scored.
 
-    Example:
+    Examples:
         >>> loss = soft_target_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.75, 0.25]]))
         >>> round(loss.item(), 4)  # .75 log(.75 / .5) + .25 log(.25 / .5)
         0.1308

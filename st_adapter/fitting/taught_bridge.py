@@ -107,7 +107,7 @@ def taught_by_both(
         seed: of folds, as ``fit_bridge`` had it, and of batches.
         show_progress_bar: one step per fold, and one for the last run.
 
-    Example:
+    Examples:
         >>> from st_adapter.fitting.bridges import fit_bridge
         >>> vectors = torch.nn.functional.normalize(torch.randn(60, 4, generator=torch.Generator().manual_seed(0)))
         >>> twins = Twins(vectors, vectors)

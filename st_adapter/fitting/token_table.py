@@ -67,7 +67,7 @@ def fit_token_table(table: Tensor, samples: Sequence[Sample], ranked: Tensor | N
             its mean is left out, since models put queries and documents in different places.
         ranked: (N, D) documents as the index compares them; None: there are none.
 
-    Example:
+    Examples:
         >>> tokens = csr_matrix(np.random.default_rng(0).dirichlet(np.ones(3) / 3, 60))
         >>> right = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
         >>> theirs = torch.from_numpy(tokens @ right.numpy().astype("float64")).float()

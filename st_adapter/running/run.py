@@ -117,7 +117,7 @@ def train(
     Raises:
         ValueError: model, data, settings and folder do not fit together; all before anything is embedded.
 
-    Example:
+    Examples:
         >>> result = train(model, dataset, method="closed-form", cache_dir="cache", show_progress_bar=False)
         >>> result.verdict.adopted, result.adapter
         (False, None)

@@ -57,7 +57,7 @@ class RunOptions:
         reference_run: with a query model: a TREC run file of the status quo, where the documents' model is not there,
             or is not how they are searched today.
 
-    Example:
+    Examples:
         >>> options = RunOptions(paraphrase_threshold=0.95)
         >>> result = st_adapter.train(model, dataset, options=options, cache_dir="cache", show_progress_bar=False)
         >>> result.results.data.leaks["paraphrase_threshold"]

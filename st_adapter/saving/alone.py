@@ -40,7 +40,7 @@ def save_adapter(
         ValueError: the folder holds something else, or a weight is NaN or infinite.
         OSError: the folder cannot be written; what was there before is untouched.
 
-    Example:
+    Examples:
         >>> folder = save_adapter(adapter, "adapter")
         >>> QueryAdapter.from_pretrained(folder).kind
         'linear'
@@ -133,7 +133,7 @@ def push_adapter(
         ValueError: it will not work as it is, for instance because the token may not write, or because the repository
             holds something else.
 
-    Example:
+    Examples:
         >>> push_adapter(adapter, "user/adapter")  # doctest: +SKIP
     """
     with TemporaryDirectory() as folder:

@@ -57,7 +57,7 @@ def attach(
             embeddings, vectors that are not unit for a normalizing adapter, or an adapter with NaN weights; or a name
             cannot be that of a task.
 
-    Example:
+    Examples:
         >>> adapted = attach(model, adapter)
         >>> (adapted.encode_document("a red car") == model.encode_document("a red car")).all()
         np.True_
@@ -110,7 +110,7 @@ def detach(model: SentenceTransformer, task: str | None = None) -> tuple[Sentenc
     Raises:
         ValueError: the model has a ``Router`` of another making, or no such task.
 
-    Example:
+    Examples:
         >>> base, modules = detach(attach(model, adapter))
         >>> len(base), [type(module).__name__ for module in modules]
         (3, ['Dense', 'Normalize'])

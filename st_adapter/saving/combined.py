@@ -40,7 +40,7 @@ def combine(
         ValueError: a model is damaged, has no adapter or several, or another base model; a name cannot be that of a
             task; else as ``save_pretrained``.
 
-    Example:
+    Examples:
         >>> for name in ("legal", "support"):
         ...     folder = st_adapter.save_pretrained(model, adapter, name)
         >>> both = st_adapter.saving.combine({"legal": "legal", "support": "support"}, "both")

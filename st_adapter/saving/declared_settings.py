@@ -45,7 +45,7 @@ _MAX_ADDED, _MAX_PADDED = 256, 1 << 17
 def in_float32(config: Any) -> Any:
     """A model's configuration in which whatever names half precision names float32.
 
-    Example:
+    Examples:
         >>> in_float32({"torch_dtype": "bfloat16", "text_config": {"dtype": "torch.float16"}, "layers": 2})
         {'torch_dtype': 'float32', 'text_config': {'dtype': 'float32'}, 'layers': 2}
     """

@@ -146,7 +146,7 @@ def save_query_part(folder: str | Path, output_dir: str | Path) -> Path:
         ValueError: the folder holds no such model or is damaged, or ``output_dir`` holds something else.
         OSError: the folder cannot be written.
 
-    Example:
+    Examples:
         >>> save_query_part("out/model", "for-the-device")  # doctest: +SKIP
     """
     source, target = Path(folder).resolve(), Path(output_dir).resolve()

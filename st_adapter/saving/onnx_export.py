@@ -86,7 +86,7 @@ def export_onnx(model: SentenceTransformer, output_dir: str | Path) -> list[Path
             other vectors than the model; ``output_dir`` is a file or holds the vectors of another model.
         OSError: the files cannot be written, for instance because the disk is full.
 
-    Example:
+    Examples:
         >>> [path.name for path in export_onnx(st_adapter.attach(model, adapter), "exported")]
         ['model.onnx', 'model_query.onnx']
     """

@@ -81,7 +81,7 @@ def from_pretrained(
         ConnectionError: the Hub cannot be reached; it may work if tried again.
         ValueError: there is no such model, or it is not as it was saved; see ``check_saved``.
 
-    Example:
+    Examples:
         >>> folder = st_adapter.save_pretrained(model, adapter, "model-with-adapter")
         >>> from_pretrained(folder, device="cpu").encode_query("where is the red car").shape
         (32,)

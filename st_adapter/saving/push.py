@@ -80,7 +80,7 @@ def push_to_hub(
         ConnectionError: it may work if tried again; ``main`` is as it was.
         ValueError: as ``save_pretrained``, or it will not work as it is, for instance because the token may not write.
 
-    Example:
+    Examples:
         >>> push_to_hub(model, adapter, "user/model-with-adapter")  # doctest: +SKIP
     """
     texts = check_texts or {}
@@ -128,7 +128,7 @@ def push_folder(
         ConnectionError: it may work if tried again.
         ValueError: the folder is not such a model, the repository holds something else, or it will not work as it is.
 
-    Example:
+    Examples:
         >>> push_folder("model-with-adapter", "user/model-with-adapter")  # doctest: +SKIP
     """
     folder = Path(folder)

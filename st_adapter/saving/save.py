@@ -89,7 +89,7 @@ def save_pretrained(
             or hold its weights as pickles; ``output_dir`` holds something else.
         OSError: the folder cannot be written, for instance because the disk is full.
 
-    Example:
+    Examples:
         >>> folder = save_pretrained(model, adapter, "model-with-adapter")
         >>> SentenceTransformer(str(folder), device="cpu").encode_query("where is the red car").shape
         (32,)

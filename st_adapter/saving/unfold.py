@@ -30,7 +30,7 @@ def unfold(modules: Sequence[Module], base_model: EncoderIdentity) -> QueryAdapt
     Raises:
         ValueError: they are of another making.
 
-    Example:
+    Examples:
         >>> swap = QueryAdapter.from_matrix(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
         >>> unfold(swap.fold(), EncoderIdentity.unknown(2, normalized=True)).delta.tolist()
         [[-1.0, 1.0], [1.0, -1.0]]

@@ -121,7 +121,7 @@ def check_stack(
         ValueError: a function fails whatever it gets; fewer than two different texts; ``tolerance`` is no distance;
             ``model`` has adapters for several tasks and none of them is meant.
 
-    Example:
+    Examples:
         >>> adapted = st_adapter.attach(model, adapter)
         >>> check_stack(adapted, adapted.encode_query, adapted.encode_document).ok
         True

@@ -45,7 +45,7 @@ def wrap(
     Raises:
         ValueError: it is none of these; or it is of another model than the adapter, as far as that is known.
 
-    Example:
+    Examples:
         >>> from langchain_openai import OpenAIEmbeddings  # doctest: +SKIP
         >>> embedding = wrap(OpenAIEmbeddings(model="text-embedding-3-small"), "out/adapter")  # doctest: +SKIP
     """

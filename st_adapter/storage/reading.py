@@ -83,7 +83,7 @@ def checked(value: Any, hint: Any, where: str) -> Any:
     Raises:
         ValueError: the first thing in it of another type, or that is missing, or no finite number.
 
-    Example:
+    Examples:
         >>> checked({"dev": 3}, dict[str, int], "num_queries")
         {'dev': 3}
     """

@@ -17,7 +17,7 @@ def plain(value: Any) -> Any:
 
     A dataclass is an object of its fields; those that are None where None is their default are left out.
 
-    Example:
+    Examples:
         >>> from st_adapter.evaluation.statistics import Interval
         >>> plain({"interval": Interval(0.1, 0.2)})
         {'interval': [0.1, 0.2]}
@@ -46,7 +46,7 @@ def built(kind: type[T], value: Any, where: str = "") -> T:
     Raises:
         ValueError: the first thing in it of another type, or that is missing, or no finite number.
 
-    Example:
+    Examples:
         >>> from st_adapter.evaluation.statistics import Gate
         >>> built(Gate, {"adopted": True, "reason": "", "gain": 0.1, "interval": [0, 1], "p_value": "low"}, "gate")
         Traceback (most recent call last):

@@ -98,7 +98,7 @@ def _opened(path: Path) -> Iterator[Any]:
 def device_of_float64(device: torch.device) -> torch.device:
     """The device itself, or the CPU where it has no float64, as Apple's GPUs have none.
 
-    Example:
+    Examples:
         >>> device_of_float64(torch.device("mps")).type, device_of_float64(torch.device("cuda")).type
         ('cpu', 'cuda')
     """

@@ -105,7 +105,7 @@ class Address:
         collection: collection, table or index; empty where a place holds one alone.
         options: names of the fields that hold id, vector and text, where they are not the usual ones.
 
-    Example:
+    Examples:
         >>> Address.parse("lancedb:vectors#docs?text=body")
         Address(scheme='lancedb', place='vectors', collection='docs', options={'text': 'body'})
     """
@@ -161,7 +161,7 @@ class Address:
     def shown(self) -> str:
         """Scheme, place and collection without secrets.
 
-        Example:
+        Examples:
             >>> Address.parse("qdrant:https://me:password@host#docs").shown
             'qdrant:https://***@host#docs'
         """
@@ -203,7 +203,7 @@ def in_order(ids: Sequence[str], found: Iterable[tuple[str, object, str | None]]
 def texts_of(texts: Sequence[object]) -> list[str] | None:
     """Texts of which some may be missing, as ``Rows`` has them.
 
-    Example:
+    Examples:
         >>> texts_of(["a", None]), texts_of([None, None])
         (['a', ''], None)
     """
@@ -215,7 +215,7 @@ def texts_of(texts: Sequence[object]) -> list[str] | None:
 def whole_numbers(ids: Iterable[str]) -> list[int]:
     """Those of some ids that are whole numbers of 64 bits, for a store whose ids are: no other can be there.
 
-    Example:
+    Examples:
         >>> whole_numbers(["7", "-1", "x", "1.5", str(2**70)])
         [7, -1]
     """
@@ -257,7 +257,7 @@ def as_id(value: object, address: str) -> str:
     Raises:
         ValueError: it is neither a text nor a whole number.
 
-    Example:
+    Examples:
         >>> as_id(7, "chroma:folder#docs")
         '7'
     """
