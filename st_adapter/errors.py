@@ -6,6 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from st_adapter.choices import is_whole
@@ -45,6 +46,11 @@ class InputError(ValueError):
     def __init__(self, problem: str, *, python: str, flags: str) -> None:
         super().__init__(f"{problem} {python}".lstrip())
         self.for_command_line = f"{problem} {flags}".lstrip()
+        self._said = (problem, python, flags)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Also what is raised in another process reaches this one.
+        return partial(InputError, python=self._said[1], flags=self._said[2]), self._said[:1]
 
 
 def setting_error(name: str, value: object, expected: str, flag: str | None = None) -> InputError:

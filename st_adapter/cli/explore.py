@@ -76,12 +76,13 @@ def _dataset(options: ExploreOptions, results: Results) -> RetrievalDataset:
     if name == DATASET_NAME:
         return standard_library_dataset(results.seed)
     parts = {part: where for part in ("corpus", "queries") if (where := getattr(results.data, part))}
-    if name and options.corpus is None and all(Path(where).exists() for where in (name, *parts.values())):
+    unsaid = options.corpus is None and options.queries is None
+    if name and unsaid and all(Path(where).exists() for where in (name, *parts.values())):
         if not (results.selection.tested or results.splits):
             return load_documents(name, options, options.reading)
         named = {"labels": name, **parts} if parts else {"data": name}
         return load_dataset(replace(options, **named), options.reading, **how)
-    if options.corpus is None and not parts and name.count("/") == 1:
+    if unsaid and not parts and name.count("/") == 1:
         return load_dataset(replace(options, data=name), options.reading, **how)
     said = f"were {name!r}, which is not in this folder" if name else "lay in memory"
     with_corpus = f" and their documents in {results.data.corpus}" if results.data.corpus else ""

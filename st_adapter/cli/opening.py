@@ -20,7 +20,7 @@ from st_adapter.errors import InputError
 from st_adapter.evidence.output_folder import RESULTS_FILE, adapter_alone, current_run, model_path
 from st_adapter.saving.attach import check_base
 from st_adapter.saving.declared_sizes import check_sizes
-from st_adapter.saving.deployed import taken_apart
+from st_adapter.saving.deployed import check_embeds_documents, taken_apart
 from st_adapter.saving.folder import is_saved_model, read_saved
 from st_adapter.saving.opening import from_pretrained
 from st_adapter.saving.query_base import STATIC, check_has_no_adapter
@@ -120,6 +120,7 @@ def open_base(model: str, options: EmbeddingOptions) -> SentenceTransformer | Op
         name = read_saved(folder).base_model.name
         raise ValueError(f"{folder} is a model with an adapter already. Name its base model: --model {name}.")
     opened = open_model(str(folder) if folder.is_dir() else model, options)
+    check_embeds_documents(opened)
     check_base(opened)
     return opened
 

@@ -152,21 +152,27 @@ def _check_distinct(played: Sequence[str], where: str) -> None:
 
 def check_mapping(columns: Mapping[str, str], roles: Iterable[str], frames: Iterable[pd.DataFrame]) -> None:
     """Refuse a mapping of which a part would go unused."""
+    check_roles(columns, roles)
     present = {str(column): None for frame in frames for column in frame.columns}
     for role, column in columns.items():
-        if role not in roles:
-            raise InputError(
-                f"The mapping of columns maps the role {role!r}, but this data has the roles {listed(roles)}.",
-                python="Use those."
-                + (" It holds queries, a corpus and judgements (qrels, relevant_docs)." if "query_id" in roles else ""),
-                flags=f"Use {', '.join(map(column_flag, roles))}.",
-            )
         if column not in present:
             raise InputError(
                 f"The mapping of columns maps {role!r} to {column!r}, which is not there. "
                 f"Found the columns {listed(present)}.",
                 python="Map it to one of these.",
                 flags=f"Give {column_flag(role)} one of these.",
+            )
+
+
+def check_roles(columns: Mapping[str, str], roles: Iterable[str]) -> None:
+    """Refuse a mapping that names a role which the data do not have."""
+    for role in columns:
+        if role not in roles:
+            raise InputError(
+                f"The mapping of columns maps the role {role!r}, but this data has the roles {listed(roles)}.",
+                python="Use those."
+                + (" It holds queries, a corpus and judgements (qrels, relevant_docs)." if "query_id" in roles else ""),
+                flags=f"Use {', '.join(map(column_flag, roles))}.",
             )
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pandas as pd
 
-from st_adapter.data.columns import CORPUS_COLUMNS, QUERIES_COLUMNS, check_mapping, find_columns
+from st_adapter.data.columns import CORPUS_COLUMNS, QUERIES_COLUMNS, check_roles, find_columns
 from st_adapter.data.files import data_files, read_file, readable_files
 from st_adapter.data.layout import laid_out_part
 from st_adapter.data.sources import DataSource, read_source
@@ -102,7 +102,7 @@ class TextSource:
     def _of_frame(self, frame: pd.DataFrame, usual: Mapping[str, tuple[str, ...]], where: str) -> Texts:
         if frame.empty:
             return Texts([], [])
-        check_mapping(self.columns, usual, [frame])
+        check_roles(self.columns, usual)
         found = find_columns(frame, usual, self.columns, where, optional=("title",))
         table = laid_out_part(self.part, frame, found, judged=set()).table
         return Texts(table["id"].tolist(), table["text"].tolist(), len(frame) - len(table))

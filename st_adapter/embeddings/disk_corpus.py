@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from st_adapter.embeddings.corpus import Similarity, comparable
-from st_adapter.embeddings.identity import EncoderIdentity
 from st_adapter.embeddings.search import TopK, merged, search
 from st_adapter.stores.folder import VectorFolder
 
@@ -49,11 +48,6 @@ class DiskCorpus:
     def most_bytes(self) -> int:
         """Bytes that may lie in memory at once."""
         return self.folder.memory
-
-    @property
-    def encoder(self) -> EncoderIdentity:
-        """The encoder that the vectors are of."""
-        return EncoderIdentity.from_dict(dict(self.folder.manifest.encoder))
 
     def __len__(self) -> int:
         return self.folder.count

@@ -6,12 +6,17 @@ import multiprocessing
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import active_children
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
@@ -89,8 +94,8 @@ class LocalEngine:
         _try_to_start()
         # Of more chunks than are in work, so that no process waits for its next one.
         left, at_once = iter(chunks), 2 * self.num_processes
-        unfinished, failures = dict[int, Chunk](), 0
-        while failures < _MOST_FAILURES:
+        unfinished, died = dict[int, Chunk](), Counter[int]()
+        while True:
             with _processes(encoder, self.num_processes) as pool:
                 working: dict[Future[int], int] = {}
                 try:
@@ -103,14 +108,18 @@ class LocalEngine:
                         for future in wait(working, return_when=FIRST_COMPLETED).done:
                             progress(future.result())
                             del unfinished[working.pop(future)]
-                            failures = 0
-                except BrokenProcessPool:
-                    failures += 1
-        raise ChildProcessError(
-            f"The processes that embed died {_MOST_FAILURES} times in a row on the same texts, for want of memory most "
-            "likely. Use fewer processes (--num-processes) or smaller batches (--embedding-batch-size); what is "
-            "finished is not embedded again."
-        )
+                except BrokenProcessPool as error:
+                    died.update(unfinished.keys())
+                    if max(died[row] for row in unfinished) == _MOST_FAILURES:
+                        raise _died() from error
+
+
+def _died() -> ChildProcessError:
+    return ChildProcessError(
+        f"The processes that embed died {_MOST_FAILURES} times with the same texts in work. If they printed why, it "
+        "stands above; if not, it was for want of memory most likely: use fewer processes (--num-processes) or smaller "
+        "batches (--embedding-batch-size). What is finished is not embedded again."
+    )
 
 
 def _try_to_start() -> None:
@@ -134,17 +143,29 @@ def _processes(encoder: SentenceTransformerEncoder, number: int) -> Iterator[Pro
     """Processes that each hold the model; its weights lie in memory once."""
     device, cores = encoder.device, os.cpu_count() or 1
     there = 1 if device.type == "cpu" else max(1, getattr(torch, device.type).device_count())
-    devices = _CONTEXT.SimpleQueue()
-    for place in range(number):
-        devices.put("cpu" if device.type == "cpu" else f"{device.type}:{place % there}")
-    threads = max(1, min(int(os.environ.get("OMP_NUM_THREADS", cores)), cores // number))
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = max(1, min(int(given) if given.isdigit() else cores, cores // number))
     encoder.model.to("cpu").share_memory()
-    pool = ProcessPoolExecutor(number, _CONTEXT, initializer=_begin, initargs=(encoder, devices, threads))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        encoder.model.to(device)
+    others = active_children()
+    with TemporaryDirectory() as folder:
+        begins = _CONTEXT.SimpleQueue()
+        for place in range(number):
+            # Python waits without an end for a process that dies while it is sent more than a pipe holds.
+            path = Path(folder) / str(place)
+            path.write_bytes(ForkingPickler.dumps(encoder))
+            begins.put((path, "cpu" if device.type == "cpu" else f"{device.type}:{place % there}", threads))
+        pool = ProcessPoolExecutor(number, _CONTEXT, initializer=_begin, initargs=(begins,))
+        try:
+            yield pool
+        except BaseException:
+            # Parts are written whole or not at all, so that nobody has to wait for those in work.
+            for process in active_children():
+                if process not in others:
+                    process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+            encoder.model.to(device)
 
 
 # Within such a process
@@ -152,10 +173,12 @@ def _processes(encoder: SentenceTransformerEncoder, number: int) -> Iterator[Pro
 _held: list[Encoder] = []
 
 
-def _begin(encoder: SentenceTransformerEncoder, devices: SimpleQueue[str], threads: int) -> None:
+def _begin(begins: SimpleQueue[tuple[Path, str, int]]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    path, device, threads = begins.get()
     torch.set_num_threads(threads)
-    encoder.model.to(devices.get())
+    encoder = ForkingPickler.loads(path.read_bytes())
+    encoder.model.to(device)
     _held.append(encoder)
 
 

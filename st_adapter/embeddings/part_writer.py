@@ -103,5 +103,5 @@ class PartWriter:
 
 
 def text_hash(text: str) -> int:
-    """A number below 2**64 that another text does not have."""
+    """A number below 2**64 by which it is seen that a text is another one, but for one chance in as many."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

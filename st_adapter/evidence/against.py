@@ -155,8 +155,8 @@ def check_same_documents(documents: SentenceTransformer, others: SentenceTransfo
     by = [as_encoder(each).similarity for each in (others, documents)]
     if not ours.normalized and by[0] != by[1]:
         raise InputError(
-            f"{name[:1].upper()}{name[1:]} compares by {by[0]!r}, and this model by {by[1]!r}, so that the two do not "
-            "rank the same vectors alike.",
+            f"The similarity of {name} is {by[0]!r}, and that of this model {by[1]!r}, so that the two do not rank the "
+            "same vectors alike.",
             python="Open both with the same similarity_fn_name.",
             flags="Write the same similarity_fn_name in their config_sentence_transformers.json.",
         )

@@ -55,8 +55,10 @@ def what_is_published(explored: Explored) -> str:
     """What everybody who may see the Space can read, in words."""
     documents = counted(len(explored.corpus), "document")
     queries = counted(len(explored.material.queries), "query", "queries")
-    texts = explored.material.texts(range(min(len(explored.corpus), _TEXTS_AT_ONCE)))
-    what = "vectors" if all(text is None for text in texts) else "vectors and texts (cut after a few lines)"
+    number = len(explored.corpus)
+    spans = (range(start, min(start + _TEXTS_AT_ONCE, number)) for start in range(0, number, _TEXTS_AT_ONCE))
+    known = any(text is not None for rows in spans for text in explored.material.texts(rows))
+    what = "vectors and texts (cut after a few lines)" if known else "vectors"
     return f"{what} of {documents}, and {queries} with their judgements"
 
 

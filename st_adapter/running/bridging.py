@@ -116,7 +116,7 @@ def _reference_run(dataset: RetrievalDataset, settings: Settings) -> Run | None:
             "Name a run of all of them; a query that found nothing has a line with a document that is not relevant."
         )
     if dataset.store is None:
-        check_documents(run, dataset.corpus["id"])
+        check_documents({query_id: run[query_id] for query_id in judged}, dataset.corpus["id"])
     return run
 
 

@@ -32,7 +32,8 @@ def finished(result: Result, settings: Settings, clock: Clock) -> Result:
     output.take_in(folder)
     before = output.current_run(folder)
     replaces = output.holds_adapter(before)
-    stays = replaces and result.results.adopted and not result.verdict.tested and _was_tested(before)
+    untested = not result.results.selection.tested and result.verdict.decision != "deploy"
+    stays = replaces and result.results.adopted and untested and _was_tested(before)
     new = result.results.adopted and result.verdict.decision != "do not deploy" and not stays
     moves = new or not replaces
     name = output.new_run_name(folder, _hash(result.results), datetime.fromisoformat(result.results.date))
@@ -62,9 +63,11 @@ def finished(result: Result, settings: Settings, clock: Clock) -> Result:
 
 
 def _was_tested(run: Path) -> bool:
-    """Whether labels decided what a run handed over; of one without results that is not known, and it may be."""
-    results = run / output.RESULTS_FILE
-    return not results.is_file() or Results.read(results).verdict.tested
+    """Whether labels decided what a run handed over; where results are missing or damaged, it may be."""
+    try:
+        return Results.read(run / output.RESULTS_FILE).selection.tested
+    except (OSError, ValueError):
+        return True
 
 
 def _share_files(saved: Path, before: Path) -> None:

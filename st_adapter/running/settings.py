@@ -234,11 +234,11 @@ def opened(
     try:
         loaded = SentenceTransformer(place, device=device and str(device))
     except (OSError, ValueError) as error:
-        if Path(place).is_dir():
+        if Path(place).is_dir() or "trust_remote_code" in str(error):
             raise
         reason, kind = " ".join(str(error).split())[:300], OSError if isinstance(error, OSError) else ValueError
         raise kind(
-            f"There is no folder {place} here, and it could not be opened from the Hub: {reason} Check the spelling, "
+            f"There is no folder {place} here, and it could not be opened from the Hub ({reason}). Check the spelling, "
             "the connection, and whether it needs `hf auth login`."
         ) from error
     remember_origin(loaded, place)

@@ -90,10 +90,10 @@ def _settings_apart(first: Path, other: Path, *, compared: bool) -> str | None:
     ours, theirs = (read_object(folder / "config_sentence_transformers.json") for folder in (first, other))
     similarities = [each.get("similarity_fn_name") or "cosine" for each in (ours, theirs)]
     if compared and similarities[0] != similarities[1]:
-        return f"the first compares by {similarities[0]!r}, the other by {similarities[1]!r}"
+        return "their similarities are {!r} and {!r}".format(*similarities)
     plain = [(each.get("prompts") or {}).get(each.get("default_prompt_name") or "", "") for each in (ours, theirs)]
     if plain[0] != plain[1]:
-        return f"encode() puts {plain[0]!r} before a text in the first, {plain[1]!r} in the other"
+        return "encode() puts {!r} and {!r} before a text".format(*plain)
     return None
 
 

@@ -16,7 +16,7 @@ from st_adapter.embeddings.identity import identity_of
 from st_adapter.embeddings.origin import Origin, origin_of, say_origin
 from st_adapter.errors import InputError
 from st_adapter.saving.attach import detach, route_modules
-from st_adapter.saving.folder import is_saved_model, read_saved
+from st_adapter.saving.folder import SavedModel, is_saved_model, read_saved
 from st_adapter.saving.joined import is_joined
 from st_adapter.saving.opening import locate
 from st_adapter.saving.record import TrainingRecord
@@ -68,9 +68,8 @@ def taken_apart(model: SentenceTransformer) -> TakenApart:
             python="Take one out with QueryAdapter.from_pretrained(..., task=...), and attach it to the base model.",
             flags="Name the run that one of them came from, and combine them again afterwards.",
         )
-    check_embeds_documents(model)
-    folder = saved_folder(model)
-    saved = None if folder is None else read_saved(folder)
+    folder, saved = _saved_as(model)
+    _refuse_twin(folder, saved)
     if saved is not None and saved.layout != "document":
         raise InputError(
             f"{folder} was saved for software that only knows plain encode() (layout {saved.layout!r}), so that its "
@@ -93,15 +92,22 @@ def taken_apart(model: SentenceTransformer) -> TakenApart:
     return TakenApart(base, adapter, saved.training, folder)
 
 
+def embeds_queries_alone(model: SentenceTransformer) -> bool:
+    """Whether a model is one of the layout ``twin`` with an adapter, as far as it is known where it came from."""
+    return _is_twin(_saved_as(model)[1])
+
+
 def check_embeds_documents(model: SentenceTransformer) -> None:
-    """Check that a model is not one of the layout ``twin`` with an adapter, each method of which embeds queries.
+    """Check that a model is not one of which each method embeds queries; see ``embeds_queries_alone``.
 
     Raises:
-        InputError: it is, as far as is known where it came from.
+        InputError: it is.
     """
-    folder = saved_folder(model)
-    saved = None if folder is None else read_saved(folder)
-    if saved is None or saved.layout != "twin" or not saved.has_adapter:
+    _refuse_twin(*_saved_as(model))
+
+
+def _refuse_twin(folder: Path | None, saved: SavedModel | None) -> None:
+    if saved is None or not _is_twin(saved):
         return
     raise InputError(
         f"{folder} embeds queries alone (layout 'twin'); the documents that they find are embedded by "
@@ -111,7 +117,16 @@ def check_embeds_documents(model: SentenceTransformer) -> None:
     )
 
 
-def saved_folder(model: SentenceTransformer) -> Path | None:
+def _is_twin(saved: SavedModel | None) -> bool:
+    return saved is not None and saved.layout == "twin" and saved.has_adapter
+
+
+def _saved_as(model: SentenceTransformer) -> tuple[Path | None, SavedModel | None]:
+    folder = _saved_folder(model)
+    return folder, None if folder is None else read_saved(folder)
+
+
+def _saved_folder(model: SentenceTransformer) -> Path | None:
     """Where a model was saved here, downloaded if that is on the Hub; None if it was saved by something else."""
     origin = origin_of(model)
     if origin.path and Path(origin.path).is_dir():

@@ -24,8 +24,7 @@ from st_adapter.embeddings.static import distilled, is_static
 from st_adapter.errors import InputError
 from st_adapter.saving.attach import whole_dimension
 from st_adapter.saving.base import Base, Kept, ModelBase
-from st_adapter.saving.deployed import saved_folder
-from st_adapter.saving.folder import read_saved
+from st_adapter.saving.deployed import embeds_queries_alone
 from st_adapter.saving.joined import check_joinable
 from st_adapter.saving.joined_files import JoinedModel, save_joined
 from st_adapter.saving.push import push_folder
@@ -222,9 +221,8 @@ def check_has_no_adapter(query_model: SentenceTransformer) -> None:
 
     What the adapter was fitted on may be what the new one is measured on.
     """
-    folder = saved_folder(query_model)
-    has_adapter = folder is not None and read_saved(folder).has_adapter
-    if has_adapter or any(isinstance(module, Router | QueryAdapter) for module in query_model.modules()):
+    routed = any(isinstance(module, Router | QueryAdapter) for module in query_model.modules())
+    if routed or embeds_queries_alone(query_model):
         raise InputError(
             "The query model has an adapter or routes already, but queries go through one model and one adapter.",
             python="Pass the model that it was made from as query_model.",

@@ -56,7 +56,7 @@ class Manifest:
         path = folder / MANIFEST_FILE
         manifest = built(cls, read_object(path), str(path))
         # What else describes an encoder is for who compares it with another one.
-        if not manifest.encoder.get("name") or manifest.encoder.get("dimension") != manifest.dimension:
+        if "name" not in manifest.encoder or manifest.encoder.get("dimension") != manifest.dimension:
             raise ValueError(
                 f"{path} is damaged: it does not say which encoder of {manifest.dimension} dimensions the vectors are "
                 "of. Take it from a copy, or embed again, to another folder."

@@ -27,9 +27,9 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class Part:
-    """A parquet file of ``id``, ``text_hash`` and ``embedding``, a list of fixed size, that lies at a known place.
+    """A parquet file of ``id``, ``text_hash`` and ``embedding``, lists of a fixed size that lie at a known place.
 
-    They are one page, neither compressed nor encoded, which ends where the column ends. Decoding them with Arrow takes
+    These are one page, neither compressed nor encoded, which ends where the column ends. Decoding them with Arrow takes
     some 20 times as long as reading them from there.
 
     Attributes:

@@ -135,6 +135,30 @@ def test_a_process_that_is_killed_costs_the_parts_in_work(model, vectors, tmp_pa
     assert everything(folder)[0] == IDS and np.allclose(everything(folder)[1], vectors, atol=1e-6)
 
 
+@dataclass(frozen=True)
+class Failing(PartWriter):
+    """Fails on the first texts, dies on them, or works on others for longer than anybody waits."""
+
+    dies: bool = False
+
+    def embed(self, encoder, chunk, *given):
+        if chunk.row:
+            time.sleep(1000)
+        if self.dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise InputError("It fails.", python="Pass another.", flags="Add --another.")
+
+
+@pytest.mark.parametrize(("dies", "error"), [(False, InputError), (True, ChildProcessError)])
+def test_nobody_waits_for_the_parts_in_work_when_one_has_failed(dies, error, model, tmp_path, started_at_once):
+    def engine(encoder, writer, chunks, progress):
+        LocalEngine(2)(encoder, Failing(writer.folder, writer.role, writer.dtype, dies), chunks, progress)
+
+    with pytest.raises(error, match="It fails. Pass another." if not dies else "died 3 times with the same texts"):
+        made(model, tmp_path / "v", TABLE, part_size=5, engine=engine)
+    assert not list((tmp_path / "v").glob("part-*"))
+
+
 # A module whose engine has two processes, which write down their numbers and take their time.
 SLOW = """
 import os, pathlib, time

@@ -214,7 +214,7 @@ def test_models_that_compare_by_other_similarities_do_not_rank_alike(
         for name in ("dot", "cosine")
     )
     as_long = QueryAdapter(32, normalize=False)
-    with pytest.raises(ValueError, match="It compares by 'cosine', and this model by 'dot', so that the two do"):
+    with pytest.raises(ValueError, match="The similarity of it is 'cosine', and that of this model 'dot'"):
         compared(tmp_path, dataset, attach(by_dot, as_long), attach(by_cosine, as_long), name="it")
     # Of vectors of unit length both are the same.
     other = copy.copy(base)

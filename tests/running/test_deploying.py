@@ -176,7 +176,16 @@ def test_what_takes_the_place_of_the_run_in_use_says_so_and_what_was_not_tested_
         f"{anew.run_dir.name} stays in use in {out}: it was tested, and this run was not"
     )
     assert rollback(out, untested.run_dir.name).is_current
+    rollback(out, anew.run_dir.name)
+    # Labelled queries apart from that are no gate, whatever they are too few to tell.
+    few = pd.DataFrame({"query": [f"where is {n}" for n in range(80)], "document": documents.document_texts})
+    beside_labels = train(model, few, **how)
+    assert beside_labels.verdict.decision != "deploy" and current_run(out) == anew.run_dir
+    # Where nothing can be read of the one in use, it may have been tested.
+    (anew.run_dir / "results.json").write_text("{")
+    assert train(model, documents, **how).instead.startswith(f"{anew.run_dir.name} stays in use")
     # Of two that were not tested the newer one is in use.
+    rollback(out, untested.run_dir.name)
     once_more = train(model, documents, **how)
     assert current_run(out) == once_more.run_dir and "takes the place of" in once_more.instead
 

@@ -46,6 +46,7 @@ from st_adapter.running import bridging
 from st_adapter.running.settings import RunOptions
 from st_adapter.saving.alone import save_adapter
 from st_adapter.saving.joined import parted
+from st_adapter.saving.query_base import check_has_no_adapter
 
 COLORS = "red green blue black white old new big small fast".split()
 THINGS = "car house river book garden train window table clock ship bread stone".split()
@@ -630,6 +631,9 @@ def test_a_query_model_with_an_adapter_is_called_by_its_own_name(
     twin = st_adapter.save_pretrained(base, QueryAdapter(32), tmp_path / "twin", layout="twin")
     with pytest.raises(ValueError, match="The query model has an adapter or routes already"):
         st_adapter.train(documents, dataset, query_model=twin, cache_dir=tmp_path, **QUIET)
+    # What is taken out of a saved model is a model like any other, wherever it came from.
+    saved = st_adapter.save_pretrained(base, QueryAdapter(32), tmp_path / "whole")
+    check_has_no_adapter(st_adapter.detach(SentenceTransformer(str(saved), device="cpu"))[0])
     st_adapter.save_pretrained(base, QueryAdapter(32), tmp_path / "m")
     words = ["train", "--model", "not/opened/yet", "--query-model", str(tmp_path / "m"), "--data", "not/read/yet.csv"]
     assert main(words) == 2

@@ -382,8 +382,8 @@ def test_bases_that_one_model_cannot_stand_for_are_not_combined(
         for name, model in (("dot", by_dot), ("cosine", by_cosine), ("prompt", with_prompt))
     }
     for other, message in (
-        ("dot", "one base, but the first compares by 'cosine', the other by 'dot'"),
-        ("prompt", "one base, but encode\\(\\) puts '' before a text in the first, 'text: ' in the other"),
+        ("dot", "one base, but their similarities are 'cosine' and 'dot'"),
+        ("prompt", "one base, but encode\\(\\) puts '' and 'text: ' before a text"),
     ):
         with pytest.raises(ValueError, match=message):
             combine({"legal": folders["cosine"], "support": folders[other]}, tmp_path / "both")
