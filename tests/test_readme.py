@@ -158,6 +158,15 @@ def test_every_public_name_is_documented_and_every_documented_name_is_there():
     assert set(st_adapter.__all__) - {"__version__"} <= named
 
 
+def test_every_function_of_the_api_has_an_example():
+    names = re.findall(r"(?m)^::: (\S+)$", "\n".join(path.read_text("utf-8") for path in (DOCS / "api").glob("*.md")))
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        if not module.startswith("st_adapter.stacks."):  # whose stacks may not be installed
+            found = getattr(importlib.import_module(module), attribute)
+            assert isinstance(found, type) or "Examples:" in (found.__doc__ or ""), name
+
+
 def test_examples_are_under_the_word_that_the_site_reads_as_code():
     """Under `Example:` it takes the prompt of Python for quotations within quotations."""
     for path in (ROOT / "st_adapter").rglob("*.py"):

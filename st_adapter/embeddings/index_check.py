@@ -105,6 +105,18 @@ def compare_index(corpus: StoreCorpus, encoder: Encoder, num: int = SAMPLE, seed
 
     Returns:
         What was found; None if the store keeps no texts.
+
+    Examples:
+        >>> import lancedb
+        >>> from st_adapter.embeddings.encoder import SentenceTransformerEncoder
+        >>> from st_adapter.stores import open_store
+        >>> texts = dataset.corpus["text"]
+        >>> rows = zip(dataset.corpus["id"], texts, model.encode_document(list(texts)))
+        >>> table = [{"id": id, "text": text, "vector": vector} for id, text, vector in rows]
+        >>> _ = lancedb.connect("database").create_table("docs", table)
+        >>> corpus = StoreCorpus(open_store("lancedb:database#docs"), "cosine")
+        >>> compare_index(corpus, SentenceTransformerEncoder(model)).same
+        True
     """
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(corpus), generator=generator)[:num]

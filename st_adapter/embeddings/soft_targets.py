@@ -69,6 +69,10 @@ class SoftTargets:
     teaching: Teaching
     weight: float = 0.5
 
+    def __repr__(self) -> str:
+        queries = counted(len(self.documents), "query", "queries")
+        return f"SoftTargets({queries}, {self.documents.shape[1]} documents each, by {self.teaching.teacher!r})"
+
     @classmethod
     def of(
         cls,

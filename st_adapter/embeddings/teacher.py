@@ -158,6 +158,11 @@ def open_teacher(
 
     Raises:
         InputError: it is neither of the two, or its scores are of no use.
+
+    Examples:
+        >>> teacher = open_teacher(model, cache_dir="cache", show_progress_bar=False)
+        >>> teacher.scores(["red car"], ["car", "house"], torch.tensor([[0, 1]])).shape
+        torch.Size([1, 2])
     """
     model = _opened(teacher, device) if isinstance(teacher, str | Path) else teacher
     if isinstance(model, CrossEncoder):

@@ -101,6 +101,14 @@ def ask_teacher(
 
     Raises:
         ValueError: there are fewer than 50 such queries; the teacher gives a score that is not finite.
+
+    Examples:
+        >>> from st_adapter.embeddings import open_teacher
+        >>> from st_adapter.embeddings.encoder import SentenceTransformerEncoder
+        >>> school = School(open_teacher(model, show_progress_bar=False), [f"what is number {n}" for n in range(60)])
+        >>> encoder, how = SentenceTransformerEncoder(model), {"cache_dir": "cache", "show_progress_bar": False}
+        >>> ask_teacher(school, encoder, (dataset, embedded), threshold=1.0, **how)
+        SoftTargets(60 queries, 16 documents each, by 'tiny-flat')
     """
     dataset, embedded = data
     documents = dataset.document_texts or []

@@ -61,6 +61,11 @@ def write_report(output_dir: str | Path) -> Report:
     Raises:
         ValueError: there are no results of a training run in the folder.
         ImportError: matplotlib or Jinja is not installed.
+
+    Examples:
+        >>> result = st_adapter.train(model, dataset, output_dir="out", cache_dir="cache", show_progress_bar=False)
+        >>> [path.name for path in write_report("out")]
+        ['report.html', 'report.png']
     """
     plots = _plots()
     run = current_run(output_dir)

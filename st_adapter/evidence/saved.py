@@ -127,6 +127,12 @@ def evaluate_saved(
             several adapters and none of them is meant, the name of an index is unknown or does not fit the model's
             dimensions, or the data cannot be written in TREC form.
         ImportError: an approximate index was named and ``st-adapter[index]`` is not installed.
+
+    Examples:
+        >>> adapted = st_adapter.attach(model, adapter)
+        >>> (exact,) = evaluate_saved(adapted, dataset, cache_dir="cache", show_progress_bar=False)
+        >>> exact.result.compare("ndcg@10").difference  # an untrained adapter
+        0.0
     """
     checked = [check_index(name) for name in indexes]  # before anything is embedded
     if run_dir is not None:

@@ -66,6 +66,11 @@ def versions_of(output_dir: str | Path) -> list[Version]:
 
     Raises:
         ValueError: there is no run in it, or what is there is damaged.
+
+    Examples:
+        >>> result = st_adapter.train(model, dataset, output_dir="out", cache_dir="cache", show_progress_bar=False)
+        >>> [(version.outcome, version.is_current) for version in versions_of("out")]
+        [('base kept', True)]
     """
     folder = Path(output_dir)
     names = run_names(folder)
@@ -88,6 +93,12 @@ def rollback(output_dir: str | Path, version: str | None = None) -> Version:
 
     Raises:
         ValueError: there is no such run, or it left neither model nor adapter.
+
+    Examples:
+        >>> how = {"output_dir": "out", "cache_dir": "cache", "show_progress_bar": False}
+        >>> first, second = (st_adapter.train(model, dataset, seed=seed, **how) for seed in (0, 1))
+        >>> rollback("out").name == first.run_dir.name
+        True
     """
     folder = Path(output_dir)
     names = run_names(folder)

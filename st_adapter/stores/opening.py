@@ -40,6 +40,16 @@ def open_store(address: str) -> Store:
         ValueError: the scheme, the place, the collection, a field or an option does not exist.
         ConnectionError: a server cannot be reached.
         ImportError: the store's client is not installed.
+
+    Examples:
+        >>> import faiss, numpy
+        >>> index = faiss.IndexFlatIP(2)
+        >>> index.add(numpy.eye(2, dtype="float32"))
+        >>> faiss.write_index(index, "docs.faiss")
+        >>> numpy.savetxt("ids.txt", ["first", "second"], fmt="%s")
+        >>> store = open_store("faiss:docs.faiss#?ids=ids.txt")
+        >>> store.count, store.fetch(["second"]).vectors.tolist()
+        (2, [[0.0, 1.0]])
     """
     parsed = Address.parse(address)
     if parsed.scheme not in _STORES:
