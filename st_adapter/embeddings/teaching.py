@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -118,26 +118,34 @@ def ask_teacher(
         vectors = embed_role(encoder, "query", texts, cache_dir, show_progress_bar)
         return labelled.removed_from(_Asked(texts, vectors))
 
-    # Those with the very text of a labelled query give their place to others; paraphrases are known once embedded.
-    unlabelled = _unlabelled(dataset, school.queries, seed)
-    new = [text for text in unlabelled if text_key(text) not in labelled.texts]
-    taken = new[:_MAX_QUERIES]
-    users = asked(taken)
-    num_alike = len(unlabelled) - len(new) + len(taken) - len(users.texts)
+    users, num_alike = _of_users(_unlabelled(dataset, school.queries, seed), labelled, asked)
     portions = asked(pseudo_queries(documents, seed).texts[: _MAX_QUERIES - len(users.texts)])
     queries = _Asked([*users.texts, *portions.texts], torch.cat([users.vectors, portions.vectors]))
     if len(queries.texts) < MIN_PSEUDO_QUERIES:
-        raise InputError(
-            f"Of queries without labels and portions of documents together there are {len(queries.texts)} that are no "
-            f"copy or paraphrase of a labelled query, but to learn from a teacher takes {MIN_PSEUDO_QUERIES}.",
-            python="Give more as unlabelled_queries, or leave teacher out.",
-            flags="Give more with --unlabelled-queries, or leave out --teacher.",
-        )
+        raise _too_few(len(queries.texts))
     corpus = MemoryCorpus.of(embedded.corpus, embedded.query_embeddings.device)
     found = corpus.search(comparable(queries.vectors, corpus.similarity), _NUM_DOCUMENTS).indices
     scores = school.teacher.scores(queries.texts, documents, found).to(found.device)
     teaching = Teaching(school.teacher.name, len(users.texts), len(portions.texts), found.shape[1], num_alike)
     return SoftTargets.of(queries.vectors, (corpus, found), scores, teaching, embedded.normalized)
+
+
+def _too_few(number: int) -> InputError:
+    return InputError(
+        f"Of queries without labels and portions of documents together there are {number} that are no copy or "
+        f"paraphrase of a labelled query, but to learn from a teacher takes {MIN_PSEUDO_QUERIES}.",
+        python="Give more as unlabelled_queries, or leave teacher out.",
+        flags="Give more with --unlabelled-queries, or leave out --teacher.",
+    )
+
+
+def _of_users(texts: list[str], labelled: _Labelled, asked: Callable[[list[str]], _Asked]) -> tuple[_Asked, int]:
+    """The queries of users that the teacher is asked about, and how many were left out for a labelled one."""
+    # Those with the very text of a labelled query give their place to others; paraphrases are known once embedded.
+    new = [text for text in texts if text_key(text) not in labelled.texts]
+    taken = new[:_MAX_QUERIES]
+    users = asked(taken)
+    return users, len(texts) - len(new) + len(taken) - len(users.texts)
 
 
 def _judged(dataset: RetrievalDataset) -> list[bool]:
