@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from st_adapter import AdapterTrainer, QueryAdapter, cli, embed, from_pretrained, save_pretrained
-from st_adapter.cli import opening
+from st_adapter.cli import commands, opening
 from st_adapter.cli.options import EmbeddingOptions
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings import embedding as embeddings_module
@@ -268,6 +270,21 @@ def test_errors_name_flags(words, message, tiny_model_path, pairs_file, tmp_path
     said = refused(capsys, command, "--model", tiny_model_path, "--data", pairs_file, *places, *flags)
     assert message in said
     assert not re.search(r"[a-z]_[a-z]+ is |[a-z]=['\d]|ValueError|Traceback", said)
+
+
+def test_warnings_of_ours_are_words_and_those_of_libraries_as_ever(capsys, monkeypatch):
+    def warned(_):
+        for file in (commands.__file__, json.__file__):
+            sys.stdout.write(warnings.formatwarning("Two files are left out.", UserWarning, file, 7, ""))
+        return 0
+
+    usual = warnings.formatwarning
+    monkeypatch.setattr(commands, "list_runs", warned)
+    assert cli.main(["list", "out"]) == 0
+    ours, theirs = capsys.readouterr().out.splitlines()
+    assert ours == "warning: Two files are left out."
+    assert theirs == f"{json.__file__}:7: UserWarning: Two files are left out."
+    assert warnings.formatwarning is usual
 
 
 def test_a_base_with_code_of_its_own(tiny_model_path, pairs_file, tmp_path, capsys):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TextIO, Union
@@ -44,6 +45,7 @@ _DESCRIPTION = (
     f"\n\nThis is version {__version__}. Begin with `st-adapter demo`, or `st-adapter train --model MODEL --data DATA`."
 )
 _BAD_INPUT = 2
+_PACKAGE = Path(__file__).parent.parent
 _HELP = {"-h", "--help"}
 
 
@@ -110,7 +112,7 @@ def _run(given: Any) -> int:
 
         logging.disable_progress_bar()
         name = next(name for name, of in _COMMANDS.items() if type(given) is of)
-        with _no_secrets([get_token()]):
+        with _no_secrets([get_token()]), _warnings_in_words():
             function = "list_runs" if name == "list" else name.replace("-", "_")
             return int(getattr(commands, function)(given))
     except BrokenPipeError:
@@ -147,6 +149,25 @@ def _no_secrets(secrets: Sequence[str | None]) -> Iterator[None]:
         contextlib.redirect_stderr(_WithoutSecrets(sys.stderr, secrets)),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """Show what this package warns of without the line of code that does; what libraries warn of as ever."""
+    usual = warnings.formatwarning
+
+    def worded(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if Path(filename).is_relative_to(_PACKAGE):
+            return f"warning: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = worded
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _typed_secrets(words: Sequence[str]) -> list[str]:
