@@ -24,6 +24,9 @@ from st_adapter.stores.folder import VectorFolder
 ROOT = Path(__file__).parents[1]
 KINDS = get_args(Kind)
 TEXTS = ["open a file", "close the file", "read the line number of a list", "x" * 200, "what?"]
+# Of pairs whose two sides name things differently.
+COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
+THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
 DIM = 16
 
 
@@ -146,15 +149,13 @@ def rotated_problem(seed=0, num_queries=240, num_documents=160, noise=0.05):
 
 def attacking_pairs(attack, before=""):
     """Eighty pairs with something to learn, whose texts end in something that is not to be taken for markup."""
-    colors = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
-    things = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
     return [
         {
             "question": f"where is the {color} {thing} {attack}",
             "passage": f"{thing} : {before}this {thing} has the color {color} {attack}" + "x" * 300,
         }
-        for color in colors
-        for thing in things
+        for color in COLORS
+        for thing in THINGS
     ]
 
 

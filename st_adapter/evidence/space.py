@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -55,9 +56,7 @@ def what_is_published(explored: Explored) -> str:
     """What everybody who may see the Space can read, in words."""
     documents = counted(len(explored.corpus), "document")
     queries = counted(len(explored.material.queries), "query", "queries")
-    number = len(explored.corpus)
-    spans = (range(start, min(start + _TEXTS_AT_ONCE, number)) for start in range(0, number, _TEXTS_AT_ONCE))
-    known = any(text is not None for rows in spans for text in explored.material.texts(rows))
+    known = any(text is not None for text in _texts(explored))
     what = "vectors and texts (cut after a few lines)" if known else "vectors"
     return f"{what} of {documents}, and {queries} with their judgements"
 
@@ -160,18 +159,22 @@ def _requirements() -> str:
     return f"sentence-transformers=={version('sentence-transformers')}\nsafetensors\ntorch\n"
 
 
+def _texts(explored: Explored) -> Iterator[str | None]:
+    """What is shown of each document, some at a time."""
+    number = len(explored.corpus)
+    for start in range(0, number, _TEXTS_AT_ONCE):
+        yield from explored.material.texts(range(start, min(start + _TEXTS_AT_ONCE, number)))
+
+
 def _content(explored: Explored) -> dict[str, object]:
-    material, num_documents = explored.material, len(explored.corpus)
-    texts: list[str | None] = []
-    for start in range(0, num_documents, _TEXTS_AT_ONCE):
-        texts += material.texts(range(start, min(start + _TEXTS_AT_ONCE, num_documents)))
+    material = explored.material
     return {
         "title": material.title,
         "facts": list(material.facts),
         "similarity": explored.corpus.similarity,
         "query_prompt": explored.query_prompt,
         "ids": list(material.ids),
-        "texts": texts,
+        "texts": list(_texts(explored)),
         "seen": sorted(material.seen),
         "queries": [asdict(query) for query in material.queries],
     }

@@ -13,21 +13,6 @@ from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.evidence.results import Results
 from st_adapter.saving.folder import read_saved
 
-COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
-THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
-
-
-@pytest.fixture(scope="module")
-def pairs_file(tmp_path_factory):
-    rows = [
-        {"question": f"where is the {color} {thing}", "passage": f"{thing} : this {thing} has the color {color}"}
-        for color in COLORS
-        for thing in THINGS
-    ]
-    path = tmp_path_factory.mktemp("data") / "pairs.csv"
-    pd.DataFrame(rows).to_csv(path, index=False)
-    return path
-
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):

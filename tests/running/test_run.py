@@ -10,6 +10,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from problems import COLORS, THINGS
 from st_adapter import cli
 from st_adapter.data.dataset import RetrievalDataset
 from st_adapter.embeddings.checked_embedding import embed
@@ -19,22 +20,6 @@ from st_adapter.fitting import portfolio
 from st_adapter.running.run import train
 from st_adapter.saving.attach import detach
 from st_adapter.saving.folder import read_saved
-
-COLORS = ["red", "green", "blue", "black", "white", "yellow", "grey", "brown"]
-THINGS = ["car", "house", "river", "mountain", "book", "table", "window", "garden", "bird", "train"]
-
-
-@pytest.fixture(scope="module")
-def pairs_file(tmp_path_factory):
-    """Pairs whose two sides name things differently, so that there is something to learn."""
-    rows = [
-        {"question": f"where is the {color} {thing}", "passage": f"{thing} : this {thing} has the color {color}"}
-        for color in COLORS
-        for thing in THINGS
-    ]
-    path = tmp_path_factory.mktemp("data") / "pairs.csv"
-    pd.DataFrame(rows).to_csv(path, index=False)
-    return path
 
 
 @pytest.fixture(scope="module")
